@@ -1,7 +1,7 @@
 """What a compiled kernel is made of: registers, shared memory, spills and instructions, read from its cubin.
 
 Works without a GPU. NVIDIA's own tools do the reading: `cuobjdump -res-usage` for the resources and
-`nvdisasm -json` for the instructions. Both are wheels this package depends on; a toolkit on PATH serves as well.
+`nvdisasm -json` for the instructions. Their wheels come with this package; a toolkit on PATH serves as well.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class KernelStats:
 
     @property
     def main_loop(self) -> Loop | None:
-        """The innermost loop that feeds the tensor cores, of several the one with most WGMMA; None without one."""
+        """The innermost loop that feeds the tensor cores, of several the one with most WGMMA, or None."""
         loops = [loop for loop in self.loops if loop.count(*_TENSOR_CORE)]
         inner = [a for a in loops if not any(_inside(b, a) for b in loops)]
         return max(inner, key=lambda loop: loop.count(*_TENSOR_CORE), default=None)

@@ -1,0 +1,345 @@
+"""The command line: `cute-gemm demo`, `inspect` and `info`.
+
+torch and the DSL take seconds to import, so commands import what they need when they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from cute_gemm import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from cute_gemm.demo import Result, Skipped
+    from cute_gemm.heuristics import Choice
+    from cute_gemm.inspection import KernelStats
+    from cute_gemm.problem import GemmProblem, KernelConfig
+
+CPU_SHAPES = [(1, 576, 7168), (64, 2112, 7168), (333, 4096, 1040)]
+"""What `demo` runs by default on a machine without a Hopper GPU: a second or two in all."""
+
+GPU_SHAPES = [*CPU_SHAPES, (128, 7168, 16384), (4096, 4096, 7168), (4096, 7168, 16384)]
+"""What `demo` runs by default on a Hopper GPU."""
+
+# Opcode roots, or opcodes, that tell whether a GEMM kernel came out as intended.
+_TELLING = {
+    "QGMMA": "FP8 tensor-core multiplication",
+    "FFMA": "promotion to FP32",
+    "FMUL": "product of the two scales",
+    "UTMALDG": "TMA load",
+    "UTMASTG": "TMA store",
+    "SYNCS": "mbarrier operations",
+    "WARPGROUP.ARRIVE": "fences before tensor-core work",
+    "WARPGROUP.DEPBAR": "waits for tensor-core work",
+    "LDG": "loads from global memory",
+    "LDS": "loads from shared memory",
+    "STS": "stores to shared memory",
+    "STSM": "matrix stores to shared memory",
+    "LDL": "spills read back",
+    "STL": "spills",
+}
+_RIVALS = 8
+
+
+class UsageError(Exception):
+    """A mistake in what the user asked for; the message is all that is printed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit status: 0; 1 after a mistake that was reported in one line; 130 after an interrupt. Arguments
+        that do not parse leave through argparse with status 2.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.command(args)
+    except UsageError as error:
+        print(f"cute-gemm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cute-gemm", description="FP8 GEMM with fine-grained scaling for Hopper GPUs."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="quantise, multiply, check and, on a Hopper GPU, time")
+    _add_shape(demo)
+    demo.add_argument("--weights", type=Path, metavar="FILE", help="run a safetensors file's 2-D weights")
+    demo.add_argument(
+        "--tokens",
+        type=_positive,
+        nargs="+",
+        metavar="M",
+        help="with --weights: rows of the random activations (default: 128)",
+    )
+    demo.set_defaults(command=_demo)
+
+    inspect = commands.add_parser("inspect", help="show the kernel chosen for a shape; needs no GPU")
+    _add_shape(inspect, required=True)
+    inspect.set_defaults(command=_inspect)
+
+    info = commands.add_parser("info", help="show versions, GPU and cache")
+    info.set_defaults(command=_info)
+    return parser
+
+
+def _add_shape(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    meanings = {"--m": "rows of A and D", "--n": "rows of B, columns of D", "--k": "columns of A and B"}
+    for name, meaning in meanings.items():
+        parser.add_argument(name, type=_positive, required=required, help=meaning)
+    parser.add_argument("--out-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="type of D")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+# demo
+
+
+def _demo(args: argparse.Namespace) -> None:
+    import torch
+
+    from cute_gemm import demo
+
+    shape = [args.m, args.n, args.k]
+    if args.weights and any(shape):
+        raise UsageError("--weights brings its own shapes; use --tokens for the rows of the activations")
+    if args.tokens and not args.weights:
+        raise UsageError("--tokens goes with --weights; use --m for the rows of random operands")
+    if any(shape) and not all(shape):
+        raise UsageError("--m, --n and --k go together")
+
+    console = _console()
+    device = _device(console)
+    out_dtype = getattr(torch, args.out_dtype)
+    skipped: list[Skipped] = []
+    try:
+        if args.weights:
+            weights, skipped = demo.find_weights(args.weights)
+            results = demo.run_weights(weights, args.tokens or [128], device, out_dtype)
+        else:
+            default = GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
+            shapes = [tuple(shape)] if any(shape) else default
+            results = demo.run_shapes(shapes, device, out_dtype)
+        with _progress("multiplying ...") as update:
+            done = []
+            for result in results:
+                done.append(result)
+                update(f"{result.label}: {_shape(result.problem)} done")
+    except demo.DemoError as error:
+        raise UsageError(str(error)) from error
+    console.print(_results_table(done, device))
+    for weight in skipped:
+        console.print(f"skipped {weight.name}: {weight.reason}", markup=False)
+    console.print(
+        "Errors: 1 - 2<x,y>/(<x,x>+<y,y>) of the worst 128x128 tile, against the product of the dequantised\n"
+        "operands (the kernel's own error) and of the operands before quantisation (what FP8 costs).",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _device(console: Console) -> torch.device:
+    """The first Hopper GPU, else the CPU, said aloud."""
+    import torch
+
+    if not torch.cuda.is_available():
+        console.print("No GPU: running the reference in plain torch.")
+        return torch.device("cpu")
+    name = torch.cuda.get_device_name()
+    if not _is_hopper(torch.cuda.current_device()):
+        console.print(f"{name} is not a Hopper GPU: running the reference on the CPU.")
+        return torch.device("cpu")
+    console.print(f"Running on {name}.")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _is_hopper(index: int) -> bool:
+    import torch
+
+    return torch.version.hip is None and torch.cuda.get_device_capability(index) == (9, 0)
+
+
+def _results_table(results: Sequence[Result], device: torch.device) -> Table:
+    on_gpu = device.type == "cuda"
+    table = Table()
+    table.add_column("operand B")
+    table.add_column("M x N x K", justify="right", no_wrap=True)
+    table.add_column("configuration" if on_gpu else "configuration on Hopper", no_wrap=True)
+    columns = ["error vs dequantised", "error vs unquantised"]
+    if on_gpu:
+        columns += ["us", "TFLOP/s", "of the limit"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for result in results:
+        cells = [f"{result.error_dequantised:.2e}", f"{result.error_unquantised:.2e}"]
+        if result.us is not None:
+            cells += [f"{result.us:.1f}", f"{result.tflops:.0f}", f"{result.share_of_limit:.0%}"]
+        table.add_row(result.label, _shape(result.problem), result.config, *cells)
+    return table
+
+
+# inspect
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from cute_gemm import dispatch, heuristics
+    from cute_gemm.inspection import InspectionError, read_cubin
+    from cute_gemm.problem import GemmProblem
+
+    if args.n % 8 or args.k % 16:
+        raise UsageError(f"N must be a multiple of 8 and K of 16, got N = {args.n}, K = {args.k}")
+    problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
+    choices = heuristics.rank(problem)
+    chosen = dispatch.select(problem)
+    console = _console()
+    console.print(_rivals_table(problem, choices, chosen))
+    try:
+        with _progress(f"compiling {chosen.name} ..."):
+            stats = read_cubin(dispatch.cubin(chosen))
+    except InspectionError as error:
+        raise UsageError(str(error)) from error
+    console.print(_resources_table(chosen, stats))
+    console.print(_instructions_table(stats))
+
+
+def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> Table:
+    title = f"{_shape(problem)}, {problem.out_dtype} out, {problem.num_sms} SMs"
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration", no_wrap=True)
+    table.add_column("predicted us", justify="right")
+    table.add_column("vs. best", justify="right")
+    best = choices[0].cost_us
+    for rank, choice in enumerate(choices):
+        is_chosen = choice.config == chosen
+        if rank < _RIVALS or is_chosen:
+            name = f"{choice.config.name} (chosen)" if is_chosen else choice.config.name
+            table.add_row(name, f"{choice.cost_us:.1f}", f"{choice.cost_us / best - 1:+.1%}")
+    table.caption = f"{len(choices)} configurations compared"
+    return table
+
+
+def _resources_table(config: KernelConfig, stats: KernelStats) -> Table:
+    table = Table(title=f"Compiled kernel {config.name}", title_justify="left", show_header=False)
+    table.add_row("registers per thread at launch", str(stats.registers))
+    table.add_row("shared memory per block", f"{config.smem_bytes + stats.shared_bytes:,} bytes")
+    table.add_row("stack per thread", f"{stats.stack_bytes} bytes")
+    table.add_row("spill loads / stores", f"{stats.local_loads} / {stats.local_stores}")
+    return table
+
+
+def _instructions_table(stats: KernelStats) -> Table:
+    loop = stats.main_loop
+    table = Table(title=f"{stats.opcodes.total():,} instructions", title_justify="left")
+    table.add_column("opcode")
+    table.add_column("count", justify="right")
+    table.add_column("in the main loop", justify="right")
+    table.add_column("what it is")
+    for opcode, meaning in _TELLING.items():
+        in_loop = str(loop.count(opcode)) if loop else "-"
+        table.add_row(opcode, str(stats.count(opcode)), in_loop, meaning)
+    return table
+
+
+# info
+
+
+def _info(args: argparse.Namespace) -> None:
+    import torch
+
+    from cute_gemm.jit import cache_dir
+
+    table = Table(show_header=False)
+    table.add_row("cute_gemm", __version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.machine()}")
+    for name, version in _related_distributions():
+        table.add_row(name, version)
+    table.add_row("CUDA of torch", torch.version.cuda or "none (CPU build)")
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        verdict = "Hopper" if _is_hopper(index) else "not Hopper, the kernels do not run on it"
+        table.add_row(f"GPU {index}", f"{found.name}, {found.multi_processor_count} SMs, {verdict}")
+    if not torch.cuda.device_count():
+        table.add_row("GPU", "none; calls run the reference in plain torch")
+    folder = cache_dir()
+    files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
+    size = sum(file.stat().st_size for file in files)
+    table.add_row("cache", f"{folder}\n{len(files)} files, {size / 2**20:.1f} MiB")
+    _console().print(table)
+
+
+def _related_distributions() -> list[tuple[str, str]]:
+    names = {"torch", "apache-tvm-ffi", "cuda-python"}
+    found = {
+        name: distribution.version
+        for distribution in metadata.distributions()
+        if (name := distribution.metadata["Name"].lower()) in names or name.startswith("nvidia-cutlass-dsl")
+    }
+    return sorted(found.items())
+
+
+# shared
+
+
+def _shape(problem: GemmProblem) -> str:
+    return f"{problem.m} x {problem.n} x {problem.k}"
+
+
+def _console() -> Console:
+    # Piped output has no width of its own; rich's 80 columns would fold the tables.
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+class _ForwardRecords(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
+@contextmanager
+def _progress(message: str) -> Iterator[Callable[[str], None]]:
+    """A moving line on stderr: what the caller passes to the yielded function and what the compiler logs."""
+    console = Console(stderr=True)
+    logger = logging.getLogger("cute_gemm.jit")
+    level = logger.level
+    with console.status(message) as status:
+        # Where a line cannot move, only what takes seconds is worth one.
+        handler = _ForwardRecords(status.update if console.is_terminal else console.print)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield status.update
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
