@@ -1,0 +1,101 @@
+"""The library's operations in plain torch, on any device: what CPU tensors get, and what tests compare
+with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .quantize import BLOCK, dequantize_1x128, dequantize_128x128, scale_blocks
+
+# What `dequantized_product` holds of either operand in the wide dtype, at most, if a row is not longer.
+_CHUNK_ELEMENTS = 1 << 25
+
+
+def fp8_gemm_nt(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """``A @ B.T`` of scaled e4m3 matrices, promoted to fp32 every 128 elements of K.
+
+    The order of operations is that of the GPU kernels (DeepSeek-V3 technical report, arXiv:2412.19437,
+    section 3.3.2): the product of each 128-wide k-block, times the product of its two scales, summed in fp32.
+    Only the sum inside a k-block differs: it is fp32 here, and about 14 bits wide in a Hopper tensor core.
+
+    Args:
+        a: e4m3 ``[M, K]``, any strides.
+        sa: fp32 ``[M, ceil(K/128)]``, any strides: one scale per row and k-block of A.
+        b: e4m3 ``[N, K]``, any strides.
+        sb: fp32 ``[ceil(N/128), ceil(K/128)]``, any strides: one scale per 128x128 block of B.
+        out_dtype: dtype of the result, rounded once at the end.
+
+    Returns:
+        ``[M, N]``, contiguous; zeros where K is 0. Any of M, N and K may be 0, and none need be a multiple of
+        128. The arguments are taken as checked.
+    """
+    m, k = a.shape
+    n = b.shape[0]
+    acc = torch.zeros(m, n, dtype=torch.float32, device=a.device)
+    for block in range(scale_blocks(k)):
+        columns = slice(block * BLOCK, (block + 1) * BLOCK)
+        # e4m3 values and their products are exact in TF32 and BF16 too, so torch's matmul precision does not
+        # matter.
+        product = a[:, columns].float() @ b[:, columns].float().t()
+        acc.addcmul_(product, sa[:, block, None] * sb[:, block].repeat_interleave(BLOCK)[:n])
+    return acc.to(out_dtype)
+
+
+def dequantized_product(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """The product of the dequantised operands: the truth that results are compared with.
+
+    Args:
+        a, sa, b, sb: as for `fp8_gemm_nt`.
+        dtype: fp64 (the operands are then exact, and the sums good to about 1e-15) or fp32.
+
+    Returns:
+        ``[M, N]`` of ``dtype``. Beside it, no more than a chunk of either operand is held in ``dtype``.
+
+    Raises:
+        TypeError, ValueError: an operand and its scales do not fit (see `dequantize_1x128`,
+        `dequantize_128x128`).
+    """
+    m, k = a.shape
+    n = b.shape[0]
+    out = torch.empty(m, n, dtype=dtype, device=a.device)
+    rows = max(BLOCK, _CHUNK_ELEMENTS // max(k, 1) // BLOCK * BLOCK)
+    for j in range(0, n, rows):
+        sb_rows = sb[j // BLOCK : scale_blocks(j + rows)]
+        b_wide = dequantize_128x128(b[j : j + rows], sb_rows, dtype)
+        for i in range(0, m, rows):
+            a_wide = dequantize_1x128(a[i : i + rows], sa[i : i + rows], dtype)
+            torch.mm(a_wide, b_wide.t(), out=out[i : i + rows, j : j + rows])
+    return out
+
+
+def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
+    """How large the terms behind each element of ``A @ B.T`` are: the measure that rounding errors go with.
+
+    An element whose terms cancel is small, its error is not; and a tile may hold rows a million times larger
+    than others. Per element this is ``sqrt(sum over k-blocks of (|A_i,block| |B_j,block|)**2)`` with
+        Euclidean norms of
+    the dequantised blocks: by Cauchy and Schwarz no k-block adds more than its own term, and the errors of
+    different k-blocks are independent when the data's signs are. It is about 11 times the standard deviation
+    of the result for data of random sign, whatever K.
+
+    Args:
+        a, sa, b, sb: as for `fp8_gemm_nt`.
+
+    Returns:
+        fp64 ``[M, N]``.
+    """
+    sb_rows = sb.repeat_interleave(BLOCK, 0)[: b.shape[0]]
+    return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
+
+
+def _squared_norms(q: Tensor, s: Tensor) -> Tensor:
+    norms = torch.empty(s.shape, dtype=torch.float64, device=q.device)
+    for block in range(s.shape[1]):
+        values = q[:, block * BLOCK : (block + 1) * BLOCK].float()
+        norms[:, block] = values.square().sum(1).double() * s[:, block].double().square()
+    return norms
