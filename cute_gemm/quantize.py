@@ -2,14 +2,15 @@
 
 The granularity is that of the DeepSeek-V3 technical report (arXiv:2412.19437, section 3.3): activations carry
 one scale per row and 128 consecutive elements of K ("1x128"), weights one per 128x128 block. A scale
-    multiplies the
-stored e4m3 values: ``x`` is about ``q * s``.
+multiplies the stored e4m3 values: ``x`` is about ``q * s``.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from .problem import ceil_div
 
 BLOCK = 128
 E4M3_MAX = 448.0
@@ -21,7 +22,7 @@ _SMALLEST_NORMAL = 2.0**-126
 
 def scale_blocks(length: int) -> int:
     """Number of 128-wide scale blocks that cover ``length`` elements; the last one may be partial."""
-    return -(-length // BLOCK)
+    return ceil_div(length, BLOCK)
 
 
 def quantize_1x128(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..problem import ceil_div
 from ..reference import dequantized_product, product_scale
 
 TILE = 128
@@ -59,7 +60,7 @@ def tile_errors(out: Tensor, ref: Tensor, tile: int = TILE) -> Tensor:
     """
     _check_pair(out, ref)
     m, n = out.shape
-    errors = torch.zeros(-(-m // tile), -(-n // tile), dtype=torch.float64, device=out.device)
+    errors = torch.zeros(ceil_div(m, tile), ceil_div(n, tile), dtype=torch.float64, device=out.device)
     for rows, tiles in _strips(m, n, tile):
         x, y = out[rows].double(), ref[rows].double()
         difference = _tile_sums((x - y).square_(), tile)
@@ -216,7 +217,7 @@ def _strips(m: int, n: int, tile: int) -> Iterator[tuple[slice, slice]]:
     """Rows and rows of tiles of strips that bound the memory which FP64 copies take."""
     tiles = max(1, _STRIP_ELEMENTS // max(n * tile, 1))
     if n:
-        for i in range(0, -(-m // tile), tiles):
+        for i in range(0, ceil_div(m, tile), tiles):
             yield slice(i * tile, min(m, (i + tiles) * tile)), slice(i, i + tiles)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..problem import ceil_div
 from ..quantize import BLOCK, quantize_1x128, quantize_128x128, scale_blocks
 
 INPUT_KINDS = ("normal", "outliers", "zero_blocks", "wide_scales", "one_row", "one_column")
@@ -17,8 +18,7 @@ _OUTLIER = 256.0
 def make_inputs(
     m: int, n: int, k: int, kind: str = "normal", seed: int = 0, device: torch.device | str = "cpu"
 ) -> tuple[Operand, Operand]:
-    """Quantised operands of ``[m, k] @ [n, k].T``, the same for the same arguments, and never with a zero
-    product.
+    """Quantised operands of ``[m, k] @ [n, k].T``: repeatable, and their product is never all zeros.
 
     Args:
         m, n, k: the dimensions, each >= 0.
@@ -30,8 +30,8 @@ def make_inputs(
         device: where they are drawn; another device draws others.
 
     Returns:
-        ``((a, sa), (b, sb))``: ``a`` e4m3 ``[m, k]``, ``sa`` fp32 ``[m, ceil(k/128)]``, ``b`` e4m3 ``[n,
-        k]``, ``sb`` fp32 ``[ceil(n/128), ceil(k/128)]``, all contiguous.
+        ``((a, sa), (b, sb))``: ``a`` e4m3 ``[m, k]``, ``sa`` fp32 ``[m, ceil(k/128)]``, ``b`` e4m3
+        ``[n, k]``, ``sb`` fp32 ``[ceil(n/128), ceil(k/128)]``, all contiguous.
 
     Raises:
         ValueError: unknown kind.
@@ -51,7 +51,7 @@ def make_inputs(
         w *= _spread((j[:, None] + block // 2) % 2 == 0, w, BLOCK)
     elif kind == "wide_scales":
         for operand, height in ((x, 1), (w, BLOCK)):
-            shape = (-(-operand.shape[0] // height), scale_blocks(k))
+            shape = (ceil_div(operand.shape[0], height), scale_blocks(k))
             exponents = torch.randint(-20, 21, shape, generator=random, device=device)
             operand *= _spread(torch.exp2(exponents.float()), operand, height)
     elif kind in ("one_row", "one_column"):
@@ -64,7 +64,7 @@ def make_inputs(
 def _plant_outliers(x: Tensor, height: int, random: torch.Generator) -> None:
     """Multiply one random element of every block of ``height`` x 128 by `_OUTLIER`."""
     rows, columns = x.shape
-    shape = (-(-rows // height), scale_blocks(columns))
+    shape = (ceil_div(rows, height), scale_blocks(columns))
     i, j = (torch.arange(count, device=x.device) for count in shape)
     i = i[:, None] * height + torch.randint(height, shape, generator=random, device=x.device)
     j = j * BLOCK + torch.randint(BLOCK, shape, generator=random, device=x.device)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Quiet NaNs with payloads of our own: hardware makes 0x7fff and 0x7fc0 (bf16), 0x7fffffff and 0x7fc00000
-# (fp32).
+# Quiet NaNs with payloads of our own: what arithmetic makes has all or one of the mantissa's bits set.
 _POISON = {torch.bfloat16: (torch.int16, 0x7FE5), torch.float32: (torch.int32, 0x7FE5C0DE)}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from ..quantize import scale_blocks
+from ..problem import GemmProblem
 
 # Data sheet of the H200: dense e4m3 FLOP per second, bytes per second.
 PEAK_FLOPS = 1979e12
@@ -24,6 +24,20 @@ PEAK_BYTES = 4.8e12
 
 _FLUSH_BYTES = 256 << 20
 _HOST_BATCH = 100
+
+
+class ColdTimes(list[float]):
+    """Microseconds of each call, in order, as `time_cold` returns them."""
+
+    @property
+    def median_us(self) -> float:
+        """Median of the calls, in microseconds."""
+        return statistics.median(self)
+
+    @property
+    def spread(self) -> float:
+        """Slowest less fastest call, as a share of the median."""
+        return (max(self) - min(self)) / self.median_us
 
 
 class DeviceEvent(NamedTuple):
@@ -34,7 +48,7 @@ class DeviceEvent(NamedTuple):
     length: float
 
 
-def time_cold(fn: Callable[[], object], repeats: int = 20) -> list[float]:
+def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
     """Device time of each of ``repeats`` calls of ``fn``, one at a time, with the L2 flushed before each.
 
     The sum of the lengths of the kernels, copies and fills that a call makes, as CUPTI reports them, so that
@@ -46,7 +60,7 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> list[float]:
         repeats: number of calls that are timed, after three that are not.
 
     Returns:
-        Microseconds per call, in order.
+        Microseconds per call, in order, with their median and spread.
 
     Raises:
         RuntimeError: there is no CUDA device; or the profile does not hold the same work for every call
@@ -69,7 +83,7 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> list[float]:
         buffer.fill_(0)
         fn()
 
-    return _sum_per_call(_profile(flush_and_call, repeats), names.pop(), repeats)
+    return ColdTimes(_sum_per_call(_profile(flush_and_call, repeats), names.pop(), repeats))
 
 
 def time_sustained(fn: Callable[[], object], seconds: float = 2.0) -> float:
@@ -120,20 +134,13 @@ def host_time(fn: Callable[[], object], calls: int = 1000) -> float:
     return statistics.median(means)
 
 
-def limit_us(m: int, n: int, k: int, out_bytes: int) -> float:
-    """The least time in microseconds that an H200's data sheet allows a dense FP8 multiplication.
+def limit_us(problem: GemmProblem) -> float:
+    """The least time in microseconds that an H200's data sheet allows ``problem`` on dense FP8 tensor cores.
 
-    Args:
-        m, n, k: the dimensions.
-        out_bytes: bytes per element of the output: 2 for bf16, 4 for fp32.
-
-    Returns:
-        The larger of the time for ``2*m*n*k`` operations and for reading both operands and their scales
-        (1x128 and 128x128) and writing the output once.
+    The larger of the time for its operations and the time for reading both operands and their scales, and for
+    writing the output, once.
     """
-    scales = 4 * scale_blocks(k) * (m + scale_blocks(n))
-    traffic = m * k + n * k + m * n * out_bytes + scales
-    return max(2 * m * n * k / PEAK_FLOPS, traffic / PEAK_BYTES) * 1e6
+    return max(problem.flops / PEAK_FLOPS, problem.bytes_moved / PEAK_BYTES) * 1e6
 
 
 def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
