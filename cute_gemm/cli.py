@@ -115,10 +115,9 @@ def _add_shape(parser: argparse.ArgumentParser, *, required: bool = False) -> No
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 # demo
@@ -137,8 +136,7 @@ def _demo(args: argparse.Namespace) -> None:
     if any(shape) and not all(shape):
         raise UsageError("--m, --n and --k go together")
 
-    console = _console()
-    device = _device(console)
+    device, where = _device()
     out_dtype = getattr(torch, args.out_dtype)
     skipped: list[Skipped] = []
     try:
@@ -156,6 +154,8 @@ def _demo(args: argparse.Namespace) -> None:
                 update(f"{result.label}: {_shape(result.problem)} done")
     except demo.DemoError as error:
         raise UsageError(str(error)) from error
+    console = _console()
+    console.print(where)
     console.print(_results_table(done, device))
     for weight in skipped:
         console.print(f"skipped {weight.name}: {weight.reason}", markup=False)
@@ -167,19 +167,16 @@ def _demo(args: argparse.Namespace) -> None:
     )
 
 
-def _device(console: Console) -> torch.device:
-    """The first Hopper GPU, else the CPU, said aloud."""
+def _device() -> tuple[torch.device, str]:
+    """The current GPU if it is a Hopper one, else the CPU; and a sentence that says so."""
     import torch
 
     if not torch.cuda.is_available():
-        console.print("No GPU: running the reference in plain torch.")
-        return torch.device("cpu")
+        return torch.device("cpu"), "No GPU here: this is the reference in plain torch."
     name = torch.cuda.get_device_name()
     if not _is_hopper(torch.cuda.current_device()):
-        console.print(f"{name} is not a Hopper GPU: running the reference on the CPU.")
-        return torch.device("cpu")
-    console.print(f"Running on {name}.")
-    return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu"), f"{name} is not a Hopper GPU: this is the reference, on the CPU."
+    return torch.device("cuda", torch.cuda.current_device()), f"On {name}:"
 
 
 def _is_hopper(index: int) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 import cute_gemm
 from cute_gemm import dispatch, testing
-from cute_gemm.problem import GemmProblem
+from cute_gemm.problem import OUT_BYTES, GemmProblem
 from cute_gemm.quantize import scale_blocks
 from cute_gemm.reference import dequantized_product
 
@@ -46,7 +47,10 @@ class Result:
     @property
     def share_of_limit(self) -> float | None:
         """The least time this shape could take on an H200, over the time it took."""
-        return None if self.us is None else testing.limit_us(self.problem) / self.us
+        if self.us is None:
+            return None
+        p = self.problem
+        return testing.limit_us(p.m, p.n, p.k, OUT_BYTES[p.out_dtype]) / self.us
 
 
 @dataclass(frozen=True)
@@ -116,38 +120,47 @@ def find_weights(path: Path) -> tuple[list[Weight], list[Skipped]]:
 def run_shapes(
     shapes: list[tuple[int, int, int]], device: torch.device, out_dtype: torch.dtype
 ) -> Iterator[Result]:
-    """Multiply random normal operands of each (m, n, k)."""
+    """Multiply random normal operands of each (m, n, k).
+
+    Raises:
+        DemoError: the operation cannot take such a shape.
+    """
     for m, n, k in shapes:
         reason = _why_not(n, k)
-        if reason or m < 1:
-            raise DemoError(f"{m} x {n} x {k}: {reason or 'M must be at least 1'}")
-        weight = torch.randn(n, k, generator=_generator(device), device=device)
-        yield _run("random", m, weight, out_dtype)
+        if reason:
+            raise DemoError(f"{m} x {n} x {k}: {reason}")
+    random = torch.Generator(device).manual_seed(0)
+    for m, n, k in shapes:
+        weight = torch.randn(n, k, generator=random, device=device)
+        yield _run("random", m, weight, out_dtype, random)
 
 
 def run_weights(
     weights: list[Weight], tokens: list[int], device: torch.device, out_dtype: torch.dtype
 ) -> Iterator[Result]:
     """Multiply random normal activations of each number of tokens with each weight."""
+    random = torch.Generator(device).manual_seed(0)
     for weight in weights:
         tensor = weight.load(device)
         for m in tokens:
-            yield _run(weight.name, m, tensor, out_dtype)
+            yield _run(weight.name, m, tensor, out_dtype, random)
 
 
-def _run(label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype) -> Result:
+def _run(
+    label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype, random: torch.Generator
+) -> Result:
     n, k = weight.shape
-    activations = torch.randn(m, k, generator=_generator(weight.device), device=weight.device)
+    activations = torch.randn(m, k, generator=random, device=weight.device)
     a = cute_gemm.quantize_1x128(activations)
     b = cute_gemm.quantize_128x128(weight)
     out = cute_gemm.fp8_gemm_nt(a, b, out_dtype=out_dtype)
 
+    problem = GemmProblem(m, n, k, str(out_dtype).removeprefix("torch."))
     us = None
-    num_sms = GemmProblem.num_sms
     if weight.is_cuda:
         num_sms = torch.cuda.get_device_properties(weight.device).multi_processor_count
-        us = testing.time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, out, out_dtype=out_dtype)).median_us
-    problem = GemmProblem(m, n, k, str(out_dtype).removeprefix("torch."), num_sms)
+        problem = replace(problem, num_sms=num_sms)
+        us = median(testing.time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, out)))
     return Result(
         label=label,
         problem=problem,
@@ -156,10 +169,6 @@ def _run(label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype) -> Re
         error_unquantised=testing.worst_tile_error(out, activations.double() @ weight.double().T),
         us=us,
     )
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(0)
 
 
 def _why_not(n: int, k: int, dtype: str = "F32") -> str:

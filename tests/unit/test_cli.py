@@ -1,0 +1,329 @@
+"""The command line as a user meets it: what it prints, what it refuses and in which words."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import cute_gemm
+from cute_gemm import cli, demo, dispatch, heuristics, inspection
+from cute_gemm.inspection import InspectionError, KernelStats
+from cute_gemm.problem import GemmProblem
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command line in this process; returns status, standard output and standard error."""
+
+    def run(*arguments):
+        status = cli.main([str(a) for a in arguments])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def rows(table):
+    """The cells of each line of a printed table that has any."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+
+
+# demo
+
+
+def test_demo_of_a_shape(run):
+    status, out, err = run("demo", "--m", 5, "--n", 24, "--k", 144)
+    assert status == 0, err
+    ((label, shape, config, dequantised, unquantised),) = rows(out)
+    assert (label, shape) == ("random", "5 x 24 x 144")
+    assert config == dispatch.select(GemmProblem(5, 24, 144)).name
+    # Rounding to bf16, and rounding the operands to e4m3.
+    assert 1e-7 < float(dequantised) < 3e-6
+    assert 1e-4 < float(unquantised) < 2e-3
+    assert "No GPU" in out
+
+
+def test_demo_in_float32_is_closer(run):
+    _, out, _ = run("demo", "--m", 5, "--n", 24, "--k", 144, "--out-dtype", "float32")
+    ((_, _, config, dequantised, _),) = rows(out)
+    assert config.endswith("fp32")
+    assert float(dequantised) < 1e-10
+
+
+def test_demo_notices_a_wrong_product(run, monkeypatch):
+    right = cute_gemm.fp8_gemm_nt
+
+    def wrong(*args, **kwargs):
+        out = right(*args, **kwargs)
+        out[128:] = 0
+        return out
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", wrong)
+    _, out, _ = run("demo", "--m", 256, "--n", 128, "--k", 128)
+    ((*_, dequantised, unquantised),) = rows(out)
+    assert float(dequantised) == float(unquantised) == 1
+
+
+def test_default_shapes_can_be_run(monkeypatch):
+    ran = []
+    monkeypatch.setattr(demo, "_run", lambda label, m, weight, *rest: ran.append((m, *weight.shape)))
+    list(demo.run_shapes(cli.CPU_SHAPES, torch.device("cpu"), torch.bfloat16))
+    assert ran == cli.CPU_SHAPES
+    assert all(demo._why_not(n, k) == "" for _, n, k in cli.GPU_SHAPES)
+
+
+# demo --weights
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A file with a weight of every kind, and tensors that are none."""
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(n, k):
+        return torch.randn(n, k, generator=generator)
+
+    stored, scales = cute_gemm.quantize_128x128(weight(136, 256) * 1e-3)
+    tensors = {
+        "bf16": weight(24, 144).bfloat16(),
+        "fp16": weight(8, 16).half(),
+        "fp32": weight(64, 160),
+        "fp8": weight(16, 128).to(torch.float8_e4m3fn),
+        "e5m2": weight(16, 128).to(torch.float8_e5m2),
+        "scaled": stored,
+        "scaled_scale_inv": scales,
+        "odd_n": weight(12, 128),
+        "odd_k": weight(16, 136),
+        "ids": torch.zeros(16, 16, dtype=torch.int64),
+        "bias": torch.zeros(16),
+        "kernel": torch.zeros(4, 4, 4),
+    }
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def test_weights_of_every_kind_are_run(run, checkpoint):
+    status, out, err = run("demo", "--weights", checkpoint, "--tokens", 1, 130)
+    assert status == 0, err
+    assert [(name, shape) for name, shape, *_ in rows(out)] == [
+        (name, f"{m} x {shape}")
+        for name, shape in [
+            ("bf16", "24 x 144"),
+            ("e5m2", "16 x 128"),
+            ("fp16", "8 x 16"),
+            ("fp32", "64 x 160"),
+            ("fp8", "16 x 128"),
+            ("scaled", "136 x 256"),
+        ]
+        for m in (1, 130)
+    ]
+    assert all(float(dequantised) < 1e-5 for *_, dequantised, _ in rows(out))
+
+
+def test_skipped_weights_are_listed_with_the_reason(run, checkpoint):
+    _, out, _ = run("demo", "--weights", checkpoint, "--tokens", 1)
+    assert [line for line in out.splitlines() if line.startswith("skipped")] == [
+        "skipped ids: I64 is not a floating-point type",
+        "skipped odd_k: K = 136 is not a positive multiple of 16",
+        "skipped odd_n: N = 12 is not a positive multiple of 8",
+    ]
+
+
+def test_stored_scales_are_applied(checkpoint):
+    weights, _ = demo.find_weights(checkpoint)
+    (scaled,) = [w for w in weights if w.name == "scaled"]
+    loaded = scaled.load(torch.device("cpu"))
+    assert loaded.dtype == torch.float32
+    # The weight was drawn with a standard deviation of 1e-3; what is stored has one of about 100.
+    assert 0.9e-3 < loaded.std() < 1.1e-3
+
+
+@pytest.mark.parametrize(
+    ("stored", "scales", "reason"),
+    [
+        (torch.float8_e4m3fn, torch.ones(2, 1), "its scales have shape [2, 1]"),
+        (torch.bfloat16, torch.ones(1, 1), "BF16 with scales is unknown here"),
+    ],
+)
+def test_scales_that_do_not_fit(tmp_path, stored, scales, reason):
+    save_file({"w": torch.zeros(128, 128).to(stored), "w_scale_inv": scales}, tmp_path / "w.safetensors")
+    weights, skipped = demo.find_weights(tmp_path / "w.safetensors")
+    assert weights == []
+    assert [s.name for s in skipped] == ["w"]
+    assert skipped[0].reason.startswith(reason)
+
+
+def test_file_without_weights(run, tmp_path):
+    path = tmp_path / "biases.safetensors"
+    save_file({"bias": torch.zeros(8)}, path)
+    status, out, err = run("demo", "--weights", path)
+    assert (status, out) == (1, "")
+    assert f"{path} holds no 2-D tensor" in err
+
+
+def test_file_of_another_kind(run, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("not a checkpoint")
+    status, _, err = run("demo", "--weights", path)
+    assert status == 1
+    assert err.startswith(f"cute-gemm: {path} is not a safetensors file")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--m", "8"], "--m, --n and --k go together"),
+        (["demo", "--m", "8", "--n", "7", "--k", "16"], "8 x 7 x 16: N = 7 is not a positive multiple of 8"),
+        (["demo", "--m", "8", "--n", "8", "--k", "8"], "8 x 8 x 8: K = 8 is not a positive multiple of 16"),
+        (["demo", "--tokens", "8"], "--tokens goes with --weights"),
+        (["demo", "--weights", "w", "--m", "8"], "--weights brings its own shapes"),
+        (["demo", "--weights", "/nowhere/w"], "no such file: /nowhere/w"),
+        (["inspect", "--m", "8", "--n", "7", "--k", "16"], "N must be a multiple of 8"),
+    ],
+)
+def test_mistakes_take_one_line(run, arguments, message):
+    status, out, err = run(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"cute-gemm: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-4", "many", "1.5", ""])
+def test_dimensions_are_positive_whole_numbers(capsys, value):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["demo", "--m", value])
+    assert exit_.value.code == 2
+    assert f"want a whole number of at least 1, got {value!r}" in capsys.readouterr().err
+
+
+# Where it runs
+
+
+def test_another_gpu_than_hopper_runs_the_reference(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
+    status, out, _ = run("demo", "--m", 1, "--n", 8, "--k", 16)
+    assert status == 0
+    assert "NVIDIA A100 is not a Hopper GPU" in out
+
+
+def test_speed_columns():
+    problem = GemmProblem(4096, 7168, 16384)
+    result = demo.Result("w", problem, "256x128", 1.4e-6, 6.8e-4, us=650.0)
+    # 2 * 4096 * 7168 * 16384 operations in 650 us; at 1979 TFLOP/s they take 486.1 us.
+    assert result.tflops == pytest.approx(1480.1, abs=0.1)
+    assert result.share_of_limit == pytest.approx(0.7479, abs=1e-3)
+    table = cli._results_table([result], torch.device("cuda"))
+    assert [next(iter(column.cells)) for column in table.columns][-3:] == ["650.0", "1480", "75%"]
+
+
+# inspect
+
+
+def test_inspect_compiles_and_reads_the_chosen_kernel(run):
+    status, out, err = run("inspect", "--m", 64, "--n", 576, "--k", 7168)
+    assert status == 0, err
+    config = dispatch.select(GemmProblem(64, 576, 7168))
+    cells = {row[0]: row[1:] for row in rows(out)}
+    assert f"{config.name} (chosen)" in cells
+    assert cells["spill loads / stores"] == ["0 / 0"]
+    assert 64 <= int(cells["registers per thread at launch"][0]) <= 255
+    count, in_loop, _ = cells["QGMMA"]
+    assert 0 < int(in_loop) <= int(count)
+    assert int(cells["UTMALDG"][0]) > 0
+    assert cells["LDL"][0] == cells["STL"][0] == "0"
+
+
+def test_inspect_ranks_the_rivals(run, monkeypatch):
+    problem = GemmProblem(4096, 4096, 7168)
+    choices = heuristics.rank(problem)
+    # Were a measured table to prefer the configuration that the model ranks last, it would still be shown.
+    last = choices[-1].config
+    monkeypatch.setattr(dispatch, "select", lambda problem: last)
+    monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
+    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 16, 0, Counter(), ()))
+    _, out, _ = run("inspect", "--m", 4096, "--n", 4096, "--k", 7168)
+    table = rows(out[: out.index("Compiled kernel")])
+    assert [row[0] for row in table[:3]] == [choice.config.name for choice in choices[:3]]
+    assert table[0][2] == "+0.0%"
+    assert table[-1][0] == f"{last.name} (chosen)"
+    assert f"{last.smem_bytes + 16:,} bytes" in out
+
+
+def test_inspect_without_tools_names_the_package(run, monkeypatch):
+    def missing(cubin):
+        raise InspectionError("nvdisasm was not found; install it with: pip install nvidia-cuda-nvdisasm")
+
+    monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
+    monkeypatch.setattr(inspection, "read_cubin", missing)
+    status, _, err = run("inspect", "--m", 8, "--n", 8, "--k", 16)
+    assert status == 1
+    assert err.splitlines()[-1].endswith("pip install nvidia-cuda-nvdisasm")
+
+
+# Progress, info, and the program itself
+
+
+def test_compiler_messages_reach_the_user_and_then_stop(capsys):
+    logger = logging.getLogger("cute_gemm.jit")
+    before = logger.level, list(logger.handlers)
+    with cli._progress("working ...") as update:
+        logger.info("compiling %s ...", "256x128")
+        update("a line that cannot move is not worth printing")
+    logger.info("after")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["compiling 256x128 ..."]
+    assert (logger.level, logger.handlers) == before
+
+
+def test_info(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
+    (tmp_path / "entry").write_bytes(bytes(3 << 20))
+    status, out, _ = run("info")
+    cells = {row[0]: row[1] for row in rows(out)}
+    assert status == 0
+    assert cells["cute_gemm"] == cute_gemm.__version__
+    assert cells["torch"] == torch.__version__
+    assert {"nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "apache-tvm-ffi"} <= set(cells)
+    assert cells["GPU"].startswith("none")
+    assert str(tmp_path) in out
+    assert "1 files, 3.0 MiB" in out
+
+
+def test_the_module_is_the_program():
+    command = [sys.executable, "-m", "cute_gemm", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip() == cute_gemm.__version__
+
+
+def test_status_of_the_module():
+    command = [sys.executable, "-m", "cute_gemm", "demo", "--m", "8"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_the_dsl_is_not_imported_for_a_demo_on_the_cpu():
+    code = (
+        "import sys; from cute_gemm.cli import main; main(['demo', '--m', '1', '--n', '8', '--k', '16']);"
+        "assert 'cutlass' not in sys.modules"
+    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
