@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 import cute_gemm
 from cute_gemm import dispatch, testing
-from cute_gemm.problem import OUT_BYTES, GemmProblem
+from cute_gemm.problem import GemmProblem
 from cute_gemm.quantize import scale_blocks
 from cute_gemm.reference import dequantized_product
 
@@ -47,10 +46,7 @@ class Result:
     @property
     def share_of_limit(self) -> float | None:
         """The least time this shape could take on an H200, over the time it took."""
-        if self.us is None:
-            return None
-        p = self.problem
-        return testing.limit_us(p.m, p.n, p.k, OUT_BYTES[p.out_dtype]) / self.us
+        return None if self.us is None else testing.limit_us(self.problem) / self.us
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ def _run(
     if weight.is_cuda:
         num_sms = torch.cuda.get_device_properties(weight.device).multi_processor_count
         problem = replace(problem, num_sms=num_sms)
-        us = median(testing.time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, out)))
+        us = testing.time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, out)).median_us
     return Result(
         label=label,
         problem=problem,

@@ -8,11 +8,11 @@ as PyTorch stores it, so y = x @ w.T is [M, N].
 """
 
 import argparse
-from statistics import median
 
 import torch
 
 import cute_gemm
+from cute_gemm.problem import GemmProblem
 from cute_gemm.testing import limit_us, time_cold, worst_tile_error
 
 
@@ -135,11 +135,11 @@ def time(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tens
         return
     # The L2 cache is flushed before each call, as in a model other layers' weights have passed through it
     # since.
-    us = median(time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, y)))
+    us = time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, y)).median_us
     (m, k), (n, _) = a[0].shape, b[0].shape
+    problem = GemmProblem(m, n, k)
     # No kernel can be faster than the tensor cores multiply or the memory delivers, whichever takes longer.
-    limit = limit_us(m, n, k, out_bytes=y.element_size())
-    print(f"   {us:.1f} us, {2 * m * n * k / us * 1e-6:.0f} TFLOP/s, {limit / us:.0%} of the limit")
+    print(f"   {us:.1f} us, {problem.flops / us * 1e-6:.0f} TFLOP/s, {limit_us(problem) / us:.0%} of the limit")
 
 
 def relative_error(values: torch.Tensor, truth: torch.Tensor) -> float:
