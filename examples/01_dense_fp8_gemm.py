@@ -139,7 +139,8 @@ def time(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tens
     (m, k), (n, _) = a[0].shape, b[0].shape
     problem = GemmProblem(m, n, k)
     # No kernel can be faster than the tensor cores multiply or the memory delivers, whichever takes longer.
-    print(f"   {us:.1f} us, {problem.flops / us * 1e-6:.0f} TFLOP/s, {limit_us(problem) / us:.0%} of the limit")
+    share = limit_us(problem) / us
+    print(f"   {us:.1f} us, {problem.flops / us * 1e-6:.0f} TFLOP/s, {share:.0%} of the limit")
 
 
 def relative_error(values: torch.Tensor, truth: torch.Tensor) -> float:
