@@ -3,8 +3,8 @@
 The DSL takes seconds to import, so this module does not: the first call on a GPU does.
 """
 
-from cute_gemm.ops import fp8_gemm_nt
-from cute_gemm.quantize import dequantize_1x128, dequantize_128x128, quantize_1x128, quantize_128x128
+from .ops import fp8_gemm_nt
+from .quantize import dequantize_1x128, dequantize_128x128, quantize_1x128, quantize_128x128
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,124 @@
+"""The public operations: what each promises, and the way from tensors to a result."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import checks, reference
+
+
+def fp8_gemm_nt(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    out: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """`D = A @ B.T` of FP8 matrices with fine-grained scales, accumulated in FP32.
+
+    `D[m, n]` is the sum over k of `a[m, k] * sa[m, k // 128] * b[n, k] * sb[n // 128, k // 128]`. Tensor
+    cores sum 128 products along K; each such part is then scaled and added up in FP32 (DeepSeek-V3 technical
+    report, arXiv:2412.19437, section 3.3).
+
+    Args:
+        lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[M, K]`; `sa` its scales, torch.float32
+            `[M, ceil(K / 128)]`. :func:`cute_gemm.quantize_1x128` makes both.
+        rhs: the pair `(b, sb)`. `b` is B, torch.float8_e4m3fn `[N, K]`; `sb` its scales, torch.float32
+            `[ceil(N / 128), ceil(K / 128)]`. :func:`cute_gemm.quantize_128x128` makes both.
+        out: where to write D, torch.bfloat16 or torch.float32 `[M, N]`; None allocates it. It may be a view
+            into a buffer that holds inputs too, as long as it shares no element with them.
+        out_dtype: torch.bfloat16 or torch.float32, the type of an allocated result. A given `out` decides by
+            its own dtype; torch.float32 beside an `out` of bfloat16 is an error, as the result would be
+            rounded.
+
+    M is any size, N a multiple of 8, K a multiple of 16 (a last k-block may be partial). With K = 0 the
+    result is zero; with M = 0 or N = 0 there is nothing to do. Every dimension is below 2^31.
+
+    The last dimension of a, b and out is contiguous (stride 1). Rows may be further apart: the row stride is
+    a multiple of 16 bytes, at least the length of a row (so rows that `expand` repeats are refused) and below
+    2^40 bytes; it does not matter for a single row. a, b and out start at a multiple of 16 bytes. Scales may
+    have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place.
+
+    All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
+    it the current device or not, and returns without waiting; the first call for a kind of problem compiles a
+    kernel. On the CPU the same rules hold, and :mod:`cute_gemm.reference` computes the result in plain torch.
+
+    Returns:
+        `out`, the very tensor, if given; else a new contiguous tensor.
+
+    Raises:
+        TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.
+        ValueError: a shape, stride, address, device or overlap outside the above; or a gradient is wanted,
+            which this operation does not compute.
+        RuntimeError: the tensors are on a GPU other than Hopper.
+
+    When it raises one of these, `out` is as it was.
+    """
+    a, sa, b, sb, m, n, k = checks.dense(lhs, rhs, out, out_dtype)
+    if m == 0 or n == 0 or k == 0:
+        return torch.zeros((m, n), dtype=out_dtype, device=a.device) if out is None else _fill(out, 0)
+    if a.is_cpu:
+        product = reference.fp8_gemm_nt(a, sa, b, sb, out_dtype if out is None else out.dtype)
+        return product if out is None else _fill(out, product)
+
+    index = a.get_device()
+    kernels = _kernels(index)
+    result = torch.empty((m, n), dtype=out_dtype, device=a.device) if out is None else out
+    target = result
+    if m == 1:
+        a, target = _single_row(a), _single_row(result)
+    # The guard costs microseconds, and the tensors are nearly always where the caller is.
+    if index == torch.cuda.current_device():
+        kernels.fp8_gemm_nt(a, sa, b, sb, target)
+    else:
+        with torch.cuda.device(index):
+            kernels.fp8_gemm_nt(a, sa, b, sb, target)
+    if out is not None:
+        # Autograd would not notice otherwise that something it saved has changed.
+        torch.autograd.graph.increment_version(out)
+    return result
+
+
+def _fill(out: Tensor, value: Tensor | int) -> Tensor:
+    """Writes into `out` as a kernel does: also into a tensor made under inference_mode, wherever the call "
+    "is."""
+    with torch.inference_mode():
+        out[:] = value
+    return out
+
+
+@functools.cache
+def _kernels(index: int) -> ModuleType:
+    """The module that launches kernels, for CUDA device `index`; the first call takes seconds to import it.
+
+    Raises:
+        RuntimeError: that device cannot run them. Only success is remembered.
+    """
+    name, (major, minor), is_cuda = _describe_device(index)
+    if (major, minor) != (9, 0) or not is_cuda:
+        kind = f"compute capability {major}.{minor}" if is_cuda else "a ROCm device"
+        raise RuntimeError(
+            f"the tensors are on cuda:{index}, which is {name} ({kind}); wanted a Hopper GPU, compute "
+            "capability 9.0, such as H100, H200 or H20. The same call with CPU tensors (`a.cpu()`, ...) runs "
+            "in plain torch"
+        )
+    from . import dispatch
+
+    return dispatch
+
+
+def _describe_device(index: int) -> tuple[str, tuple[int, int], bool]:
+    """Name and capability of a device, and whether CUDA drives it: under ROCm an MI250 reports 9.0 too."""
+    capability = torch.cuda.get_device_capability(index)
+    return torch.cuda.get_device_name(index), capability, torch.version.hip is None
+
+
+def _single_row(x: Tensor) -> Tensor:
+    """The same row with a stride that a tensor map can hold: torch lets a single row have any."""
+    columns = x.shape[1]
+    return x if x.stride(0) == columns else x.as_strided((1, columns), (columns, 1))
