@@ -63,8 +63,8 @@ def tile_errors(out: Tensor, ref: Tensor, tile: int = TILE) -> Tensor:
     errors = torch.zeros(ceil_div(m, tile), ceil_div(n, tile), dtype=torch.float64, device=out.device)
     for rows, tiles in _strips(m, n, tile):
         x, y = out[rows].double(), ref[rows].double()
-        difference = _tile_sums((x - y).square_(), tile)
-        size = _tile_sums(x.square_() + y.square(), tile)
+        difference = _tile_sums((x - y).square(), tile)
+        size = _tile_sums(x.square() + y.square(), tile)
         error = torch.where(size == 0, 0.0, difference / size)
         errors[tiles] = torch.where(error.isfinite(), error, torch.inf)
     return errors
@@ -113,7 +113,8 @@ def tile_limits(ref: Tensor, dtype: torch.dtype, scale: Tensor | None = None, ti
     heights = (m - torch.arange(0, m, tile, device=device)).clamp(max=tile)
     widths = (n - torch.arange(0, n, tile, device=device)).clamp(max=tile)
     small = heights[:, None] * widths < SMALL_TILE_ELEMENTS
-    limits = torch.where(small, gate(1, 1, dtype), gate(tile, tile, dtype)).double()
+    limits = torch.full(small.shape, gate(tile, tile, dtype), dtype=torch.float64, device=device)
+    limits.masked_fill_(small, gate(1, 1, dtype))
     for rows, tiles in _strips(m, n, tile):
         y = ref[rows].double()
         rounding = _ROUNDING_MARGIN * tile_errors(y.to(dtype), y, tile)
@@ -181,7 +182,7 @@ def worst_element_error(out: Tensor, ref: Tensor, scale: Tensor) -> tuple[float,
     worst, where = 0.0, (0, 0)
     for rows, _ in _strips(m, n, TILE):
         y = ref[rows].double()
-        excess = (out[rows].double() - y).abs_() - (rounding.eps / 2 * y.abs_() + rounding.tiny)
+        excess = (out[rows].double() - y).abs() - (rounding.eps / 2 * y.abs() + rounding.tiny)
         error = torch.where(excess <= 0, 0.0, excess / scale[rows])
         error = torch.where(error.isfinite(), error, torch.inf)
         row, column = divmod(int(error.argmax()), n)

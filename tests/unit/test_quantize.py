@@ -1,0 +1,264 @@
+"""Quantisation against the definition, element by element, and at the edges of what the dtypes can hold."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cute_gemm.quantize import (
+    dequantize_1x128,
+    dequantize_128x128,
+    m_major,
+    quantize_1x128,
+    quantize_128x128,
+    scale_blocks,
+)
+
+E4M3 = torch.float8_e4m3fn
+TINY = 2.0**-126
+both = pytest.mark.parametrize(
+    ("quantize", "dequantize"),
+    [(quantize_1x128, dequantize_1x128), (quantize_128x128, dequantize_128x128)],
+    ids=["1x128", "128x128"],
+)
+dimension = st.integers(0, 300)
+
+
+def blocks_of(x, height):
+    """Each block of ``height`` x 128, with its row and column in the grid of blocks."""
+    for i in range(-(-x.shape[0] // height)):
+        for j in range(-(-x.shape[1] // 128)):
+            yield i, j, x[i * height : (i + 1) * height, j * 128 : (j + 1) * 128]
+
+
+def normal(m, n, seed=0, dtype=torch.float32):
+    return torch.randn(m, n, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize(("length", "blocks"), [(0, 0), (1, 1), (127, 1), (128, 1), (129, 2), (7168, 56)])
+def test_scale_blocks(length, blocks):
+    assert scale_blocks(length) == blocks
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    m=dimension, k=dimension, seed=st.integers(0, 99), height=st.sampled_from([1, 128]), power=st.booleans()
+)
+def test_matches_the_definition_block_by_block(m, k, seed, height, power):
+    x = normal(m, k, seed) * torch.exp2(normal(m, k, seed + 1) * 4)
+    q, s = (quantize_1x128 if height == 1 else quantize_128x128)(x, power_of_two_scales=power)
+    assert q.dtype == E4M3
+    assert q.shape == x.shape
+    assert q.is_contiguous()
+    assert s.dtype == torch.float32
+    assert s.shape == (-(-m // height), -(-k // 128))
+    assert s.is_contiguous()
+    for i, j, block in blocks_of(x, height):
+        want = block.abs().max() / torch.tensor(448.0)
+        if power:
+            want = torch.exp2(torch.ceil(torch.log2(want.double()))).float()
+        assert s[i, j] == want
+    for i, j, block in blocks_of(x, height):
+        rows, columns = slice(i * height, (i + 1) * height), slice(j * 128, (j + 1) * 128)
+        assert torch.equal(q[rows, columns].float(), (block / s[i, j]).clamp(-448, 448).to(E4M3).float())
+
+
+@both
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_round_trip_within_half_a_step(quantize, dequantize, power, dtype):
+    x = normal(200, 333, dtype=dtype)
+    q, s = quantize(x, power_of_two_scales=power)
+    back = dequantize(q, s)
+    assert back.dtype == torch.float32
+    step = dequantize(torch.full_like(q.float(), 2.0**-9).to(E4M3), s)
+    # Three mantissa bits: half a step is 2**-4 of the value, or of the smallest step below 2**-6.
+    assert ((back - x.float()).abs() <= x.float().abs() * 2**-4 * 1.0001 + step / 2).all()
+
+
+@both
+def test_largest_value_survives(quantize, dequantize):
+    x = normal(5, 300)
+    x[2, 77] = -9.0
+    q, s = quantize(x)
+    assert q[2, 77] == -448
+    assert dequantize(q, s)[2, 77] == pytest.approx(-9.0, rel=1e-6)
+
+
+@both
+def test_power_of_two_scales_round_up_and_only_when_needed(quantize, dequantize):
+    for exponent in (-100, -7, 0, 5, 100):
+        x = torch.zeros(1, 128)
+        x[0, 3] = 448.0 * 2.0**exponent
+        assert quantize(x, power_of_two_scales=True)[1].item() == 2.0**exponent
+        x[0, 3] = 448.0 * 2.0**exponent * 1.001
+        q, s = quantize(x, power_of_two_scales=True)
+        assert s.item() == 2.0 ** (exponent + 1)
+        assert q.float().abs().max() == 224
+
+
+@both
+@pytest.mark.parametrize("power", [False, True])
+def test_zero_blocks_have_scale_one(quantize, dequantize, power):
+    x = normal(130, 260)
+    x[:128, :128] = 0
+    q, s = quantize(x, power_of_two_scales=power)
+    assert s[0, 0] == 1
+    assert (q.float()[:128, :128] == 0).all()
+    assert (s[0, 1:] != 1).all()
+    assert (quantize(torch.zeros(3, 200))[1] == 1).all()
+
+
+@both
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize(
+    "amax", [2.0**-149, 2.0**-140, 1e-41, TINY, 447 * TINY, 448 * TINY, 449 * TINY, 1e-30]
+)
+def test_tiny_blocks_stay_finite_and_are_not_saturated(quantize, dequantize, power, amax):
+    x = torch.zeros(2, 128)
+    x[0, :3] = torch.tensor([amax, -amax / 2, amax / 3])
+    x[1, 0] = amax
+    q, s = quantize(x, power_of_two_scales=power)
+    assert (s >= TINY).all()
+    assert s.isfinite().all()
+    back = dequantize(q, s, torch.float64)
+    assert back.isfinite().all()
+    assert ((back - x.double()).abs() <= x.double().abs() / 16 + 2.0**-10 * s[0, 0].double()).all()
+
+
+@both
+@pytest.mark.parametrize("power", [False, True])
+def test_huge_values_give_finite_codes_and_scales(quantize, dequantize, power):
+    x = torch.full((1, 128), torch.finfo(torch.float32).max)
+    q, s = quantize(x, power_of_two_scales=power)
+    assert s.isfinite().all()
+    assert (q.float() > 0).all()
+    assert dequantize(q, s, torch.float64)[0, 0] == pytest.approx(3.4e38, rel=1 / 16)
+
+
+@both
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("power", [False, True])
+def test_a_block_that_is_not_finite_comes_back_as_nan_and_the_others_untouched(
+    quantize, dequantize, bad, power
+):
+    x = normal(256, 256)
+    clean_q, clean_s = quantize(x, power_of_two_scales=power)
+    x[3, 130] = bad
+    q, s = quantize(x, power_of_two_scales=power)
+    poisoned = torch.zeros_like(x, dtype=torch.bool)
+    poisoned[slice(3, 4) if quantize is quantize_1x128 else slice(0, 128), 128:] = True
+    assert torch.equal(q.float().isnan(), poisoned)
+    assert torch.equal(dequantize(q, s).isnan(), poisoned)
+    assert s.isnan().sum() == 1
+    assert torch.equal(q.float()[~poisoned], clean_q.float()[~poisoned])
+    assert torch.equal(s[~s.isnan()], clean_s[~s.isnan()])
+
+
+@both
+@pytest.mark.parametrize("shape", [(0, 0), (0, 256), (5, 0), (0, 13)])
+def test_empty(quantize, dequantize, shape):
+    q, s = quantize(torch.zeros(shape))
+    assert q.shape == shape
+    rows = shape[0] if quantize is quantize_1x128 else scale_blocks(shape[0])
+    assert s.shape == (rows, scale_blocks(shape[1]))
+    assert dequantize(q, s).shape == shape
+
+
+@both
+def test_strided_input_and_autograd(quantize, dequantize):
+    x = normal(300, 260)
+    want = quantize(x)
+    for same in (x.t().contiguous().t(), torch.cat([x, x], 1)[:, :260], x.clone().requires_grad_()):
+        q, s = quantize(same)
+        assert torch.equal(q.view(torch.uint8), want[0].view(torch.uint8))
+        assert torch.equal(s, want[1])
+        assert not s.requires_grad
+    scales = torch.stack([want[1], want[1]], -1)[..., 0]
+    assert not scales.is_contiguous()
+    assert torch.equal(dequantize(want[0], scales), dequantize(*want))
+
+
+def test_more_and_fewer_dimensions_than_two():
+    x = normal(6, 200).view(2, 3, 200)
+    q, s = quantize_1x128(x)
+    flat_q, flat_s = quantize_1x128(x.view(6, 200))
+    assert q.shape == x.shape
+    assert s.shape == (2, 3, 2)
+    assert torch.equal(s.view(6, 2), flat_s)
+    assert torch.equal(dequantize_1x128(q, s).view(6, 200), dequantize_1x128(flat_q, flat_s))
+    row_q, row_s = quantize_1x128(x[0, 0])
+    assert row_s.shape == (2,)
+    assert torch.equal(row_q.float(), q[0, 0].float())
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dequantize_dtypes(quantize, dequantize, dtype):
+    q, s = quantize(normal(150, 150))
+    got = dequantize(q, s, dtype)
+    exact = dequantize(q, s, torch.float64)
+    rows = s if quantize is quantize_1x128 else s.repeat_interleave(128, 0)[:150]
+    wide = rows.double().repeat_interleave(128, 1)[:, :150]
+    assert torch.equal(exact, q.double() * wide)
+    assert got.dtype == dtype
+    want = exact if dtype == torch.float64 else exact.float().to(dtype)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("m", [1, 4, 7, 129])
+def test_m_major(m):
+    s = normal(m, 3)
+    view = m_major(s)
+    assert torch.equal(view, s)
+    assert view.shape == s.shape
+    assert view.stride() == (1, (m + 3) // 4 * 4)
+    storage = view.as_strided((3, view.stride(1)), (view.stride(1), 1))
+    assert (storage[:, m:] == 0).all()
+
+
+def test_m_major_of_no_rows():
+    assert m_major(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: quantize_1x128([1.0]), TypeError, "x is a list"),
+        (
+            lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.float64)),
+            TypeError,
+            "x is torch.float64; want",
+        ),
+        (lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.int32)), TypeError, "x is torch.int32; want"),
+        (lambda: quantize_1x128(torch.tensor(1.0)), ValueError, "x has no dimension"),
+        (lambda: quantize_128x128(None), TypeError, "w is a NoneType"),
+        (lambda: quantize_128x128(torch.zeros(2, 2).to(E4M3)), TypeError, "w is torch.float8_e4m3fn; want"),
+        (lambda: quantize_128x128(torch.zeros(2)), ValueError, r"w has shape \[2\]"),
+        (lambda: quantize_128x128(torch.zeros(2, 2, 2)), ValueError, r"w has shape \[2, 2, 2\]"),
+        (lambda: m_major(torch.zeros(2)), ValueError, r"s has shape \[2\]"),
+        (lambda: m_major(torch.zeros(2, 2).half()), TypeError, "s is torch.float16"),
+        (lambda: m_major(3), TypeError, "s is int"),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("dequantize", [dequantize_1x128, dequantize_128x128])
+def test_bad_quantised_input_is_named(dequantize):
+    q, s = torch.zeros(130, 130).to(E4M3), torch.ones(130 if dequantize is dequantize_1x128 else 2, 2)
+    dequantize(q, s)
+    with pytest.raises(TypeError, match=r"q is torch\.float32"):
+        dequantize(q.float(), s)
+    with pytest.raises(TypeError, match=r"s is torch\.float64"):
+        dequantize(q, s.double())
+    with pytest.raises(TypeError, match=r"dtype is torch\.int32"):
+        dequantize(q, s, torch.int32)
+    with pytest.raises(ValueError, match=r"s has shape .*; want .* for q of shape \[130, 130\]"):
+        dequantize(q, s[:, :1])
+    with pytest.raises(ValueError, match="s has shape"):
+        dequantize(q, torch.ones(1, 1))
+    with pytest.raises(ValueError, match=r"dimension"):
+        dequantize(q[0, 0], s)
