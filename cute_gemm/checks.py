@@ -56,7 +56,7 @@ def dense(
         raise refusals.gradient(a=a, sa=sa, b=b, sb=sb)
 
     if out is None:
-        if out_dtype not in _RESULT_BYTES:
+        if out_dtype is not _BF16 and out_dtype is not _FP32:
             raise refusals.unknown_out_dtype(out_dtype)
         return a, sa, b, sb, m, n, k
     start, end = result(out, m, n)
@@ -93,7 +93,7 @@ def operand(
 
     Returns:
         The matrix, its scales, rows, K, then the addresses of the first byte of the matrix, behind its last
-        byte, of the first byte of the scales, and behind their last byte.
+        byte, of the first byte of the scales, and behind their last byte; 0 where there are no elements.
 
     Raises:
         TypeError, ValueError: see :func:`dense`.
@@ -116,14 +116,15 @@ def operand(
         raise refusals.too_large(name, q, MAX_EXTENT)
     if k & 15:
         raise refusals.row_length(name, q)
-    end = start
-    if rows and k:
+    if not rows or not k:
+        start = end = 0
+    else:
         step, inner = strides
         if inner != 1:
             raise refusals.not_contiguous(name, q)
         if start & 15 or not start:
             raise refusals.address(name, q, 16)
-        end += k
+        end = start + k
         if rows > 1:
             if step & 15 or not k <= step < _ROW_STRIDE_END:
                 raise refusals.row_stride(name, q, step, k)
@@ -141,8 +142,9 @@ def operand(
     scale_columns = (k + 127) >> 7
     if shape != (scale_rows, scale_columns):
         raise refusals.scale_shape(f"s{name}", s, scale_rows, scale_columns)
-    s_end = s_start
-    if end != start:
+    if not end:
+        s_start = s_end = 0
+    else:
         if s_start & 3 or not s_start:
             raise refusals.address(f"s{name}", s, 4)
         # The imaginary part of a conjugate is memory with the wrong sign; only torch's own operators know.
@@ -151,7 +153,7 @@ def operand(
         last = (scale_rows - 1) * strides[0] + (scale_columns - 1) * strides[1]
         if last > MAX_EXTENT:
             raise refusals.scale_span(f"s{name}", s, last, MAX_EXTENT)
-        s_end += 4 * last + 4
+        s_end = s_start + 4 * last + 4
     return q, s, rows, k, start, end, s_start, s_end
 
 
@@ -159,7 +161,7 @@ def result(out: Tensor, rows: int, columns: int) -> tuple[int, int]:
     """Checks a matrix that TMA writes: bf16 or fp32 `[rows, columns]`, columns contiguous.
 
     Returns:
-        Address of the first byte, address behind the last byte.
+        Address of the first byte, address behind the last byte; 0 where there are no elements.
 
     Raises:
         TypeError, ValueError: see :func:`dense`.
@@ -176,7 +178,7 @@ def result(out: Tensor, rows: int, columns: int) -> tuple[int, int]:
     if shape != (rows, columns):
         raise refusals.result_shape(out, rows, columns)
     if not rows or not columns:
-        return start, start
+        return 0, 0
     step, inner = strides
     if inner != 1:
         raise refusals.not_contiguous("out", out)

@@ -66,22 +66,25 @@ def fp8_gemm_nt(
         product = reference.fp8_gemm_nt(a, sa, b, sb, out_dtype if out is None else out.dtype)
         return product if out is None else _fill(out, product)
 
-    index = a.get_device()
-    kernels = _kernels(index)
     result = torch.empty((m, n), dtype=out_dtype, device=a.device) if out is None else out
-    target = result
-    if m == 1:
-        a, target = _single_row(a), _single_row(result)
-    # The guard costs microseconds, and the tensors are nearly always where the caller is.
-    if index == torch.cuda.current_device():
-        kernels.fp8_gemm_nt(a, sa, b, sb, target)
-    else:
-        with torch.cuda.device(index):
-            kernels.fp8_gemm_nt(a, sa, b, sb, target)
+    _launch(a.get_device(), a, sa, b, sb, result)
     if out is not None:
         # Autograd would not notice otherwise that something it saved has changed.
         torch.autograd.graph.increment_version(out)
     return result
+
+
+def _launch(index: int, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor) -> None:
+    """Launches a kernel on CUDA device `index`, where the tensors are; they are checked and not empty."""
+    kernels = _kernels(index)
+    if a.shape[0] == 1:
+        a, out = _single_row(a), _single_row(out)
+    # The guard costs microseconds, and the tensors are nearly always where the caller is.
+    if index == torch.cuda.current_device():
+        kernels.fp8_gemm_nt(a, sa, b, sb, out)
+    else:
+        with torch.cuda.device(index):
+            kernels.fp8_gemm_nt(a, sa, b, sb, out)
 
 
 def _fill(out: Tensor, value: Tensor | int) -> Tensor:
