@@ -272,7 +272,7 @@ def _instructions_table(stats: KernelStats) -> Table:
 def _info(args: argparse.Namespace) -> None:
     import torch
 
-    from cute_gemm.jit import cache_dir
+    from cute_gemm.cache import cache_info
 
     table = Table(show_header=False)
     table.add_row("cute_gemm", __version__)
@@ -286,10 +286,11 @@ def _info(args: argparse.Namespace) -> None:
         table.add_row(f"GPU {index}", f"{found.name}, {found.multi_processor_count} SMs, {verdict}")
     if not torch.cuda.device_count():
         table.add_row("GPU", "none; calls run the reference in plain torch")
-    folder = cache_dir()
-    files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
-    size = sum(file.stat().st_size for file in files)
-    table.add_row("cache", f"{folder}\n{len(files)} files, {size / 2**20:.1f} MiB")
+    cache = cache_info()
+    table.add_row("cache", str(cache.directory or "switched off"))
+    table.add_row("kernels in it", f"{cache.kernels}, {cache.size / 2**20:.1f} MiB")
+    if cache.refusal:
+        table.add_row("not used, because", cache.refusal)
     _console().print(table)
 
 

@@ -296,7 +296,7 @@ def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
 
 def test_info(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
-    (tmp_path / "entry").write_bytes(bytes(3 << 20))
+    (tmp_path / "one.kernel").write_bytes(bytes(3 << 20))
     status, out, _ = run("info")
     cells = {row[0]: row[1] for row in rows(out)}
     assert status == 0
@@ -304,8 +304,19 @@ def test_info(run, monkeypatch, tmp_path):
     assert cells["torch"] == torch.__version__
     assert {"nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "apache-tvm-ffi"} <= set(cells)
     assert cells["GPU"].startswith("none")
-    assert str(tmp_path) in out
-    assert "1 files, 3.0 MiB" in out
+    assert cells["cache"] == str(tmp_path)
+    assert cells["kernels in it"] == "1, 3.0 MiB"
+    assert "not used, because" not in cells
+
+
+def test_info_says_why_a_cache_is_not_used(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(0o777)
+    _, out, _ = run("info")
+    assert "anyone may write there" in dict(row[:2] for row in rows(out))["not used, because"]
+    monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", "")
+    _, out, _ = run("info")
+    assert dict(row[:2] for row in rows(out))["cache"] == "switched off"
 
 
 def test_the_module_is_the_program():
