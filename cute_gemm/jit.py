@@ -1,0 +1,259 @@
+"""From a kernel object to a callable: the only place that calls the DSL's compiler.
+
+A kernel is looked for in this process, then on disk (:mod:`cute_gemm.cache`), then compiled. What is
+compiled is always an object file, which is then linked into the process by the DSL's own linker: a fresh
+kernel and one from disk take the same way, no toolchain is needed, and a machine without a GPU compiles for
+Hopper as well as any other.
+
+Stored objects are keyed by everything that shapes their code: the caller's key, the kernels' sources, the
+versions of the DSL, the CUDA version of its compiler, its ``CUTE_DSL_*`` settings, and the CPU (host code
+uses all it can do). They do not depend on the Python or torch they were made under. To get the files that
+``CUTE_DSL_KEEP`` asks for, switch the disk cache off: a kernel found there is not compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .cache import KernelStore, open_store
+
+logger = logging.getLogger(__name__)
+
+ARCH = "sm_90a"
+"""What kernels are compiled for: Hopper, with the instructions that only it has (WGMMA)."""
+
+_OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
+_ENTRY = "launch"
+_PACKAGE = Path(__file__).parent
+_SOURCES = ("kernels", "schedulers", "problem.py", "jit.py")
+_DSL = "nvidia-cutlass-dsl"
+_EM_CUDA = 190
+
+Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
+"""A plain function that returns what ``cute.compile`` takes: a ``@cute.jit`` callable and its arguments."""
+
+_loaded: dict[Hashable, Callable[..., None]] = {}
+_key_locks: dict[Hashable, threading.Lock] = {}
+_key_locks_guard = threading.Lock()
+# The DSL redirects sys.stdout and sys.stderr while it compiles: two threads at it lose them for good.
+_compiler = threading.Lock()
+
+
+def instance(key: Hashable, build: Build, label: str) -> Callable[..., None]:
+    """The kernel for ``key``, ready to be called with tensors: from this process, from disk, or compiled now.
+
+    Thread-safe: a kernel is made once, and threads that want another one, made already, do not wait for it.
+    The first call of what is returned loads the kernel onto the GPUs, so it must not be within a CUDA
+    graph's capture.
+
+    Args:
+        key: what tells this kernel from others (kernel class, configuration, types). Its ``repr`` is kept on
+            disk and compared between processes: it must say all that ``key`` does and name no address.
+        build: called only if the kernel has to be compiled; the file that defines it counts as a source.
+        label: the kernel's name in what is logged.
+
+    Returns:
+        A TVM FFI function that takes the arguments of ``build`` by position, less the stream: it uses the
+        current one of the tensors' device. It checks types, device, ranks, alignment and declared
+        divisibility, and raises ValueError or TypeError before launching anything.
+
+    Raises:
+        ImportError: the DSL is missing.
+        RuntimeError: the DSL's distributions are of different versions.
+        ValueError: ``repr(key)`` changes from process to process.
+    """
+    found = _loaded.get(key)
+    if found is not None:
+        return found
+    with _key_locks_guard:
+        key_lock = _key_locks.setdefault(key, threading.Lock())
+    with key_lock:
+        if key not in _loaded:
+            _loaded[key] = _load_or_compile(_key_text(key, build), build, label)
+        return _loaded[key]
+
+
+def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
+    """The GPU code of a kernel, compiled anew: an ELF image for ``cuobjdump`` and ``nvdisasm``. Needs no GPU.
+
+    Raises:
+        ImportError, RuntimeError: as :func:`instance`.
+        ValueError: what ``build`` returns launches no kernel.
+    """
+    return _cubin(_compile(build, label))
+
+
+def _load_or_compile(key: str, build: Build, label: str) -> Callable[..., None]:
+    store = open_store()
+    kernel = _from_store(store, key, label)
+    if kernel is not None:
+        return kernel
+    with store.exclusive(key) if store else nullcontext():
+        # Another process may have compiled it while this one waited for the lock.
+        kernel = _from_store(store, key, label)
+        if kernel is not None:
+            return kernel
+        image = _compile(build, label)
+        if store:
+            store.store(key, image)
+    return _link(image)
+
+
+def _from_store(store: KernelStore | None, key: str, label: str) -> Callable[..., None] | None:
+    image = store.load(key) if store else None
+    if store is None or image is None:
+        return None
+    try:
+        kernel = _link(image)
+    except Exception as error:
+        logger.warning("threw away the stored %s, which cannot be linked: %s", label, error)
+        store.discard(key)
+        return None
+    logger.debug("loaded %s from %s", label, store.directory)
+    return kernel
+
+
+def _compile(build: Build, label: str) -> bytes:
+    """The object file of a kernel: host code that checks, launches and raises, with the cubin in its data."""
+    cute = _dsl()
+    with _compiler:
+        _announce(f"compiling {label} for {ARCH}")
+        started = time.perf_counter()
+        kernel, arguments = build()
+        compiled = cute.compile(kernel, *arguments, options=_OPTIONS)
+        with _memory_file(b"") as path:
+            compiled.export_to_c(path, function_name=_ENTRY)
+            image = Path(path).read_bytes()
+    logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
+    return image
+
+
+def _link(image: bytes) -> Callable[..., None]:
+    with _memory_file(image) as path:
+        module = _dsl().runtime.load_module(path, enable_tvm_ffi=True)
+    return getattr(module, _ENTRY)
+
+
+@contextmanager
+def _memory_file(content: bytes) -> Iterator[str]:
+    """A path to anonymous memory with this content: the DSL takes paths, and no disk need have room."""
+    descriptor = os.memfd_create("cute_gemm")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _announce(message: str) -> None:
+    """Log what will take seconds; where nobody has set up logging but there is a terminal, say it there."""
+    logger.info(message)
+    if not logger.hasHandlers() and sys.stderr is not None and sys.stderr.isatty():
+        print(f"cute_gemm: {message}, which takes seconds", file=sys.stderr, flush=True)
+
+
+def _cubin(image: bytes) -> bytes:
+    """The first ELF image for CUDA within an object file."""
+    start = image.find(b"\x7fELF", 1)
+    while start >= 0:
+        machine = struct.unpack_from("<H", image, start + 18)[0]
+        if machine == _EM_CUDA:
+            # The tables of segments and sections, in either order, are the last parts of a cubin.
+            segments, sections = struct.unpack_from("<QQ", image, start + 32)
+            segment, num_segments, section, num_sections = struct.unpack_from("<4H", image, start + 54)
+            size = max(segments + segment * num_segments, sections + section * num_sections)
+            return image[start : start + size]
+        start = image.find(b"\x7fELF", start + 1)
+    raise ValueError("no GPU code: nothing launches a kernel")
+
+
+# What decides whether a stored object may be used
+
+
+def _key_text(key: Hashable, build: Build) -> str:
+    """All that shapes the object made for ``key``, as text that is equal in every process where it is."""
+    text = repr(key)
+    if " at 0x" in text:
+        raise ValueError(f"the repr of a kernel's key must be the same in every process, got {text}")
+    parts = {"kernel": text, "sources": _digest(_sources(build)), **_surroundings()}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _sources(build: Build) -> tuple[Path, ...]:
+    files = [Path(build.__code__.co_filename)]
+    for name in _SOURCES:
+        path = _PACKAGE / name
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return tuple(files)
+
+
+@functools.cache
+def _digest(files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _surroundings() -> dict[str, Any]:
+    _dsl()
+    import cutlass
+
+    return {
+        "options": _OPTIONS,
+        "dsl": _dsl_distributions(),
+        # With the cu12 and cu13 flavours both installed, the DSL picks one by the machine's driver.
+        "compiler": str(cutlass.CUDA_VERSION),
+        "tvm_ffi": metadata.version("apache-tvm-ffi"),
+        "settings": {k: v for k, v in os.environ.items() if k.startswith("CUTE_DSL_")},
+        "host": f"{platform.system()} {platform.machine()} {_cpu_features()}",
+    }
+
+
+def _cpu_features() -> str:
+    """A digest of what the CPU can do: host code is compiled for it, and a shared home has other machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(features.encode()).hexdigest()
+
+
+def _dsl_distributions() -> list[tuple[str, str]]:
+    found = {(each.name, each.version) for each in metadata.distributions() if each.name}
+    return sorted((name, version) for name, version in found if name.replace("_", "-").startswith(_DSL))
+
+
+@functools.cache
+def _dsl() -> Any:
+    """``cutlass.cute``, which takes a good part of a second to import."""
+    found = _dsl_distributions()
+    if not found:
+        raise ImportError(f"GPU kernels need the CuTe DSL, which is not installed: pip install {_DSL}")
+    if len({version for _, version in found}) > 1:
+        listed = ", ".join(f"{name} {version}" for name, version in found)
+        raise RuntimeError(
+            f"the parts of the CuTe DSL are of different versions ({listed}); uninstall all of them, "
+            f"then: pip install {_DSL}"
+        )
+    import cutlass.cute as cute
+
+    return cute

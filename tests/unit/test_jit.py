@@ -1,0 +1,258 @@
+"""What is compiled and when, with a stand-in for the compiler; tests/compile has the real one."""
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cute_gemm import cache, jit
+
+
+class StandIn:
+    """In place of the DSL: an image is the label's bytes; linking it gives a function that returns them."""
+
+    def __init__(self) -> None:
+        self.compiled: list[str] = []
+        self.linked: list[bytes] = []
+        self.unlinkable: list[bytes] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.compiling = threading.Event()
+
+    def compile(self, build: jit.Build, label: str) -> bytes:
+        self.compiling.set()
+        assert self.go_on.wait(10)
+        self.compiled.append(label)
+        return label.encode()
+
+    def link(self, image: bytes) -> Callable[..., Any]:
+        if image in self.unlinkable:
+            self.unlinkable.remove(image)
+            raise RuntimeError("undefined symbol")
+        self.linked.append(image)
+        return lambda: image
+
+
+@pytest.fixture
+def dsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setattr(jit, "_compile", stand_in.compile)
+    monkeypatch.setattr(jit, "_link", stand_in.link)
+    monkeypatch.setattr(jit, "_surroundings", lambda: {"dsl": "4.8.1"})
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cache"))
+    new_process(monkeypatch)
+    return stand_in
+
+
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_loaded", {})
+    jit._digest.cache_clear()
+
+
+def build() -> Any:
+    raise AssertionError("the stand-in builds nothing")
+
+
+def test_a_kernel_is_compiled_once_then_found_in_the_process_then_on_disk(
+    dsl: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = jit.instance(("k", 1), build, "one")
+    assert first() == b"one"
+    assert jit.instance(("k", 1), build, "one") is first
+    assert dsl.linked == [b"one"]
+    jit.instance(("k", 2), build, "two")
+    new_process(monkeypatch)
+    assert jit.instance(("k", 1), build, "one")() == b"one"
+    assert jit.instance(("k", 2), build, "two")() == b"two"
+    assert dsl.compiled == ["one", "two"]
+
+
+@pytest.mark.parametrize("named", ["", "/proc/self/none"])
+def test_without_a_disk_cache_everything_works(
+    dsl: StandIn, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, named)
+    assert jit.instance("k", build, "one")() == b"one"
+    new_process(monkeypatch)
+    assert jit.instance("k", build, "one")() == b"one"
+    assert dsl.compiled == ["one", "one"]
+
+
+@pytest.mark.parametrize("what", ["dsl version", "kernel source", "other source", "build source"])
+def test_a_change_of_what_shapes_the_code_compiles_anew(
+    dsl: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    package = tmp_path / "package"
+    for folder in ("kernels", "schedulers"):
+        (package / folder).mkdir(parents=True)
+    for name in ("problem.py", "jit.py", "kernels/core.py", "schedulers/dense.py", "ops.py"):
+        (package / name).write_text(f"# {name}")
+    monkeypatch.setattr(jit, "_PACKAGE", package)
+    caller = tmp_path / "caller.py"
+    caller.write_text("def build(): return 1\n")
+    scope: dict[str, Any] = {}
+    exec(compile(caller.read_text(), caller, "exec"), scope)
+
+    def again() -> int:
+        new_process(monkeypatch)
+        jit.instance("k", scope["build"], "one")
+        return len(dsl.compiled)
+
+    assert again() == 1
+    assert again() == 1
+    if what == "dsl version":
+        monkeypatch.setattr(jit, "_surroundings", lambda: {"dsl": "4.8.2"})
+    elif what == "kernel source":
+        (package / "kernels" / "core.py").write_text("# new")
+    elif what == "build source":
+        caller.write_text("def build(): return 2\n")
+    else:
+        (package / "ops.py").write_text("# new")
+        assert again() == 1
+        return
+    assert again() == 2
+    assert again() == 2
+
+
+def test_a_stored_object_that_cannot_be_linked_is_compiled_anew(
+    dsl: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    jit.instance("k", build, "one")
+    new_process(monkeypatch)
+    dsl.unlinkable = [b"one"]
+    assert jit.instance("k", build, "one")() == b"one"
+    assert dsl.compiled == ["one", "one"]
+    assert "undefined symbol" in caplog.text
+    new_process(monkeypatch)
+    jit.instance("k", build, "one")
+    assert dsl.compiled == ["one", "one"]
+
+
+def test_a_fresh_object_that_cannot_be_linked_is_an_error(dsl: StandIn) -> None:
+    dsl.unlinkable = [b"one"]
+    with pytest.raises(RuntimeError, match="undefined symbol"):
+        jit.instance("k", build, "one")
+
+
+def test_a_failed_compile_can_be_tried_again(dsl: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(build: jit.Build, label: str) -> bytes:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jit, "_compile", fails)
+        with pytest.raises(RuntimeError, match="no memory"):
+            jit.instance("k", build, "one")
+    assert jit.instance("k", build, "one")() == b"one"
+
+
+def test_threads_that_want_the_same_kernel_compile_it_once(dsl: StandIn) -> None:
+    dsl.go_on.clear()
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda: got.append(jit.instance("k", build, "one"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    dsl.go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert dsl.compiled == ["one"]
+    assert len(got) == 4
+    assert len(set(map(id, got))) == 1
+
+
+def test_a_compile_does_not_hold_up_who_wants_a_kernel_that_is_there(
+    dsl: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jit.instance("on disk", build, "on disk")
+    new_process(monkeypatch)
+    jit.instance("loaded", build, "loaded")
+    dsl.compiling.clear()
+    dsl.go_on.clear()
+    slow = threading.Thread(target=jit.instance, args=("slow", build, "slow"))
+    slow.start()
+    assert dsl.compiling.wait(10)
+    try:
+        quick = threading.Thread(
+            target=lambda: [jit.instance(key, build, key) for key in ("loaded", "on disk")], daemon=True
+        )
+        quick.start()
+        quick.join(5)
+        assert not quick.is_alive()
+        assert slow.is_alive()
+    finally:
+        dsl.go_on.set()
+        slow.join(10)
+
+
+def test_a_key_that_differs_between_processes_is_refused(dsl: StandIn) -> None:
+    with pytest.raises(ValueError, match=r"the same in every process, got .*object at 0x"):
+        jit.instance((object(), 1), build, "one")
+
+
+def test_key_says_what_the_object_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTE_DSL_OPT_LEVEL", "1")
+    jit._surroundings.cache_clear()
+    try:
+        text = jit._key_text(("kernel", 128), build)
+    finally:
+        jit._surroundings.cache_clear()
+    settings = '"settings": {"CUTE_DSL_OPT_LEVEL": "1"'
+    for part in ("('kernel', 128)", "sm_90a", '"nvidia-cutlass-dsl", "4.', "libs-base", settings):
+        assert part in text
+
+
+class Distribution:
+    def __init__(self, name: str, version: str) -> None:
+        self.name, self.version = name, version
+
+
+@pytest.mark.parametrize(
+    ("installed", "error", "message"),
+    [
+        ([], ImportError, "pip install nvidia-cutlass-dsl"),
+        (
+            [("nvidia-cutlass-dsl", "4.8.1"), ("nvidia_cutlass_dsl_libs_cu13", "4.7.0")],
+            RuntimeError,
+            r"different versions \(nvidia-cutlass-dsl 4.8.1, nvidia_cutlass_dsl_libs_cu13 4.7.0\)",
+        ),
+    ],
+)
+def test_a_missing_or_mixed_dsl_is_named(
+    monkeypatch: pytest.MonkeyPatch, installed: list[tuple[str, str]], error: type[Exception], message: str
+) -> None:
+    found = [Distribution(*each) for each in [*installed, ("torch", "2.13.0")]]
+    monkeypatch.setattr(jit.metadata, "distributions", lambda: found)
+    jit._dsl.cache_clear()
+    with pytest.raises(error, match=message):
+        jit._dsl()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "handlers", "lines"),
+    [(Terminal(), [], 1), (io.StringIO(), [], 0), (Terminal(), [logging.NullHandler()], 0)],
+    ids=["terminal", "no terminal", "logging set up"],
+)
+def test_a_terminal_is_told_of_a_compile_unless_logging_is_set_up(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, handlers: list[logging.Handler], lines: int
+) -> None:
+    logger = logging.Logger("alone")
+    logger.handlers = handlers
+    monkeypatch.setattr(jit, "logger", logger)
+    monkeypatch.setattr(sys, "stderr", stream)
+    jit._announce("compiling x for sm_90a")
+    assert stream.getvalue().count("compiling x for sm_90a") == lines
+
+
+def test_an_object_without_gpu_code_has_no_cubin() -> None:
+    host_only = b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little") + bytes(100)
+    with pytest.raises(ValueError, match="no GPU code"):
+        jit._cubin(host_only + host_only)
