@@ -247,7 +247,8 @@ def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: Kerne
 def _resources_table(config: KernelConfig, stats: KernelStats) -> Table:
     table = Table(title=f"Compiled kernel {config.name}", title_justify="left", show_header=False)
     table.add_row("registers per thread at launch", str(stats.registers))
-    table.add_row("shared memory per block", f"{config.smem_bytes + stats.shared_bytes:,} bytes")
+    table.add_row("shared memory per block", f"{config.smem_bytes:,} bytes")
+    table.add_row("of it static", f"{stats.shared_bytes:,} bytes")
     table.add_row("stack per thread", f"{stats.stack_bytes} bytes")
     table.add_row("spill loads / stores", f"{stats.local_loads} / {stats.local_stores}")
     return table

@@ -257,13 +257,15 @@ def test_inspect_ranks_the_rivals(run, monkeypatch):
     last = choices[-1].config
     monkeypatch.setattr(dispatch, "select", lambda problem: last)
     monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
-    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 16, 0, Counter(), ()))
+    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, Counter(), ()))
     _, out, _ = run("inspect", "--m", 4096, "--n", 4096, "--k", 7168)
     table = rows(out[: out.index("Compiled kernel")])
     assert [row[0] for row in table[:3]] == [choice.config.name for choice in choices[:3]]
     assert table[0][2] == "+0.0%"
     assert table[-1][0] == f"{last.name} (chosen)"
-    assert f"{last.smem_bytes + 16:,} bytes" in out
+    cells = {row[0]: row[1:] for row in rows(out)}
+    assert cells["shared memory per block"] == [f"{last.smem_bytes:,} bytes"]
+    assert cells["of it static"] == ["1,024 bytes"]
 
 
 def test_inspect_without_tools_names_the_package(run, monkeypatch):
