@@ -28,6 +28,12 @@ def test_inputs_fit_together_and_their_product_is_not_zero(m, n, k, kind, seed):
     assert product_scale(a, sa, b, sb).any()
 
 
+@pytest.mark.parametrize("kind", INPUT_KINDS)
+def test_the_product_of_a_single_block_is_not_zero(kind):
+    a, b = make_inputs(1, 8, 16, kind)
+    assert product_scale(*a, *b).any()
+
+
 def test_inputs_are_repeatable_and_differ_by_seed():
     def codes(**kwargs):
         (a, _), (b, _) = make_inputs(8, 8, 256, **kwargs)
