@@ -9,7 +9,7 @@
 The limits allow for the tensor core: inside a k-block Hopper aligns FP8 products to the largest one and keeps
 about 14 bits of them (DeepSeek-V3 technical report, arXiv:2412.19437, section 3.3.2). A model of that (32
 products and the accumulator, truncated 13 bits below the largest) gives tile errors of 8e-9 for fp32 results
-on normal data and at most 6.4e-8 on the other kinds of `make_inputs`, which is where the fp32 and the element
+on normal data and at most 7.0e-8 on the other kinds of `make_inputs`, which is where the fp32 and the element
 limits below come from.
 """
 

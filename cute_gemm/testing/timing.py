@@ -153,7 +153,8 @@ def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
     events = [
         DeviceEvent(event.name, event.time_range.start, event.time_range.elapsed_us())
         for event in recorded.events() or ()
-        if event.device_type == DeviceType.CUDA
+        # Annotations span the kernels inside them on the device's time line and would count twice.
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     ]
     return sorted(events, key=lambda event: event.start)
 
