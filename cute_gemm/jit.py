@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -256,4 +257,7 @@ def _dsl() -> Any:
         )
     import cutlass.cute as cute
 
+    # Gives CUDA's errors their class and text. Compiling loads it too; without it, a kernel from disk would
+    # raise a bare number.
+    importlib.import_module("cutlass.cutlass_dsl.tvm_ffi_provider")
     return cute

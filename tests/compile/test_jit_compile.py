@@ -242,7 +242,7 @@ def test_threads_compile_different_kernels(folder: Path) -> None:
 
 SCRIPT = """
 import logging, sys
-import cutlass, cutlass.cute as cute, torch
+import cutlass, cutlass.cute as cute, torch, tvm_ffi
 from cutlass.cute.runtime import make_fake_tensor
 from cute_gemm import jit
 
@@ -262,8 +262,12 @@ def build():
 logging.basicConfig(format="%(message)s")
 logging.getLogger("cute_gemm").setLevel(logging.DEBUG)
 x = torch.zeros(1)
+jit._key_text("all imported", build)
+print("ready", flush=True)
+sys.stdin.readline()
 jit.instance(("add", "float32"), build, "add")(x)
 print("result", x.item())
+logging.warning("CUDA errors: %s", tvm_ffi.core.ERROR_NAME_TO_TYPE.get("CUDADialectError"))
 """
 
 
@@ -274,6 +278,7 @@ def start(tmp_path: Path, addend: float = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, script],
         text=True,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path / "here",
@@ -282,32 +287,43 @@ def start(tmp_path: Path, addend: float = 2) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[float, str]:
-    out, log = process.communicate(timeout=60)
-    assert process.returncode == 0, log
-    return float(out.removeprefix("result ")), log
+def finish(*processes: subprocess.Popen[str]) -> tuple[list[float], str]:
+    """Let them look for the kernel all at once; what they computed, and what they logged."""
+    for process in processes:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    results, logs = [], ""
+    for process in processes:
+        out, log = process.communicate(timeout=60)
+        assert process.returncode == 0, log
+        results.append(float(out.removeprefix("result ")))
+        logs += log
+    return results, logs
 
 
 def test_the_next_process_does_not_compile_and_a_new_source_does(folder: Path, tmp_path: Path) -> None:
     result, log = finish(start(tmp_path))
-    assert result == 2
+    assert result == [2]
     assert "compiling add for sm_90a" in log
     assert "compiled add in" in log
     result, log = finish(start(tmp_path))
-    assert result == 2
+    assert result == [2]
     assert "loaded add from" in log
     assert "compil" not in log
+    assert "CUDA errors: <class" in log
     result, log = finish(start(tmp_path, addend=3))
-    assert result == 3
+    assert result == [3]
     assert "compiling add for sm_90a" in log
     assert not list((tmp_path / "here").iterdir())
 
 
 def test_processes_that_race_compile_once(folder: Path, tmp_path: Path) -> None:
-    both = [start(tmp_path), start(tmp_path)]
-    results = [finish(process) for process in both]
-    assert [result for result, _ in results] == [2, 2]
-    logs = "".join(log for _, log in results)
+    results, logs = finish(start(tmp_path), start(tmp_path))
+    assert results == [2, 2]
     assert logs.count("compiling add for sm_90a") == 1
     assert logs.count("loaded add from") == 1
     assert cache.cache_info().kernels == 1
@@ -316,5 +332,5 @@ def test_processes_that_race_compile_once(folder: Path, tmp_path: Path) -> None:
 def test_a_process_without_a_cache_directory_compiles(folder: Path, tmp_path: Path) -> None:
     folder.write_text("a file where the directory should be")
     result, log = finish(start(tmp_path))
-    assert result == 2
+    assert result == [2]
     assert log.count("are not kept on disk") == 1

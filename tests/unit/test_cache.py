@@ -87,6 +87,17 @@ def test_another_kernels_file_under_this_name_is_thrown_away(store: cache.Kernel
     assert not list(store.directory.iterdir())
 
 
+def test_a_file_that_cannot_be_read_is_warned_of_and_counts_as_absent(
+    store: cache.KernelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.store(KEY, PAYLOAD)
+    path = the_file(store)
+    path.unlink()
+    path.mkdir()
+    assert store.load(KEY) is None
+    assert "cannot read" in caplog.text
+
+
 def test_a_full_disk_is_warned_of_once_and_leaves_nothing(
     store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -201,7 +201,8 @@ def test_key_says_what_the_object_was_made_with(monkeypatch: pytest.MonkeyPatch)
     finally:
         jit._surroundings.cache_clear()
     settings = '"settings": {"CUTE_DSL_OPT_LEVEL": "1"'
-    for part in ("('kernel', 128)", "sm_90a", '"nvidia-cutlass-dsl", "4.', "libs-base", settings):
+    host = [jit._cpu_features(), "CudaVersion(major=1"]
+    for part in (*host, "('kernel', 128)", "sm_90a", '"nvidia-cutlass-dsl", "4.', "libs-base", settings):
         assert part in text
 
 
