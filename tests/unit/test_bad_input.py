@@ -37,8 +37,9 @@ def memory(given: dict[str, Any]) -> dict[str, Any]:
     """All bytes of all storages, also those that a tensor does not cover."""
     tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor) and not x.is_nested}
     dense = {name: x for name, x in tensors.items() if x.is_cpu and x.layout is torch.strided}
-    storages = {name: x.untyped_storage() for name, x in dense.items()}
-    return {name: bytes(storage.tolist()) for name, storage in storages.items() if storage.size() < 2**16}
+    storages = [(name, x.untyped_storage()) for name, x in dense.items()]
+    views = {name: torch.empty(0, dtype=torch.uint8).set_(s) for name, s in storages if s.size() < 2**16}
+    return {name: view.numpy().tobytes() for name, view in views.items()}
 
 
 def refused(given: dict[str, Any], error: type[Exception], argument: str) -> str:
