@@ -1,0 +1,72 @@
+"""From a problem to a launched kernel: GemmProblem -> KernelConfig -> compiled instance."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import heuristics, jit
+from .problem import OUT_BYTES, GemmProblem, KernelConfig
+
+_OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+
+
+def fp8_gemm_nt(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor) -> None:
+    """Computes ``out = A @ B.T`` with scales on the current stream of the tensors' device.
+
+    The tensors are checked and not empty; see :func:`cute_gemm.fp8_gemm_nt` for what they must be.
+    """
+    m, k = a.shape
+    launch, num_sms = _launcher(m, b.shape[0], k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, num_sms)
+
+
+def select(problem: GemmProblem) -> KernelConfig:
+    """The configuration that runs ``problem``."""
+    return heuristics.best(problem)
+
+
+def instance(config: KernelConfig) -> Callable[..., None]:
+    """The compiled kernel of ``config``, called as ``(a, sa, b, sb, out, num_sms)``; see :func:`jit.instance`."""
+    return jit.instance(("Fp8Gemm1D2D", config), lambda: _fp8_1d2d(config), config.name)
+
+
+def cubin(config: KernelConfig) -> bytes:
+    """The GPU code of the kernel of ``config``, for inspection; needs no GPU."""
+    return jit.compile_to_cubin(lambda: _fp8_1d2d(config), config.name)
+
+
+@functools.lru_cache(maxsize=65536)
+def _launcher(m: int, n: int, k: int, out_dtype: torch.dtype, device: int) -> tuple[Callable[..., None], int]:
+    num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+    return instance(select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms))), num_sms
+
+
+def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The kernel and the symbolic arguments it is compiled for: all extents and strides arrive with a call."""
+    import cutlass
+    from cutlass import cute
+    from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
+
+    from .kernels.fp8_1d2d import Fp8Gemm1D2D
+
+    out_type = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
+    m, n, k, k_blocks, n_blocks = (cute.sym_int32() for _ in range(5))
+
+    def matrix(dtype: Any, rows: Any, columns: Any) -> Any:
+        row_stride = cute.sym_int64(divisibility=16 * 8 // dtype.width)
+        return make_fake_tensor(dtype, (rows, columns), (row_stride, 1), assumed_align=16)
+
+    def scales(rows: Any) -> Any:
+        return make_fake_tensor(
+            cutlass.Float32, (rows, k_blocks), (cute.sym_int64(), cute.sym_int64()), assumed_align=4
+        )
+
+    a, b = matrix(cutlass.Float8E4M3FN, m, k), matrix(cutlass.Float8E4M3FN, n, k)
+    arguments = a, scales(m), b, scales(n_blocks), matrix(out_type, m, n)
+    stream = make_fake_stream(use_tvm_ffi_env_stream=True)
+    return Fp8Gemm1D2D(config), (*arguments, cutlass.Int32(0), stream)

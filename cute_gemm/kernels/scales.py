@@ -1,0 +1,97 @@
+"""How a math thread comes by the scales of its rows: global loads one group ahead, handed out by shuffles."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64
+
+from ..problem import BLOCK_K
+from .hopper import hide_lane, smaller
+
+GROUP = 4
+"""k-blocks fetched at once: one for each lane of a quad, the four lanes that hold the same rows of an accumulator."""
+
+
+def all_of(fragment) -> list:
+    """Coordinates of a register fragment."""
+    return list(product(*(range(extent) for extent in fragment.shape)))
+
+
+def load(tensor: cute.Tensor, offset: Int32) -> Float32:
+    """One element of global memory, ``offset`` elements from the start of ``tensor``."""
+    return cute.make_tensor(tensor.iterator + offset, cute.make_layout(1))[0]
+
+
+@dataclass(frozen=True)
+class ScaleFeed:
+    """Combined scales ``scale_a[row, k] * scale_b[column block, k]`` of the calling thread's rows.
+
+    WGMMA gives the lanes of a quad the same rows, so lane q of a quad loads and keeps k-block ``4 g + q`` of group
+    g: one register a row for four k-blocks, eight rows by four k-blocks a load instruction. That reads few sectors
+    whether scales are row-major or M-major, needs no alignment, no shared memory and no barrier. A group is
+    fetched while the one before is in use: its latency is hidden by four k-blocks of WGMMA.
+    """
+
+    mSFA: cute.Tensor  # (M, K / 128)
+    mSFB: cute.Tensor  # (N / 128, K / 128)
+    lane_k: Int32  # which k-block of a group this lane holds
+    rA_offset: cute.Tensor  # (2 row halves, waves)
+    rB_offset: cute.Tensor  # (scale blocks of B,)
+    rA: cute.Tensor  # (2 row halves, waves): the group being fetched
+    rB: cute.Tensor  # (scale blocks of B,)
+    rHeld: cute.Tensor  # (scale blocks of B, 2 row halves, waves): the group in use
+
+    @staticmethod
+    def make(mSFA, mSFB, waves: int, num_b: int) -> "ScaleFeed":
+        """A feed for ``waves`` fragments of 64 rows and ``num_b`` scale blocks of B per tile."""
+        return ScaleFeed(
+            mSFA,
+            mSFB,
+            lane_k=hide_lane(cute.arch.lane_idx() % GROUP),
+            rA_offset=cute.make_rmem_tensor((2, waves), Int32),
+            rB_offset=cute.make_rmem_tensor((num_b,), Int32),
+            rA=cute.make_rmem_tensor((2, waves), Float32),
+            rB=cute.make_rmem_tensor((num_b,), Float32),
+            rHeld=cute.make_rmem_tensor((num_b, 2, waves), Float32),
+        )
+
+    @cute.jit
+    def start(self, tile, first_row: Int32, first_column: Int32):
+        """Turns to ``tile``, whose rows of this thread begin at ``first_row``, and fetches its first group.
+
+        Rows and column blocks beyond the end are clamped: their products are never stored.
+        """
+        for half, wave in all_of(self.rA):
+            row = smaller(first_row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
+            self.rA_offset[half, wave] = row * Int32(self.mSFA.stride[0])
+        for (b,) in all_of(self.rB):
+            row = smaller(first_column // BLOCK_K + b, self.mSFB.shape[0] - 1)
+            self.rB_offset[b] = row * Int32(self.mSFB.stride[0])
+        self.fetch(tile, Int32(0))
+
+    @cute.jit
+    def fetch(self, tile, k: Int32):
+        """Issues the loads of the group that begins at k-block ``k`` of ``tile``."""
+        k = tile.k_start + smaller(k + self.lane_k, tile.k_count - 1)
+        k_offset = k * Int32(self.mSFA.stride[1])
+        for i in all_of(self.rA):
+            self.rA[i] = load(self.mSFA, self.rA_offset[i] + k_offset)
+        k_offset = k * Int32(self.mSFB.stride[1])
+        for i in all_of(self.rB):
+            self.rB[i] = load(self.mSFB, self.rB_offset[i] + k_offset)
+
+    @cute.jit
+    def hand_out(self, tile, k: Int32):
+        """The scales of k-block ``k``, called for each in turn: ``[wave][row half][scale block of B]``."""
+        if k % GROUP == 0:
+            for b, half, wave in all_of(self.rHeld):
+                self.rHeld[b, half, wave] = self.rA[half, wave] * self.rB[b]
+            self.fetch(tile, k + GROUP)
+        quad_shuffle = {"offset": k % GROUP, "mask_and_clamp": (32 - GROUP) << 8 | 31}
+        shape = self.rHeld.shape
+        return [
+            [[cute.arch.shuffle_sync(self.rHeld[b, half, wave], **quad_shuffle) for b in range(shape[0])] for half in range(2)]
+            for wave in range(shape[2])
+        ]

@@ -1,0 +1,123 @@
+"""What is to be computed (:class:`GemmProblem`) and with which kernel instance (:class:`KernelConfig`).
+
+Plain frozen dataclasses: no torch and no DSL here, so that heuristics, tests and tools run on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+BLOCK_K = 128
+"""Depth of one k-block: the granularity of both scales along K, and 128 bytes of e4m3 (one swizzle row)."""
+
+SMEM_CAPACITY = 227 * 1024
+"""Shared memory one CTA may use on sm_90, in bytes."""
+
+OUT_BYTES = {"bfloat16": 2, "float32": 4}
+"""Supported output types and their size in bytes."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below ``a / b``, for non-negative ``a`` and positive ``b``."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmProblem:
+    """``D[m, n] = A[m, k] @ B[n, k].T`` on a device with ``num_sms`` multiprocessors."""
+
+    m: int
+    n: int
+    k: int
+    out_dtype: str = "bfloat16"
+    num_sms: int = 132
+
+    @property
+    def k_blocks(self) -> int:
+        """Number of 128-wide blocks along K, the last one possibly partial."""
+        return ceil_div(self.k, BLOCK_K)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the product."""
+        return 2 * self.m * self.n * self.k
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes of the operands, their scales and the result, each counted once."""
+        operands = (self.m + self.n) * self.k
+        scales = 4 * self.k_blocks * (self.m + ceil_div(self.n, BLOCK_K))
+        return operands + scales + self.m * self.n * OUT_BYTES[self.out_dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """Compile-time parameters of one kernel instance. M, N, K, strides and the SM count stay dynamic.
+
+    Args:
+        block_m: rows of the tile one CTA computes: 64 (one math warpgroup), 128 or 256 (two).
+        block_n: columns of that tile, a multiple of 16.
+        stages: depth of the shared-memory ring, in k-blocks.
+        cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
+        cluster_n: CTAs of a cluster along N; they share the tile of A by multicast.
+        epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores its rows.
+        epi_stages: such buffers of each math warpgroup; at least 2, or as many as there are to fill in a tile.
+        temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is promoted.
+        raster: tiles along M that are walked before the next column of tiles, for the sake of L2.
+        out_dtype: ``"bfloat16"`` or ``"float32"``.
+    """
+
+    block_m: int
+    block_n: int
+    stages: int
+    cluster_m: int = 1
+    cluster_n: int = 1
+    epi_n: int = 64
+    epi_stages: int = 2
+    temporaries: int = 1
+    raster: int = 8
+    out_dtype: str = "bfloat16"
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and logs, such as ``256x128_c2x1_s4_bf16``."""
+        out = {"bfloat16": "bf16", "float32": "fp32"}[self.out_dtype]
+        temporaries = "_t2" if self.temporaries == 2 else ""
+        cluster = f"c{self.cluster_m}x{self.cluster_n}"
+        return f"{self.block_m}x{self.block_n}_{cluster}_s{self.stages}{temporaries}_{out}"
+
+    @property
+    def math_warpgroups(self) -> int:
+        """Warpgroups that multiply and promote."""
+        return 1 if self.block_m == 64 else 2
+
+    @property
+    def cluster_size(self) -> int:
+        """CTAs of one cluster."""
+        return self.cluster_m * self.cluster_n
+
+    @property
+    def scale_group_n(self) -> int:
+        """Columns of a tile that are sure to share one scale of B, wherever the tile starts."""
+        return gcd(self.block_n, BLOCK_K)
+
+    @property
+    def straddles(self) -> bool:
+        """Whether a tile can cover two 128-column scale blocks of B."""
+        return BLOCK_K % self.block_n != 0
+
+    @property
+    def stage_bytes(self) -> int:
+        """Shared memory of one stage: tiles of A and B, and two mbarriers."""
+        return (self.block_m + self.block_n) * BLOCK_K + 2 * 8
+
+    @property
+    def store_bytes(self) -> int:
+        """Shared memory of the store buffers of all math warpgroups."""
+        return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
+
+    @property
+    def smem_bytes(self) -> int:
+        """Shared memory of one CTA, with room for the 1024-byte alignment of swizzled tiles."""
+        return self.stages * self.stage_bytes + self.store_bytes + 1024

@@ -1,0 +1,1 @@
+"""Which CTA computes which tile: integer code in the DSL that also runs on the host."""
