@@ -52,6 +52,7 @@ _TELLING = {
     "STL": "spills",
 }
 _RIVALS = 8
+_TABLE_WIDTH = 130
 
 
 class UsageError(Exception):
@@ -188,14 +189,14 @@ def _is_hopper(index: int) -> bool:
 def _results_table(results: Sequence[Result], device: torch.device) -> Table:
     on_gpu = device.type == "cuda"
     table = Table()
-    table.add_column("operand B")
+    table.add_column("operand B", overflow="fold")
     table.add_column("M x N x K", justify="right", no_wrap=True)
-    table.add_column("configuration" if on_gpu else "configuration on Hopper", no_wrap=True)
-    columns = ["error vs dequantised", "error vs unquantised"]
+    table.add_column("configuration" if on_gpu else "configuration\non Hopper", no_wrap=True)
+    columns = ["error vs\ndequantised", "error vs\nunquantised"]
     if on_gpu:
-        columns += ["us", "TFLOP/s", "of the limit"]
+        columns += ["us", "TFLOP/s", "of the\nlimit"]
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         cells = [f"{result.error_dequantised:.2e}", f"{result.error_unquantised:.2e}"]
         if result.us is not None:
@@ -313,8 +314,9 @@ def _shape(problem: GemmProblem) -> str:
 
 
 def _console() -> Console:
-    # Piped output has no width of its own; rich's 80 columns would fold the tables.
-    return Console(width=None if sys.stdout.isatty() else 160)
+    # Rich would cut figures to fit a narrow terminal, or the 80 columns it gives a pipe; let lines wrap instead.
+    console = Console()
+    return Console(width=max(console.width, _TABLE_WIDTH))
 
 
 class _ForwardRecords(logging.Handler):

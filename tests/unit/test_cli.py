@@ -233,6 +233,12 @@ def test_speed_columns():
     assert [next(iter(column.cells)) for column in table.columns][-3:] == ["650.0", "1480", "75%"]
 
 
+def test_figures_are_not_cut_on_a_narrow_terminal(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = run("demo", "--m", 5, "--n", 24, "--k", 144)
+    assert "…" not in out
+
+
 # inspect
 
 
