@@ -314,7 +314,7 @@ def _shape(problem: GemmProblem) -> str:
 
 
 def _console() -> Console:
-    # Rich would cut figures to fit a narrow terminal, or the 80 columns it gives a pipe; let lines wrap instead.
+    # Rich would cut figures to fit a narrow terminal, or the 80 columns it gives a pipe; let lines wrap.
     console = Console()
     return Console(width=max(console.width, _TABLE_WIDTH))
 
