@@ -65,7 +65,9 @@ def _candidates(out_dtype: str) -> Iterator[KernelConfig]:
     for block_m, block_ns in _TILES.items():
         for block_n in block_ns:
             for temporaries in (2,) if block_m == 64 else (1, 2) if block_m == 128 and block_n <= 128 else (1,):
-                clusters = ((1, 1),) if block_m == 64 else ((1, 1), (2, 1), (1, 2))
+                clusters = ((1, 1), (2, 1), (1, 2))
+                if block_m == 64:
+                    clusters = ((1, 1), (1, 2), (1, 4)) if block_n <= 64 else ((1, 1), (1, 2))
                 for cluster_m, cluster_n in clusters:
                     yield _fill(block_m, block_n, cluster_m, cluster_n, temporaries, out_dtype)
 

@@ -66,7 +66,7 @@ def fp8_gemm_nt(
         product = reference.fp8_gemm_nt(a, sa, b, sb, out_dtype if out is None else out.dtype)
         return product if out is None else _fill(out, product)
 
-    result = torch.empty((m, n), dtype=out_dtype, device=a.device) if out is None else out
+    result = a.new_empty((m, n), dtype=out_dtype) if out is None else out
     _launch(a.get_device(), a, sa, b, sb, result)
     if out is not None:
         # Autograd would not notice otherwise that something it saved has changed.
@@ -79,8 +79,8 @@ def _launch(index: int, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tenso
     kernels = _kernels(index)
     if a.shape[0] == 1:
         a, out = _single_row(a), _single_row(out)
-    # The guard costs microseconds, and the tensors are nearly always where the caller is.
-    if index == torch.cuda.current_device():
+    # The guard costs microseconds and asking for the current device one: with one device neither is needed.
+    if _has_one_device() or index == torch.cuda.current_device():
         kernels.fp8_gemm_nt(a, sa, b, sb, out)
     else:
         with torch.cuda.device(index):
@@ -93,6 +93,11 @@ def _fill(out: Tensor, value: Tensor | int) -> Tensor:
     with torch.inference_mode():
         out[:] = value
     return out
+
+
+@functools.cache
+def _has_one_device() -> bool:
+    return torch.cuda.device_count() == 1
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from ..schedulers.dense import DenseScheduler
 from .epilogue import StoreD
 from .hopper import WARPGROUP, fp8_mma, hidden_tensor, hide_lane, make_ring, row_major_smem_layout, tma_load, tma_store
 from .mainloop import OverlappedMainloop, SerialMainloop
-from .scales import ScaleFeed
+from .scales import ScaleFeed, prefetch_scales
 from .promotion import StraddlingPromotion, UniformPromotion
 
 
@@ -28,6 +28,7 @@ class Fp8Gemm1D2D:
         self.cluster_mn = (c.cluster_m, c.cluster_n)
         self.math_warps = 4 * c.math_warpgroups
         self.tma_warp = self.math_warps
+        self.prefetch_warp = self.math_warps + 1
         self.threads = (c.math_warpgroups + 1) * WARPGROUP
         self.waves = c.block_m // (64 * c.math_warpgroups)
         self.out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[c.out_dtype]
@@ -90,6 +91,8 @@ class Fp8Gemm1D2D:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
                 self.load(ring, scheduler, tma_a, mA, sA, tma_b, mB, sB)
+            if warp == self.prefetch_warp:
+                prefetch_scales(scheduler, mSFA, mSFB, self.block_m, self.block_n, self.promote.num_b_scales)
         else:
             cute.arch.setmaxregister_increase(self.math_registers)
             self.mma(ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD)

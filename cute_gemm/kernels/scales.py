@@ -13,6 +13,9 @@ from .hopper import hide_lane, smaller
 GROUP = 4
 """k-blocks fetched at once: one for each lane of a quad, the four lanes that hold the same rows of an accumulator."""
 
+SECTOR = 8
+"""Scales in one sector of 32 bytes, the least that memory hands over."""
+
 
 def all_of(fragment) -> list:
     """Coordinates of a register fragment."""
@@ -95,3 +98,30 @@ class ScaleFeed:
             [[cute.arch.shuffle_sync(self.rHeld[b, half, wave], **quad_shuffle) for b in range(shape[0])] for half in range(2)]
             for wave in range(shape[2])
         ]
+
+
+@cute.jit
+def prefetch_scales(scheduler, mSFA, mSFB, block_m: int, block_n: int, num_b: int):
+    """One warp's work: asks L2 for all scales of the calling CTA's tiles, in the order in which they are needed.
+
+    A feed looks four k-blocks ahead, which hides the latency of L2 but, with small tiles, not that of DRAM.
+    """
+    lane = cute.arch.lane_idx()
+    step = Int32(1)
+    if mSFA.stride[1] == 1:
+        step = Int32(SECTOR)
+    tile = scheduler.initial_work()
+    while tile.is_valid:
+        for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, step, unroll=1):
+            for i in cutlass.range_constexpr(block_m // 32):
+                prefetch_element(mSFA, tile.m_tile * block_m + i * 32 + lane, k)
+            if lane < num_b:
+                prefetch_element(mSFB, tile.n_tile * block_n // BLOCK_K + lane, k)
+        tile = scheduler.advance(tile)
+
+
+@cute.jit
+def prefetch_element(tensor: cute.Tensor, row: Int32, k: Int32):
+    if row < tensor.shape[0]:
+        offset = row * Int32(tensor.stride[0]) + k * Int32(tensor.stride[1])
+        cute.arch.prefetch((tensor.iterator + offset).to_llvm_ptr(), cache_level="L2")

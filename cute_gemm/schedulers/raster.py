@@ -11,15 +11,20 @@ def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[In
     A wave of S CTAs then covers about ``width x S / width`` tiles, so it reads few rows of both operands. The
     last band is as narrow as what remains.
     """
-    band_tiles = n_tiles * width
-    band = index // band_tiles
+    band = index // (n_tiles * width)
     first = band * width
-    rows = cutlass_min(m_tiles - first, width)
-    within = index - band * band_tiles
+    # Past the last tile nothing remains; a CTA still asks for coordinates there, which must not be negative.
+    rows = larger(smaller(m_tiles - first, width), 1)
+    within = index - first * n_tiles
     n_tile = within // rows
     return first + within - n_tile * rows, n_tile
 
 
 @cute.jit
-def cutlass_min(a: Int32, b: Int32) -> Int32:
+def smaller(a: Int32, b: Int32) -> Int32:
     return a if a < b else b
+
+
+@cute.jit
+def larger(a: Int32, b: Int32) -> Int32:
+    return a if a > b else b

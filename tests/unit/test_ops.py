@@ -184,9 +184,12 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     monkeypatch.setattr(ops, "_describe_device", lambda index: (f"H200 number {index}", (9, 0), True))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: kernels.device)
     monkeypatch.setattr(torch.cuda, "device", kernels.on)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     ops._kernels.cache_clear()
+    ops._has_one_device.cache_clear()
     yield kernels
     ops._kernels.cache_clear()
+    ops._has_one_device.cache_clear()
 
 
 @pytest.mark.parametrize("index", [0, 1])
