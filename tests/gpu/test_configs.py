@@ -1,0 +1,96 @@
+"""Every kernel that the dispatcher can choose, forced upon shapes it would not be chosen for."""
+
+import pytest
+import torch
+
+from cute_gemm import dispatch, heuristics
+from cute_gemm.problem import OUT_BYTES, KernelConfig
+from cute_gemm.reference import dequantized_product, product_scale
+from cute_gemm.testing import assert_close_per_tile, make_inputs, poisoned
+
+CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+# 1, 2, 4 and 9 k-blocks; a single element's worth of tile, ragged ones, and clusters that do not divide.
+SHAPES = [(1, 8, 16), (65, 264, 144), (333, 2120, 512), (600, 584, 1040)]
+REPEATED = (600, 584, 1040)
+
+every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+
+
+def run(config: KernelConfig, operands: Operands, num_sms: int = 132) -> torch.Tensor:
+    a, sa, b, sb = operands
+    out, check = poisoned(a.shape[0], b.shape[0], DTYPES[config.out_dtype], "cuda")
+    dispatch.instance(config)(a, sa, b, sb, out, num_sms)
+    check()
+    return out
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    return x.view({2: torch.int16, 4: torch.int32}[x.element_size()])
+
+
+@pytest.fixture(scope="module")
+def exact() -> list[tuple[Operands, torch.Tensor]]:
+    """Operands, small integers and powers of two, whose products a tensor core sums without any error."""
+    cases = []
+    for m, n, k in SHAPES:
+        random = torch.Generator("cuda").manual_seed(m)
+
+        def draw(low: int, high: int, *shape: int, random: torch.Generator = random) -> torch.Tensor:
+            return torch.randint(low, high, shape, generator=random, device="cuda").float()
+
+        a, b = (draw(-4, 5, rows, k).to(torch.float8_e4m3fn) for rows in (m, n))
+        sa, sb = (torch.exp2(draw(-3, 4, rows, -(-k // 128))) for rows in (m, -(-n // 128)))
+        cases.append(((a, sa, b, sb), dequantized_product(a, sa, b, sb)))
+    return cases
+
+
+@every_config
+def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operands, torch.Tensor]]) -> None:
+    for operands, truth in exact:
+        out = run(config, operands)
+        wrong = (out != truth.to(out.dtype)).nonzero()
+        assert not len(wrong), f"{len(wrong)} of {out.shape} wrong, from {wrong[0].tolist()} on"
+
+
+@every_config
+@pytest.mark.parametrize("num_sms", [1, 7, 130])
+def test_runs_on_fewer_multiprocessors(
+    config: KernelConfig, num_sms: int, exact: list[tuple[Operands, torch.Tensor]]
+) -> None:
+    for operands, truth in exact[1:]:
+        out = run(config, operands, num_sms)
+        assert torch.equal(out, truth.to(out.dtype))
+
+
+@pytest.fixture(scope="module")
+def normal() -> tuple[Operands, torch.Tensor, torch.Tensor]:
+    (a, sa), (b, sb) = make_inputs(*REPEATED, device="cuda")
+    return (a, sa, b, sb), dequantized_product(a, sa, b, sb), product_scale(a, sa, b, sb)
+
+
+@pytest.fixture(scope="module")
+def agreed() -> dict[str, torch.Tensor]:
+    """The bits that all kernels of an output type must give: those of the first one that ran."""
+    return {}
+
+
+@every_config
+def test_all_kernels_give_the_same_bits_every_time(
+    config: KernelConfig,
+    normal: tuple[Operands, torch.Tensor, torch.Tensor],
+    agreed: dict[str, torch.Tensor],
+) -> None:
+    (a, sa, b, sb), truth, scale = normal
+    first = run(config, (a, sa, b, sb))
+    assert_close_per_tile(first, truth, scale)
+    # Launched without a pause, so that runs overlap: a race shows as a difference.
+    outs = torch.full((20, *first.shape), torch.nan, dtype=first.dtype, device="cuda")
+    launch = dispatch.instance(config)
+    for out in outs:
+        launch(a, sa, b, sb, out, 132)
+    assert (bits(outs) == bits(first)).all()
+    # All sum the k-blocks in the same order.
+    assert torch.equal(bits(first), agreed.setdefault(config.out_dtype, bits(first)))
