@@ -1,0 +1,126 @@
+"""Writes the README's figures from the JSON lines in benchmarks/results/h200/, or checks them.
+
+After new results: ``python benchmarks/figures.py``. With ``--check``, it exits with 1 if that was forgotten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import records
+from comparison import Comparison, by_m, compare, geometric_mean, mean_of
+from records import COLD, SUSTAINED, Row
+
+README = records.BENCHMARKS.parent / "README.md"
+BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+
+_TITLES = {
+    COLD: "Cold L2, one call at a time",
+    SUSTAINED: "Sustained, two seconds of back-to-back calls at the power limit",
+}
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Markdown for the results in `rows`, of any regimes."""
+    parts = [_section(compare(rows, regime), regime) for regime in _TITLES]
+    parts = [part for part in parts if part]
+    return "\n\n".join(parts) if parts else "No figures yet."
+
+
+def replaced(text: str, figures: str) -> str:
+    """`text` with `figures` between its markers.
+
+    Raises:
+        ValueError: the markers are not there, once and in order.
+    """
+    before, *rest = text.split(BEGIN)
+    if len(rest) != 1 or rest[0].count(END) != 1:
+        raise ValueError(f"want one {BEGIN} and, after it, one {END}")
+    return f"{before}{BEGIN}\n{figures}\n{END}{rest[0].split(END)[1]}"
+
+
+def read_results(directory: Path = records.RESULTS) -> list[Row]:
+    return [row for path in sorted(directory.glob("*.jsonl")) for row in records.read_rows(path)]
+
+
+def _section(comparisons: Sequence[Comparison], regime: str) -> str:
+    if not comparisons:
+        return ""
+    lines = [
+        f"**{_TITLES[regime]}** ({_origin(comparisons)}):",
+        "",
+        "| M | N | K | kernel | us | TFLOP/s | DeepGEMM us | speed / DeepGEMM |",
+        "|--:|--:|--:|---|--:|--:|--:|--:|",
+    ]
+    for each in comparisons:
+        figures = f"{each.us:.1f} | {each.row['tflops']:.0f} | {each.deepgemm_us:.1f} | {each.ratio:.2f}"
+        shape = " | ".join(map(str, each.shape))
+        lines.append(f"| {shape} | `{each.row['config']}` | {figures} |")
+    return "\n".join([*lines, "", *_means(comparisons), "", " ".join(_notes(comparisons))])
+
+
+def _means(comparisons: Sequence[Comparison]) -> Iterable[str]:
+    groups = by_m(comparisons)
+    yield "| geometric mean | " + " | ".join(f"M = {m}" for m in groups) + " |"
+    yield "|---|" + "--:|" * len(groups)
+    yield (
+        "| speed / DeepGEMM | "
+        + " | ".join(f"{geometric_mean([each.ratio for each in group]):.3f}" for group in groups.values())
+        + " |"
+    )
+    scaled = [mean_of(group, lambda each: each.scaled_ratio) for group in groups.values()]
+    if any(scaled):
+        cells = " | ".join("" if mean is None else f"{mean:.3f}" for mean in scaled)
+        yield f"| the same, cards calibrated | {cells} |"
+
+
+def _notes(comparisons: Sequence[Comparison]) -> Iterable[str]:
+    card = mean_of(comparisons, lambda each: each.card)
+    if card is not None:
+        yield (
+            "DeepGEMM was measured in another run, maybe on another card. cuBLASLt beside our kernel took"
+            f" {card:.3f} times as long as beside DeepGEMM (geometric mean);"
+            " the calibrated means put that right, shape by shape."
+        )
+    costs = [each.row_major_cost for each in comparisons if each.row_major_cost is not None]
+    if costs:
+        yield (
+            f"Row-major scales of A, as here, take {geometric_mean(costs):.3f} times as long as M-major ones"
+            f" (geometric mean of {len(costs)} shapes; {max(costs):.3f} at worst)."
+        )
+    errors = [each.row["error_worst_tile"] for each in comparisons]
+    yield f"The worst tile's error over all shapes is {max(errors):.2e}."
+
+
+def _origin(comparisons: Iterable[Comparison]) -> str:
+    """Device, date and versions: those of every row, which are one and the same unless runs were mixed."""
+    origins = set()
+    for each in comparisons:
+        versions = each.row["versions"]
+        names = [name for name in ("nvidia-cutlass-dsl", "torch") if name in versions]
+        listed = [f"{name} {versions[name]}" for name in names]
+        origins.add(", ".join([each.row["device"], each.row["date"], *listed]))
+    return "; ".join(sorted(origins))
+
+
+def main(arguments: Sequence[str] | None = None, readme: Path = README) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args(arguments)
+    text = readme.read_text()
+    wanted = replaced(text, render(read_results()))
+    if options.check and text != wanted:
+        print(f"the figures in {readme.name} are out of date: run benchmarks/figures.py", file=sys.stderr)
+        return 1
+    if not options.check:
+        readme.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

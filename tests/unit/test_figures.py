@@ -1,0 +1,131 @@
+"""The README's figures are what the results say, and say what they are."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+figures = importlib.import_module("figures")
+records = importlib.import_module("records")
+
+README = "# Title\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nThe end.\n"
+
+
+def row(shape, us, peer="cute_gemm", regime="cold", layout="row_major"):
+    m, n, k = shape
+    return {
+        "op": "dense_1d2d",
+        "m": m,
+        "n": n,
+        "k": k,
+        "peer": peer,
+        "us": us,
+        "tflops": 1234.4,
+        "regime": regime,
+        "config": "256x128_c2x1_s3_bf16",
+        "scale_layout": layout,
+        "error_worst_tile": 1.43e-6,
+        "versions": {"torch": "2.11.0", "nvidia-cutlass-dsl": "4.8.1"},
+        "device": "NVIDIA H200",
+        "date": "2026-11-23",
+    }
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """An empty directory of results, and a function that fills it."""
+    directory = tmp_path / "results"
+    directory.mkdir()
+    monkeypatch.setattr(figures, "read_results", lambda read=figures.read_results: read(directory))
+    return lambda rows, name="dense_cold.jsonl": records.write_rows(directory / name, rows)
+
+
+def test_readme_is_up_to_date(capsys):
+    assert figures.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_check_tells_new_results_from_old(tmp_path, results):
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert figures.main(["--check"], readme) == 1
+    assert readme.read_text() == README
+
+    assert figures.main([], readme) == 0
+    assert readme.read_text() == README.replace("old", "No figures yet.")
+    assert figures.main(["--check"], readme) == 0
+
+    results([row((4096, 4096, 7168), 200.0)])
+    assert figures.main(["--check"], readme) == 1
+    assert figures.main([], readme) == 0
+    assert figures.main(["--check"], readme) == 0
+    assert readme.read_text().startswith("# Title\n<!-- figures:begin -->\n**Cold L2")
+    assert readme.read_text().endswith("\n<!-- figures:end -->\nThe end.\n")
+
+    results([row((4096, 4096, 7168), 201.0)])
+    assert figures.main(["--check"], readme) == 1
+
+
+def test_a_measured_shape_is_one_line():
+    text = figures.render([row((4096, 4096, 7168), 200.04)])
+    expected = "| 4096 | 4096 | 7168 | `256x128_c2x1_s3_bf16` | 200.0 | 1234 | 168.7 | 0.84 |"
+    assert expected in text.splitlines()
+    assert "(NVIDIA H200, 2026-11-23, nvidia-cutlass-dsl 4.8.1, torch 2.11.0)" in text
+    assert "The worst tile's error over all shapes is 1.43e-06." in text
+    assert "Sustained" not in text
+    assert "calibrated" not in text
+
+
+def test_means_are_given_per_m_and_calibrated_where_they_can_be():
+    first, second, small = (4096, 4096, 7168), (4096, 2112, 7168), (64, 2112, 7168)
+    cublaslt = records.peer_times("cold")[records.FAST]
+    rows = [row(first, 168.73 / 0.9), row(second, 94.16 / 0.4), row(small, 10.02)]
+    rows += [row(shape, cublaslt[shape] * 1.1, peer=records.FAST, layout=None) for shape in (first, second)]
+    text = figures.render(rows).splitlines()
+    assert "| geometric mean | M = 64 | M = 4096 |" in text
+    assert "| speed / DeepGEMM | 1.000 | 0.600 |" in text
+    assert "| the same, cards calibrated |  | 0.660 |" in text
+
+
+def test_cost_of_row_major_scales_is_told():
+    shape = (4096, 4096, 7168)
+    text = figures.render([row(shape, 206.0), row(shape, 200.0, layout="m_major")])
+    assert "take 1.030 times as long as M-major ones (geometric mean of 1 shapes; 1.030 at worst)" in text
+
+
+def test_regimes_are_kept_apart():
+    shape = (4096, 4096, 7168)
+    text = figures.render([row(shape, 210.0, regime="sustained"), row(shape, 190.0)])
+    cold, sustained = text.split("**Sustained")
+    assert "| 190.0 | 1234 | 168.7 |" in cold
+    assert "| 210.0 | 1234 | 202.2 |" in sustained
+    assert "168.7" not in sustained
+
+
+def test_runs_that_were_mixed_show():
+    other = {**row((4096, 2112, 7168), 100.0), "date": "2026-11-24"}
+    text = figures.render([row((4096, 4096, 7168), 200.0), other])
+    assert "2026-11-23, nvidia-cutlass-dsl 4.8.1, torch 2.11.0; NVIDIA H200, 2026-11-24" in text
+
+
+def test_two_results_for_one_thing_are_refused(results):
+    results([row((4096, 4096, 7168), 200.0)])
+    results([row((4096, 4096, 7168), 190.0)], "experiment.jsonl")
+    with pytest.raises(ValueError, match=r"two cold rows of cute_gemm \(row_major\) at \(4096, 4096, 7168\)"):
+        figures.render(figures.read_results())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers",
+        f"{figures.BEGIN} only",
+        f"{figures.END} {figures.BEGIN}",
+        f"{figures.BEGIN} {figures.END} {figures.END}",
+        f"{figures.BEGIN} {figures.BEGIN} {figures.END}",
+    ],
+)
+def test_a_readme_without_its_markers_is_refused(text):
+    with pytest.raises(ValueError, match="want one"):
+        figures.replaced(text, "new")
