@@ -1,6 +1,6 @@
 """Times the dense operation on a Hopper GPU in both regimes, checks every result, and writes JSON lines.
 
-    python benchmarks/dense.py                                  # all shapes, about two minutes on an H200
+    python benchmarks/dense.py
     python benchmarks/dense.py --regime cold --shapes 4096x4096x7168 64x2112x7168 --out /tmp/results
 
 Cold: mean device time over 20 calls of the operation's own kernels (CUPTI), after writing 256 MiB each.
@@ -40,7 +40,7 @@ from cute_gemm.reference import dequantized_product, product_scale
 M_MAJOR_FROM = 128
 SUSTAINED_SECONDS = 2.0
 # So that no sustained row starts at the clock that the one before left.
-COOL_DOWN_SECONDS = 0.5
+COOL_DOWN_SECONDS = 0.3
 
 Timer = Callable[[Callable[[], object]], tuple[float, float | None, float]]
 """Mean in microseconds, median where there is one, spread as a share."""
@@ -55,7 +55,7 @@ def time_sustained(fn: Callable[[], object]) -> tuple[float, float | None, float
     """The mean is of the full two seconds; two short ones that follow at once tell how it moves."""
     time.sleep(COOL_DOWN_SECONDS)
     us = testing.time_sustained(fn, SUSTAINED_SECONDS)
-    means = [us, testing.time_sustained(fn, 0.2), testing.time_sustained(fn, 0.2)]
+    means = [us, testing.time_sustained(fn, 0.1), testing.time_sustained(fn, 0.1)]
     return us, None, (max(means) - min(means)) / us
 
 
@@ -169,9 +169,8 @@ def compile_one(config: KernelConfig) -> None:
 def describe_origin() -> Row:
     """What the rows of a run share: versions, device and date."""
     versions = {"cute_gemm": cute_gemm.__version__, "torch": torch.__version__}
-    for each in metadata.distributions():
-        if each.name.startswith("nvidia-cutlass-dsl"):
-            versions[each.name] = each.version
+    found = {each.name.replace("_", "-"): each.version for each in metadata.distributions() if each.name}
+    versions |= {name: found[name] for name in sorted(found) if name.startswith("nvidia-cutlass-dsl")}
     versions["tvm-ffi"] = metadata.version("apache-tvm-ffi")
     versions["cuda driver"] = driver_version()
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()

@@ -1,8 +1,10 @@
 """What the benchmarks do besides timing: rows, ratios, tables, and refusing to time what is wrong."""
 
+import datetime
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -228,6 +230,23 @@ def test_all_regimes_and_layouts_are_measured_and_calibrated_between(monkeypatch
     assert asked == ["row_major", "m_major"]
 
 
+def test_origin_names_what_shapes_the_figures(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(dense, "driver_version", lambda: "580.159")
+    origin = dense.describe_origin()
+    versions = origin["versions"]
+    assert {
+        "cute_gemm",
+        "torch",
+        "nvidia-cutlass-dsl",
+        "nvidia-cutlass-dsl-libs-base",
+        "tvm-ffi",
+    } < versions.keys()
+    assert (versions["torch"], versions["cuda driver"]) == (torch.__version__, "580.159")
+    assert origin["device"] == "NVIDIA H200"
+    assert datetime.date.fromisoformat(origin["date"]).year >= 2026
+
+
 def test_arguments():
     options = dense.parse_arguments([])
     assert (options.regime, options.shapes, options.calibrate) == ("all", None, True)
@@ -239,6 +258,36 @@ def test_arguments():
     assert not options.calibrate
     with pytest.raises(SystemExit):
         dense.parse_arguments(["--shapes", "64x8"])
+
+
+def test_whole_run(monkeypatch, tmp_path, capsys):
+    """Everything but the GPU: plan, measure, write and compare, with a shape the peers were not measured at."""
+    compiled = []
+    on_cpu = dense.Case.make
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
+    )
+    monkeypatch.setattr(dense, "describe_origin", lambda: ORIGIN)
+    monkeypatch.setattr(dense, "compile_all", compiled.extend)
+    monkeypatch.setattr(dense, "time_cold", timer)
+    monkeypatch.setattr(dense, "time_sustained", timer)
+    monkeypatch.setattr(dense.Case, "make", staticmethod(lambda problem: on_cpu(problem, "cpu")))
+    shapes = ["1x576x7168", "8x32x128"]
+    monkeypatch.setattr(
+        sys, "argv", ["dense.py", "--out", str(tmp_path), "--no-calibrate", "--shapes", *shapes]
+    )
+    assert dense.main() == 0
+    problems = [GemmProblem(1, 576, 7168, num_sms=78), GemmProblem(8, 32, 128, num_sms=78)]
+    assert compiled == problems * 2
+    for regime in ("cold", "sustained"):
+        rows = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
+        assert [records.shape_of(each) for each in rows] == [(1, 576, 7168), (8, 32, 128)]
+        assert {each["regime"] for each in rows} == {regime}
+    table = capsys.readouterr().out.split("\n\n")[1]
+    assert table.startswith("cold: ours against DeepGEMM")
+    assert "1x576x7168" in table
+    assert "8x32x128" not in table
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
