@@ -261,7 +261,7 @@ def test_arguments():
 
 
 def test_whole_run(monkeypatch, tmp_path, capsys):
-    """Everything but the GPU: plan, measure, write and compare, with a shape the peers were not measured at."""
+    """Everything but the GPU: plan, measure, write, compare; one shape the peers were not measured at."""
     compiled = []
     on_cpu = dense.Case.make
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -271,7 +271,7 @@ def test_whole_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(dense, "describe_origin", lambda: ORIGIN)
     monkeypatch.setattr(dense, "compile_all", compiled.extend)
     monkeypatch.setattr(dense, "time_cold", timer)
-    monkeypatch.setattr(dense, "time_sustained", timer)
+    monkeypatch.setattr(dense, "time_sustained", lambda fn: (fn(), (20.0, None, 0.1))[1])
     monkeypatch.setattr(dense.Case, "make", staticmethod(lambda problem: on_cpu(problem, "cpu")))
     shapes = ["1x576x7168", "8x32x128"]
     monkeypatch.setattr(
@@ -284,6 +284,7 @@ def test_whole_run(monkeypatch, tmp_path, capsys):
         rows = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
         assert [records.shape_of(each) for each in rows] == [(1, 576, 7168), (8, 32, 128)]
         assert {each["regime"] for each in rows} == {regime}
+        assert {each["us"] for each in rows} == {{"cold": 10.0, "sustained": 20.0}[regime]}
     table = capsys.readouterr().out.split("\n\n")[1]
     assert table.startswith("cold: ours against DeepGEMM")
     assert "1x576x7168" in table
