@@ -1,0 +1,121 @@
+"""Every kernel that can be chosen compiles for Hopper anywhere, and is in machine code what its source means.
+
+ptxas does not say so when it spills registers or waits for each WGMMA by itself; both are only seen here.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from cute_gemm import dispatch, heuristics, jit
+from cute_gemm.inspection import KernelStats, Loop, read_cubin
+from cute_gemm.problem import OUT_BYTES, SMEM_CAPACITY, KernelConfig
+
+CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+REGISTER_FILE = 65536
+WARPGROUP = 128
+WGMMAS_PER_BLOCK = 4
+"""A WGMMA of e4m3 is 32 deep, a k-block 128."""
+
+
+class Instance(NamedTuple):
+    config: KernelConfig
+    kernel: Any
+    stats: KernelStats
+
+    @property
+    def threads(self) -> int:
+        return (self.config.math_warpgroups + 1) * WARPGROUP
+
+    @property
+    def blocks_multiplied(self) -> int:
+        """How often the code multiplies 64 rows by a k-block, in all its copies of the loop."""
+        return self.stats.count("QGMMA") // WGMMAS_PER_BLOCK
+
+    @property
+    def blocks_promoted(self) -> int:
+        """With two accumulators, what is in flight behind the loop is promoted in either of two places."""
+        return self.blocks_multiplied + (self.config.temporaries - 1)
+
+    @property
+    def steady_loop(self) -> Loop:
+        """The loop densest in WGMMA; branches back from waits that were moved away look like loops too."""
+        return max(self.stats.loops, key=lambda loop: loop.count("QGMMA") / (loop.end - loop.start))
+
+
+# Of this scope, so that a kernel is compiled once and all tests of it run before the next.
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: config.name)
+def instance(request: pytest.FixtureRequest) -> Instance:
+    kernel, arguments = dispatch._fp8_1d2d(request.param)
+    cubin = jit.compile_to_cubin(lambda: (kernel, arguments), request.param.name)
+    return Instance(request.param, kernel, read_cubin(cubin))
+
+
+def test_registers_suffice(instance: Instance) -> None:
+    stats, kernel = instance.stats, instance.kernel
+    assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
+    assert stats.registers * instance.threads <= REGISTER_FILE
+    assert stats.registers == {1: 240, 2: 168}[instance.config.math_warpgroups]
+    # One warpgroup hands registers over to the others; more than there are, and they would wait for ever.
+    assert stats.count("USETMAXREG.DEALLOC") == stats.count("USETMAXREG.TRY_ALLOC") == 1
+    after = kernel.producer_registers + instance.config.math_warpgroups * kernel.math_registers
+    assert after * WARPGROUP <= stats.registers * instance.threads
+
+
+def test_shared_memory_is_what_the_configuration_says(instance: Instance) -> None:
+    wanted = instance.kernel.Storage.size_in_bytes()
+    assert wanted <= instance.config.smem_bytes <= SMEM_CAPACITY
+    assert instance.config.smem_bytes - wanted < 1024
+
+
+def test_tensor_cores_multiply_whole_blocks(instance: Instance) -> None:
+    stats, config = instance.stats, instance.config
+    opcode = f"QGMMA.64x{config.block_n}x32.F32.E4M3.E4M3"
+    assert {name for name in stats.opcodes if "GMMA" in name} == {opcode}
+    assert stats.count("QGMMA") % (WGMMAS_PER_BLOCK * config.block_m // (64 * config.math_warpgroups)) == 0
+
+
+def test_wgmma_is_not_serialised(instance: Instance) -> None:
+    """A fence and a wait for each k-block; ptxas adds its own where accumulators are touched in flight."""
+    stats = instance.stats
+    assert stats.count("WARPGROUP.ARRIVE") == instance.blocks_multiplied
+    assert stats.count("WARPGROUP.DEPBAR") == instance.blocks_promoted
+    loop = instance.steady_loop
+    blocks = loop.count("QGMMA") // WGMMAS_PER_BLOCK
+    assert blocks >= 2
+    assert loop.count("WARPGROUP.DEPBAR") == loop.count("WARPGROUP.ARRIVE") == blocks
+
+
+def test_promotion_is_one_ffma_for_each_element(instance: Instance) -> None:
+    stats, elements = instance.stats, 64 * instance.config.block_n // WARPGROUP
+    assert stats.count("FFMA") == instance.blocks_promoted * elements
+    loop = instance.steady_loop
+    assert loop.count("FFMA") == loop.count("QGMMA") // WGMMAS_PER_BLOCK * elements
+    assert loop.count("FADD") == 0
+
+
+def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
+    stats, config = instance.stats, instance.config
+    # A and B, by multicast where a cluster shares them.
+    multicast = (config.cluster_m > 1) + (config.cluster_n > 1)
+    assert stats.count("UTMALDG") == 2
+    assert stats.count("UTMALDG.2D.MULTICAST") == multicast
+    assert (stats.count("UCGABAR_WAIT") > 0) == (config.cluster_size > 1)
+    # A chunk of 64 rows by epi_n columns at a time.
+    rows = config.block_m // config.math_warpgroups
+    assert stats.count("UTMASTG") == rows * config.block_n // (64 * config.epi_n)
+    assert stats.count("STG", "ST", "RED", "ATOMG") == 0
+
+
+def test_results_pass_through_shared_memory_and_scales_do_not(instance: Instance) -> None:
+    stats, config = instance.stats, instance.config
+    elements = config.block_m * config.block_n // (config.math_warpgroups * WARPGROUP)
+    if config.out_dtype == "bfloat16":
+        # stmatrix: 8 elements of each thread.
+        assert stats.count("STSM.16.M88.4") == elements // 8
+        assert stats.count("STS") == 0
+    else:
+        assert stats.count("STS.64") == elements // 2
+        assert stats.count("STSM") == 0
+    assert stats.count("LDS", "LDSM", "LD") == 0
+    assert {name for name in stats.opcodes if name.startswith("LDG")} == {"LDG.E"}
