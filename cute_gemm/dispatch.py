@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import heuristics, jit
-from .problem import OUT_BYTES, GemmProblem, KernelConfig
+from .problem import GemmProblem, KernelConfig
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
@@ -31,7 +31,7 @@ def select(problem: GemmProblem) -> KernelConfig:
 
 
 def instance(config: KernelConfig) -> Callable[..., None]:
-    """The compiled kernel of ``config``, called as ``(a, sa, b, sb, out, num_sms)``; see :func:`jit.instance`."""
+    """The kernel of ``config``, ready to be called as ``(a, sa, b, sb, out, num_sms)``."""
     return jit.instance(("Fp8Gemm1D2D", config), lambda: _fp8_1d2d(config), config.name)
 
 
@@ -41,13 +41,15 @@ def cubin(config: KernelConfig) -> bytes:
 
 
 @functools.lru_cache(maxsize=65536)
-def _launcher(m: int, n: int, k: int, out_dtype: torch.dtype, device: int) -> tuple[Callable[..., None], int]:
+def _launcher(
+    m: int, n: int, k: int, out_dtype: torch.dtype, device: int
+) -> tuple[Callable[..., None], int]:
     num_sms = torch.cuda.get_device_properties(device).multi_processor_count
     return instance(select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms))), num_sms
 
 
 def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The kernel and the symbolic arguments it is compiled for: all extents and strides arrive with a call."""
+    """The kernel and symbolic arguments to compile it for: all extents and strides arrive with a call."""
     import cutlass
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_stream, make_fake_tensor

@@ -61,9 +61,10 @@ class KernelConfig:
         stages: depth of the shared-memory ring, in k-blocks.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
         cluster_n: CTAs of a cluster along N; they share the tile of A by multicast.
-        epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores its rows.
-        epi_stages: such buffers of each math warpgroup; at least 2, or as many as there are to fill in a tile.
-        temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is promoted.
+        epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
+        epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
+        temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
+            promoted.
         raster: tiles along M that are walked before the next column of tiles, for the sake of L2.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
     """
@@ -91,6 +92,11 @@ class KernelConfig:
     def math_warpgroups(self) -> int:
         """Warpgroups that multiply and promote."""
         return 1 if self.block_m == 64 else 2
+
+    @property
+    def waves(self) -> int:
+        """64-row fragments that each math warpgroup computes of a tile, one after the other."""
+        return self.block_m // (64 * self.math_warpgroups)
 
     @property
     def cluster_size(self) -> int:

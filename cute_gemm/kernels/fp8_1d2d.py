@@ -1,157 +1,217 @@
-"""FP8 GEMM with fine-grained scales: D = sum over k-blocks of (A_k @ B_k.T) * scale_a * scale_b.
+"""FP8 GEMM with fine-grained scales: D = A @ B.T, A scaled per 1x128, B per 128x128.
 
-draft
+The method is that of the DeepSeek-V3 technical report (arXiv:2412.19437, section 3.3). A CTA computes
+BLOCK_M x BLOCK_N tiles of D, one after the other, from k-blocks 128 wide:
+
+    acc = 0
+    for k in k_blocks:                                    # FP32 registers       tensor cores
+        acc += (scale_a[:, k] * scale_b[:, k])       *    (A[:, k] @ B[:, k].T)
+
+Roles, all of which walk the same tiles, as the scheduler hands them out:
+
+    math warpgroups (1 or 2)    `mma`     WGMMA, promotion, conversion, TMA store of D
+    warp 0 of the last group    `load`    TMA of A and B into a ring of stages in shared memory
+    warp 1 of the last group              64-row tiles only: asks L2 for scales ahead (scales.prefetch_scales)
+
+Barriers, and who arrives how often per phase:
+
+    full[stage]     1: the TMA warp, with the bytes of one stage; TMA counts them down as they land
+    empty[stage]    4 x math warpgroups x CTAs that share an operand: lane r of a math warp tells CTA r
+    STORE + w       128: the threads of math warpgroup w, in its epilogue
+
+A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
+producer fed. With a cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each
+loads its share and multicasts it, so a stage may be filled only once all of them have released it. Before a
+CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still arrives
+at its barriers.
+
+Scales travel apart from all this, from global memory into the registers of the threads that use them.
 """
-
-from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr, pipeline
-from cutlass.cute.nvgpu import cpasync, CopyUniversalOp
+from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
 from ..problem import BLOCK_K, KernelConfig
 from ..schedulers.dense import DenseScheduler
 from .epilogue import StoreD
-from .hopper import WARPGROUP, fp8_mma, hidden_tensor, hide_lane, make_ring, row_major_smem_layout, tma_load, tma_store
+from .hopper import (
+    WARP,
+    WARPGROUP,
+    fp8_mma,
+    hidden_tensor,
+    hide_lane,
+    make_ring,
+    row_major_smem_layout,
+    tma_load,
+    tma_store,
+)
 from .mainloop import OverlappedMainloop, SerialMainloop
-from .scales import ScaleFeed, prefetch_scales
 from .promotion import StraddlingPromotion, UniformPromotion
+from .scales import ScaleFeed, prefetch_scales
 
 
 class Fp8Gemm1D2D:
+    """The kernel of one :class:`KernelConfig`; M, N, K and all strides arrive with a call."""
+
     def __init__(self, config: KernelConfig):
         self.config = config
-        c = config
-        self.block_m, self.block_n = c.block_m, c.block_n
-        self.cluster_mn = (c.cluster_m, c.cluster_n)
-        self.math_warps = 4 * c.math_warpgroups
-        self.tma_warp = self.math_warps
-        self.prefetch_warp = self.math_warps + 1
-        self.threads = (c.math_warpgroups + 1) * WARPGROUP
-        self.waves = c.block_m // (64 * c.math_warpgroups)
-        self.out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[c.out_dtype]
-        self.promote = StraddlingPromotion(c.block_n, c.scale_group_n) if c.straddles else UniformPromotion(c.block_n)
-        self.mainloop = OverlappedMainloop(c.block_n) if c.temporaries == 2 else SerialMainloop(c.block_n, self.waves)
-        self.store = StoreD(c.epi_n, c.epi_stages, self.out_dtype)
-        self.producer_registers, self.math_registers = (40, 232) if c.math_warpgroups == 2 else (24, 240)
+        self.tile_mn = (config.block_m, config.block_n)
+        self.cluster_mn = (config.cluster_m, config.cluster_n)
+        self.waves = config.waves
+        self.math_warps = 4 * config.math_warpgroups
+        self.threads = WARPGROUP * (config.math_warpgroups + 1)
+        self.tma_warp, self.prefetch_warp = self.math_warps, self.math_warps + 1
+        # setmaxnreg moves registers from the last warpgroup to the others.
+        self.producer_registers, self.math_registers = (40, 232) if config.math_warpgroups == 2 else (24, 240)
+        self.out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
+        self.store = StoreD(config.epi_n, config.epi_stages, self.out_dtype)
+        if config.straddles:
+            self.promote = StraddlingPromotion(config.block_n, config.scale_group_n)
+        else:
+            self.promote = UniformPromotion(config.block_n)
+        if config.temporaries == 2:
+            self.mainloop = OverlappedMainloop(config.block_n)
+        else:
+            self.mainloop = SerialMainloop(config.block_n, self.waves)
 
     @cute.jit
     def __call__(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, stream):
-        c = self.config
-        sA_layout = row_major_smem_layout(self.block_m, BLOCK_K, c.stages, mA.element_type)
-        sB_layout = row_major_smem_layout(self.block_n, BLOCK_K, c.stages, mB.element_type)
-        sD_layout = row_major_smem_layout(64, c.epi_n, c.math_warpgroups * c.epi_stages, mD.element_type)
-        tma_a, mA = tma_load(mA, sA_layout, (self.block_m, BLOCK_K), self.cluster_mn[1])
-        tma_b, mB = tma_load(mB, sB_layout, (self.block_n, BLOCK_K), self.cluster_mn[0])
-        tma_d, mD_tma = tma_store(mD, sD_layout, (64, c.epi_n))
-        scheduler = DenseScheduler.to_params(
-            mD.shape[0], mD.shape[1], mSFA.shape[1], num_sms,
-            block_mn=(self.block_m, self.block_n), cluster_mn=self.cluster_mn, raster=c.raster,
-        )
+        """Launches on ``stream``: A (M, K), its scales (M, K / 128), B (N, K), its scales, D (M, N).
+
+        At most ``num_sms`` CTAs run, each on an SM of its own.
+        """
+        config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
+        sA_layout = row_major_smem_layout(block_m, BLOCK_K, config.stages, fp8)
+        sB_layout = row_major_smem_layout(block_n, BLOCK_K, config.stages, fp8)
+        store_buffers = config.math_warpgroups * config.epi_stages
+        sD_layout = row_major_smem_layout(64, config.epi_n, store_buffers, self.out_dtype)
+        tma_a, tma_mA = tma_load(mA, sA_layout, (block_m, BLOCK_K), self.cluster_mn[1])
+        tma_b, tma_mB = tma_load(mB, sB_layout, (block_n, BLOCK_K), self.cluster_mn[0])
+        tma_d, tma_mD = tma_store(mD, sD_layout, (64, config.epi_n))
 
         @cute.struct
         class Storage:
-            barriers: cute.struct.MemRange[cutlass.Int64, 2 * c.stages]
-            sA: cute.struct.Align[cute.struct.MemRange[cutlass.Float8E4M3FN, cute.cosize(sA_layout)], 1024]
-            sB: cute.struct.Align[cute.struct.MemRange[cutlass.Float8E4M3FN, cute.cosize(sB_layout)], 1024]
-            sD: cute.struct.Align[cute.struct.MemRange[mD.element_type, cute.cosize(sD_layout)], 1024]
+            barriers: cute.struct.MemRange[cutlass.Int64, 2 * config.stages]
+            sA: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sA_layout)], 1024]
+            sB: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sB_layout)], 1024]
+            sD: cute.struct.Align[cute.struct.MemRange[self.out_dtype, cute.cosize(sD_layout)], 1024]
 
         self.Storage = Storage
-        self.kernel(
-            tma_a, mA, tma_b, mB, tma_d, mD_tma, mSFA, mSFB, scheduler, sA_layout, sB_layout, sD_layout
-        ).launch(
+        scheduler = DenseScheduler.to_params(
+            mD.shape[0],
+            mD.shape[1],
+            mSFA.shape[1],
+            num_sms,
+            block_mn=self.tile_mn,
+            cluster_mn=self.cluster_mn,
+            raster=config.raster,
+        )
+        layouts = (sA_layout, sB_layout, sD_layout)
+        self.kernel(tma_a, tma_mA, tma_b, tma_mB, tma_d, tma_mD, mSFA, mSFB, scheduler, *layouts).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=(*self.cluster_mn, 1),
-            min_blocks_per_mp=1,
+            min_blocks_per_mp=1,  # setmaxnreg is ignored without it
             stream=stream,
         )
 
     @cute.kernel
     def kernel(self, tma_a, mA, tma_b, mB, tma_d, mD, mSFA, mSFB, scheduler, sA_layout, sB_layout, sD_layout):
-        c = self.config
+        """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
-        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        warp = cute.arch.make_warp_uniform(tidx // WARP)
         if warp == self.tma_warp:
             for atom in (tma_a, tma_b, tma_d):
                 cpasync.prefetch_descriptor(atom)
+
         storage = SmemAllocator().allocate(self.Storage)
-        ring = make_ring(
-            storage.barriers.data_ptr(), c.stages, (self.block_m + self.block_n) * BLOCK_K, self.math_warps, self.cluster_mn, tidx
-        )
+        stage_bytes = sum(self.tile_mn) * BLOCK_K
+        barriers = storage.barriers.data_ptr()
+        ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
         pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mn, is_relaxed=True)
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
-        sD = storage.sD.get_tensor(sD_layout.outer, swizzle=sD_layout.inner)  # (64, epi_n, warpgroups)
+        sD = hidden_tensor(storage.sD, sD_layout, self.out_dtype)  # (64, epi_n, buffers)
         pipeline.pipeline_init_wait(cluster_shape_mn=self.cluster_mn)
 
-        if warp >= self.math_warps:
+        if warp < self.math_warps:
+            cute.arch.setmaxregister_increase(self.math_registers)
+            self.mma(ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD, tidx)
+        else:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
                 self.load(ring, scheduler, tma_a, mA, sA, tma_b, mB, sB)
-            if warp == self.prefetch_warp:
-                prefetch_scales(scheduler, mSFA, mSFB, self.block_m, self.block_n, self.promote.num_b_scales)
-        else:
-            cute.arch.setmaxregister_increase(self.math_registers)
-            self.mma(ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD)
+            if const_expr(self.tile_mn[0] == 64):
+                if warp == self.prefetch_warp:
+                    prefetch_scales(scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
 
     @cute.jit
     def load(self, ring, scheduler, tma_a, mA, sA, tma_b, mB, sB):
-        gA = cute.local_tile(mA, (self.block_m, BLOCK_K), (None, None))  # (bM, bK, restM, restK)
-        gB = cute.local_tile(mB, (self.block_n, BLOCK_K), (None, None))  # (bN, bK, restN, restK)
+        """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
+        block_m, block_n = self.tile_mn
+        gA = cute.local_tile(mA, (block_m, BLOCK_K), (None, None))  # (bM, bK, restM, restK)
+        gB = cute.local_tile(mB, (block_n, BLOCK_K), (None, None))  # (bN, bK, restN, restK)
         cluster = cute.make_layout(self.cluster_mn)
-        rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
-        coord = cluster.get_flat_coord(rank)
-        mask_a = cute.make_layout_image_mask(cluster, coord, mode=1) if const_expr(self.cluster_mn[1] > 1) else 0
-        mask_b = cute.make_layout_image_mask(cluster, coord, mode=0) if const_expr(self.cluster_mn[0] > 1) else 0
-        tAsA, tAgA = cpasync.tma_partition(
-            tma_a, coord[1], cute.make_layout(self.cluster_mn[1]), cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
+        rank_m, rank_n = cluster.get_flat_coord(cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster()))
+        mask_a = mask_b = 0
+        if const_expr(self.cluster_mn[1] > 1):
+            mask_a = cute.make_layout_image_mask(cluster, (rank_m, rank_n), mode=1)
+        if const_expr(self.cluster_mn[0] > 1):
+            mask_b = cute.make_layout_image_mask(cluster, (rank_m, rank_n), mode=0)
+        ctas_m, ctas_n = (cute.make_layout(extent) for extent in self.cluster_mn)
+        tAsA, tAgA = cpasync.tma_partition(  # (TMA, stages), (TMA, restM, restK)
+            tma_a, rank_n, ctas_n, cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
         )
-        tBsB, tBgB = cpasync.tma_partition(
-            tma_b, coord[0], cute.make_layout(self.cluster_mn[0]), cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
+        tBsB, tBgB = cpasync.tma_partition(  # (TMA, stages), (TMA, restN, restK)
+            tma_b, rank_m, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
         )
+
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.config.stages)
         tile = scheduler.initial_work()
         while tile.is_valid:
-            for k in cutlass.range(tile.k_count, unroll=1):
+            tAgA_tile, tBgB_tile = tAgA[None, tile.m_tile, None], tBgB[None, tile.n_tile, None]
+            for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
                 full = ring.producer_get_barrier(state)
-                k_tile = tile.k_start + k
-                cute.copy(tma_a, tAgA[None, tile.m_tile, k_tile], tAsA[None, state.index], tma_bar_ptr=full, mcast_mask=mask_a)
-                cute.copy(tma_b, tBgB[None, tile.n_tile, k_tile], tBsB[None, state.index], tma_bar_ptr=full, mcast_mask=mask_b)
+                stage = state.index
+                cute.copy(tma_a, tAgA_tile[None, k], tAsA[None, stage], tma_bar_ptr=full, mcast_mask=mask_a)
+                cute.copy(tma_b, tBgB_tile[None, k], tBsB[None, stage], tma_bar_ptr=full, mcast_mask=mask_b)
                 state.advance()
             tile = scheduler.advance(tile)
         ring.producer_tail(state)
 
     @cute.jit
-    def mma(self, ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD):
-        c = self.config
-        tidx = hide_lane(cute.arch.thread_idx()[0])
+    def mma(self, ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD, tidx):
+        """Role of the math warpgroups: multiplies, promotes and stores 64 x waves rows of each tile."""
+        (block_m, block_n), epi_n, rows = self.tile_mn, self.config.epi_n, 64 * self.waves
         wg = cute.arch.make_warp_uniform(tidx // WARPGROUP)
-        mma = fp8_mma(self.block_n)
+        # Of a fragment this thread has row and row + 8: WGMMA gives a warp 16 rows, a quad of lanes two.
+        row = hide_lane(wg * rows + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4)
+        mma = fp8_mma(block_n)
         thr_mma = mma.get_slice(0)
-        sA_wg = cute.local_tile(sA, (64 * self.waves, BLOCK_K), (wg, 0, None))  # (64 * waves, bK, stages)
-        sA_wg = cute.local_tile(sA_wg, (64, BLOCK_K), (None, 0, None))  # (64, bK, waves, stages)
-        tCrA = mma.make_fragment_A(thr_mma.partition_A(sA_wg))  # (MMA, 1, 4, waves, stages)
-        tCrB = mma.make_fragment_B(thr_mma.partition_B(sB))  # (MMA, 1, 4, stages)
-        row = hide_lane(wg * 64 * self.waves + tidx % WARPGROUP // 32 * 16 + tidx % 32 // 4)
+        sA = cute.local_tile(sA, (rows, BLOCK_K), (wg, 0, None))  # (64 * waves, bK, stages)
+        sA = cute.local_tile(sA, (64, BLOCK_K), (None, 0, None))  # (64, bK, waves, stages)
+        tCrA = mma.make_fragment_A(thr_mma.partition_A(sA))  # (MMA, 1, MMA_K, waves, stages)
+        tCrB = mma.make_fragment_B(thr_mma.partition_B(sB))  # (MMA, 1, MMA_K, stages)
+        accs = [
+            cute.make_rmem_tensor(mma.partition_shape_C((64, block_n)), Float32) for _ in range(self.waves)
+        ]
+        gD = cute.local_tile(mD, (64, epi_n), (None, None))  # (64, epi_n, restM, restN)
+
+        state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.config.stages)
         scales = ScaleFeed.make(mSFA, mSFB, self.waves, self.promote.num_b_scales)
-        acc_shape = mma.partition_shape_C((64, self.block_n))
-        accs = [cute.make_rmem_tensor(acc_shape, Float32) for _ in range(self.waves)]
-        gD = cute.local_tile(mD, (64, c.epi_n), (None, None))
-        state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, c.stages)
         tile = scheduler.initial_work()
-        scales.start(tile, tile.m_tile * self.block_m + row, tile.n_tile * self.block_n)
+        scales.start(tile, tile.m_tile * block_m + row, tile.n_tile * block_n)
         while tile.is_valid:
-            split = self.promote.column_split(tile.n_tile)
-            state = self.mainloop(ring, state, tile, tCrA, tCrB, scales, self.promote, split, accs)
+            state = self.mainloop(ring, state, tile, tCrA, tCrB, scales, self.promote, accs)
             following = scheduler.advance(tile)
-            scales.start(following, following.m_tile * self.block_m + row, following.n_tile * self.block_n)
-            first_m = (tile.m_tile * c.math_warpgroups + wg) * self.waves
-            first_n = tile.n_tile * (self.block_n // c.epi_n)
-            gD_wg = cute.domain_offset((0, 0, first_m, first_n), gD)
-            self.store(accs, tma_d, gD_wg, sD, wg, tidx)
+            # Its first scales arrive while this tile is stored.
+            scales.start(following, following.m_tile * block_m + row, following.n_tile * block_n)
+            first_m = (tile.m_tile * self.config.math_warpgroups + wg) * self.waves
+            first_n = tile.n_tile * (block_n // epi_n)
+            self.store(accs, tma_d, cute.domain_offset((0, 0, first_m, first_n), gD), sD, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0)

@@ -1,4 +1,4 @@
-"""Pieces every Hopper kernel here is built from: tiled MMA, shared-memory layouts, TMA atoms, the mbarrier ring."""
+"""Pieces Hopper kernels are built from: tiled MMA, shared-memory layouts, TMA atoms, the mbarrier ring."""
 
 from enum import IntEnum
 
@@ -12,33 +12,9 @@ WARPGROUP = 128
 
 
 class NamedBarrier(IntEnum):
-    """Ids of the hardware's named barriers; 0 belongs to ``sync_threads``. One store barrier per math warpgroup."""
+    """Ids of the hardware's named barriers; 0 is ``sync_threads``. Math warpgroup w stores by STORE + w."""
 
     STORE = 1
-
-
-@cute.jit
-def smaller(a, b):
-    return a if a < b else b
-
-
-def hide(value):
-    """The same warp-uniform value, of unknown origin: kept in a register instead of being re-derived in every loop."""
-    return cute.arch.shuffle_sync(value, 0)
-
-
-def hide_lane(value):
-    """As :func:`hide`, for a value that differs from lane to lane."""
-    return cute.arch.shuffle_sync(value, cute.arch.lane_idx())
-
-
-def hidden_tensor(tensor_range, layout, dtype):
-    """A shared-memory tensor whose base address is hidden from the compiler; see :func:`hide`."""
-    address = hide(tensor_range.data_ptr().toint())
-    pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.smem, assumed_align=1024 if isinstance(layout, cute.ComposedLayout) else 128)
-    if isinstance(layout, cute.ComposedLayout):
-        return cute.make_tensor(cute.recast_ptr(pointer, layout.inner, dtype=dtype), layout.outer)
-    return cute.make_tensor(pointer, layout)
 
 
 def fp8_mma(block_n: int) -> cute.TiledMma:
@@ -55,26 +31,19 @@ def fp8_mma(block_n: int) -> cute.TiledMma:
     return cute.make_tiled_mma(cute.make_mma_atom(op), (1, 1, 1))
 
 
-def row_major_smem_layout(rows: int, cols: int, stages: int, dtype) -> cute.ComposedLayout:
-    """``(rows, cols, stages)`` in shared memory, rows contiguous and swizzled as widely as ``cols`` allows."""
+def row_major_smem_layout(rows: int, columns: int, stages: int, dtype) -> cute.ComposedLayout:
+    """``(rows, columns, stages)`` with contiguous rows, swizzled as widely as ``columns`` allows."""
     kinds = warpgroup.SmemLayoutAtomKind
-    row_bits = cols * dtype.width
-    if row_bits % 1024 == 0:
-        kind = kinds.K_SW128
-    elif row_bits % 512 == 0:
-        kind = kinds.K_SW64
-    else:
-        kind = kinds.K_SW32
+    row_bits = columns * dtype.width
+    widths = {1024: kinds.K_SW128, 512: kinds.K_SW64, 256: kinds.K_SW32}
+    kind = next(kind for bits, kind in widths.items() if row_bits % bits == 0)
     atom = warpgroup.make_smem_layout_atom(kind, dtype)
-    return cute.tile_to_shape(atom, (rows, cols, stages), order=(0, 1, 2))
+    return cute.tile_to_shape(atom, (rows, columns, stages), order=(0, 1, 2))
 
 
 def tma_load(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: int):
     """TMA atom and coordinate tensor that load a ``tile`` of ``tensor`` into ``multicast`` CTAs at once."""
-    if multicast == 1:
-        op = cpasync.CopyBulkTensorTileG2SOp()
-    else:
-        op = cpasync.CopyBulkTensorTileG2SMulticastOp()
+    op = cpasync.CopyBulkTensorTileG2SOp() if multicast == 1 else cpasync.CopyBulkTensorTileG2SMulticastOp()
     stage_layout = cute.slice_(smem_layout, (None, None, 0))
     return cpasync.make_tiled_tma_atom(op, tensor, stage_layout, tile, num_multicast=multicast)
 
@@ -85,20 +54,41 @@ def tma_store(tensor: cute.Tensor, smem_layout, tile: tuple):
     return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileS2GOp(), tensor, stage_layout, tile)
 
 
-def make_ring(storage, stages: int, tx_count: int, math_warps: int, cluster_mn: tuple, tidx) -> pipeline.PipelineTmaAsync:
-    """The full/empty mbarrier ring between producers and math warpgroups; its arrive counts per phase:
+def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx):
+    """The mbarrier ring between TMA and the math warpgroups; arrivals per phase:
 
-    - full: 1 arrive-and-expect by the TMA warp + 32 by the lanes of the scale warp, + ``tx_count`` bytes;
-    - empty: 1 by each math warp of each CTA that shares an operand of this CTA by multicast.
+    - full: one, of the TMA warp, which also announces ``stage_bytes`` of both operands;
+    - empty: one of each math warp of each CTA that shares an operand with this CTA by multicast.
     """
-    sharing = cluster_mn[0] + cluster_mn[1] - 1
+    sharing_ctas = cluster_mn[0] + cluster_mn[1] - 1
     return pipeline.PipelineTmaAsync.create(
         barrier_storage=storage,
         num_stages=stages,
         producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread),
-        consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, math_warps * sharing),
-        tx_count=tx_count,
+        consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, math_warps * sharing_ctas),
+        tx_count=stage_bytes,
         cta_layout_vmnk=cute.make_layout((1, *cluster_mn, 1)),
         tidx=tidx,
         defer_sync=True,
     )
+
+
+# The compiler re-derives what it can compute (thread ids, shared-memory addresses) inside loops, on the
+# critical path between two WGMMAs. A shuffle gives a value an unknown origin: it stays in a register.
+
+
+def hide(value):
+    """The same warp-uniform value, of unknown origin."""
+    return cute.arch.shuffle_sync(value, 0)
+
+
+def hide_lane(value):
+    """The same value, which may differ from lane to lane, of unknown origin."""
+    return cute.arch.shuffle_sync(value, cute.arch.lane_idx())
+
+
+def hidden_tensor(storage, layout: cute.ComposedLayout, dtype) -> cute.Tensor:
+    """A swizzled tensor in shared memory whose base address is of unknown origin."""
+    address = hide(storage.data_ptr().toint())
+    pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.smem, assumed_align=1024)
+    return cute.make_tensor(cute.recast_ptr(pointer, layout.inner, dtype=dtype), layout.outer)

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, const_expr
+from cutlass import Int32
 
-
-@cute.jit
-def select(condition, a, b):
-    return a if condition else b
+from ..problem import BLOCK_K
 
 
 @dataclass(frozen=True)
@@ -25,34 +22,38 @@ class UniformPromotion:
     num_b_scales = 1
 
     def column_split(self, n_tile: Int32) -> Int32:
-        """No column starts a second scale block."""
+        """No column of the tile lies in a second scale block."""
         return Int32(0)
 
     @cute.jit
     def __call__(self, acc, temp, scales, split: Int32):
-        """``acc += temp * scale``; fragments of 64 x BLOCK_N, ``scales`` (1, 2) of this thread's two rows."""
+        """``acc += temp * scale`` for 64 x BLOCK_N fragments; ``scales[row half][0]`` for each row half."""
         for i in cutlass.range_constexpr(cute.size(acc)):
             acc[i] = acc[i] + temp[i] * scales[i // 2 % 2][0]
 
 
 @dataclass(frozen=True)
 class StraddlingPromotion:
-    """Two scales of B: the tile's columns from ``split`` groups on lie in the next 128-column block."""
+    """Two scales of B: columns from the tile's group ``split`` on lie in the next scale block."""
 
     block_n: int
     group_n: int
     num_b_scales = 2
 
     def column_split(self, n_tile: Int32) -> Int32:
-        """Column groups of the tile that lie in its first scale block."""
-        return (128 - n_tile * self.block_n % 128) // self.group_n
+        """Groups of ``group_n`` columns that lie in the tile's first scale block."""
+        return (BLOCK_K - n_tile * self.block_n % BLOCK_K) // self.group_n
 
     @cute.jit
     def __call__(self, acc, temp, scales, split: Int32):
-        """``acc += temp * scale``; one select per group of columns that cannot be split."""
+        """As in :class:`UniformPromotion`, with one select per row half and group of columns."""
         per_group = self.group_n // 2
         for group in cutlass.range_constexpr(self.block_n // self.group_n):
-            row_scale = [select(group < split, scales[half][0], scales[half][1]) for half in range(2)]
-            for j in cutlass.range_constexpr(per_group):
-                i = group * per_group + j
+            row_scale = [select(group < split, first, second) for first, second in scales]
+            for i in cutlass.range_constexpr(group * per_group, (group + 1) * per_group):
                 acc[i] = acc[i] + temp[i] * row_scale[i // 2 % 2]
+
+
+@cute.jit
+def select(condition, a, b):
+    return a if condition else b

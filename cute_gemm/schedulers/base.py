@@ -24,14 +24,17 @@ class WorkTile:
 
 
 class TileScheduler(Protocol):
-    """A frozen dataclass of DSL integers, made on the host by ``to_params`` and passed to the kernel.
+    """A frozen dataclass of DSL integers, made on the host by a ``to_params`` and passed to the kernel.
 
-    All roles of a CTA (producer, scale loader, math warpgroups) walk the same tiles by calling
-    ``initial_work`` once and ``advance`` until ``is_valid`` is false, so they always agree on ``k_count``.
+    All roles of a CTA (producer, prefetcher, math warpgroups) walk the same tiles: ``initial_work`` once,
+    then ``advance`` until ``is_valid`` is false. So they always agree on ``k_start`` and ``k_count``.
     """
 
-    def grid_shape(self) -> tuple: ...
+    def grid_shape(self) -> tuple[int, int, Int32]:
+        """CTAs to launch: the cluster's two extents, and the number of clusters."""
 
-    def initial_work(self, block_idx: tuple, grid_dim: tuple) -> WorkTile: ...
+    def initial_work(self) -> WorkTile:
+        """The first tile of the calling CTA."""
 
-    def advance(self, work: WorkTile, grid_dim: tuple) -> WorkTile: ...
+    def advance(self, tile: WorkTile) -> WorkTile:
+        """The tile after ``tile`` of the calling CTA."""

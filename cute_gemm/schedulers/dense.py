@@ -6,14 +6,14 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from .base import WorkTile
-from .raster import banded
+from .raster import banded, larger, smaller
 
 
 @dataclass(frozen=True)
 class DenseScheduler:
     """Tiles of an ``[m, n]`` output, counted in whole clusters.
 
-    The four integers of the first line are fixed when the kernel is compiled, the others arrive with a call.
+    The first three fields are fixed when the kernel is compiled, the others arrive with a call.
     """
 
     cluster_m: int
@@ -34,14 +34,13 @@ class DenseScheduler:
             m_clusters=cute.ceil_div(m, block_mn[0] * cluster_mn[0]),
             n_clusters=cute.ceil_div(n, block_mn[1] * cluster_mn[1]),
             k_blocks=k_blocks,
-            max_clusters=num_sms // (cluster_mn[0] * cluster_mn[1]),
+            max_clusters=larger(num_sms // (cluster_mn[0] * cluster_mn[1]), 1),
         )
 
     @cute.jit
     def grid_shape(self):
         """CTAs to launch: as many clusters as fit at once, or as there are tiles for."""
-        total = self.m_clusters * self.n_clusters
-        clusters = total if total < self.max_clusters else self.max_clusters
+        clusters = smaller(self.m_clusters * self.n_clusters, self.max_clusters)
         return (self.cluster_m, self.cluster_n, clusters)
 
     @cute.jit
@@ -59,8 +58,13 @@ class DenseScheduler:
 
     @cute.jit
     def work(self, index: Int32, block_m: Int32, block_n: Int32) -> WorkTile:
-        """Tile ``index`` of the schedule, as seen by the CTA at ``(block_m, block_n)`` of its cluster."""
-        m_cluster, n_cluster = banded(index, self.m_clusters, self.n_clusters, self.raster)
+        """Tile ``index`` of the schedule, as seen by the CTA at ``(block_m, block_n)`` of its cluster.
+
+        Past the end it is the last tile, marked invalid: a role may prepare for it before it looks.
+        """
+        total = self.m_clusters * self.n_clusters
+        within = smaller(index, total - 1)
+        m_cluster, n_cluster = banded(within, self.m_clusters, self.n_clusters, self.raster)
         return WorkTile(
             index=index,
             m_tile=m_cluster * self.cluster_m + block_m,
@@ -68,5 +72,5 @@ class DenseScheduler:
             group=Int32(0),
             k_start=Int32(0),
             k_count=self.k_blocks,
-            is_valid=index < self.m_clusters * self.n_clusters,
+            is_valid=index < total,
         )

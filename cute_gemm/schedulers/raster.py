@@ -8,13 +8,12 @@ from cutlass import Int32
 def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[Int32, Int32]:
     """Tile coordinates of a linear index: bands of ``width`` tiles along M, each walked column by column.
 
-    A wave of S CTAs then covers about ``width x S / width`` tiles, so it reads few rows of both operands. The
-    last band is as narrow as what remains.
+    A wave of S CTAs then covers about ``width`` x ``S / width`` tiles, so it reads few rows of both operands.
+    The last band is as narrow as what remains. ``index`` must be that of a tile.
     """
     band = index // (n_tiles * width)
     first = band * width
-    # Past the last tile nothing remains; a CTA still asks for coordinates there, which must not be negative.
-    rows = larger(smaller(m_tiles - first, width), 1)
+    rows = smaller(m_tiles - first, width)
     within = index - first * n_tiles
     n_tile = within // rows
     return first + within - n_tile * rows, n_tile
