@@ -94,8 +94,8 @@ def _fill(block_m: int, block_n: int, cluster_m: int, cluster_n: int, out_dtype:
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, _MAX_STAGES))
 
 
-# Predicted time. The constants were fitted to 1,300 timings on an H200 (2026-11-23; cold L2, 41 shapes with M
-# from 1 to 4096): what is picked took 2 % longer than the best candidate on average, 15 % at worst.
+# Predicted time. The constants were fitted to the 1,084 timings in benchmarks/candidates (H200, cold L2, 41
+# shapes, M from 1 to 4096): what is picked took 2 % longer than the best candidate on average, 15 % at worst.
 
 _LAUNCH_US = 2.81
 _CLUSTER_US = 0.75  # a launch of clusters, over one without
