@@ -1,0 +1,127 @@
+"""Which kernel is chosen: only such as can be built, for every problem, and for a reason."""
+
+from dataclasses import replace
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from cute_gemm import dispatch, heuristics
+from cute_gemm.problem import OUT_BYTES, SMEM_CAPACITY, GemmProblem, KernelConfig
+from cute_gemm.testing import limit_us
+
+CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+
+# As likely small as large: uniform numbers up to 2**31 would all be large.
+EXTENT = st.integers(0, 31).flatmap(lambda bits: st.integers(2**bits // 2 + 1, 2**bits))
+PROBLEMS = st.builds(
+    GemmProblem,
+    m=EXTENT,
+    n=EXTENT.map(lambda n: -(-n // 8) * 8),
+    k=EXTENT.map(lambda k: -(-k // 16) * 16),
+    out_dtype=st.sampled_from(list(OUT_BYTES)),
+    num_sms=st.sampled_from([1, 2, 3, 16, 78, 114, 132]),
+)
+
+
+@pytest.mark.parametrize("out_dtype", OUT_BYTES)
+def test_all_configurations_are_legal_and_of_their_type(out_dtype: str) -> None:
+    configs = heuristics.all_configs(out_dtype)
+    assert {config.out_dtype for config in configs} == {out_dtype}
+    assert all(heuristics.is_legal(config) for config in configs)
+    assert {config.block_m for config in configs} == {64, 128, 256}
+    assert any(config.block_n & (config.block_n - 1) for config in configs)
+    assert {(1, 1), (2, 1), (1, 2)} <= {(config.cluster_m, config.cluster_n) for config in configs}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_shared_memory_is_used_up(config: KernelConfig) -> None:
+    left = SMEM_CAPACITY - config.smem_bytes
+    assert left >= 0
+    assert left < config.stage_bytes or config.stages == 16
+
+
+LEGAL = KernelConfig(128, 128, 4)
+ILLEGAL: dict[str, dict[str, Any]] = {
+    "more shared memory than there is": {"stages": 7},
+    "a ring too short to hide latency": {"stages": 2},
+    "three scales of B": {"block_n": 144 + 32, "epi_n": 16},
+    "a last chunk of the store that is cut": {"block_n": 112},
+    "one store buffer for two chunks": {"epi_stages": 1},
+    "more accumulators than registers": {"block_m": 256, "block_n": 192, "stages": 3},
+    "more accumulators with two temporaries": {"block_n": 160, "epi_n": 32, "temporaries": 2},
+    "two temporaries for each of two waves": {"block_m": 256, "block_n": 64, "temporaries": 2},
+}
+
+
+@pytest.mark.parametrize("change", ILLEGAL)
+def test_what_cannot_be_built_is_not_legal(change: str) -> None:
+    assert heuristics.is_legal(LEGAL)
+    assert not heuristics.is_legal(replace(LEGAL, **ILLEGAL[change]))
+
+
+@given(problem=PROBLEMS)
+@settings(max_examples=300, deadline=None)
+def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
+    ranked = heuristics.rank(problem)
+    configs = [choice.config for choice in ranked]
+    assert configs
+    assert heuristics.best(problem) == configs[0] == dispatch.select(problem)
+    suitable = [c for c in heuristics.all_configs(problem.out_dtype) if heuristics.is_suitable(problem, c)]
+    assert sorted(config.name for config in configs) == sorted(config.name for config in suitable)
+    costs = [choice.cost_us for choice in ranked]
+    assert costs == sorted(costs)
+    assert all(choice.cost_us == heuristics.cost_us(problem, choice.config) for choice in ranked)
+
+
+@given(problem=PROBLEMS)
+@settings(max_examples=300, deadline=None)
+def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
+    """Of the H200, whose figures both the limit and the model hold."""
+    problem = replace(problem, num_sms=132)
+    assert all(choice.cost_us > max(2, limit_us(problem)) for choice in heuristics.rank(problem))
+
+
+@given(problem=PROBLEMS)
+@settings(deadline=None)
+def test_more_k_costs_more(problem: GemmProblem) -> None:
+    longer = replace(problem, k=problem.k + 128)
+    for config in heuristics.all_configs(problem.out_dtype):
+        assert heuristics.cost_us(problem, config) < heuristics.cost_us(longer, config)
+
+
+def test_few_rows_get_a_low_tile_and_many_a_tall_one() -> None:
+    assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (1, 8, 33, 64)} == {64}
+    assert {heuristics.best(GemmProblem(4096, n, 7168)).block_m for n in (2112, 4096, 7168)} <= {128, 256}
+
+
+def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:
+    best = heuristics.best(GemmProblem(64, 4096, 7168))
+    assert 4096 // best.block_n > 132 // 3
+
+
+def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device:
+        multi_processor_count = 78
+
+    asked: list[GemmProblem] = []
+
+    def select(problem: GemmProblem) -> KernelConfig:
+        asked.append(problem)
+        return CONFIGS[0]
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Device())
+    monkeypatch.setattr(dispatch, "select", select)
+    launched: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
+    dispatch._launcher.cache_clear()
+    try:
+        for m in (3, 3, 4):
+            a, b, out = torch.zeros(m, 16), torch.zeros(8, 16), torch.zeros(m, 8)
+            dispatch.fp8_gemm_nt(a, a, b, b, out)
+    finally:
+        dispatch._launcher.cache_clear()
+    assert asked == [GemmProblem(3, 8, 16, "float32", 78), GemmProblem(4, 8, 16, "float32", 78)]
+    assert [arguments[-1] for arguments in launched] == [78, 78, 78]

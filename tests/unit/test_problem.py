@@ -1,0 +1,105 @@
+"""What a problem and a configuration say of themselves, by counting."""
+
+import ast
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+
+import cute_gemm
+from cute_gemm import heuristics
+from cute_gemm.problem import BLOCK_K, OUT_BYTES, SMEM_CAPACITY, GemmProblem, KernelConfig, ceil_div
+from cute_gemm.testing import make_inputs
+
+CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+
+
+@given(a=st.integers(0, 2**40), b=st.integers(1, 2**20))
+def test_ceil_div(a: int, b: int) -> None:
+    quotient = ceil_div(a, b)
+    assert (quotient - 1) * b < a <= quotient * b
+
+
+@pytest.mark.parametrize("out_dtype", OUT_BYTES)
+@pytest.mark.parametrize(("m", "n", "k"), [(3, 24, 144), (128, 128, 128), (130, 264, 16), (0, 8, 256)])
+def test_bytes_moved_are_those_of_the_tensors(m: int, n: int, k: int, out_dtype: str) -> None:
+    (a, sa), (b, sb) = make_inputs(m, n, k)
+    out = torch.empty(m, n, dtype=DTYPES[out_dtype])
+    problem = GemmProblem(m, n, k, out_dtype)
+    assert problem.bytes_moved == sum(x.numel() * x.element_size() for x in (a, sa, b, sb, out))
+    assert problem.k_blocks == sa.shape[1] == sb.shape[1]
+    # A multiplication and an addition for each element of A times each row of B.
+    assert problem.flops == 2 * a.numel() * len(b)
+
+
+def test_problems_and_configurations_are_keys() -> None:
+    problem, config = GemmProblem(1, 8, 16), CONFIGS[0]
+    for value, change in ((problem, {"m": 2}), (config, {"stages": 3})):
+        assert {value: 1}[replace(value)] == 1
+        assert replace(value, **change) != value
+        with pytest.raises(FrozenInstanceError):
+            value.out_dtype = "float32"  # type: ignore[misc]
+
+
+def test_a_name_says_what_tells_a_configuration_from_others() -> None:
+    wide = KernelConfig(256, 128, 4, cluster_m=2)
+    assert wide.name == "256x128_c2x1_s4_bf16"
+    low = KernelConfig(64, 112, 9, cluster_n=4, temporaries=2, out_dtype="float32")
+    assert low.name == "64x112_c1x4_s9_t2_fp32"
+    assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
+
+
+@every_config
+def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
+    e4m3, barrier = 1, 8
+    tiles = (config.block_m + config.block_n) * BLOCK_K * e4m3
+    rows = config.block_m // config.waves
+    stores = rows * config.epi_n * config.epi_stages * OUT_BYTES[config.out_dtype]
+    assert config.stage_bytes == tiles + 2 * barrier
+    assert config.store_bytes == stores
+    # What is left is for aligning swizzled tiles, to 1 KiB at most.
+    assert 0 <= config.smem_bytes - config.stages * config.stage_bytes - stores <= 1024
+    assert config.smem_bytes <= SMEM_CAPACITY
+
+
+@every_config
+def test_warpgroups_and_waves_cover_the_tile(config: KernelConfig) -> None:
+    assert config.block_m == 64 * config.math_warpgroups * config.waves
+    assert config.cluster_size == len(
+        [(x, y) for x in range(config.cluster_m) for y in range(config.cluster_n)]
+    )
+
+
+@every_config
+def test_tiles_cover_at_most_two_scales_of_b_and_groups_of_columns_one(config: KernelConfig) -> None:
+    covered = set()
+    for first in range(0, 64 * config.block_n, config.block_n):
+        scales = [column // BLOCK_K for column in range(first, first + config.block_n)]
+        covered.add(len(set(scales)))
+        groups = [scales[i : i + config.scale_group_n] for i in range(0, len(scales), config.scale_group_n)]
+        assert all(len(set(group)) == 1 for group in groups)
+    assert max(covered) == (2 if config.straddles else 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "strangers"),
+    [(["problem.py", "heuristics.py"], {"torch", "cutlass"}), (["kernels", "schedulers"], {"torch"})],
+)
+def test_what_modules_do_not_know(files: list[str], strangers: set[str]) -> None:
+    """What is decided in plain Python can be explained on any machine; kernels know the DSL's tensors only."""
+    package = Path(cute_gemm.__file__).parent
+    paths = [
+        path for name in files for path in (package / name, *(package / name).rglob("*.py")) if path.is_file()
+    ]
+    assert len(paths) >= 2
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & strangers, path
