@@ -71,9 +71,7 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
 @every_config
 def test_warpgroups_and_waves_cover_the_tile(config: KernelConfig) -> None:
     assert config.block_m == 64 * config.math_warpgroups * config.waves
-    assert config.cluster_size == len(
-        [(x, y) for x in range(config.cluster_m) for y in range(config.cluster_n)]
-    )
+    assert config.cluster_size == config.cluster_m * config.cluster_n
 
 
 @every_config
@@ -92,7 +90,7 @@ def test_tiles_cover_at_most_two_scales_of_b_and_groups_of_columns_one(config: K
     [(["problem.py", "heuristics.py"], {"torch", "cutlass"}), (["kernels", "schedulers"], {"torch"})],
 )
 def test_what_modules_do_not_know(files: list[str], strangers: set[str]) -> None:
-    """What is decided in plain Python can be explained on any machine; kernels know the DSL's tensors only."""
+    """What is decided in plain Python can be explained on any machine; kernels know only the DSL."""
     package = Path(cute_gemm.__file__).parent
     paths = [
         path for name in files for path in (package / name, *(package / name).rglob("*.py")) if path.is_file()
