@@ -11,7 +11,7 @@ from .errors import (
 )
 from .inputs import INPUT_KINDS, make_inputs
 from .poison import poisoned
-from .timing import host_time, limit_us, time_cold, time_sustained
+from .timing import host_time, limit_us, time_cold, time_cold_together, time_sustained
 
 __all__ = [
     "INPUT_KINDS",
@@ -25,6 +25,7 @@ __all__ = [
     "tile_errors",
     "tile_limits",
     "time_cold",
+    "time_cold_together",
     "time_sustained",
     "worst_element_error",
     "worst_tile_error",

@@ -66,11 +66,27 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
         RuntimeError: there is no CUDA device; or the profile does not hold the same work for every call
             (CUPTI lost records, or another thread used the device), so that no figure could be trusted.
     """
+    return time_cold_together([fn], repeats)[0]
+
+
+def time_cold_together(fns: Sequence[Callable[[], object]], repeats: int = 20) -> list[ColdTimes]:
+    """As `time_cold`, for several operations that take turns: so the card's temperature favours none.
+
+    Args:
+        fns: the operations; everything they launch must go to the current stream.
+        repeats: number of turns that are timed, after three that are not.
+
+    Returns:
+        For each operation, microseconds per call.
+
+    Raises:
+        RuntimeError: as `time_cold`.
+    """
     _need_cuda("time_cold")
     # The dtype makes the fill a kernel of its own, which no operation under test launches: it marks where a
     # call starts on the device's time line.
     buffer = torch.empty(_FLUSH_BYTES // 16, dtype=torch.complex128, device="cuda")
-    for _ in range(3):
+    for fn in [*fns] * 3:
         fn()
     # The first profile of a process starts CUPTI, which may cost records: let it be one that only learns a
     # name.
@@ -79,11 +95,13 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
         found = ", ".join(sorted(names)) or "none"
         raise RuntimeError(f"time_cold: want one kernel that flushes the L2; the profiler saw: {found}")
 
-    def flush_and_call() -> None:
-        buffer.fill_(0)
-        fn()
+    def take_turns() -> None:
+        for fn in fns:
+            buffer.fill_(0)
+            fn()
 
-    return ColdTimes(_sum_per_call(_profile(flush_and_call, repeats), names.pop(), repeats))
+    sums = _sum_per_call(_profile(take_turns, repeats), names.pop(), repeats, len(fns))
+    return [ColdTimes(sums[i :: len(fns)]) for i in range(len(fns))]
 
 
 def time_sustained(fn: Callable[[], object], seconds: float = 2.0) -> float:
@@ -159,8 +177,8 @@ def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
     return sorted(events, key=lambda event: event.start)
 
 
-def _sum_per_call(events: Sequence[DeviceEvent], flush: str, repeats: int) -> list[float]:
-    """Lengths of the events after each ``flush`` and before the next, summed."""
+def _sum_per_call(events: Sequence[DeviceEvent], flush: str, repeats: int, kinds: int = 1) -> list[float]:
+    """Lengths of the events after each ``flush`` and before the next, summed, of ``kinds`` of calls in turn."""
     calls: list[list[DeviceEvent]] = []
     for event in events:
         if event.name == flush:
@@ -168,10 +186,12 @@ def _sum_per_call(events: Sequence[DeviceEvent], flush: str, repeats: int) -> li
         elif calls:
             calls[-1].append(event)
     counts = [len(call) for call in calls]
-    if len(calls) != repeats or min(counts) == 0 or min(counts) != max(counts):
+    wanted = repeats * kinds
+    if len(calls) != wanted or min(counts) == 0 or any(len({*counts[i::kinds]}) > 1 for i in range(kinds)):
         raise RuntimeError(
-            f"time_cold: want {repeats} flushes of the L2 in the profile, and the same number of kernels, at"
-            f" least one, after each; found {len(calls)} flushes, followed by {counts} kernels"
+            f"time_cold: want {wanted} flushes of the L2 in the profile, and the same number of kernels, at"
+            f" least one, after each call of an operation; found {len(calls)} flushes, followed by {counts}"
+            " kernels"
         )
     return [sum(event.length for event in call) for call in calls]
 

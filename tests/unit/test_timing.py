@@ -18,6 +18,13 @@ def test_cold_time_sums_the_kernels_after_each_flush():
     assert timing._sum_per_call(profile, "flush", 2) == [5.0, 9.0]
 
 
+def test_operations_that_take_turns_may_launch_different_numbers_of_kernels():
+    profile = events(("flush", 50), ("k", 2), ("flush", 50), ("i", 1), ("j", 3))
+    assert timing._sum_per_call(profile + profile, "flush", 2, kinds=2) == [2.0, 4.0, 2.0, 4.0]
+    with pytest.raises(RuntimeError, match="want 4 flushes"):
+        timing._sum_per_call(profile + profile[:-1], "flush", 2, kinds=2)
+
+
 @pytest.mark.parametrize(
     "profile",
     [
