@@ -44,7 +44,7 @@ def test_problems_and_configurations_are_keys() -> None:
         assert {value: 1}[replace(value)] == 1
         assert replace(value, **change) != value
         with pytest.raises(FrozenInstanceError):
-            value.out_dtype = "float32"  # type: ignore[misc]
+            value.out_dtype = "float32"
 
 
 def test_a_name_says_what_tells_a_configuration_from_others() -> None:
