@@ -30,7 +30,7 @@ class InspectionError(RuntimeError):
     """A cubin could not be read, or a tool that reads it is missing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loop:
     """A backward branch and what lies between its target and itself."""
 
@@ -82,10 +82,17 @@ class KernelStats:
 
     @property
     def main_loop(self) -> Loop | None:
-        """The innermost loop that feeds the tensor cores, of several the one with most WGMMA, or None."""
-        loops = [loop for loop in self.loops if loop.count(*_TENSOR_CORE)]
-        inner = [a for a in loops if not any(_inside(b, a) for b in loops)]
-        return max(inner, key=lambda loop: loop.count(*_TENSOR_CORE), default=None)
+        """Of the loops about as dense in tensor-core instructions as the densest, the one with most; or None.
+
+        Not the innermost: waits that were moved out of a loop branch back into it, which looks like a loop.
+        """
+        densities = {
+            loop: loop.count(*_TENSOR_CORE) / (loop.end - loop.start)
+            for loop in self.loops
+            if loop.count(*_TENSOR_CORE)
+        }
+        dense = [loop for loop, density in densities.items() if density > 0.8 * max(densities.values())]
+        return max(dense, key=lambda loop: loop.count(*_TENSOR_CORE), default=None)
 
     def count(self, *prefixes: str) -> int:
         """Number of instructions whose opcode is, or continues with a dot, one of `prefixes`.
@@ -138,10 +145,6 @@ def _loops(code: Sequence[dict]) -> list[Loop]:
             body = Counter(i["opcode"] for i in code[first : index + 1])
             loops.append(Loop(first * _INSTRUCTION_BYTES, index * _INSTRUCTION_BYTES, body))
     return loops
-
-
-def _inside(inner: Loop, outer: Loop) -> bool:
-    return inner is not outer and outer.start <= inner.start and inner.end <= outer.end
 
 
 def _count(opcodes: Counter[str], prefixes: Sequence[str]) -> int:

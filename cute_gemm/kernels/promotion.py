@@ -28,8 +28,9 @@ class UniformPromotion:
     @cute.jit
     def __call__(self, acc, temp, scales, split: Int32):
         """``acc += temp * scale`` for 64 x BLOCK_N fragments; ``scales[row half][0]`` for each row half."""
-        for i in cutlass.range_constexpr(cute.size(acc)):
-            acc[i] = acc[i] + temp[i] * scales[i // 2 % 2][0]
+        row_scale = [first for (first,) in scales]
+        for eight_columns in cutlass.range_constexpr(self.block_n // 8):
+            add_scaled(acc, temp, row_scale, eight_columns)
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,19 @@ class StraddlingPromotion:
     @cute.jit
     def __call__(self, acc, temp, scales, split: Int32):
         """As in :class:`UniformPromotion`, with one select per row half and group of columns."""
-        per_group = self.group_n // 2
+        per_group = self.group_n // 8
         for group in cutlass.range_constexpr(self.block_n // self.group_n):
             row_scale = [select(group < split, first, second) for first, second in scales]
-            for i in cutlass.range_constexpr(group * per_group, (group + 1) * per_group):
-                acc[i] = acc[i] + temp[i] * row_scale[i // 2 % 2]
+            for eight_columns in cutlass.range_constexpr(group * per_group, (group + 1) * per_group):
+                add_scaled(acc, temp, row_scale, eight_columns)
+
+
+def add_scaled(acc, temp, row_scale, eight_columns: int):
+    """Promotes this thread's share of 16 rows by 8 columns: two columns of each of its two rows."""
+    for half, scale in enumerate(row_scale):
+        for column in range(2):
+            i = 4 * eight_columns + 2 * half + column
+            acc[i] = acc[i] + temp[i] * scale
 
 
 @cute.jit

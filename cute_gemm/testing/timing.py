@@ -178,7 +178,7 @@ def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
 
 
 def _sum_per_call(events: Sequence[DeviceEvent], flush: str, repeats: int, kinds: int = 1) -> list[float]:
-    """Lengths of the events after each ``flush`` and before the next, summed, of ``kinds`` of calls in turn."""
+    """Lengths of the events between one ``flush`` and the next, summed; ``kinds`` of calls take turns."""
     calls: list[list[DeviceEvent]] = []
     for event in events:
         if event.name == flush:

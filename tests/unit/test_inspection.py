@@ -87,10 +87,10 @@ def test_opcodes_match_by_whole_components():
     assert stats.instructions["WARPGROUP"] == 3
 
 
-def test_main_loop_is_the_innermost_with_most_tensor_work():
+def test_main_loop_is_dense_in_tensor_work_and_has_most_of_it():
     persistent = Loop(0, 900, Counter({"QGMMA.64x128x32": 12}))
     steady = Loop(100, 500, Counter({"QGMMA.64x128x32": 8}))
-    last_block = Loop(600, 700, Counter({"QGMMA.64x128x32": 4}))
+    last_block = Loop(600, 790, Counter({"QGMMA.64x128x32": 4}))
     spin = Loop(200, 220, Counter({"SYNCS": 1}))
     stats = KernelStats("k", 168, 0, 0, Counter(), (spin, steady, last_block, persistent))
     assert stats.main_loop is steady
