@@ -21,8 +21,11 @@ from torch import Tensor
 
 from . import refusals
 
-MAX_EXTENT = 2**31 - 1
-"""Largest size of a dimension, and largest offset of a scale in elements: both are 32-bit in a kernel."""
+MAX_EXTENT = 2**31 - 1024
+"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's last tile may lie beyond."""
+
+MAX_SCALE_SPAN = 2**31 - 1
+"""Largest offset of a scale from the first, in elements: 32-bit in a kernel."""
 
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _E4M3, _FP32, _BF16 = torch.float8_e4m3fn, torch.float32, torch.bfloat16
@@ -151,8 +154,8 @@ def operand(
         if s.is_neg():
             raise refusals.pending_negation(f"s{name}", s)
         last = (scale_rows - 1) * strides[0] + (scale_columns - 1) * strides[1]
-        if last > MAX_EXTENT:
-            raise refusals.scale_span(f"s{name}", s, last, MAX_EXTENT)
+        if last > MAX_SCALE_SPAN:
+            raise refusals.scale_span(f"s{name}", s, last, MAX_SCALE_SPAN)
         s_end = s_start + 4 * last + 4
     return q, s, rows, k, start, end, s_start, s_end
 

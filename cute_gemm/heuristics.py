@@ -83,7 +83,7 @@ def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
 
 def _fill(block_m: int, block_n: int, cluster_m: int, cluster_n: int, out_dtype: str) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest."""
-    # Measured: with 64 rows a second temporary wins everywhere (20 to 30 %), with 128 x 128 it loses 2 %.
+    # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
     temporaries = 2 if block_m == 64 else 1
     width = OUT_BYTES[out_dtype]
     epi_n = next(columns for columns in (128 // width, 64 // width, 16) if block_n % columns == 0)
@@ -106,7 +106,7 @@ _L2_BYTES_PER_US = 13.8e6  # out of L2, to all SMs
 _SAME_LINE_US = 0.00205  # one CTA's turn at a line of A that all CTAs of a row of tiles ask for at once
 _DRAM_BYTES_PER_US = 3.2e6
 _REREAD = 0.54  # share of B that two rows of tiles read from DRAM twice
-_RESIDENT_CTAS_IN_FOURS = 120  # clusters of four do not fill every GPC of 132 SMs
+_RESIDENT_CTAS_IN_FOURS = 120  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
 
 
 def cost_us(problem: GemmProblem, config: KernelConfig) -> float:

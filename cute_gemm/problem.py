@@ -110,6 +110,11 @@ class KernelConfig:
         return self.cluster_m * self.cluster_n
 
     @property
+    def prefetches_scales(self) -> bool:
+        """Whether a spare warp asks L2 for scales ahead: tiles of 64 rows gain by it, others lose."""
+        return self.block_m == 64
+
+    @property
     def scale_group_n(self) -> int:
         """Columns of a tile that are sure to share one scale of B, wherever the tile starts."""
         return gcd(self.block_n, BLOCK_K)

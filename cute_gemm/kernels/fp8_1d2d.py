@@ -4,20 +4,23 @@ The method is that of the DeepSeek-V3 technical report (arXiv:2412.19437, sectio
 BLOCK_M x BLOCK_N tiles of D, one after the other, from k-blocks 128 wide:
 
     acc = 0
-    for k in k_blocks:                                    # FP32 registers       tensor cores
-        acc += (scale_a[:, k] * scale_b[:, k])       *    (A[:, k] @ B[:, k].T)
+    for k in k_blocks:
+        partial = A[:, k] @ B[:, k].T                        # tensor cores, from FP8
+        acc += partial * (scale_a[:, k] * scale_b[:, k])     # CUDA cores, in FP32: the promotion
 
 Roles, all of which walk the same tiles, as the scheduler hands them out:
 
     math warpgroups (1 or 2)    `mma`     WGMMA, promotion, conversion, TMA store of D
     warp 0 of the last group    `load`    TMA of A and B into a ring of stages in shared memory
     warp 1 of the last group              64-row tiles only: asks L2 for scales ahead (scales.prefetch_scales)
+    its other warps                       none: they hand their registers over and leave
 
 Barriers, and who arrives how often per phase:
 
     full[stage]     1: the TMA warp, with the bytes of one stage; TMA counts them down as they land
     empty[stage]    4 x math warpgroups x CTAs that share an operand: lane r of a math warp tells CTA r
-    STORE + w       128: the threads of math warpgroup w, in its epilogue
+    STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
+                    chunk; its first warp issues the stores, and arrives only when the next buffer was read
 
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
 producer fed. With a cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each
@@ -64,7 +67,8 @@ class Fp8Gemm1D2D:
         self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
         self.tma_warp, self.prefetch_warp = self.math_warps, self.math_warps + 1
-        # setmaxnreg moves registers from the last warpgroup to the others.
+        # setmaxnreg moves registers from the last warpgroup to the others. The sum over all threads must not
+        # exceed what they start with (240 or 168 each), or the increase waits for ever.
         self.producer_registers, self.math_registers = (40, 232) if config.math_warpgroups == 2 else (24, 240)
         self.out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
         self.store = StoreD(config.epi_n, config.epi_stages, self.out_dtype)
@@ -131,6 +135,7 @@ class Fp8Gemm1D2D:
         stage_bytes = sum(self.tile_mn) * BLOCK_K
         barriers = storage.barriers.data_ptr()
         ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
+        # From here to the wait, no barrier may be touched: their initial state is on its way to the cluster.
         pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mn, is_relaxed=True)
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
@@ -144,7 +149,7 @@ class Fp8Gemm1D2D:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
                 self.load(ring, scheduler, tma_a, mA, sA, tma_b, mB, sB)
-            if const_expr(self.tile_mn[0] == 64):
+            if const_expr(self.config.prefetches_scales):
                 if warp == self.prefetch_warp:
                     prefetch_scales(scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
 
@@ -191,7 +196,7 @@ class Fp8Gemm1D2D:
         # Of a fragment this thread has row and row + 8: WGMMA gives a warp 16 rows, a quad of lanes two.
         row = hide_lane(wg * rows + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4)
         mma = fp8_mma(block_n)
-        thr_mma = mma.get_slice(0)
+        thr_mma = mma.get_slice(0)  # of one warpgroup: which one, sA says
         sA = cute.local_tile(sA, (rows, BLOCK_K), (wg, 0, None))  # (64 * waves, bK, stages)
         sA = cute.local_tile(sA, (64, BLOCK_K), (None, 0, None))  # (64, bK, waves, stages)
         tCrA = mma.make_fragment_A(thr_mma.partition_A(sA))  # (MMA, 1, MMA_K, waves, stages)
@@ -212,6 +217,7 @@ class Fp8Gemm1D2D:
             scales.start(following, following.m_tile * block_m + row, following.n_tile * block_n)
             first_m = (tile.m_tile * self.config.math_warpgroups + wg) * self.waves
             first_n = tile.n_tile * (block_n // epi_n)
-            self.store(accs, tma_d, cute.domain_offset((0, 0, first_m, first_n), gD), sD, wg, tidx)
+            gD_wg = cute.domain_offset((0, 0, first_m, first_n), gD)  # from this warpgroup's first chunk on
+            self.store(accs, tma_d, gD_wg, sD, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0)

@@ -71,11 +71,12 @@ class OverlappedMainloop:
         if last % 2 == 1:
             state, held = self.step(operands, state, last, odd, even, held)
             warpgroup.wait_group(0)
+            ring.consumer_release(state)
             promote(acc, odd, held, split)
         else:
             warpgroup.wait_group(0)
+            ring.consumer_release(state)
             promote(acc, even, held, split)
-        ring.consumer_release(state)
         state.advance()
         return state
 

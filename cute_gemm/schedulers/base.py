@@ -24,7 +24,8 @@ class WorkTile:
 
 
 class TileScheduler(Protocol):
-    """A frozen dataclass of DSL integers, made on the host by a ``to_params`` and passed to the kernel.
+    """A frozen dataclass of DSL integers, passed to the kernel. Each has a static ``to_params`` that makes it
+    on the host from what its kind of problem has.
 
     All roles of a CTA (producer, prefetcher, math warpgroups) walk the same tiles: ``initial_work`` once,
     then ``advance`` until ``is_valid`` is false. So they always agree on ``k_start`` and ``k_count``.
