@@ -37,7 +37,7 @@ def fp8_gemm_nt(
             rounded.
 
     M is any size, N a multiple of 8, K a multiple of 16 (a last k-block may be partial). With K = 0 the
-    result is zero; with M = 0 or N = 0 there is nothing to do. Every dimension is below 2^31.
+    result is zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
 
     The last dimension of a, b and out is contiguous (stride 1). Rows may be further apart: the row stride is
     a multiple of 16 bytes, at least the length of a row (so rows that `expand` repeats are refused) and below
@@ -45,8 +45,10 @@ def fp8_gemm_nt(
     have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place.
 
     All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
-    it the current device or not, and returns without waiting; the first call for a kind of problem compiles a
-    kernel. On the CPU the same rules hold, and :mod:`cute_gemm.reference` computes the result in plain torch.
+    it the current device or not, and returns without waiting. A call that needs a kernel which no call before
+    it did compiles that in seconds, or finds it on disk; sizes are arguments of a kernel, so few are needed.
+    A kernel's first call in a process must not be within the capture of a CUDA graph. On the CPU the same
+    rules hold, and :mod:`cute_gemm.reference` computes the result in plain torch.
 
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.
