@@ -1,0 +1,13 @@
+"""What the tests on a GPU know of tensors."""
+
+import torch
+
+from cute_gemm.problem import OUT_BYTES
+
+DTYPES = {name: getattr(torch, name) for name in OUT_BYTES}
+"""The types a result may have, by the names configurations give them."""
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    """The same memory as integers: NaNs and zeros of different signs differ, too."""
+    return x.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[x.element_size()])
