@@ -15,15 +15,12 @@ from cutlass import Int32
 from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
-from cute_gemm import cache, heuristics, jit
-from cute_gemm.problem import OUT_BYTES, ceil_div
+from cute_gemm import cache, checks, heuristics, jit
+from cute_gemm.problem import OUT_BYTES, KernelConfig, ceil_div
 from cute_gemm.schedulers.dense import DenseScheduler
 
-USED = {
-    ((config.cluster_m, config.cluster_n), config.raster)
-    for out_dtype in OUT_BYTES
-    for config in heuristics.all_configs(out_dtype)
-}
+CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+USED = {((config.cluster_m, config.cluster_n), config.raster) for config in CONFIGS}
 # Fixed when a kernel is compiled: ((CTAs of a cluster along M, along N), tiles of a band along M).
 STATIC = sorted(USED | {((1, 1), 1), ((1, 1), 3), ((2, 1), 3), ((1, 2), 1), ((2, 2), 4)})
 
@@ -197,26 +194,54 @@ def test_tiles_are_walked_in_bands() -> None:
 
 
 class Edge:
-    """Writes down the last tile of a schedule too long to be walked, and what a CTA is told after it."""
+    """Writes down the last tiles of a schedule too long to be walked, as the CTAs of a cluster see them, and
+    what they are told after them: tile, its first row and column as a kernel counts them, and whether it is
+    one."""
 
-    key, integers = "edge", 2
+    def __init__(self, cluster_mn: tuple[int, int], raster: int) -> None:
+        self.cluster_mn, self.raster = cluster_mn, raster
+        self.key, self.integers = ("edge", cluster_mn, raster), 4
 
     @cute.jit
-    def __call__(self, out: cute.Tensor, m: Int32, n: Int32):
+    def __call__(self, out: cute.Tensor, m: Int32, n: Int32, block_m: Int32, block_n: Int32):
         scheduler = DenseScheduler.to_params(
-            m, n, Int32(1), Int32(132), block_mn=(64, 16), cluster_mn=(1, 1), raster=8
+            m,
+            n,
+            Int32(1),
+            Int32(132),
+            block_mn=(block_m, block_n),
+            cluster_mn=self.cluster_mn,
+            raster=self.raster,
         )
         last = scheduler.m_clusters * scheduler.n_clusters - 1
+        row = 0
         for i in cutlass.range_constexpr(2):
-            tile = scheduler.work(last + i, Int32(0), Int32(0))
-            out[i, 0], out[i, 1], out[i, 2] = tile.m_tile, tile.n_tile, Int32(tile.is_valid)
+            for x in cutlass.range_constexpr(self.cluster_mn[0]):
+                for y in cutlass.range_constexpr(self.cluster_mn[1]):
+                    tile = scheduler.work(last + i, Int32(x), Int32(y))
+                    out[row, 0], out[row, 1] = tile.m_tile * block_m, tile.n_tile * block_n
+                    out[row, 2] = Int32(tile.is_valid)
+                    row += 1
 
 
-@pytest.mark.parametrize(("m", "n"), [(2**31 - 1, 8), (1, 2**31 - 8)])
-def test_the_largest_extents_do_not_overflow(m: int, n: int) -> None:
-    out = torch.zeros(2, FIELDS, dtype=torch.int32)
-    compiled(Edge())(out, m, n)
-    (*last, is_valid), (*end, at_end) = out[:, :3].tolist()
-    assert (*last, is_valid) == (ceil_div(m, 64) - 1, ceil_div(n, 16) - 1, 1)
-    assert min(end) >= 0
-    assert not at_end
+@pytest.mark.parametrize(("m", "n"), [(checks.MAX_EXTENT, 8), (1, checks.MAX_EXTENT // 8 * 8)])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: int) -> None:
+    """Not even in the CTAs of the last cluster whose tiles lie beyond the output."""
+    cluster_mn, block_mn = (config.cluster_m, config.cluster_n), (config.block_m, config.block_n)
+    out = torch.zeros(2 * config.cluster_size, FIELDS, dtype=torch.int32)
+    compiled(Edge(cluster_mn, config.raster))(out, m, n, *block_mn)
+    ends = [
+        ceil_div(extent, block * ctas) * block * ctas
+        for extent, block, ctas in zip((m, n), block_mn, cluster_mn, strict=True)
+    ]
+    # A thread adds the place of its element in the tile.
+    assert max(ends) <= 2**31
+    firsts = [
+        [ends[0] - (cluster_mn[0] - x) * block_mn[0], ends[1] - (cluster_mn[1] - y) * block_mn[1]]
+        for x in range(cluster_mn[0])
+        for y in range(cluster_mn[1])
+    ]
+    # After the last tile comes no other, but the same one again.
+    assert out[:, :2].tolist() == firsts * 2
+    assert out[:, 2].tolist() == [1] * config.cluster_size + [0] * config.cluster_size
