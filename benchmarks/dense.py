@@ -6,7 +6,8 @@
 Cold: mean device time over 20 calls of the operation's own kernels (CUPTI), after writing 256 MiB each.
 Sustained: two seconds of back-to-back calls, mean of the second half. Operands: standard normal, quantised.
 Cards differ by a few percent: with --calibrate, cuBLASLt (`torch._scaled_mm`) is timed between our rows.
-A file is replaced by what was measured: give a run of some shapes another --out.
+A file is replaced by what is measured, row by row: give a run of some shapes another --out. What is wrong or
+cannot be timed ends its shape, not the run; the exit status then is 1.
 """
 
 from __future__ import annotations
@@ -137,19 +138,44 @@ class Case:
         )
 
 
-def measure(problems: Sequence[GemmProblem], regime: str, calibrate: bool, origin: Row) -> Iterator[Row]:
+def measure(problem: GemmProblem, regime: str, calibrate: bool, origin: Row) -> Iterator[Row]:
+    """The rows of one shape, each as soon as it is measured."""
     timer = time_cold if regime == COLD else time_sustained
+    case = Case.make(problem)
+    yield case.time_ours(timer, regime, ROW_MAJOR, origin)
+    if calibrate and (row := case.time_cublaslt(timer, regime, FAST, origin)):
+        yield row
+    if regime == SUSTAINED:
+        return
+    if problem.m >= M_MAJOR_FROM:
+        yield case.time_ours(timer, regime, M_MAJOR, origin)
+    if calibrate and (row := case.time_cublaslt(timer, regime, BLOCKWISE, origin)):
+        yield row
+
+
+def run(
+    problems: Sequence[GemmProblem], regime: str, calibrate: bool, origin: Row, path: Path
+) -> tuple[list[Row], list[str]]:
+    """Measures all shapes of a regime; each row is in the file before the next is measured.
+
+    Returns:
+        The rows, and what went wrong: a line for each shape that was left when it failed.
+    """
+    rows: list[Row] = []
+    failures: list[str] = []
+    records.write_rows(path, rows)
     for problem in problems:
-        case = Case.make(problem)
-        yield case.time_ours(timer, regime, ROW_MAJOR, origin)
-        if calibrate and (row := case.time_cublaslt(timer, regime, FAST, origin)):
-            yield row
-        if regime == SUSTAINED:
-            continue
-        if problem.m >= M_MAJOR_FROM:
-            yield case.time_ours(timer, regime, M_MAJOR, origin)
-        if calibrate and (row := case.time_cublaslt(timer, regime, BLOCKWISE, origin)):
-            yield row
+        shape = f"{regime} {problem.m}x{problem.n}x{problem.k}"
+        try:
+            for row in measure(problem, regime, calibrate, origin):
+                rows.append(row)
+                records.write_rows(path, rows)
+                what = " ".join(filter(None, (row["peer"], row["config"], row["scale_layout"])))
+                print(f"{shape} {what}: {row['us']:.2f} us, {row['tflops']:.0f} TFLOP/s", flush=True)
+        except (AssertionError, RuntimeError) as error:
+            failures.append(f"{shape}: {type(error).__name__}: {error}")
+            print(f"FAILED {failures[-1]}", flush=True)
+    return rows, failures
 
 
 def compile_all(problems: Sequence[GemmProblem]) -> None:
@@ -220,20 +246,18 @@ def main() -> int:
         for regime in regimes
     }
     compile_all([problem for problems in plan.values() for problem in problems])
-    tables = []
+    tables: list[str] = []
+    failures: list[str] = []
     for regime, problems in plan.items():
-        started, rows = time.perf_counter(), []
-        for row in measure(problems, regime, options.calibrate, origin):
-            rows.append(row)
-            shape = "x".join(map(str, records.shape_of(row)))
-            what = " ".join(filter(None, (row["peer"], row["config"], row["scale_layout"])))
-            print(f"{regime} {shape} {what}: {row['us']:.2f} us, {row['tflops']:.0f} TFLOP/s", flush=True)
-        path = options.out / f"dense_{regime}.jsonl"
-        records.write_rows(path, rows)
+        started, path = time.perf_counter(), options.out / f"dense_{regime}.jsonl"
+        rows, failed = run(problems, regime, options.calibrate, origin, path)
         print(f"{len(rows)} rows in {time.perf_counter() - started:.0f} s: {path}")
         tables.append(text_table(compare(rows, regime), regime))
+        failures += failed
     print("\n" + "\n\n".join(tables))
-    return 0
+    for failure in failures:
+        print(f"FAILED {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -217,16 +217,16 @@ def test_all_regimes_and_layouts_are_measured_and_calibrated_between(monkeypatch
             return None if peer == records.BLOCKWISE else {"of": peer}
 
     monkeypatch.setattr(dense, "Case", FakeCase)
-    rows = list(dense.measure([GemmProblem(64, 8, 16), GemmProblem(128, 8, 16)], "cold", True, ORIGIN))
+    rows = [each for m in (64, 128) for each in dense.measure(GemmProblem(m, 8, 16), "cold", True, ORIGIN)]
     ours_64 = ["row_major", records.FAST, records.BLOCKWISE]
     assert asked == [*ours_64, "row_major", records.FAST, "m_major", records.BLOCKWISE]
     assert [each["of"] for each in rows] == [each for each in asked if each != records.BLOCKWISE]
 
     asked.clear()
-    list(dense.measure([GemmProblem(4096, 8, 16)] * 2, "sustained", True, ORIGIN))
-    assert asked == ["row_major", records.FAST] * 2
+    list(dense.measure(GemmProblem(4096, 8, 16), "sustained", True, ORIGIN))
+    assert asked == ["row_major", records.FAST]
     asked.clear()
-    list(dense.measure([GemmProblem(4096, 8, 16)], "cold", False, ORIGIN))
+    list(dense.measure(GemmProblem(4096, 8, 16), "cold", False, ORIGIN))
     assert asked == ["row_major", "m_major"]
 
 
@@ -260,8 +260,9 @@ def test_arguments():
         dense.parse_arguments(["--shapes", "64x8"])
 
 
-def test_whole_run(monkeypatch, tmp_path, capsys):
-    """Everything but the GPU: plan, measure, write, compare; one shape the peers were not measured at."""
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """main() made to run without a GPU, on a shape of the peers' and another; gives what it has compiled."""
     compiled = []
     on_cpu = dense.Case.make
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -277,6 +278,11 @@ def test_whole_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         sys, "argv", ["dense.py", "--out", str(tmp_path), "--no-calibrate", "--shapes", *shapes]
     )
+    return compiled
+
+
+def test_whole_run(compiled, tmp_path, capsys):
+    """Everything but the GPU: plan, measure, write, compare."""
     assert dense.main() == 0
     problems = [GemmProblem(1, 576, 7168, num_sms=78), GemmProblem(8, 32, 128, num_sms=78)]
     assert compiled == problems * 2
@@ -285,10 +291,49 @@ def test_whole_run(monkeypatch, tmp_path, capsys):
         assert [records.shape_of(each) for each in rows] == [(1, 576, 7168), (8, 32, 128)]
         assert {each["regime"] for each in rows} == {regime}
         assert {each["us"] for each in rows} == {{"cold": 10.0, "sustained": 20.0}[regime]}
-    table = capsys.readouterr().out.split("\n\n")[1]
+    out, err = capsys.readouterr()
+    table = out.split("\n\n")[1]
     assert table.startswith("cold: ours against DeepGEMM")
     assert "1x576x7168" in table
     assert "8x32x128" not in table
+    assert "FAILED" not in out + err
+
+
+@pytest.mark.parametrize("error", [AssertionError("tile (0, 0) is off"), RuntimeError("no CUPTI")])
+def test_a_shape_that_fails_costs_its_own_rows_only(compiled, error, monkeypatch, tmp_path, capsys):
+    real = cute_gemm.fp8_gemm_nt
+
+    def broken(lhs, rhs, out):
+        if lhs[0].shape[0] == 1:
+            raise error
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
+    # What an earlier run left must not be taken for this one's.
+    records.write_rows(tmp_path / "dense_cold.jsonl", [row(), row()])
+    assert dense.main() == 1
+    for regime in ("cold", "sustained"):
+        rows = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
+        assert [records.shape_of(each) for each in rows] == [(8, 32, 128)]
+    out, err = capsys.readouterr()
+    lines = [f"FAILED {each} 1x576x7168: {type(error).__name__}: {error}" for each in ("cold", "sustained")]
+    assert err.splitlines() == lines
+    assert all(line in out for line in lines)
+
+
+def test_rows_are_kept_when_a_run_is_cut_off(compiled, monkeypatch, tmp_path):
+    real = cute_gemm.fp8_gemm_nt
+
+    def interrupted(lhs, rhs, out):
+        if lhs[0].shape[0] == 8:
+            raise KeyboardInterrupt
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dense.main()
+    (kept,) = records.read_rows(tmp_path / "dense_cold.jsonl")
+    assert records.shape_of(kept) == (1, 576, 7168)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
