@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import checks, reference
+from . import checks, hardware, reference
 
 
 def fp8_gemm_nt(
@@ -109,23 +109,15 @@ def _kernels(index: int) -> ModuleType:
     Raises:
         RuntimeError: that device cannot run them. Only success is remembered.
     """
-    name, (major, minor), is_cuda = _describe_device(index)
-    if (major, minor) != (9, 0) or not is_cuda:
-        kind = f"compute capability {major}.{minor}" if is_cuda else "a ROCm device"
+    if not hardware.is_hopper(index):
         raise RuntimeError(
-            f"the tensors are on cuda:{index}, which is {name} ({kind}); wanted a Hopper GPU, compute "
-            "capability 9.0, such as H100, H200 or H20. The same call with CPU tensors (`a.cpu()`, ...) runs "
-            "in plain torch"
+            f"the tensors are on cuda:{index}, which is {hardware.describe(index)}; wanted a Hopper GPU, "
+            "compute capability 9.0, such as H100, H200 or H20. The same call with CPU tensors (`a.cpu()`, "
+            "...) runs in plain torch"
         )
     from . import dispatch
 
     return dispatch
-
-
-def _describe_device(index: int) -> tuple[str, tuple[int, int], bool]:
-    """Name and capability of a device, and whether CUDA drives it: under ROCm an MI250 reports 9.0 too."""
-    capability = torch.cuda.get_device_capability(index)
-    return torch.cuda.get_device_name(index), capability, torch.version.hip is None
 
 
 def _single_row(x: Tensor) -> Tensor:

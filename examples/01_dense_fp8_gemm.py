@@ -12,6 +12,7 @@ import argparse
 import torch
 
 import cute_gemm
+from cute_gemm.hardware import is_hopper
 from cute_gemm.problem import GemmProblem
 from cute_gemm.testing import limit_us, time_cold, worst_tile_error
 
@@ -24,8 +25,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=7168, help="input features, a multiple of 16")
     args = parser.parse_args()
 
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-    device = torch.device("cuda" if hopper else "cpu")
+    device = torch.device("cuda" if is_hopper() else "cpu")
     torch.manual_seed(0)
     x = torch.randn(args.m, args.k, device=device, dtype=torch.bfloat16)
     w = torch.randn(args.n, args.k, device=device, dtype=torch.bfloat16)
@@ -98,8 +98,8 @@ def sum_in_14_bits(terms: torch.Tensor) -> torch.Tensor:
 def multiply(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Step 2: one call."""
     print("2. Multiply")
-    # The first call on a GPU compiles a kernel, which takes seconds; the kernel is then kept on disk. Later
-    # calls with other M, N and K use the same few kernels.
+    # The first call on a GPU compiles a kernel, which takes seconds; the kernel is then kept on disk. Sizes
+    # are its arguments: a later call compiles only where it needs a kernel that no call before it did.
     y = cute_gemm.fp8_gemm_nt(a, b)
     print(f"   y {list(y.shape)} {y.dtype} on {y.device}")
     return y

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cute_gemm import hardware
+
 GPU_TESTS = Path(__file__).parent / "gpu"
 
 
@@ -17,10 +19,8 @@ def reason_to_skip() -> str:
     """Why GPU tests cannot run here; empty where they can."""
     if not torch.cuda.is_available():
         return "needs a Hopper GPU (compute capability 9.0); torch sees no CUDA device"
-    found = torch.cuda.get_device_capability()
-    if found != (9, 0):
-        name = torch.cuda.get_device_name()
-        return f"needs a Hopper GPU (compute capability 9.0); found {name}, {found[0]}.{found[1]}"
+    if not hardware.is_hopper():
+        return f"needs a Hopper GPU (compute capability 9.0); found {hardware.describe()}"
     return ""
 
 

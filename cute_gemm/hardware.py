@@ -1,0 +1,33 @@
+"""Which GPUs the kernels run on."""
+
+from __future__ import annotations
+
+import torch
+
+_HOPPER = (9, 0)
+
+
+def is_hopper(index: int | None = None) -> bool:
+    """Whether a CUDA device is a Hopper GPU, such as H100, H200 or H20; False where torch sees no device.
+
+    Args:
+        index: the device's number; None for the current device.
+    """
+    # Under ROCm torch.cuda drives AMD devices, and an MI250 reports 9.0 too.
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(index) == _HOPPER
+
+
+def describe(index: int | None = None) -> str:
+    """A device's name and what tells whether it is a Hopper GPU: ``NVIDIA L4 (compute capability 8.9)``.
+
+    Args:
+        index: the device's number; None for the current device.
+
+    Raises:
+        RuntimeError, AssertionError: torch's, where there is no such device.
+    """
+    major, minor = torch.cuda.get_device_capability(index)
+    kind = "a ROCm device" if torch.version.hip is not None else f"compute capability {major}.{minor}"
+    return f"{torch.cuda.get_device_name(index)} ({kind})"
