@@ -158,6 +158,8 @@ def _demo(args: argparse.Namespace) -> None:
     console = _console()
     console.print(where)
     console.print(_results_table(done, device))
+    for reason in dict.fromkeys(result.untimed for result in done if result.untimed):
+        console.print(f"not timed: {reason}", markup=False, soft_wrap=True)
     for weight in skipped:
         console.print(f"skipped {weight.name}: {weight.reason}", markup=False)
     console.print(
@@ -172,18 +174,14 @@ def _device() -> tuple[torch.device, str]:
     """The current GPU if it is a Hopper one, else the CPU; and a sentence that says so."""
     import torch
 
+    from cute_gemm import hardware
+
     if not torch.cuda.is_available():
         return torch.device("cpu"), "No GPU here: this is the reference in plain torch."
-    name = torch.cuda.get_device_name()
-    if not _is_hopper(torch.cuda.current_device()):
-        return torch.device("cpu"), f"{name} is not a Hopper GPU: this is the reference, on the CPU."
-    return torch.device("cuda", torch.cuda.current_device()), f"On {name}:"
-
-
-def _is_hopper(index: int) -> bool:
-    import torch
-
-    return torch.version.hip is None and torch.cuda.get_device_capability(index) == (9, 0)
+    if not hardware.is_hopper():
+        found = hardware.describe()
+        return torch.device("cpu"), f"{found} is not a Hopper GPU: this is the reference, on the CPU."
+    return torch.device("cuda", torch.cuda.current_device()), f"On {torch.cuda.get_device_name()}:"
 
 
 def _results_table(results: Sequence[Result], device: torch.device) -> Table:
@@ -201,6 +199,8 @@ def _results_table(results: Sequence[Result], device: torch.device) -> Table:
         cells = [f"{result.error_dequantised:.2e}", f"{result.error_unquantised:.2e}"]
         if result.us is not None:
             cells += [f"{result.us:.1f}", f"{result.tflops:.0f}", f"{result.share_of_limit:.0%}"]
+        elif on_gpu:
+            cells += ["-"] * 3
         table.add_row(result.label, _shape(result.problem), result.config, *cells)
     return table
 
@@ -275,6 +275,7 @@ def _info(args: argparse.Namespace) -> None:
     import torch
 
     from cute_gemm.cache import cache_info
+    from cute_gemm.hardware import is_hopper
 
     table = Table(show_header=False)
     table.add_row("cute_gemm", __version__)
@@ -284,7 +285,7 @@ def _info(args: argparse.Namespace) -> None:
     table.add_row("CUDA of torch", torch.version.cuda or "none (CPU build)")
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)
-        verdict = "Hopper" if _is_hopper(index) else "not Hopper, the kernels do not run on it"
+        verdict = "Hopper" if is_hopper(index) else "not Hopper, the kernels do not run on it"
         table.add_row(f"GPU {index}", f"{found.name}, {found.multi_processor_count} SMs, {verdict}")
     if not torch.cuda.device_count():
         table.add_row("GPU", "none; calls run the reference in plain torch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,9 @@ class Result:
     error_unquantised: float
     """Worst tile's error against the product before quantisation: what FP8 costs in all."""
     us: float | None
-    """Median device time with a cold L2; None on a CPU, whose time says nothing about the kernel."""
+    """Median device time with a cold L2; None on a CPU, whose time says nothing, and where `untimed`."""
+    untimed: str = ""
+    """Why there is no time although there is a GPU."""
 
     @property
     def tflops(self) -> float | None:
@@ -152,11 +154,11 @@ def _run(
     out = cute_gemm.fp8_gemm_nt(a, b, out_dtype=out_dtype)
 
     problem = GemmProblem(m, n, k, str(out_dtype).removeprefix("torch."))
-    us = None
+    us, untimed = None, ""
     if weight.is_cuda:
         num_sms = torch.cuda.get_device_properties(weight.device).multi_processor_count
         problem = replace(problem, num_sms=num_sms)
-        us = testing.time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, out)).median_us
+        us, untimed = _time(lambda: cute_gemm.fp8_gemm_nt(a, b, out))
     return Result(
         label=label,
         problem=problem,
@@ -164,7 +166,20 @@ def _run(
         error_dequantised=testing.worst_tile_error(out, dequantized_product(*a, *b)),
         error_unquantised=testing.worst_tile_error(out, activations.double() @ weight.double().T),
         us=us,
+        untimed=untimed,
     )
+
+
+def _time(call: Callable[[], object]) -> tuple[float | None, str]:
+    """Microseconds of a call; or None and, in one line, why the profiler gave no figure.
+
+    Many containers and clusters forbid profiling. A kernel that failed ends here too, but leaves CUDA in a
+    state in which whatever comes next raises.
+    """
+    try:
+        return testing.time_cold(call).median_us, ""
+    except RuntimeError as error:
+        return None, " ".join(str(error).split())
 
 
 def _why_not(n: int, k: int, dtype: str = "F32") -> str:

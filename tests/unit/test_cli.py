@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -216,11 +217,11 @@ def test_dimensions_are_positive_whole_numbers(capsys, value):
 def test_another_gpu_than_hopper_runs_the_reference(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA A100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     status, out, _ = run("demo", "--m", 1, "--n", 8, "--k", 16)
     assert status == 0
-    assert "NVIDIA A100 is not a Hopper GPU" in out
+    assert "NVIDIA A100 (compute capability 8.0) is not a Hopper GPU" in out
 
 
 def test_speed_columns():
@@ -231,6 +232,35 @@ def test_speed_columns():
     assert result.share_of_limit == pytest.approx(0.7479, abs=1e-3)
     table = cli._results_table([result], torch.device("cuda"))
     assert [next(iter(column.cells)) for column in table.columns][-3:] == ["650.0", "1480", "75%"]
+
+
+def test_a_gpu_that_cannot_be_profiled_is_said_so_in_one_line(run, monkeypatch):
+    """What is computed on the CPU passes for a GPU's here."""
+    run_shapes = demo.run_shapes
+
+    def no_profile(call):
+        raise RuntimeError("time_cold: want one kernel;\n the profiler saw: none" + " x" * 99)
+
+    def on_the_cpu(shapes, device, out_dtype):
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+        yield from run_shapes([(5, 24, 144), (6, 24, 144)], torch.device("cpu"), out_dtype)
+
+    monkeypatch.setattr(demo.testing, "time_cold", no_profile)
+    monkeypatch.setattr(demo, "run_shapes", on_the_cpu)
+    monkeypatch.setattr(cli, "_device", lambda: (torch.device("cuda"), "On a GPU:"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Multiprocessors(78))
+    status, out, err = run("demo")
+    assert status == 0, err
+    table = rows(out)
+    assert [row[1] for row in table[-2:]] == ["5 x 24 x 144", "6 x 24 x 144"]
+    assert all(float(row[3]) < 1e-5 and row[5:] == ["-", "-", "-"] for row in table[-2:])
+    (line,) = [line for line in out.splitlines() if "time_cold" in line]
+    assert line.startswith("not timed: time_cold: want one kernel; the profiler saw: none x")
+    assert line.endswith(" x")
+
+
+class Multiprocessors(NamedTuple):
+    multi_processor_count: int
 
 
 def test_figures_are_not_cut_on_a_narrow_terminal(run, monkeypatch):
