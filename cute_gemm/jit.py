@@ -5,10 +5,11 @@ compiled is always an object file, which is then linked into the process by the 
 kernel and one from disk take the same way, no toolchain is needed, and a machine without a GPU compiles for
 Hopper as well as any other.
 
-Stored objects are keyed by everything that shapes their code: the caller's key, the kernels' sources, the
-versions of the DSL, the CUDA version of its compiler, its ``CUTE_DSL_*`` settings, and the CPU (host code
-uses all it can do). They do not depend on the Python or torch they were made under. To get the files that
-``CUTE_DSL_KEEP`` asks for, switch the disk cache off: a kernel found there is not compiled.
+Stored objects are keyed by everything that shapes their code: the caller's key, the kernels' sources as this
+process imports them (where they change under it, nothing is stored), the versions of the DSL, the CUDA
+version of its compiler, its ``CUTE_DSL_*`` settings, and the CPU (host code uses all it can do). They do not
+depend on the Python or torch they were made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch
+the disk cache off: a kernel found there is not compiled.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ARCH = "sm_90a"
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
 _PACKAGE = Path(__file__).parent
-_SOURCES = ("kernels", "schedulers", "problem.py", "jit.py")
+_SOURCES = ("kernels", "schedulers", "problem.py", "dispatch.py", "jit.py")
 _DSL = "nvidia-cutlass-dsl"
 _EM_CUDA = 190
 
@@ -64,7 +65,8 @@ def instance(key: Hashable, build: Build, label: str) -> Callable[..., None]:
     Args:
         key: what tells this kernel from others (kernel class, configuration, types). Its ``repr`` is kept on
             disk and compared between processes: it must say all that ``key`` does and name no address.
-        build: called only if the kernel has to be compiled; the file that defines it counts as a source.
+        build: called only if the kernel has to be compiled; the file that defines it counts as a source, as
+            it is when this process first asks for a kernel of that file.
         label: the kernel's name in what is logged.
 
     Returns:
@@ -109,8 +111,12 @@ def _load_or_compile(key: str, build: Build, label: str) -> Callable[..., None]:
         if kernel is not None:
             return kernel
         image = _compile(build, label)
-        if store:
+        if store and _sources_are_as_they_were(build):
             store.store(key, image)
+        elif store:
+            logger.warning(
+                "did not keep %s on disk: sources of cute_gemm changed since this process imported it", label
+            )
     return _link(image)
 
 
@@ -191,25 +197,38 @@ def _key_text(key: Hashable, build: Build) -> str:
     text = repr(key)
     if " at 0x" in text:
         raise ValueError(f"the repr of a kernel's key must be the same in every process, got {text}")
-    parts = {"kernel": text, "sources": _digest(_sources(build)), **_surroundings()}
+    parts = {"kernel": text, "sources": _first_digests(build), **_surroundings()}
     return json.dumps(parts, sort_keys=True)
 
 
-def _sources(build: Build) -> tuple[Path, ...]:
-    files = [Path(build.__code__.co_filename)]
-    for name in _SOURCES:
-        path = _PACKAGE / name
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return tuple(files)
+def _sources(build: Build) -> list[Path]:
+    return [Path(build.__code__.co_filename), *(_PACKAGE / name for name in _SOURCES)]
 
 
-@functools.cache
-def _digest(files: tuple[Path, ...]) -> str:
+def _digest(source: Path) -> str:
+    """Of a file, or of all Python files in a folder, as they are on disk now."""
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+_first_digest = functools.cache(_digest)
+for _name in _SOURCES:
+    # Now: Python reads the kernels at the first compile. What is unchanged after that is what it read.
+    _first_digest(_PACKAGE / _name)
+
+
+def _first_digests(build: Build) -> list[str]:
+    return [_first_digest(source) for source in _sources(build)]
+
+
+def _sources_are_as_they_were(build: Build) -> bool:
+    try:
+        return [_digest(source) for source in _sources(build)] == _first_digests(build)
+    except OSError:
+        return False
 
 
 @functools.cache

@@ -2,6 +2,9 @@
 
 import io
 import logging
+import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -51,7 +54,7 @@ def dsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit, "_loaded", {})
-    jit._digest.cache_clear()
+    jit._first_digest.cache_clear()
 
 
 def build() -> Any:
@@ -83,24 +86,33 @@ def test_without_a_disk_cache_everything_works(
     assert dsl.compiled == ["one", "one"]
 
 
+class Sources:
+    """A package of its own for `jit` to take as its sources, and a file with a function that builds."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.package = folder / "package"
+        for name in ("kernels", "schedulers"):
+            (self.package / name).mkdir(parents=True)
+        for name in (*jit._SOURCES[2:], "kernels/core.py", "schedulers/dense.py", "ops.py"):
+            (self.package / name).write_text(f"# {name}")
+        monkeypatch.setattr(jit, "_PACKAGE", self.package)
+        self.caller = folder / "caller.py"
+        self.caller.write_text("def build(): return 1\n")
+        scope: dict[str, Any] = {}
+        exec(compile(self.caller.read_text(), self.caller, "exec"), scope)
+        self.build: jit.Build = scope["build"]
+
+
 @pytest.mark.parametrize("what", ["dsl version", "kernel source", "other source", "build source"])
 def test_a_change_of_what_shapes_the_code_compiles_anew(
     dsl: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    package = tmp_path / "package"
-    for folder in ("kernels", "schedulers"):
-        (package / folder).mkdir(parents=True)
-    for name in ("problem.py", "jit.py", "kernels/core.py", "schedulers/dense.py", "ops.py"):
-        (package / name).write_text(f"# {name}")
-    monkeypatch.setattr(jit, "_PACKAGE", package)
-    caller = tmp_path / "caller.py"
-    caller.write_text("def build(): return 1\n")
-    scope: dict[str, Any] = {}
-    exec(compile(caller.read_text(), caller, "exec"), scope)
+    sources = Sources(tmp_path, monkeypatch)
+    package, caller = sources.package, sources.caller
 
     def again() -> int:
         new_process(monkeypatch)
-        jit.instance("k", scope["build"], "one")
+        jit.instance("k", sources.build, "one")
         return len(dsl.compiled)
 
     assert again() == 1
@@ -117,6 +129,70 @@ def test_a_change_of_what_shapes_the_code_compiles_anew(
         return
     assert again() == 2
     assert again() == 2
+
+
+CHANGES: dict[str, Callable[[Sources], object]] = {
+    "a kernel": lambda sources: (sources.package / "kernels" / "core.py").write_text("# new"),
+    "a new file": lambda sources: (sources.package / "schedulers" / "grouped.py").write_text("# new"),
+    "a module": lambda sources: (sources.package / "problem.py").write_text("# new"),
+    "a module gone": lambda sources: (sources.package / "problem.py").unlink(),
+    "the caller": lambda sources: sources.caller.write_text("def build(): return 2\n"),
+}
+
+
+@pytest.mark.parametrize("moment", ["before a compile", "during a compile"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_compiled_after_a_change_under_the_process_is_not_stored(
+    dsl: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+    moment: str,
+) -> None:
+    sources = Sources(tmp_path, monkeypatch)
+    jit.instance("before", sources.build, "before")
+    assert cache.cache_info().kernels == 1
+
+    def compiles(build: jit.Build, label: str) -> bytes:
+        CHANGES[change](sources)
+        return dsl.compile(build, label)
+
+    if moment == "before a compile":
+        CHANGES[change](sources)
+    else:
+        monkeypatch.setattr(jit, "_compile", compiles)
+    assert jit.instance("k", sources.build, "one")() == b"one"
+    assert cache.cache_info().kernels == 1
+    assert "did not keep one on disk" in caplog.text
+
+
+def test_sources_are_those_of_when_the_package_was_imported(tmp_path: Path) -> None:
+    """A whole package: an upgrade between the import of it and the first kernel."""
+    shutil.copytree(jit._PACKAGE, tmp_path / "cute_gemm", ignore=shutil.ignore_patterns("__pycache__"))
+    own = {"PYTHONPATH": str(tmp_path), cache.DIRECTORY_VARIABLE: str(tmp_path / "cache")}
+    ran = subprocess.run(
+        [sys.executable, "-c", UPGRADE], env=os.environ | own, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["0", "kept"]
+
+
+UPGRADE = """
+from pathlib import Path
+from cute_gemm import cache, dispatch, jit
+from cute_gemm.problem import KernelConfig
+
+assert jit._PACKAGE == Path("cute_gemm").absolute()
+jit._compile = lambda build, label: b"image"
+jit._link = lambda image: None
+jit._surroundings = lambda: {}
+kernel = Path("cute_gemm/kernels/fp8_1d2d.py")
+source = kernel.read_text()
+kernel.write_text(source + "# new")
+dispatch.instance(KernelConfig(64, 64, 4))
+print(cache.cache_info().kernels, "kept")
+"""
 
 
 def test_a_stored_object_that_cannot_be_linked_is_compiled_anew(
