@@ -11,6 +11,9 @@ import pytest
 import cute_gemm
 from cute_gemm import cache
 
+# What these tests share is a module beside them.
+sys.path.append(str(Path(__file__).parent))
+
 PROCESSES = 14
 COMPILE = """
 import sys

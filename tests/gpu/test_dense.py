@@ -4,20 +4,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tensors import DTYPES, bits
 
 from cute_gemm import fp8_gemm_nt
 from cute_gemm.reference import dequantized_product, product_scale
 from cute_gemm.testing import INPUT_KINDS, assert_close_per_tile, make_inputs, poisoned
 
-DTYPES = [torch.bfloat16, torch.float32]
 Scales = Callable[[torch.Tensor], torch.Tensor]
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 
 # Several ragged tiles both ways and 9 k-blocks, the last of them partial; and less than one tile.
 SHAPES = [(333, 2120, 1040), (7, 24, 144)]
-
-
-def bits(x: torch.Tensor) -> torch.Tensor:
-    return x.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[x.element_size()])
 
 
 def run(
@@ -32,7 +30,7 @@ def run(
 
 def assert_right(a: torch.Tensor, sa: torch.Tensor, b: torch.Tensor, sb: torch.Tensor) -> None:
     truth, scale = dequantized_product(a, sa, b, sb), product_scale(a, sa, b, sb)
-    for dtype in DTYPES:
+    for dtype in DTYPES.values():
         assert_close_per_tile(run(a, sa, b, sb, dtype), truth, scale)
 
 
@@ -51,7 +49,7 @@ def test_kinds_of_data(kind: str, shape: tuple[int, int, int]) -> None:
     assert_right(a, sa, b, sb)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 24, 144), (7, 0, 144), (7, 24, 0), (0, 0, 0), (300, 264, 0)])
 def test_empty_extents(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     (a, sa), (b, sb) = make_inputs(m, n, k, device="cuda")
@@ -63,7 +61,7 @@ def test_empty_extents(m: int, n: int, k: int, dtype: torch.dtype) -> None:
 
 def test_results_are_allocated_beside_the_operands() -> None:
     (a, sa), (b, sb) = make_inputs(129, 264, 400, device="cuda")
-    for dtype in DTYPES:
+    for dtype in DTYPES.values():
         out = fp8_gemm_nt((a, sa), (b, sb), out_dtype=dtype)
         assert (out.dtype, out.device, out.is_contiguous()) == (dtype, a.device, True)
         assert torch.equal(bits(out), bits(run(a, sa, b, sb, dtype)))
@@ -104,7 +102,7 @@ SCALE_LAYOUTS: dict[str, Scales] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 @pytest.mark.parametrize("layout", SCALE_LAYOUTS)
 def test_scale_layouts(layout: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
     (a, sa), (b, sb) = make_inputs(*shape, seed=2, device="cuda")
@@ -122,7 +120,7 @@ BROADCASTS: dict[str, Scales] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 @pytest.mark.parametrize("broadcast", BROADCASTS)
 def test_broadcast_scales(broadcast: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
     (a, sa), (b, sb) = make_inputs(*shape, seed=3, device="cuda")
@@ -140,7 +138,7 @@ def in_wider_rows(q: torch.Tensor, before: int, after: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (128, 128, 16), (1, 8, 272)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 def test_strided_rows(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
     m, n, _ = shape
     (a, sa), (b, sb) = make_inputs(*shape, seed=4, device="cuda")
@@ -174,7 +172,7 @@ def test_one_buffer_may_hold_everything() -> None:
     assert not buffer[:, 512:768].any()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_dtype
 def test_a_nan_stays_in_its_row_or_block(dtype: torch.dtype) -> None:
     m, n, k = SHAPES[0]
     (a, sa), (b, sb) = make_inputs(m, n, k, seed=7, device="cuda")

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import bits
 
 import cute_gemm
-from cute_gemm import cache, fp8_gemm_nt, ops
+from cute_gemm import cache, dispatch, fp8_gemm_nt, ops
+from cute_gemm.problem import GemmProblem
 from cute_gemm.testing import assert_correct, host_time, make_inputs
 
 Operand = tuple[torch.Tensor, torch.Tensor]
@@ -21,10 +23,6 @@ SHAPE = (129, 264, 1040)
 HOST_TIME_LIMIT_US = 15.0
 # At 2 GHz, 50 ms: longer than anything here takes to enqueue.
 LONG = 100_000_000
-
-
-def bits(x: torch.Tensor) -> torch.Tensor:
-    return x.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[x.element_size()])
 
 
 @pytest.fixture
@@ -209,8 +207,22 @@ def test_host_time_of_a_warm_call(allocate: bool) -> None:
     assert best <= HOST_TIME_LIMIT_US
 
 
-def test_new_sizes_compile_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever is chosen is one of the kernels that the session compiled beforehand."""
+def test_sizes_of_one_configuration_share_a_kernel(caplog: pytest.LogCaptureFixture) -> None:
+    """M, N and K arrive with a call: for another size a kernel is neither compiled nor loaded again."""
+    num_sms = torch.cuda.get_device_properties().multi_processor_count
+    first, *others = (129, 264, 1040), (130, 264, 1040), (129, 256, 1040), (129, 264, 1056)
+    config = dispatch.select(GemmProblem(*first, num_sms=num_sms))
+    fp8_gemm_nt(*make_inputs(*first, device="cuda"))
+    caplog.set_level(logging.DEBUG, logger="cute_gemm")
+    for size in others:
+        assert dispatch.select(GemmProblem(*size, num_sms=num_sms)) == config
+        (a, sa), (b, sb) = make_inputs(*size, device="cuda")
+        assert_correct(fp8_gemm_nt((a, sa), (b, sb)), a, sa, b, sb)
+    assert caplog.text == ""
+
+
+def test_who_has_compiled_all_configurations_never_compiles(caplog: pytest.LogCaptureFixture) -> None:
+    """As the session has, before its first test: whatever is chosen is one of them."""
     caplog.set_level(logging.INFO, logger="cute_gemm")
     random = torch.Generator().manual_seed(0)
     for _ in range(40):
