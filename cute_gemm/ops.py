@@ -57,7 +57,8 @@ def fp8_gemm_nt(
         TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.
         ValueError: a shape, stride, address, device or overlap outside the above; or a gradient is wanted,
             which this operation does not compute.
-        RuntimeError: the tensors are on a GPU other than Hopper.
+        RuntimeError: the tensors are on a GPU other than Hopper; or a CUDA graph is being captured, and this
+            kernel was not called before on this device.
 
     When it raises one of these, `out` is as it was.
     """
