@@ -8,7 +8,6 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from ..problem import BLOCK_K
-from ..schedulers.raster import smaller
 from .hopper import WARP, hide_lane
 
 GROUP = 4
@@ -61,17 +60,17 @@ class ScaleFeed:
         Rows and column blocks beyond the end are clamped: their products are never stored.
         """
         for half, wave in coordinates(self.rA):
-            row = smaller(first_row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
+            row = cutlass.min(first_row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
             self.rA_offset[half, wave] = row * Int32(self.mSFA.stride[0])
         for (b,) in coordinates(self.rB):
-            row = smaller(first_column // BLOCK_K + b, self.mSFB.shape[0] - 1)
+            row = cutlass.min(first_column // BLOCK_K + b, self.mSFB.shape[0] - 1)
             self.rB_offset[b] = row * Int32(self.mSFB.stride[0])
         self.fetch(tile, Int32(0))
 
     @cute.jit
     def fetch(self, tile, k: Int32):
         """Issues the loads of the group that begins at k-block ``k`` of ``tile``."""
-        k = tile.k_start + smaller(k + self.lane_k, tile.k_count - 1)
+        k = tile.k_start + cutlass.min(k + self.lane_k, tile.k_count - 1)
         k_offset = k * Int32(self.mSFA.stride[1])
         for i in coordinates(self.rA):
             self.rA[i] = load(self.mSFA, self.rA_offset[i] + k_offset)

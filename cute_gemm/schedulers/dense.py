@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
 from .base import WorkTile
-from .raster import banded, larger, smaller
+from .raster import banded
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class DenseScheduler:
             m_clusters=cute.ceil_div(m, block_mn[0] * cluster_mn[0]),
             n_clusters=cute.ceil_div(n, block_mn[1] * cluster_mn[1]),
             k_blocks=k_blocks,
-            max_clusters=larger(num_sms // (cluster_mn[0] * cluster_mn[1]), 1),
+            max_clusters=cutlass.max(num_sms // (cluster_mn[0] * cluster_mn[1]), 1),
         )
 
     @cute.jit
     def grid_shape(self):
         """CTAs to launch: as many clusters as fit at once, or as there are tiles for."""
-        clusters = smaller(self.m_clusters * self.n_clusters, self.max_clusters)
+        clusters = cutlass.min(self.m_clusters * self.n_clusters, self.max_clusters)
         return (self.cluster_m, self.cluster_n, clusters)
 
     @cute.jit
@@ -63,7 +64,7 @@ class DenseScheduler:
         Past the end it is the last tile, marked invalid: a role may prepare for it before it looks.
         """
         total = self.m_clusters * self.n_clusters
-        within = smaller(index, total - 1)
+        within = cutlass.min(index, total - 1)
         m_cluster, n_cluster = banded(within, self.m_clusters, self.n_clusters, self.raster)
         return WorkTile(
             index=index,

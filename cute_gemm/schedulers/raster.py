@@ -1,5 +1,6 @@
 """The order in which tiles are walked, chosen so that concurrent tiles share operands in L2."""
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
@@ -13,17 +14,7 @@ def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[In
     """
     band = index // (n_tiles * width)
     first = band * width
-    rows = smaller(m_tiles - first, width)
+    rows = cutlass.min(m_tiles - first, width)
     within = index - first * n_tiles
     n_tile = within // rows
     return first + within - n_tile * rows, n_tile
-
-
-@cute.jit
-def smaller(a: Int32, b: Int32) -> Int32:
-    return a if a < b else b
-
-
-@cute.jit
-def larger(a: Int32, b: Int32) -> Int32:
-    return a if a > b else b
