@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import records
 import torch
-from dense import compile_one, parse_shape
+from dense import compile_configs, parse_shape
 from records import COLD, Row, Shape
 
 from cute_gemm import dispatch, heuristics, testing
@@ -90,8 +87,7 @@ def main() -> int:
         return 1
     num_sms = torch.cuda.get_device_properties().multi_processor_count
     shapes = options.shapes or sorted({*records.peer_shapes(COLD), *MORE_SHAPES})
-    with ProcessPoolExecutor(min(16, os.cpu_count() or 1), get_context("spawn")) as pool:
-        list(pool.map(compile_one, heuristics.all_configs()))
+    compile_configs(heuristics.all_configs())
     rows: list[Row] = []
     for m, n, k in shapes:
         found = time_shape(GemmProblem(m, n, k, num_sms=num_sms))

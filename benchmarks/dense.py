@@ -179,8 +179,13 @@ def run(
 
 
 def compile_all(problems: Sequence[GemmProblem]) -> None:
-    """Fill the disk cache with the kernels of `problems`, several at a time."""
-    configs = sorted({dispatch.select(problem) for problem in problems}, key=lambda config: config.name)
+    """Fill the disk cache with the kernels of `problems`."""
+    configs = {dispatch.select(problem) for problem in problems}
+    compile_configs(sorted(configs, key=lambda config: config.name))
+
+
+def compile_configs(configs: Sequence[KernelConfig]) -> None:
+    """Fill the disk cache with kernels, several at a time."""
     workers = min(len(configs), os.cpu_count() or 1, 16)
     started = time.perf_counter()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:

@@ -53,9 +53,7 @@ def cubin(config: KernelConfig) -> bytes:
 
 
 @functools.lru_cache(maxsize=65536)
-def _launcher(
-    m: int, n: int, k: int, out_dtype: torch.dtype, device: int
-) -> tuple[Callable[..., None], int]:
+def _launcher(m: int, n: int, k: int, out_dtype: torch.dtype, device: int) -> tuple[Callable[..., None], int]:
     """What to launch for a shape, and the device's multiprocessors: remembered, so whoever asks launches."""
     num_sms = torch.cuda.get_device_properties(device).multi_processor_count
     config = select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms))
@@ -83,7 +81,7 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
 
     from .kernels.fp8_1d2d import Fp8Gemm1D2D
 
-    out_type = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
+    kernel = Fp8Gemm1D2D(config)
     m, n, k, k_blocks, n_blocks = (cute.sym_int32() for _ in range(5))
 
     def matrix(dtype: Any, rows: Any, columns: Any) -> Any:
@@ -96,6 +94,6 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
         )
 
     a, b = matrix(cutlass.Float8E4M3FN, m, k), matrix(cutlass.Float8E4M3FN, n, k)
-    arguments = a, scales(m), b, scales(n_blocks), matrix(out_type, m, n)
+    arguments = a, scales(m), b, scales(n_blocks), matrix(kernel.out_dtype, m, n)
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
-    return Fp8Gemm1D2D(config), (*arguments, cutlass.Int32(0), stream)
+    return kernel, (*arguments, cutlass.Int32(0), stream)

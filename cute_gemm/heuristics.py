@@ -120,9 +120,11 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
     if config.cluster_size == 4:
-        slots = max(slots * _RESIDENT_CTAS_IN_FOURS // 132, config.cluster_size)
+        slots = slots * _RESIDENT_CTAS_IN_FOURS // 132
+    # One cluster is launched even where there is no room for it.
+    slots = max(slots, config.cluster_size)
     ctas = m_clusters * n_clusters * config.cluster_size
-    waves, active = ceil_div(ctas, max(slots, 1)), min(ctas, max(slots, 1))
+    waves, active = ceil_div(ctas, slots), min(ctas, slots)
 
     unit = config.block_m * config.block_n / 8192
     fixed, per_unit = _K_BLOCK_US[config.block_m]

@@ -91,8 +91,7 @@ def _launch(index: int, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tenso
 
 
 def _fill(out: Tensor, value: Tensor | int) -> Tensor:
-    """Writes into `out` as a kernel does: also into a tensor made under inference_mode, wherever the call "
-    "is."""
+    """Writes into `out` as a kernel does: also outside of the inference_mode that `out` was made under."""
     with torch.inference_mode():
         out[:] = value
     return out

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .problem import ceil_div
+from .problem import BLOCK_K, ceil_div
 
-BLOCK = 128
+BLOCK = BLOCK_K
 E4M3_MAX = 448.0
 
 _SOURCE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -57,10 +57,10 @@ class OverlappedMainloop:
     def __call__(self, ring, state, tile, tCrA, tCrB, scales, promote, accs):
         """As :class:`SerialMainloop`, for one 64-row fragment."""
         (acc,), tCrA = accs, tCrA[None, None, None, 0, None]
-        operands = ring, tile, tCrA, tCrB, scales, promote, acc
+        split = promote.column_split(tile.n_tile)
+        operands = ring, tile, tCrA, tCrB, scales, promote, split, acc
         acc.fill(0.0)
         even, odd = cute.make_rmem_tensor_like(acc), cute.make_rmem_tensor_like(acc)
-        split = promote.column_split(tile.n_tile)
         ring.consumer_wait(state)
         multiply(self.block_n, even, tCrA, tCrB, state.index)
         held = scales.hand_out(tile, Int32(0))[0]
@@ -83,7 +83,7 @@ class OverlappedMainloop:
     @cute.jit
     def step(self, operands, state, k, issued, done, held):
         """Issues k-block ``k`` into ``issued``; retires the one before, in ``done``, and promotes it."""
-        ring, tile, tCrA, tCrB, scales, promote, acc = operands
+        ring, tile, tCrA, tCrB, scales, promote, split, acc = operands
         previous = state.clone()
         state.advance()
         ring.consumer_wait(state)
@@ -91,7 +91,7 @@ class OverlappedMainloop:
         following = scales.hand_out(tile, k)[0]
         warpgroup.wait_group(1)
         ring.consumer_release(previous)
-        promote(acc, done, held, promote.column_split(tile.n_tile))
+        promote(acc, done, held, split)
         return state, following
 
 
