@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import cute_gemm
 from cute_gemm import hardware
 
 GPU_TESTS = Path(__file__).parent / "gpu"
+
+# Processes that tests start import the package under test, and find what else this one was given.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(cute_gemm.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @functools.cache

@@ -164,7 +164,7 @@ def limit_us(problem: GemmProblem) -> float:
 def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
     """What ``repeats`` calls of ``fn`` do on the device, in order of start."""
     _synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:
         for _ in range(repeats):
             fn()
         _synchronize()

@@ -283,7 +283,7 @@ def start(tmp_path: Path, addend: float = 2) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         cwd=tmp_path / "here",
         # Neither a compiler nor a linker is to be found.
-        env=os.environ | {"PATH": "/nonexistent", "PYTHONPATH": str(Path(jit.__file__).parents[1])},
+        env=os.environ | {"PATH": "/nonexistent"},
     )
 
 

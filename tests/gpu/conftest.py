@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import cute_gemm
 from cute_gemm import cache
 
 # What these tests share is a module beside them.
@@ -33,11 +32,9 @@ def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     if cache.cache_dir() is None or cache.cache_info().refusal:
         os.environ[cache.DIRECTORY_VARIABLE] = str(tmp_path_factory.mktemp("kernels"))
     count = min(PROCESSES, len(os.sched_getaffinity(0)))
-    environment = os.environ | {"PYTHONPATH": str(Path(cute_gemm.__file__).parents[1])}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", COMPILE, str(first), str(count)],
-            env=environment,
             text=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -13,7 +13,6 @@ import pytest
 import torch
 from tensors import bits
 
-import cute_gemm
 from cute_gemm import cache, dispatch, fp8_gemm_nt, ops
 from cute_gemm.problem import GemmProblem
 from cute_gemm.testing import assert_correct, host_time, make_inputs
@@ -245,10 +244,7 @@ print(hashlib.sha256(bytes(out.view(torch.uint8).flatten().tolist())).hexdigest(
 
 
 def test_the_next_process_takes_the_kernel_from_disk(tmp_path: Path) -> None:
-    environment = os.environ | {
-        cache.DIRECTORY_VARIABLE: str(tmp_path / "cache"),
-        "PYTHONPATH": str(Path(cute_gemm.__file__).parents[1]),
-    }
+    environment = os.environ | {cache.DIRECTORY_VARIABLE: str(tmp_path / "cache")}
     m, n, k = SHAPE
     script = CHILD.format(m=m, n=n, k=k)
     cold, warm = (

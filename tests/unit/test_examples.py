@@ -5,15 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cute_gemm
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(name, *arguments):
     """Standard output of an example."""
-    package = Path(cute_gemm.__file__).parents[1]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(package)}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True,

@@ -170,7 +170,10 @@ def test_what_is_compiled_after_a_change_under_the_process_is_not_stored(
 def test_sources_are_those_of_when_the_package_was_imported(tmp_path: Path) -> None:
     """A whole package: an upgrade between the import of it and the first kernel."""
     shutil.copytree(jit._PACKAGE, tmp_path / "cute_gemm", ignore=shutil.ignore_patterns("__pycache__"))
-    own = {"PYTHONPATH": str(tmp_path), cache.DIRECTORY_VARIABLE: str(tmp_path / "cache")}
+    own = {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}",
+        cache.DIRECTORY_VARIABLE: str(tmp_path / "cache"),
+    }
     ran = subprocess.run(
         [sys.executable, "-c", UPGRADE], env=os.environ | own, cwd=tmp_path, capture_output=True, text=True
     )
