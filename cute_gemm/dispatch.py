@@ -18,19 +18,49 @@ _launched: set[tuple[KernelConfig, int]] = set()
 """Kernels, by configuration and device, that have been launched, so CUDA has loaded them."""
 
 
-def fp8_gemm_nt(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor) -> None:
+def fp8_gemm_nt(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, m: int, n: int, k: int, device: int
+) -> None:
     """Computes ``out = A @ B.T`` with scales on the current stream of the tensors' device.
 
     The tensors are checked and not empty; see :func:`cute_gemm.fp8_gemm_nt` for what they must be. Their
-    device is the current one.
+    device is the current one. Its index and the extents are given, as whoever checked tensors knows them:
+    asking again takes half a microsecond.
 
     Raises:
         RuntimeError: the stream is being captured into a CUDA graph, and the kernel has not been launched on
             this device before.
     """
-    m, k = a.shape
-    launch, num_sms = _launcher(m, b.shape[0], k, out.dtype, a.get_device())
+    launch, num_sms = _launcher("dense", 1, m, n, k, out.dtype, device)
     launch(a, sa, b, sb, out, num_sms)
+
+
+def m_grouped_fp8_gemm_nt_contiguous(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, group_index: Tensor
+) -> None:
+    """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous`."""
+    groups, n, k = b.shape
+    launch, num_sms = _launcher("contiguous", groups, a.shape[0], n, k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, num_sms, group_index)
+
+
+def m_grouped_fp8_gemm_nt_offsets(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, offsets: Tensor, alignment: int
+) -> None:
+    """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`."""
+    groups, n, k = b.shape
+    launch, num_sms = _launcher("offsets", groups, a.shape[0], n, k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, num_sms, offsets, alignment)
+
+
+def m_grouped_fp8_gemm_nt_masked(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, valid_rows: Tensor, expected_rows: int
+) -> None:
+    """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`."""
+    groups, n, k = b.shape
+    rows = groups * min(expected_rows, a.shape[1])
+    launch, num_sms = _launcher("masked", groups, rows, n, k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, num_sms, valid_rows)
 
 
 def select(problem: GemmProblem) -> KernelConfig:
@@ -39,7 +69,7 @@ def select(problem: GemmProblem) -> KernelConfig:
 
 
 def instance(config: KernelConfig) -> Callable[..., None]:
-    """The kernel of ``config``, ready to be called as ``(a, sa, b, sb, out, num_sms)``."""
+    """The kernel of ``config``, ready to be called as ``(a, sa, b, sb, out, num_sms, *grouping)``."""
     # With all that kernels derive from a configuration: `problem` is imported with the package, long before
     # its source is read for the key, so the source alone need not be what is in use.
     derived = [name for name, member in vars(KernelConfig).items() if isinstance(member, property)]
@@ -53,15 +83,18 @@ def cubin(config: KernelConfig) -> bytes:
 
 
 @functools.lru_cache(maxsize=65536)
-def _launcher(m: int, n: int, k: int, out_dtype: torch.dtype, device: int) -> tuple[Callable[..., None], int]:
+def _launcher(
+    layout: str, groups: int, m: int, n: int, k: int, out_dtype: torch.dtype, device: int
+) -> tuple[Callable[..., None], int]:
     """What to launch for a shape, and the device's multiprocessors: remembered, so whoever asks launches."""
     num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-    config = select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms))
+    config = select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms, layout, groups))
     if (config, device) not in _launched and _is_capturing():
+        rows = f"{groups} x {m // groups} expected rows" if layout == "masked" else f"M = {m}"
+        product = f"{rows}, N = {n}, K = {k}" + ("" if layout == "dense" else f", {groups} groups")
         raise RuntimeError(
-            f"M = {m}, N = {n}, K = {k} needs the kernel {config.name}, which was not called on cuda:{device}"
-            " before and cannot be loaded while a CUDA graph is captured; call fp8_gemm_nt with this shape "
-            "once before the capture"
+            f"{product} needs the kernel {config.name}, which was not called on cuda:{device} before and "
+            "cannot be loaded while a CUDA graph is captured; make the same call once before the capture"
         )
     launch = instance(config)
     _launched.add((config, device))
@@ -79,21 +112,42 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
+    from .kernels.epilogue import StoreD, StoreRows
     from .kernels.fp8_1d2d import Fp8Gemm1D2D
+    from .schedulers.dense import DenseScheduler
+    from .schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
+    from .schedulers.m_grouped_masked import MGroupedMaskedScheduler
+    from .schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
 
-    kernel = Fp8Gemm1D2D(config)
-    m, n, k, k_blocks, n_blocks = (cute.sym_int32() for _ in range(5))
+    m, n, k, k_blocks, n_blocks, groups = (cute.sym_int32() for _ in range(6))
 
-    def matrix(dtype: Any, rows: Any, columns: Any) -> Any:
-        row_stride = cute.sym_int64(divisibility=16 * 8 // dtype.width)
-        return make_fake_tensor(dtype, (rows, columns), (row_stride, 1), assumed_align=16)
+    def matrix(dtype: Any, *shape: Any) -> Any:
+        strides = (cute.sym_int64(divisibility=16 * 8 // dtype.width) for _ in shape[1:])
+        return make_fake_tensor(dtype, shape, (*strides, 1), assumed_align=16)
 
-    def scales(rows: Any) -> Any:
-        return make_fake_tensor(
-            cutlass.Float32, (rows, k_blocks), (cute.sym_int64(), cute.sym_int64()), assumed_align=4
-        )
+    def scales(*shape: Any) -> Any:
+        strides = tuple(cute.sym_int64() for _ in shape)
+        return make_fake_tensor(cutlass.Float32, shape, strides, assumed_align=4)
 
-    a, b = matrix(cutlass.Float8E4M3FN, m, k), matrix(cutlass.Float8E4M3FN, n, k)
-    arguments = a, scales(m), b, scales(n_blocks), matrix(kernel.out_dtype, m, n)
+    def sizes(extent: Any) -> Any:
+        return make_fake_tensor(cutlass.Int32, (extent,), (1,), assumed_align=4)
+
+    # The scheduler, the leading extents of A and D, those of B, and what says which rows are whose.
+    scheduler, m_groups, n_groups, grouping = {
+        "dense": (DenseScheduler, (), (), ()),
+        "contiguous": (MGroupedContiguousScheduler, (), (groups,), (sizes(m),)),
+        "offsets": (MGroupedOffsetsScheduler, (), (groups,), (sizes(groups), cutlass.Int32(1))),
+        "masked": (MGroupedMaskedScheduler, (groups,), (groups,), (sizes(groups),)),
+    }[config.layout]
+    out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
+    store = (StoreD if config.layout == "dense" else StoreRows)(config.epi_n, config.epi_stages, out_dtype)
+    operands = (
+        matrix(cutlass.Float8E4M3FN, *m_groups, m, k),
+        scales(*m_groups, m, k_blocks),
+        matrix(cutlass.Float8E4M3FN, *n_groups, n, k),
+        scales(*n_groups, n_blocks, k_blocks),
+        matrix(out_dtype, *m_groups, m, n),
+    )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
-    return kernel, (*arguments, cutlass.Int32(0), stream)
+    kernel = Fp8Gemm1D2D(config, scheduler, store)
+    return kernel, (*operands, cutlass.Int32(0), stream, *grouping)

@@ -5,20 +5,33 @@ Pure Python, so that a choice can be explained and tested on any machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from .problem import BLOCK_K, OUT_BYTES, SMEM_CAPACITY, GemmProblem, KernelConfig, ceil_div
+from .problem import (
+    BLOCK_K,
+    CONTIGUOUS_ALIGNMENT,
+    LAYOUTS,
+    OUT_BYTES,
+    SMEM_CAPACITY,
+    GemmProblem,
+    KernelConfig,
+    ceil_div,
+)
 
 _MAX_STAGES = 16
 _STORE_BUDGET = 64 * 1024
+_RASTER = 16  # tiles along M; with 8, 4096 x 32768 x 512 took 6 % longer, and others up to 1 % less or more
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _BLOCK_N = {
     64: (16, 32, 48, 64, 80, 96, 112, 128),
-    128: (16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192),
-    256: (96, 112, 128),
+    128: (64, 80, 96, 112, 128, 144, 160, 192),
+    256: (112, 128),
 }
+# Grouped problems have many tiles, so fewer widths do.
+_GROUPED_BLOCK_N = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Choice:
 
 def rank(problem: GemmProblem) -> list[Choice]:
     """All candidates for ``problem``, the one predicted to be fastest first."""
-    configs = [config for config in all_configs(problem.out_dtype) if is_suitable(problem, config)]
+    candidates = all_configs(problem.out_dtype, problem.layout)
+    configs = [config for config in candidates if is_suitable(problem, config)]
     choices = [Choice(config, cost_us(problem, config)) for config in configs]
     return sorted(choices, key=lambda choice: choice.cost_us)
 
@@ -42,13 +56,27 @@ def best(problem: GemmProblem) -> KernelConfig:
 
 
 @cache
-def all_configs(out_dtype: str = "bfloat16") -> tuple[KernelConfig, ...]:
-    """Every configuration that can be chosen for an output type."""
-    return tuple(config for config in _candidates(out_dtype) if is_legal(config))
+def all_configs(out_dtype: str = "bfloat16", layout: str = "dense") -> tuple[KernelConfig, ...]:
+    """Every configuration that can be chosen for an output type and a layout."""
+    return tuple(config for config in _candidates(out_dtype, layout) if is_legal(config))
+
+
+def every_config() -> tuple[KernelConfig, ...]:
+    """Every configuration that can be chosen at all."""
+    return tuple(
+        config
+        for layout in LAYOUTS
+        for out_dtype in OUT_BYTES
+        for config in all_configs(out_dtype, layout)
+    )
 
 
 def is_legal(config: KernelConfig) -> bool:
-    """Whether a kernel of ``config`` can be built: shared memory, scale blocks and registers suffice."""
+    """Whether a kernel of ``config`` can be built and does what its layout asks for.
+
+    Shared memory, scale blocks and registers suffice; and tiles that share B are of one group, which those
+    below each other need not be where any block of rows may belong to another group.
+    """
     accumulators = (config.waves + config.temporaries) * config.block_n // 2
     chunks = config.waves * config.block_n // config.epi_n
     return (
@@ -59,54 +87,72 @@ def is_legal(config: KernelConfig) -> bool:
         and (config.epi_stages >= 2 or chunks == 1)
         and accumulators <= _ACCUMULATORS
         and (config.temporaries == 1 or config.waves == 1)
+        and (config.layout != "contiguous" or config.cluster_m == 1)
     )
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether no lower tile would do: at most half of its rows may lie beyond the problem's."""
-    return config.block_m == 64 or config.block_m < 2 * problem.m
+    """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows."""
+    rows = problem.m / problem.groups
+    has_rows = config.block_m * (config.cluster_m - 1) < rows or config.cluster_m == 1
+    return has_rows and (config.block_m == 64 or config.block_m < 2 * rows)
 
 
-def _candidates(out_dtype: str) -> Iterator[KernelConfig]:
-    for block_m, block_ns in _BLOCK_N.items():
+def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
+    for block_m, block_ns in (_BLOCK_N if layout == "dense" else _GROUPED_BLOCK_N).items():
         for block_n in block_ns:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
-                yield _fill(block_m, block_n, cluster_m, cluster_n, out_dtype)
+                yield _fill(block_m, block_n, cluster_m, cluster_n, out_dtype, layout)
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
-    """Few rows are one tile high: only A can be shared, and it is most of what narrow tiles read."""
-    if block_m > 64:
-        return (1, 1), (2, 1), (1, 2)
-    return ((1, 1), (1, 2), (1, 4)) if block_n <= 64 else ((1, 1), (1, 2))
+    """Four that share A pay for narrow tiles of few rows, of whose operands A is the most."""
+    pairs = (1, 1), (2, 1), (1, 2)
+    return (*pairs, (1, 4)) if block_m == 64 and block_n <= 64 else pairs
 
 
-def _fill(block_m: int, block_n: int, cluster_m: int, cluster_n: int, out_dtype: str) -> KernelConfig:
+def _fill(
+    block_m: int, block_n: int, cluster_m: int, cluster_n: int, out_dtype: str, layout: str
+) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest."""
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
     temporaries = 2 if block_m == 64 else 1
     width = OUT_BYTES[out_dtype]
     epi_n = next(columns for columns in (128 // width, 64 // width, 16) if block_n % columns == 0)
-    bare = KernelConfig(block_m, block_n, 0, cluster_m, cluster_n, epi_n, 0, temporaries, out_dtype=out_dtype)
+    bare = KernelConfig(
+        block_m,
+        block_n,
+        stages=0,
+        cluster_m=cluster_m,
+        cluster_n=cluster_n,
+        epi_n=epi_n,
+        epi_stages=0,
+        temporaries=temporaries,
+        raster=_RASTER // cluster_m,
+        out_dtype=out_dtype,
+        layout=layout,
+    )
     chunks = bare.waves * block_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, _MAX_STAGES))
 
 
-# Predicted time. The constants were fitted to the 1,084 timings in benchmarks/candidates (H200, cold L2, 41
-# shapes, M from 1 to 4096): what is picked took 2 % longer than the best candidate on average, 15 % at worst.
+# Predicted time. The constants were fitted to 2,119 timings in benchmarks/candidates (H200, cold L2): what is
+# picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py).
 
-_LAUNCH_US = 2.81
-_CLUSTER_US = 0.75  # a launch of clusters, over one without
-_TILE_US = 0.15, 0.435  # prologue and store of a tile: fixed, and per 64 x 128 elements
-_K_BLOCK_US = {64: (0.0927, 0.0067), 128: (0.138, 0.06), 256: (0.326, 0.06)}  # the same for a k-block
-_SM_BYTES_PER_US = 107e3  # into one SM
-_L2_BYTES_PER_US = 13.8e6  # out of L2, to all SMs
-_SAME_LINE_US = 0.00205  # one CTA's turn at a line of A that all CTAs of a row of tiles ask for at once
-_DRAM_BYTES_PER_US = 3.2e6
-_REREAD = 0.54  # share of B that two rows of tiles read from DRAM twice
-_RESIDENT_CTAS_IN_FOURS = 120  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
+_LAUNCH_US = 3.62
+_CLUSTER_US = 1.29  # a launch of clusters, over one without
+_TILE_US = 0.134, 0.489  # prologue and store of a tile: fixed, and per 64 x 128 elements
+_K_BLOCK_US = {64: (0.03, 0.0788), 128: (0.15, 0.0685), 256: (0.34, 0.0778)}  # the same for a k-block
+_STRADDLING = 1.278  # on top of that, for selecting among two scales of B
+_SM_BYTES_PER_US = 117e3  # into one SM
+_L2_BYTES_PER_US = 12.3e6  # out of L2, to all SMs
+_SAME_LINE_US = 0.00225  # one CTA's turn at a line of A that all CTAs of a row of tiles ask for at once
+_DRAM_BYTES_PER_US = 4.5e6
+_REREAD = 0.71  # share of B that two rows of tiles read from DRAM twice
+_RESIDENT_CTAS_IN_FOURS = 114  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
+_SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))  # sizes of groups, as shares of their mean
 
 
 def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
@@ -115,8 +161,8 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     Waves of tiles, each k-block of a wave as slow as its slowest resource (tensor cores and promotion, the
     way into an SM, L2, lines that many CTAs want), but in all no faster than DRAM delivers.
     """
-    m, n, k = problem.m, problem.n, problem.k
-    m_clusters = ceil_div(m, config.block_m * config.cluster_m)
+    m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
+    m_clusters = _row_blocks(problem, config.block_m * config.cluster_m)
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
     if config.cluster_size == 4:
@@ -131,15 +177,30 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     read_rows = min(config.block_m, m) / config.cluster_n + config.block_n / config.cluster_m
     sharers = active / (config.cluster_n * min(m_clusters * config.cluster_m, active))
     k_block = _soft_max(
-        fixed + per_unit * unit,
+        (fixed + per_unit * unit) * (_STRADDLING if config.straddles else 1),
         (config.block_m + config.block_n) * BLOCK_K / _SM_BYTES_PER_US,
         active * read_rows * BLOCK_K / _L2_BYTES_PER_US,
         sharers * _SAME_LINE_US,
     )
     tiles = waves * (problem.k_blocks * k_block + _TILE_US[0] + _TILE_US[1] * unit)
-    rereads = 1 + _REREAD if m_clusters > 1 else 1
-    dram = (m * k + rereads * n * k + m * n * OUT_BYTES[problem.out_dtype]) / _DRAM_BYTES_PER_US
+    rereads = 1 + _REREAD if m_clusters > groups else 1
+    dram = (m * k + rereads * groups * n * k + m * n * OUT_BYTES[problem.out_dtype]) / _DRAM_BYTES_PER_US
     return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)
+
+
+def _row_blocks(problem: GemmProblem, height: int) -> int:
+    """Blocks of ``height`` rows that a problem's rows fall into, none of which has rows of two groups.
+
+    Sizes of groups are not known: they are taken to be spread about their mean.
+    """
+    if problem.layout == "dense":
+        return ceil_div(problem.m, height)
+    if problem.layout == "contiguous":
+        # A tile two blocks high comes twice where a group ends in its middle: every other time.
+        return ceil_div(problem.m, height) + (problem.groups // 2 if height > CONTIGUOUS_ALIGNMENT else 0)
+    mean = problem.m / problem.groups
+    blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
+    return problem.groups * sum(blocks) // len(blocks)
 
 
 def _soft_max(*values: float) -> float:

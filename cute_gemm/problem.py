@@ -20,6 +20,18 @@ STATIC_SMEM = 1024
 BARRIER_SMEM = 1024
 """What the mbarriers of up to 64 stages take: swizzled tiles, which come next, are aligned to it."""
 
+CONTIGUOUS_ALIGNMENT = 128
+"""Rows that a group's first row is aligned to in the contiguous layout."""
+
+MAX_GROUPS = 1023
+"""Most groups of one call."""
+
+TABLE_SMEM = 4 * (MAX_GROUPS + 1)
+"""What a scheduler's table of groups takes, in bytes: an Int32 for each, and one for the end."""
+
+LAYOUTS = "dense", "contiguous", "offsets", "masked"
+"""How rows of A find their B: there is one only; by groups of aligned rows; of any rows; a matrix each."""
+
 OUT_BYTES = {"bfloat16": 2, "float32": 4}
 """Supported output types and their size in bytes."""
 
@@ -31,13 +43,19 @@ def ceil_div(a: int, b: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GemmProblem:
-    """``D[m, n] = A[m, k] @ B[n, k].T`` on a device with ``num_sms`` multiprocessors."""
+    """``D[m, n] = A[m, k] @ B[n, k].T`` on a device with ``num_sms`` multiprocessors.
+
+    In a layout with ``groups``, each of them has its own ``[n, k]`` matrix B, and ``m`` is the number of rows
+    of all of them together, as far as it is known.
+    """
 
     m: int
     n: int
     k: int
     out_dtype: str = "bfloat16"
     num_sms: int = 132
+    layout: str = "dense"
+    groups: int = 1
 
     @property
     def k_blocks(self) -> int:
@@ -46,14 +64,14 @@ class GemmProblem:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the product."""
+        """Multiplications and additions."""
         return 2 * self.m * self.n * self.k
 
     @property
     def bytes_moved(self) -> int:
         """Bytes of the operands, their scales and the result, each counted once."""
-        operands = (self.m + self.n) * self.k
-        scales = 4 * self.k_blocks * (self.m + ceil_div(self.n, BLOCK_K))
+        operands = (self.m + self.groups * self.n) * self.k
+        scales = 4 * self.k_blocks * (self.m + self.groups * ceil_div(self.n, BLOCK_K))
         return operands + scales + self.m * self.n * OUT_BYTES[self.out_dtype]
 
 
@@ -73,6 +91,7 @@ class KernelConfig:
             promoted.
         raster: tiles along M that are walked before the next column of tiles, for the sake of L2.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
+        layout: how rows find their matrix B, one of :data:`LAYOUTS`.
     """
 
     block_m: int
@@ -85,6 +104,7 @@ class KernelConfig:
     temporaries: int = 1
     raster: int = 8
     out_dtype: str = "bfloat16"
+    layout: str = "dense"
 
     @property
     def name(self) -> str:
@@ -92,7 +112,8 @@ class KernelConfig:
         out = {"bfloat16": "bf16", "float32": "fp32"}[self.out_dtype]
         temporaries = "_t2" if self.temporaries == 2 else ""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
-        return f"{self.block_m}x{self.block_n}_{cluster}_s{self.stages}{temporaries}_{out}"
+        layout = "" if self.layout == "dense" else f"_{self.layout}"
+        return f"{self.block_m}x{self.block_n}_{cluster}_s{self.stages}{temporaries}_{out}{layout}"
 
     @property
     def math_warpgroups(self) -> int:
@@ -135,6 +156,12 @@ class KernelConfig:
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property
+    def table_bytes(self) -> int:
+        """Shared memory of the scheduler's table, where finding a tile's group takes one."""
+        return TABLE_SMEM if self.layout in ("offsets", "masked") else 0
+
+    @property
     def smem_bytes(self) -> int:
-        """Shared memory of one CTA: all stages and store buffers, mbarriers, and what is static."""
-        return STATIC_SMEM + BARRIER_SMEM + self.stages * self.stage_bytes + self.store_bytes
+        """Shared memory of one CTA: all stages and store buffers, mbarriers, table, and what is static."""
+        fixed = STATIC_SMEM + BARRIER_SMEM + self.table_bytes
+        return fixed + self.stages * self.stage_bytes + self.store_bytes

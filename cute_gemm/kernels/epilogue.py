@@ -1,6 +1,7 @@
 """From FP32 accumulators to the output: registers -> shared memory -> TMA store."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import cutlass
 import cutlass.cute as cute
@@ -23,8 +24,13 @@ class StoreD:
     dtype: type
 
     @cute.jit
-    def __call__(self, accs, tma_atom, gD, sD, warpgroup_idx: Int32, tidx: Int32):
-        """Stores fragments ``accs``, one for 64 rows, to ``gD`` (64, epi_n, restM, restN) through ``sD``."""
+    def __call__(self, accs, tma_atom, tma_mD, mD, first, row_end, sD, warpgroup_idx: Int32, tidx: Int32):
+        """Stores fragments ``accs``, one for 64 rows, through ``sD``.
+
+        ``first`` is where in D (M, N, matrices) their first element belongs, ``tma_mD`` D as TMA sees it.
+        """
+        gD = cute.domain_offset(first, tma_mD)
+        gD = cute.local_tile(gD, (64, self.epi_n), (None, None, 0))  # (64, epi_n, restM, restN)
         mma = fp8_mma(self.epi_n)  # never issued: its C layout is that of a chunk
         if const_expr(self.dtype.width == 16):
             atom = cute.make_copy_atom(warp.StMatrix8x8x16bOp(False, 4), self.dtype)
@@ -62,3 +68,43 @@ class StoreD:
     def sync(self, warpgroup_idx: Int32):
         """Meets the other threads of the calling math warpgroup."""
         cute.arch.barrier(barrier_id=NamedBarrier.STORE + warpgroup_idx, number_of_threads=WARPGROUP)
+
+
+@dataclass(frozen=True)
+class StoreRows(StoreD):
+    """:class:`StoreD` where a tile's rows may end before those of D do, and the next ones are another's.
+
+    TMA clips at the end of D only. A warpgroup not all of whose rows are to be stored writes the others from
+    registers: eight rows by 16 (bf16) or 32 bytes a store instruction, which L2 puts together.
+    """
+
+    @cute.jit
+    def __call__(self, accs, tma_atom, tma_mD, mD, first, row_end, sD, warpgroup_idx: Int32, tidx: Int32):
+        """As :class:`StoreD`, but rows of D from ``row_end`` on are left alone."""
+        if first[0] + 64 * len(accs) <= row_end:
+            StoreD.__call__(self, accs, tma_atom, tma_mD, mD, first, row_end, sD, warpgroup_idx, tidx)
+        else:
+            self.store_rows(accs, mD, first, row_end, tidx)
+
+    @cute.jit
+    def store_rows(self, accs, mD, first, row_end, tidx: Int32):
+        """Each thread stores its own elements, two columns at a time (see promotion.add_scaled)."""
+        pair = cute.make_rmem_tensor(2, self.dtype)
+        row = first[0] + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4
+        column = first[1] + tidx % 4 * 2
+        for wave, half in product(range(len(accs)), range(2)):
+            own_row = row + 64 * wave + 8 * half
+            if own_row < row_end:
+                gD = cute.domain_offset((own_row, column, first[2]), mD)
+                for eight_columns in cutlass.range_constexpr(cute.size(accs[wave]) // 4):
+                    if column + 8 * eight_columns < mD.shape[1]:
+                        for i in range(2):
+                            pair[i] = accs[wave][4 * eight_columns + 2 * half + i].to(self.dtype)
+                        store_vector(pair, gD.iterator + 8 * eight_columns)
+
+
+def store_vector(values: cute.Tensor, pointer: cute.Pointer):
+    """Writes all of ``values`` to ``pointer``, aligned to their size, with one instruction."""
+    size = cute.size(values)
+    target = pointer.align(size * values.element_type.width // 8)
+    cute.autovec_copy(values, cute.make_tensor(target, cute.make_layout(size)))

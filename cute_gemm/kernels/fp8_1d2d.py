@@ -22,11 +22,13 @@ Barriers, and who arrives how often per phase:
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
 
+    sync_threads    all threads, once, where the scheduler fills a table in shared memory (its `prepare`)
+
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
-producer fed. With a cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each
-loads its share and multicasts it, so a stage may be filled only once all of them have released it. Before a
-CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still arrives
-at its barriers.
+producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. With a
+cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each loads its share and
+multicasts it, so a stage may be filled only once all of them have released it. Before a CTA ends, its TMA
+warp waits until all its stages are released (`producer_tail`): no peer then still arrives at its barriers.
 
 Scales travel apart from all this, from global memory into the registers of the threads that use them.
 """
@@ -38,16 +40,16 @@ from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
 from ..problem import BLOCK_K, KernelConfig
-from ..schedulers.dense import DenseScheduler
-from .epilogue import StoreD
 from .hopper import (
     WARP,
     WARPGROUP,
+    as_matrices,
     fp8_mma,
     hidden_tensor,
     hide_lane,
     make_ring,
     row_major_smem_layout,
+    tile_along_k,
     tma_load,
     tma_store,
 )
@@ -57,10 +59,16 @@ from .scales import ScaleFeed, prefetch_scales
 
 
 class Fp8Gemm1D2D:
-    """The kernel of one :class:`KernelConfig`; M, N, K and all strides arrive with a call."""
+    """The kernel of one :class:`KernelConfig`; all extents and strides arrive with a call.
 
-    def __init__(self, config: KernelConfig):
+    Which tiles there are, which rows a tile has and which of several matrices B they are multiplied with, is
+    the business of ``scheduler_type``; how a tile is written, if not all of its rows are, that of ``store``.
+    """
+
+    def __init__(self, config: KernelConfig, scheduler_type, store):
         self.config = config
+        self.scheduler_type = scheduler_type
+        self.store = store
         self.tile_mn = (config.block_m, config.block_n)
         self.cluster_mn = (config.cluster_m, config.cluster_n)
         self.waves = config.waves
@@ -69,9 +77,7 @@ class Fp8Gemm1D2D:
         self.tma_warp, self.prefetch_warp = self.math_warps, self.math_warps + 1
         # setmaxnreg moves registers from the last warpgroup to the others. The sum over all threads must not
         # exceed what they start with (240 or 168 each), or the increase waits for ever.
-        self.producer_registers, self.math_registers = (40, 232) if config.math_warpgroups == 2 else (24, 240)
-        self.out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
-        self.store = StoreD(config.epi_n, config.epi_stages, self.out_dtype)
+        self.producer_registers, self.math_registers = 40, (232 if config.math_warpgroups == 2 else 240)
         if config.straddles:
             self.promote = StraddlingPromotion(config.block_n, config.scale_group_n)
         else:
@@ -82,16 +88,18 @@ class Fp8Gemm1D2D:
             self.mainloop = SerialMainloop(config.block_n, self.waves)
 
     @cute.jit
-    def __call__(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, stream):
+    def __call__(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, stream, *grouping):
         """Launches on ``stream``: A (M, K), its scales (M, K / 128), B (N, K), its scales, D (M, N).
 
-        At most ``num_sms`` CTAs run, each on an SM of its own.
+        Each may have a leading dimension of several such matrices, which ``grouping`` and the scheduler
+        combine. At most ``num_sms`` CTAs run, each on an SM of its own.
         """
+        mA, mSFA, mB, mSFB, mD = (as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
         config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
         sA_layout = row_major_smem_layout(block_m, BLOCK_K, config.stages, fp8)
         sB_layout = row_major_smem_layout(block_n, BLOCK_K, config.stages, fp8)
         store_buffers = config.math_warpgroups * config.epi_stages
-        sD_layout = row_major_smem_layout(64, config.epi_n, store_buffers, self.out_dtype)
+        sD_layout = row_major_smem_layout(64, config.epi_n, store_buffers, self.store.dtype)
         tma_a, tma_mA = tma_load(mA, sA_layout, (block_m, BLOCK_K), self.cluster_mn[1])
         tma_b, tma_mB = tma_load(mB, sB_layout, (block_n, BLOCK_K), self.cluster_mn[0])
         tma_d, tma_mD = tma_store(mD, sD_layout, (64, config.epi_n))
@@ -99,22 +107,25 @@ class Fp8Gemm1D2D:
         @cute.struct
         class Storage:
             barriers: cute.struct.MemRange[cutlass.Int64, 2 * config.stages]
+            table: cute.struct.MemRange[Int32, self.scheduler_type.table_entries]
             sA: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sA_layout)], 1024]
             sB: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sB_layout)], 1024]
-            sD: cute.struct.Align[cute.struct.MemRange[self.out_dtype, cute.cosize(sD_layout)], 1024]
+            sD: cute.struct.Align[cute.struct.MemRange[self.store.dtype, cute.cosize(sD_layout)], 1024]
 
         self.Storage = Storage
-        scheduler = DenseScheduler.to_params(
+        scheduler = self.scheduler_type.to_params(
             mD.shape[0],
             mD.shape[1],
             mSFA.shape[1],
+            mB.shape[2],
+            grouping,
             num_sms,
             block_mn=self.tile_mn,
             cluster_mn=self.cluster_mn,
             raster=config.raster,
         )
         layouts = (sA_layout, sB_layout, sD_layout)
-        self.kernel(tma_a, tma_mA, tma_b, tma_mB, tma_d, tma_mD, mSFA, mSFB, scheduler, *layouts).launch(
+        self.kernel(tma_a, tma_mA, tma_b, tma_mB, tma_d, tma_mD, mD, mSFA, mSFB, scheduler, *layouts).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=(*self.cluster_mn, 1),
@@ -123,7 +134,9 @@ class Fp8Gemm1D2D:
         )
 
     @cute.kernel
-    def kernel(self, tma_a, mA, tma_b, mB, tma_d, mD, mSFA, mSFB, scheduler, sA_layout, sB_layout, sD_layout):
+    def kernel(
+        self, tma_a, mA, tma_b, mB, tma_d, tma_mD, mD, mSFA, mSFB, scheduler, sA_layout, sB_layout, sD_layout
+    ):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
@@ -139,12 +152,14 @@ class Fp8Gemm1D2D:
         pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mn, is_relaxed=True)
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
-        sD = hidden_tensor(storage.sD, sD_layout, self.out_dtype)  # (64, epi_n, buffers)
+        sD = hidden_tensor(storage.sD, sD_layout, self.store.dtype)  # (64, epi_n, buffers)
+        table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
+        scheduler = scheduler.prepare(table, tidx)
         pipeline.pipeline_init_wait(cluster_shape_mn=self.cluster_mn)
 
         if warp < self.math_warps:
             cute.arch.setmaxregister_increase(self.math_registers)
-            self.mma(ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD, tidx)
+            self.mma(ring, scheduler, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx)
         else:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
@@ -157,8 +172,6 @@ class Fp8Gemm1D2D:
     def load(self, ring, scheduler, tma_a, mA, sA, tma_b, mB, sB):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
         block_m, block_n = self.tile_mn
-        gA = cute.local_tile(mA, (block_m, BLOCK_K), (None, None))  # (bM, bK, restM, restK)
-        gB = cute.local_tile(mB, (block_n, BLOCK_K), (None, None))  # (bN, bK, restN, restK)
         cluster = cute.make_layout(self.cluster_mn)
         rank_m, rank_n = cluster.get_flat_coord(cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster()))
         mask_a = mask_b = 0
@@ -167,31 +180,32 @@ class Fp8Gemm1D2D:
         if const_expr(self.cluster_mn[0] > 1):
             mask_b = cute.make_layout_image_mask(cluster, (rank_m, rank_n), mode=0)
         ctas_m, ctas_n = (cute.make_layout(extent) for extent in self.cluster_mn)
-        tAsA, tAgA = cpasync.tma_partition(  # (TMA, stages), (TMA, restM, restK)
-            tma_a, rank_n, ctas_n, cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
-        )
-        tBsB, tBgB = cpasync.tma_partition(  # (TMA, stages), (TMA, restN, restK)
-            tma_b, rank_m, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
-        )
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.config.stages)
         tile = scheduler.initial_work()
         while tile.is_valid:
-            tAgA_tile, tBgB_tile = tAgA[None, tile.m_tile, None], tBgB[None, tile.n_tile, None]
+            gA = tile_along_k(mA, block_m, tile.row, tile.m_group)  # (bM, bK, restK)
+            gB = tile_along_k(mB, block_n, tile.n_tile * block_n, tile.group)  # (bN, bK, restK)
+            tAsA, tAgA = cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
+                tma_a, rank_n, ctas_n, cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
+            )
+            tBsB, tBgB = cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
+                tma_b, rank_m, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
+            )
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
                 full = ring.producer_get_barrier(state)
                 stage = state.index
-                cute.copy(tma_a, tAgA_tile[None, k], tAsA[None, stage], tma_bar_ptr=full, mcast_mask=mask_a)
-                cute.copy(tma_b, tBgB_tile[None, k], tBsB[None, stage], tma_bar_ptr=full, mcast_mask=mask_b)
+                cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], tma_bar_ptr=full, mcast_mask=mask_a)
+                cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], tma_bar_ptr=full, mcast_mask=mask_b)
                 state.advance()
             tile = scheduler.advance(tile)
         ring.producer_tail(state)
 
     @cute.jit
-    def mma(self, ring, scheduler, sA, sB, mSFA, mSFB, tma_d, mD, sD, tidx):
+    def mma(self, ring, scheduler, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx):
         """Role of the math warpgroups: multiplies, promotes and stores 64 x waves rows of each tile."""
-        (block_m, block_n), epi_n, rows = self.tile_mn, self.config.epi_n, 64 * self.waves
+        block_n, rows = self.tile_mn[1], 64 * self.waves
         wg = cute.arch.make_warp_uniform(tidx // WARPGROUP)
         # Of a fragment this thread has row and row + 8: WGMMA gives a warp 16 rows, a quad of lanes two.
         row = hide_lane(wg * rows + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4)
@@ -204,20 +218,20 @@ class Fp8Gemm1D2D:
         accs = [
             cute.make_rmem_tensor(mma.partition_shape_C((64, block_n)), Float32) for _ in range(self.waves)
         ]
-        gD = cute.local_tile(mD, (64, epi_n), (None, None))  # (64, epi_n, restM, restN)
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.config.stages)
         scales = ScaleFeed.make(mSFA, mSFB, self.waves, self.promote.num_b_scales)
         tile = scheduler.initial_work()
-        scales.start(tile, tile.m_tile * block_m + row, tile.n_tile * block_n)
+        scales.start(tile, row, block_n)
         while tile.is_valid:
-            state = self.mainloop(ring, state, tile, tCrA, tCrB, scales, self.promote, accs)
+            # Behind the mainloop this would delay the store: 3 % at 4096 x 32768 x 512 (2026-11-23).
             following = scheduler.advance(tile)
+            first_row = tile.row + wg * rows
+            has_rows = first_row < tile.row_end
+            state = self.mainloop(ring, state, tile, has_rows, tCrA, tCrB, scales, self.promote, accs)
             # Its first scales arrive while this tile is stored.
-            scales.start(following, following.m_tile * block_m + row, following.n_tile * block_n)
-            first_m = (tile.m_tile * self.config.math_warpgroups + wg) * self.waves
-            first_n = tile.n_tile * (block_n // epi_n)
-            gD_wg = cute.domain_offset((0, 0, first_m, first_n), gD)  # from this warpgroup's first chunk on
-            self.store(accs, tma_d, gD_wg, sD, wg, tidx)
+            scales.start(following, row, block_n)
+            first = (first_row, tile.n_tile * block_n, tile.m_group)
+            self.store(accs, tma_d, tma_mD, mD, first, tile.row_end, sD, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0)

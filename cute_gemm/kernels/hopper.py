@@ -7,6 +7,8 @@ import cutlass.cute as cute
 from cutlass import pipeline
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 
+from ..problem import BLOCK_K
+
 WARP = 32
 WARPGROUP = 128
 
@@ -52,6 +54,22 @@ def tma_store(tensor: cute.Tensor, smem_layout, tile: tuple):
     """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``."""
     stage_layout = cute.slice_(smem_layout, (None, None, 0))
     return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileS2GOp(), tensor, stage_layout, tile)
+
+
+def as_matrices(tensor: cute.Tensor) -> cute.Tensor:
+    """(rows, columns) or (matrices, rows, columns) as (rows, columns, matrices)."""
+    if len(tensor.shape) == 2:
+        layout = cute.append(tensor.layout, cute.make_layout(1, stride=0))
+    else:
+        layout = cute.select(tensor.layout, mode=[1, 2, 0])
+    return cute.make_tensor(tensor.iterator, layout)
+
+
+def tile_along_k(matrices: cute.Tensor, rows: int, first_row, matrix) -> cute.Tensor:
+    """``rows`` rows of one of the ``matrices``, from any row on, as (rows, BLOCK_K, restK)."""
+    return cute.local_tile(
+        cute.domain_offset((first_row, 0, 0), matrices), (rows, BLOCK_K), (0, None, matrix)
+    )
 
 
 def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx):

@@ -15,20 +15,27 @@ _UNROLL = 4
 
 @dataclass(frozen=True)
 class SerialMainloop:
-    """One temporary accumulator: while this warpgroup promotes, the other one multiplies."""
+    """One temporary accumulator: while this warpgroup promotes, the other one multiplies.
+
+    A warpgroup none of whose rows are stored (``has_rows`` is false) only gives the stages back.
+    """
 
     block_n: int
     waves: int
 
     @cute.jit
-    def __call__(self, ring, state, tile, tCrA, tCrB, scales, promote, accs):
+    def __call__(self, ring, state, tile, has_rows, tCrA, tCrB, scales, promote, accs):
         """Sums the k-blocks of ``tile`` into ``accs``, one for 64 rows; returns the advanced ring state."""
         temp = cute.make_rmem_tensor_like(accs[0])
         split = promote.column_split(tile.n_tile)
         for acc in accs:
             acc.fill(0.0)
+        # Two loops, one of them empty: with a branch around them the compiler copied registers in the first.
+        k_count = tile.k_count
+        if not has_rows:
+            k_count = Int32(0)
         ready = peek(ring, state)
-        for k in cutlass.range(tile.k_count, unroll=_UNROLL):
+        for k in cutlass.range(k_count, unroll=_UNROLL):
             ring.consumer_wait(state, ready)
             for wave in cutlass.range_constexpr(self.waves):
                 multiply(self.block_n, temp, tCrA[None, None, None, wave, None], tCrB, state.index)
@@ -41,6 +48,10 @@ class SerialMainloop:
                     state.advance()
                     ready = peek(ring, state)
                 promote(accs[wave], temp, row_scales[wave], split)
+        for _ in cutlass.range(tile.k_count - k_count, unroll=1):
+            ring.consumer_wait(state)
+            ring.consumer_release(state)
+            state.advance()
         return state
 
 
@@ -48,13 +59,14 @@ class SerialMainloop:
 class OverlappedMainloop:
     """Two temporary accumulators: the next k-block is multiplied while this warpgroup promotes the last.
 
-    For tiles with one math warpgroup, which no other keeps the tensor cores busy for.
+    For tiles with one math warpgroup, which no other keeps the tensor cores busy for. It multiplies whether
+    it has rows or not: only a cluster's lower CTAs can be without.
     """
 
     block_n: int
 
     @cute.jit
-    def __call__(self, ring, state, tile, tCrA, tCrB, scales, promote, accs):
+    def __call__(self, ring, state, tile, has_rows, tCrA, tCrB, scales, promote, accs):
         """As :class:`SerialMainloop`, for one 64-row fragment."""
         (acc,), tCrA = accs, tCrA[None, None, None, 0, None]
         split = promote.column_split(tile.n_tile)

@@ -30,8 +30,8 @@ class ScaleFeed:
     (2026-11-23).
     """
 
-    mSFA: cute.Tensor  # (M, K / 128)
-    mSFB: cute.Tensor  # (N / 128, K / 128)
+    mSFA: cute.Tensor  # (M, K / 128, matrices)
+    mSFB: cute.Tensor  # (N / 128, K / 128, matrices)
     lane_k: Int32  # which k-block of a group this lane holds
     rA_offset: cute.Tensor  # (2 row halves, waves)
     rB_offset: cute.Tensor  # (scale blocks of B,)
@@ -54,17 +54,19 @@ class ScaleFeed:
         )
 
     @cute.jit
-    def start(self, tile, first_row: Int32, first_column: Int32):
-        """Turns to ``tile``, whose rows of this thread begin at ``first_row``, and fetches its first group.
+    def start(self, tile, first_row: Int32, block_n: int):
+        """Turns to ``tile``, of which this thread's rows begin at ``first_row``, and fetches the first group.
 
         Rows and column blocks beyond the end are clamped: their products are never stored.
         """
+        matrix = tile.m_group * Int32(self.mSFA.stride[2])
         for half, wave in coordinates(self.rA):
-            row = cutlass.min(first_row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
-            self.rA_offset[half, wave] = row * Int32(self.mSFA.stride[0])
+            row = cutlass.min(tile.row + first_row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
+            self.rA_offset[half, wave] = matrix + row * Int32(self.mSFA.stride[0])
+        matrix = tile.group * Int32(self.mSFB.stride[2])
         for (b,) in coordinates(self.rB):
-            row = cutlass.min(first_column // BLOCK_K + b, self.mSFB.shape[0] - 1)
-            self.rB_offset[b] = row * Int32(self.mSFB.stride[0])
+            row = cutlass.min(tile.n_tile * block_n // BLOCK_K + b, self.mSFB.shape[0] - 1)
+            self.rB_offset[b] = matrix + row * Int32(self.mSFB.stride[0])
         self.fetch(tile, Int32(0))
 
     @cute.jit
@@ -108,16 +110,17 @@ def prefetch_scales(scheduler, mSFA, mSFB, block_m: int, block_n: int, num_b: in
     while tile.is_valid:
         for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, step, unroll=1):
             for i in cutlass.range_constexpr(block_m // WARP):
-                prefetch(mSFA, tile.m_tile * block_m + i * WARP + lane, k)
+                prefetch(mSFA, tile.row + i * WARP + lane, k, tile.m_group)
             if lane < num_b * step:
-                prefetch(mSFB, tile.n_tile * block_n // BLOCK_K + lane % num_b, k + lane // num_b)
+                prefetch(mSFB, tile.n_tile * block_n // BLOCK_K + lane % num_b, k + lane // num_b, tile.group)
         tile = scheduler.advance(tile)
 
 
 @cute.jit
-def prefetch(tensor: cute.Tensor, row: Int32, k: Int32):
+def prefetch(tensor: cute.Tensor, row: Int32, k: Int32, matrix: Int32):
     if row < tensor.shape[0] and k < tensor.shape[1]:
         offset = row * Int32(tensor.stride[0]) + k * Int32(tensor.stride[1])
+        offset += matrix * Int32(tensor.stride[2])
         cute.arch.prefetch((tensor.iterator + offset).to_llvm_ptr(), cache_level="L2")
 
 

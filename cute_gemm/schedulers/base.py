@@ -1,8 +1,9 @@
 """The scheduler protocol: what a kernel asks of the object that hands out its tiles."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+import cutlass.cute as cute
 from cutlass import Boolean, Int32
 
 
@@ -10,29 +11,59 @@ from cutlass import Boolean, Int32
 class WorkTile:
     """One tile of the output and the k-blocks to sum over, as seen by one CTA.
 
-    ``m_tile`` and ``n_tile`` count tiles of the CTA's own size; they may lie beyond the output where a
-    cluster does not divide it: such a tile reads zeros and stores nothing.
+    Where a cluster does not divide the output, ``n_tile`` may lie beyond it and ``row`` at or beyond
+    ``row_end``: such a tile is multiplied like any other, and nothing of it is stored. A tile that is not
+    valid still has groups within range and no negative coordinate: a role may prepare for it before it looks,
+    if it clamps rows as it does those of any tile.
     """
 
-    index: Int32
-    m_tile: Int32
-    n_tile: Int32
-    group: Int32
+    index: Int32  # place in the schedule
+    row: Int32  # first row of the tile in matrix m_group of A, of its scales and of D
+    row_end: Int32  # rows of that matrix from here on are not stored
+    n_tile: Int32  # counts tiles of the CTA's own width
+    m_group: Int32  # which matrix of A, of its scales and of D
+    group: Int32  # which matrix of B and of its scales
     k_start: Int32
     k_count: Int32
     is_valid: Boolean
 
 
 class TileScheduler(Protocol):
-    """A frozen dataclass of DSL integers, passed to the kernel. Each has a static ``to_params`` that makes it
-    on the host from what its kind of problem has.
+    """A frozen dataclass of DSL integers and of tensors with the sizes of groups, passed to the kernel.
 
-    All roles of a CTA (producer, prefetcher, math warpgroups) walk the same tiles: ``initial_work`` once,
-    then ``advance`` until ``is_valid`` is false. So they always agree on ``k_start`` and ``k_count``.
+    All threads of a CTA call ``prepare`` once; what it returns is then walked by all roles of the CTA
+    (producer, prefetcher, math warpgroups): ``initial_work`` once, then ``advance`` until ``is_valid`` is
+    false. All see the same tiles, so they always agree on ``k_start`` and ``k_count``. What they read in
+    memory must not change meanwhile: roles that disagree wait for each other for ever. Whole warps make these
+    calls: a scheduler may let lanes work together.
     """
+
+    table_entries: ClassVar[int]
+    """Int32 entries of shared memory that ``prepare`` is to be given; 0 for none."""
+
+    @staticmethod
+    def to_params(
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
+    ) -> "TileScheduler":
+        """The schedule of one call, made on the host.
+
+        Args:
+            m: rows of one matrix of A.
+            n: columns of D.
+            k_blocks: blocks of 128 along K.
+            groups: matrices of B.
+            grouping: what says how rows fall into groups; a tuple that each scheduler defines.
+            num_sms: CTAs that may run at once.
+            block_mn: rows and columns of one CTA's tile.
+            cluster_mn: CTAs of a cluster, along M and N.
+            raster: cluster-high rows of tiles that are walked side by side.
+        """
 
     def grid_shape(self) -> tuple[int, int, Int32]:
         """CTAs to launch: the cluster's two extents, and the number of clusters."""
+
+    def prepare(self, table: cute.Tensor, tidx: Int32) -> "TileScheduler":
+        """The schedule that the roles of the calling CTA walk, from shared memory of ``table_entries``."""
 
     def initial_work(self) -> WorkTile:
         """The first tile of the calling CTA."""

@@ -1,10 +1,11 @@
 """Static persistent schedule of a dense GEMM: cluster c takes tiles c, c + C, c + 2C, ..."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Constexpr, Int32
 
 from .base import WorkTile
 from .raster import banded
@@ -14,24 +15,32 @@ from .raster import banded
 class DenseScheduler:
     """Tiles of an ``[m, n]`` output, counted in whole clusters.
 
-    The first three fields are fixed when the kernel is compiled, the others arrive with a call.
+    The first four fields are fixed when the kernel is compiled, the others arrive with a call.
     """
 
-    cluster_m: int
-    cluster_n: int
-    raster: int
+    table_entries: ClassVar[int] = 0
+
+    block_m: Constexpr[int]
+    cluster_m: Constexpr[int]
+    cluster_n: Constexpr[int]
+    raster: Constexpr[int]
+    m: Int32
     m_clusters: Int32
     n_clusters: Int32
     k_blocks: Int32
     max_clusters: Int32
 
     @staticmethod
-    def to_params(m, n, k_blocks, num_sms, *, block_mn, cluster_mn, raster) -> "DenseScheduler":
-        """The schedule of one call, from the problem's extents and the SMs it may use."""
+    def to_params(
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
+    ) -> "DenseScheduler":
+        """The schedule of one call; ``grouping`` is empty."""
         return DenseScheduler(
+            block_m=block_mn[0],
             cluster_m=cluster_mn[0],
             cluster_n=cluster_mn[1],
             raster=raster,
+            m=m,
             m_clusters=cute.ceil_div(m, block_mn[0] * cluster_mn[0]),
             n_clusters=cute.ceil_div(n, block_mn[1] * cluster_mn[1]),
             k_blocks=k_blocks,
@@ -44,22 +53,26 @@ class DenseScheduler:
         clusters = cutlass.min(self.m_clusters * self.n_clusters, self.max_clusters)
         return (self.cluster_m, self.cluster_n, clusters)
 
+    def prepare(self, table, tidx) -> "DenseScheduler":
+        """The same: nothing about it depends on data."""
+        return self
+
     @cute.jit
     def initial_work(self) -> WorkTile:
         """The first tile of the calling CTA."""
-        block_m, block_n, cluster = cute.arch.block_idx()
-        return self.work(cluster, block_m, block_n)
+        rank_m, rank_n, cluster = cute.arch.block_idx()
+        return self.work(cluster, rank_m, rank_n)
 
     @cute.jit
     def advance(self, tile: WorkTile) -> WorkTile:
         """The tile after ``tile`` of the calling CTA."""
-        block_m, block_n, _ = cute.arch.block_idx()
+        rank_m, rank_n, _ = cute.arch.block_idx()
         _, _, clusters = cute.arch.grid_dim()
-        return self.work(tile.index + clusters, block_m, block_n)
+        return self.work(tile.index + clusters, rank_m, rank_n)
 
     @cute.jit
-    def work(self, index: Int32, block_m: Int32, block_n: Int32) -> WorkTile:
-        """Tile ``index`` of the schedule, as seen by the CTA at ``(block_m, block_n)`` of its cluster.
+    def work(self, index: Int32, rank_m: Int32, rank_n: Int32) -> WorkTile:
+        """Tile ``index`` of the schedule, as seen by the CTA at ``(rank_m, rank_n)`` of its cluster.
 
         Past the end it is the last tile, marked invalid: a role may prepare for it before it looks.
         """
@@ -68,8 +81,10 @@ class DenseScheduler:
         m_cluster, n_cluster = banded(within, self.m_clusters, self.n_clusters, self.raster)
         return WorkTile(
             index=index,
-            m_tile=m_cluster * self.cluster_m + block_m,
-            n_tile=n_cluster * self.cluster_n + block_n,
+            row=(m_cluster * self.cluster_m + rank_m) * self.block_m,
+            row_end=self.m,
+            n_tile=n_cluster * self.cluster_n + rank_n,
+            m_group=Int32(0),
             group=Int32(0),
             k_start=Int32(0),
             k_count=self.k_blocks,

@@ -12,7 +12,12 @@ def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[In
     A wave of S CTAs then covers about ``width`` x ``S / width`` tiles, so it reads few rows of both operands.
     The last band is as narrow as what remains. ``index`` must be that of a tile.
     """
-    band = index // (n_tiles * width)
+    return in_band(index // (n_tiles * width), index, m_tiles, n_tiles, width)
+
+
+@cute.jit
+def in_band(band: Int32, index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[Int32, Int32]:
+    """As :func:`banded`, where the band is known."""
     first = band * width
     rows = cutlass.min(m_tiles - first, width)
     within = index - first * n_tiles

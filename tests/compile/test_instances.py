@@ -9,9 +9,9 @@ import pytest
 
 from cute_gemm import dispatch, heuristics, jit
 from cute_gemm.inspection import KernelStats, read_cubin
-from cute_gemm.problem import OUT_BYTES, SMEM_CAPACITY, STATIC_SMEM, KernelConfig
+from cute_gemm.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig
 
-CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+CONFIGS = heuristics.every_config()
 REGISTER_FILE = 65536
 WARPGROUP = 128
 WGMMAS_PER_BLOCK = 4
@@ -96,12 +96,23 @@ def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     # A and B, by multicast where a cluster shares them.
     multicast = (config.cluster_m > 1) + (config.cluster_n > 1)
     assert stats.count("UTMALDG") == 2
-    assert stats.count("UTMALDG.2D.MULTICAST") == multicast
+    # Several matrices take one dimension more than one does.
+    several = {"dense": 0, "contiguous": 1, "offsets": 1, "masked": 2}[config.layout]
+    assert stats.count("UTMALDG.3D") == several
+    assert stats.count("UTMALDG.2D.MULTICAST", "UTMALDG.3D.MULTICAST") == multicast
     assert (stats.count("UCGABAR_WAIT") > 0) == (config.cluster_size > 1)
     # A chunk of 64 rows by epi_n columns at a time.
     rows = config.block_m // config.math_warpgroups
     assert stats.count("UTMASTG") == rows * config.block_n // (64 * config.epi_n)
-    assert stats.count("STG", "ST", "RED", "ATOMG") == 0
+    assert stats.count("ST", "RED", "ATOMG") == 0
+
+
+def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instance) -> None:
+    """Two columns at a time, where TMA would store what belongs to another group."""
+    stats, config = instance.stats, instance.config
+    elements = config.block_m * config.block_n // (config.math_warpgroups * WARPGROUP)
+    width = ".E" if config.out_dtype == "bfloat16" else ".E.64"
+    assert stats.count("STG") == stats.count(f"STG{width}") == (config.layout != "dense") * elements // 2
 
 
 def test_results_pass_through_shared_memory_and_scales_do_not(instance: Instance) -> None:
@@ -110,9 +121,11 @@ def test_results_pass_through_shared_memory_and_scales_do_not(instance: Instance
     if config.out_dtype == "bfloat16":
         # stmatrix: 8 elements of each thread.
         assert stats.count("STSM.16.M88.4") == elements // 8
-        assert stats.count("STS") == 0
+        assert stats.count("STS.64", "STS.128") == 0
     else:
         assert stats.count("STS.64") == elements // 2
         assert stats.count("STSM") == 0
-    assert stats.count("LDS", "LDSM", "LD") == 0
+    assert stats.count("LDSM", "LD") == 0
+    # A number at a time: the schedulers' table.
+    assert (stats.opcodes["STS"] > 0) == (stats.count("LDS") > 0) == (config.table_bytes > 0)
     assert {name for name in stats.opcodes if name.startswith("LDG")} == {"LDG.E"}

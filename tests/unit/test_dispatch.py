@@ -30,7 +30,7 @@ class Device:
 
     def call(self, m: int, n: int = 8) -> None:
         a, b = torch.zeros(m, 16), torch.zeros(n, 16)
-        dispatch.fp8_gemm_nt(a, a, b, b, torch.zeros(m, n))
+        dispatch.fp8_gemm_nt(a, a, b, b, torch.zeros(m, n), m, n, 16, 0)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 def test_a_kernel_is_not_first_called_within_a_capture(device: Device) -> None:
     device.capturing = True
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="with this shape once before the capture") as info:
+        with pytest.raises(RuntimeError, match="make the same call once before the capture") as info:
             device.call(3)
         assert f"M = 3, N = 8, K = 16 needs the kernel {LOW.name}" in str(info.value)
     assert not device.made
@@ -74,11 +74,64 @@ def test_new_shapes_of_a_kernel_that_was_called_are_captured(device: Device) -> 
         device.call(65)
 
 
+GROUPED: dict[str, tuple[Callable[..., None], tuple[int, ...], tuple[Any, ...], GemmProblem]] = {
+    "contiguous": (
+        dispatch.m_grouped_fp8_gemm_nt_contiguous,
+        (20,),
+        ("index",),
+        GemmProblem(20, 8, 16, layout="contiguous", groups=3),
+    ),
+    "offsets": (
+        dispatch.m_grouped_fp8_gemm_nt_offsets,
+        (20,),
+        ("ends", 16),
+        GemmProblem(20, 8, 16, layout="offsets", groups=3),
+    ),
+    "masked": (
+        dispatch.m_grouped_fp8_gemm_nt_masked,
+        (3, 20),
+        ("rows", 5),
+        GemmProblem(15, 8, 16, layout="masked", groups=3),
+    ),
+    "masked, more expected than there can be": (
+        dispatch.m_grouped_fp8_gemm_nt_masked,
+        (3, 20),
+        ("rows", 50),
+        GemmProblem(60, 8, 16, layout="masked", groups=3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
+    device: Device, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    call, rows, grouping, problem = GROUPED[case]
+    asked: list[GemmProblem] = []
+    launched: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(dispatch, "select", lambda problem: asked.append(problem) or LOW)
+    monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
+    a, b, out = torch.zeros(*rows, 16), torch.zeros(3, 8, 16), torch.zeros(*rows, 8, dtype=torch.bfloat16)
+    call(a, "sa", b, "sb", out, *grouping)
+    assert asked == [problem]
+    # What only shapes the choice of a kernel is not for the kernel.
+    told = grouping[:1] if problem.layout == "masked" else grouping
+    assert launched == [(a, "sa", b, "sb", out, 132, *told)]
+
+
+def test_a_refused_grouped_call_says_how_many_groups(device: Device) -> None:
+    device.capturing = True
+    with pytest.raises(RuntimeError, match=r"^M = 20, N = 8, K = 16, 3 groups needs the kernel"):
+        dispatch._launcher("offsets", 3, 20, 8, 16, torch.float32, 0)
+    with pytest.raises(RuntimeError, match=r"^3 x 5 expected rows, N = 8, K = 16, 3 groups needs the kernel"):
+        dispatch._launcher("masked", 3, 15, 8, 16, torch.float32, 0)
+
+
 def test_each_device_has_its_own_first_call(device: Device) -> None:
     device.call(3)
     device.capturing = True
     with pytest.raises(RuntimeError, match="was not called on cuda:1 before"):
-        dispatch._launcher(3, 8, 16, torch.float32, 1)
+        dispatch._launcher("dense", 1, 3, 8, 16, torch.float32, 1)
 
 
 def test_a_kernel_that_could_not_be_made_was_not_called(device: Device) -> None:

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 
 from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import OUT_BYTES, SMEM_CAPACITY, GemmProblem, KernelConfig
+from cute_gemm.problem import LAYOUTS, MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY, GemmProblem, KernelConfig
 from cute_gemm.testing import limit_us
 
-CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+CONFIGS = heuristics.every_config()
 
 # As likely small as large: uniform numbers up to 2**31 would all be large.
 EXTENT = st.integers(0, 31).flatmap(lambda bits: st.integers(2**bits // 2 + 1, 2**bits))
@@ -24,16 +24,23 @@ PROBLEMS = st.builds(
     out_dtype=st.sampled_from(list(OUT_BYTES)),
     num_sms=st.sampled_from([1, 2, 3, 16, 78, 114, 132]),
 )
+PROBLEMS |= st.builds(
+    replace, PROBLEMS, layout=st.sampled_from(LAYOUTS[1:]), groups=st.integers(1, MAX_GROUPS)
+)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("out_dtype", OUT_BYTES)
-def test_all_configurations_are_legal_and_of_their_type(out_dtype: str) -> None:
-    configs = heuristics.all_configs(out_dtype)
-    assert {config.out_dtype for config in configs} == {out_dtype}
+def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: str) -> None:
+    configs = heuristics.all_configs(out_dtype, layout)
+    assert {(config.out_dtype, config.layout) for config in configs} == {(out_dtype, layout)}
     assert all(heuristics.is_legal(config) for config in configs)
     assert {config.block_m for config in configs} == {64, 128, 256}
     assert any(config.block_n & (config.block_n - 1) for config in configs)
-    assert {(1, 1), (2, 1), (1, 2)} <= {(config.cluster_m, config.cluster_n) for config in configs}
+    # Of tiles below each other in the contiguous layout, each may be another group's.
+    clusters = {(1, 1), (1, 2)} if layout == "contiguous" else {(1, 1), (2, 1), (1, 2)}
+    assert clusters <= {(config.cluster_m, config.cluster_n) for config in configs}
+    assert layout != "contiguous" or all(config.cluster_m == 1 for config in configs)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -53,6 +60,7 @@ ILLEGAL: dict[str, dict[str, Any]] = {
     "more accumulators than registers": {"block_m": 256, "block_n": 192, "stages": 3},
     "more accumulators with two temporaries": {"block_n": 160, "epi_n": 32, "temporaries": 2},
     "two temporaries for each of two waves": {"block_m": 256, "block_n": 64, "temporaries": 2},
+    "B shared by tiles of two groups": {"layout": "contiguous", "cluster_m": 2},
 }
 
 
@@ -69,7 +77,8 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
     configs = [choice.config for choice in ranked]
     assert configs
     assert heuristics.best(problem) == configs[0] == dispatch.select(problem)
-    suitable = [c for c in heuristics.all_configs(problem.out_dtype) if heuristics.is_suitable(problem, c)]
+    candidates = heuristics.all_configs(problem.out_dtype, problem.layout)
+    suitable = [config for config in candidates if heuristics.is_suitable(problem, config)]
     assert sorted(config.name for config in configs) == sorted(config.name for config in suitable)
     costs = [choice.cost_us for choice in ranked]
     assert costs == sorted(costs)
@@ -88,13 +97,30 @@ def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
 @settings(deadline=None)
 def test_more_k_costs_more(problem: GemmProblem) -> None:
     longer = replace(problem, k=problem.k + 128)
-    for config in heuristics.all_configs(problem.out_dtype):
+    for config in heuristics.all_configs(problem.out_dtype, problem.layout):
         assert heuristics.cost_us(problem, config) < heuristics.cost_us(longer, config)
+
+
+def test_every_configuration_has_a_name_and_a_turn() -> None:
+    assert len({config.name for config in CONFIGS}) == len(CONFIGS)
+    assert {config.layout for config in CONFIGS} == set(LAYOUTS)
+    assert {config.out_dtype for config in CONFIGS} == set(OUT_BYTES)
 
 
 def test_few_rows_get_a_low_tile_and_many_a_tall_one() -> None:
     assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (1, 8, 33, 64)} == {64}
     assert {heuristics.best(GemmProblem(4096, n, 7168)).block_m for n in (2112, 4096, 7168)} <= {128, 256}
+
+
+def test_tiles_are_as_high_as_groups_are() -> None:
+    def height(rows: int, layout: str) -> int:
+        problem = GemmProblem(32 * rows, 4096, 7168, layout=layout, groups=32)
+        assert all(choice.config.layout == layout for choice in heuristics.rank(problem))
+        return heuristics.best(problem).block_m
+
+    for layout in ("offsets", "masked"):
+        assert height(20, layout) == 64
+        assert height(2000, layout) > 64
 
 
 def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:
@@ -120,7 +146,7 @@ def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         for m in (3, 3, 4):
             a, b, out = torch.zeros(m, 16), torch.zeros(8, 16), torch.zeros(m, 8)
-            dispatch.fp8_gemm_nt(a, a, b, b, out)
+            dispatch.fp8_gemm_nt(a, a, b, b, out, m, 8, 16, 0)
     finally:
         dispatch._launcher.cache_clear()
     assert asked == [GemmProblem(3, 8, 16, "float32", 78), GemmProblem(4, 8, 16, "float32", 78)]

@@ -13,6 +13,7 @@ import cute_gemm
 from cute_gemm import heuristics
 from cute_gemm.problem import (
     BLOCK_K,
+    MAX_GROUPS,
     OUT_BYTES,
     SMEM_CAPACITY,
     STATIC_SMEM,
@@ -22,7 +23,7 @@ from cute_gemm.problem import (
 )
 from cute_gemm.testing import make_inputs
 
-CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+CONFIGS = heuristics.every_config()
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -60,6 +61,7 @@ def test_a_name_says_what_tells_a_configuration_from_others() -> None:
     assert wide.name == "256x128_c2x1_s4_bf16"
     low = KernelConfig(64, 112, 9, cluster_n=4, temporaries=2, out_dtype="float32")
     assert low.name == "64x112_c1x4_s9_t2_fp32"
+    assert replace(wide, layout="masked").name == "256x128_c2x1_s4_bf16_masked"
     assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
 
 
@@ -71,7 +73,9 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
     stores = rows * config.epi_n * config.epi_stages * OUT_BYTES[config.out_dtype]
     assert config.stage_bytes == tiles
     assert config.store_bytes == stores
-    barriers = config.smem_bytes - STATIC_SMEM - config.stages * tiles - stores
+    table = 4 * (MAX_GROUPS + 1) if config.layout in ("offsets", "masked") else 0
+    assert config.table_bytes == table
+    barriers = config.smem_bytes - STATIC_SMEM - table - config.stages * tiles - stores
     assert 2 * 8 * config.stages <= barriers <= 1024
     assert config.smem_bytes <= SMEM_CAPACITY
 

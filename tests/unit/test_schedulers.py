@@ -1,9 +1,15 @@
-"""The scheduler that GPUs run, compiled for the CPU and walked for every CTA of a grid.
+"""The schedulers that GPUs run, compiled for the CPU and walked for every CTA of a grid.
 
-A scheduler asks where its CTA is by `cute.arch.block_idx` and `grid_dim`; those two alone are replaced. A
-division by zero, of which a GPU makes a wrong number, ends the process here: "Floating point exception".
+A scheduler asks where its CTA is, which lane of a warp runs it, and what other lanes have: those functions of
+`cute.arch` alone are replaced. A division by zero, of which a GPU makes a wrong number, ends the process
+here: "Floating point exception".
 """
 
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import cutlass
@@ -11,18 +17,69 @@ import cutlass.cute as cute
 import hypothesis.strategies as st
 import pytest
 import torch
-from cutlass import Int32
+from cutlass import Int32, Uint32
 from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
 from cute_gemm import cache, checks, heuristics, jit
-from cute_gemm.problem import OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.problem import LAYOUTS, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.schedulers import warp
 from cute_gemm.schedulers.dense import DenseScheduler
+from cute_gemm.schedulers.group_table import TILE_LIMIT, GroupTableScheduler
+from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
+from cute_gemm.schedulers.m_grouped_masked import MGroupedMaskedScheduler
+from cute_gemm.schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
 
+SCHEDULERS = {
+    "dense": DenseScheduler,
+    "contiguous": MGroupedContiguousScheduler,
+    "offsets": MGroupedOffsetsScheduler,
+    "masked": MGroupedMaskedScheduler,
+}
 CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+
+
+class Schedule(NamedTuple):
+    """What is fixed when a kernel is compiled. Without `block_m`, it is taken from a call."""
+
+    kind: str
+    cluster_mn: tuple[int, int]
+    raster: int
+    block_m: int | None = None
+
+
 USED = {((config.cluster_m, config.cluster_n), config.raster) for config in CONFIGS}
-# Fixed when a kernel is compiled: ((CTAs of a cluster along M, along N), tiles of a band along M).
-STATIC = sorted(USED | {((1, 1), 1), ((1, 1), 3), ((2, 1), 3), ((1, 2), 1), ((2, 2), 4)})
+DENSE = [
+    Schedule("dense", *static)
+    for static in sorted(USED | {((1, 1), 1), ((1, 1), 3), ((2, 1), 3), ((1, 2), 1), ((2, 2), 4)})
+]
+CONTIGUOUS = [
+    Schedule("contiguous", (1, cluster_n), raster, block_m)
+    for cluster_n, raster in ((1, 16), (1, 3), (2, 16), (4, 16))
+    for block_m in (64, 128, 256)
+]
+STATIC = ((1, 1), 16), ((1, 1), 3), ((2, 1), 8), ((2, 1), 1), ((1, 2), 16), ((1, 4), 16)
+OFFSETS = [Schedule("offsets", *static) for static in STATIC]
+MASKED = [Schedule("masked", *static) for static in STATIC]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+def test_the_schedules_of_all_kernels_are_tested(layout: str) -> None:
+    tested = {(schedule.kind, *schedule[1:3]) for schedule in CONTIGUOUS + OFFSETS + MASKED}
+    for out_dtype in OUT_BYTES:
+        for config in heuristics.all_configs(out_dtype, layout):
+            assert (layout, (config.cluster_m, config.cluster_n), config.raster) in tested
+
+
+class Call(NamedTuple):
+    m: int
+    n: int
+    k_blocks: int = 1
+    groups: int = 1
+    alignment: int = 1
+    num_sms: int = 132
+    block_m: int = 64
+    block_n: int = 64
 
 
 class Step(NamedTuple):
@@ -32,114 +89,267 @@ class Step(NamedTuple):
     x: int
     y: int
     index: int
-    m_tile: int
+    row: int
+    row_end: int
     n_tile: int
+    m_group: int
     group: int
     k_start: int
     k_count: int
     is_valid: int
 
 
-class Call(NamedTuple):
-    m: int
-    n: int
-    k_blocks: int
-    num_sms: int
-    block_m: int
-    block_n: int
-
-
 FIELDS = len(Step._fields)
-TABLE = torch.zeros(1 << 15, FIELDS, dtype=torch.int32)
+OUT = torch.zeros(1 << 16, FIELDS, dtype=torch.int32)
+# Places in it that tests leave alone.
+OUTSIDE, READS = (0, FIELDS - 1), (0, FIELDS - 2)
+TABLE = torch.zeros(GroupTableScheduler.table_entries, dtype=torch.int32)
 
 
-class Walk:
-    """Writes down the grid, then what every CTA of it is told, up to and including the end."""
+# Running a scheduler on the host
 
-    def __init__(self, cluster_mn: tuple[int, int], raster: int) -> None:
-        self.cluster_mn, self.raster = cluster_mn, raster
-        self.key, self.integers = ("walk", cluster_mn, raster), len(Call._fields)
+
+@dataclass(frozen=True)
+class Watched:
+    """A tensor, with notes of uses of what lies outside of it."""
+
+    tensor: cute.Tensor
+    length: Int32
+    out: cute.Tensor
+
+    def __getitem__(self, index: Any) -> Int32:
+        return self.tensor[self.checked(index)]
+
+    def __setitem__(self, index: Any, value: Int32) -> None:
+        self.tensor[self.checked(index)] = value
+
+    def checked(self, index: Any) -> Any:
+        outside = Uint32(index) >= Uint32(self.length)
+        self.out[OUTSIDE] = self.out[OUTSIDE] | Int32(outside)
+        return index
+
+
+class Counted(Watched):
+    """A tensor with a note of how often it is read, too."""
+
+    def __getitem__(self, index: Any) -> Int32:
+        self.out[READS] = self.out[READS] + 1
+        return Watched.__getitem__(self, index)
+
+
+class HostFunction:
+    """What a test does with a scheduler, in the DSL; takes `OUT`, `TABLE`, the data of the groups, a call."""
+
+    lanes = 1
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.key = (type(self).__name__, schedule)
 
     @cute.jit
     def __call__(
         self,
         out: cute.Tensor,
+        table: cute.Tensor,
+        data: cute.Tensor,
         m: Int32,
         n: Int32,
         k_blocks: Int32,
-        sms: Int32,
+        groups: Int32,
+        alignment: Int32,
+        num_sms: Int32,
         block_m: Int32,
         block_n: Int32,
     ):
-        scheduler = DenseScheduler.to_params(
-            m, n, k_blocks, sms, block_mn=(block_m, block_n), cluster_mn=self.cluster_mn, raster=self.raster
+        kind, cluster_mn, raster, fixed_block_m = self.schedule
+        out[OUTSIDE] = Int32(0)
+        data = Watched(data, m if kind == "contiguous" else groups, out)
+        table = Counted(table, groups + 1, out)
+        grouping = {"dense": (), "offsets": (data, alignment)}.get(kind, (data,))
+        scheduler = SCHEDULERS[kind].to_params(
+            m,
+            n,
+            k_blocks,
+            groups,
+            grouping,
+            num_sms,
+            block_mn=(block_m if fixed_block_m is None else fixed_block_m, block_n),
+            cluster_mn=cluster_mn,
+            raster=raster,
         )
+        self.run(out, table, scheduler)
+
+
+class Walk(HostFunction):
+    """Writes down the grid, then what every CTA of it is told, up to and including the end."""
+
+    @cute.jit
+    def run(self, out, table, scheduler):
         grid = scheduler.grid_shape()
         for i in cutlass.range_constexpr(3):
             out[0, i] = Int32(grid[i])
         row = Int32(1)
         for cluster in cutlass.range(grid[2], unroll=1):
-            for x in cutlass.range_constexpr(self.cluster_mn[0]):
-                for y in cutlass.range_constexpr(self.cluster_mn[1]):
+            for x in cutlass.range(self.schedule.cluster_mn[0], unroll=1):
+                for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
                     take_place(x, y, cluster, grid[2])
-                    tile = scheduler.initial_work()
+                    walked = scheduler.prepare(table, Int32(0))
+                    tile = walked.initial_work()
                     row = write(out, row, tile, cluster, x, y)
                     while tile.is_valid:
-                        tile = scheduler.advance(tile)
+                        tile = walked.advance(tile)
                         row = write(out, row, tile, cluster, x, y)
         out[0, 3] = row
 
 
 @cute.jit
 def write(out, row, tile, cluster, x, y):
-    place = (cluster, x, y, tile.index, tile.m_tile, tile.n_tile)
-    step = (*place, tile.group, tile.k_start, tile.k_count, tile.is_valid)
+    place = (cluster, x, y, tile.index, tile.row, tile.row_end, tile.n_tile)
+    step = (*place, tile.m_group, tile.group, tile.k_start, tile.k_count, tile.is_valid)
     if row < out.shape[0]:
         for i in cutlass.range_constexpr(FIELDS):
             out[row, i] = Int32(step[i])
     return row + 1
 
 
-def take_place(x: int, y: int, cluster: Int32, clusters: Int32) -> None:
-    cute.arch.block_idx = lambda: (Int32(x), Int32(y), cluster)
+def take_place(x: Int32, y: Int32, cluster: Int32, clusters: Int32) -> None:
+    cute.arch.block_idx = lambda: (x, y, cluster)
     cute.arch.grid_dim = lambda: (None, None, clusters)
 
 
-def compiled(host_function: Any) -> Any:
+def compiled(host_function: HostFunction) -> Any:
     def build() -> Any:
-        out = make_fake_tensor(
-            Int32, (cute.sym_int32(), FIELDS), (FIELDS, 1), memspace=cute.AddressSpace.generic
-        )
-        return host_function, (out, *(Int32(0) for _ in range(host_function.integers)))
+        def tensor(*shape: Any) -> Any:
+            stride = (*shape[1:], 1)
+            return make_fake_tensor(Int32, shape, stride, memspace=cute.AddressSpace.generic)
+
+        out, table, data = tensor(cute.sym_int32(), FIELDS), tensor(len(TABLE)), tensor(cute.sym_int32())
+        return host_function, (out, table, data, *(Int32(0) for _ in Call._fields))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.DIRECTORY_VARIABLE, "")
-        patch.setattr(cute.arch, "block_idx", cute.arch.block_idx)
-        patch.setattr(cute.arch, "grid_dim", cute.arch.grid_dim)
+        patch.setattr(warp, "SIZE", host_function.lanes)
+        # A warp of one lane; what is to be found out of the other lanes is in the lane itself.
+        patch.setattr(cute.arch, "lane_idx", lambda: Int32(0))
+        patch.setattr(cute.arch, "warp_redux_sync", lambda value, kind: value)
+        patch.setattr(cute.arch, "shuffle_sync_up", None)
+        patch.setattr(cute.arch, "sync_threads", lambda: None)
+        patch.setattr(cute.arch, "block_idx", None)
+        patch.setattr(cute.arch, "grid_dim", None)
         return jit.instance(host_function.key, build, "a schedule")
 
 
-def walk(cluster_mn: tuple[int, int], raster: int, call: Call) -> tuple[tuple[int, ...], list[Step]]:
-    """The grid, and the steps of all its CTAs, CTA by CTA."""
-    compiled(Walk(cluster_mn, raster))(TABLE, *call)
-    *grid, rows = TABLE[0, :4].tolist()
-    assert rows <= len(TABLE), "choose smaller examples"
-    return tuple(grid), [Step(*row) for row in TABLE[1:rows].tolist()]
+def run(host_function: HostFunction, call: Call, data: Sequence[int] = ()) -> None:
+    # What shared memory holds before it is written must not matter.
+    TABLE.fill_(-(2**31))
+    compiled(host_function)(OUT, TABLE, torch.tensor(data or [0], dtype=torch.int32), *call)
+    assert OUT[OUTSIDE] == 0, "out of bounds"
 
 
-def check(cluster_mn: tuple[int, int], raster: int, call: Call) -> None:
-    grid, steps = walk(cluster_mn, raster, call)
-    m_tiles, n_tiles = ceil_div(call.m, call.block_m), ceil_div(call.n, call.block_n)
-    # Clusters are whole: where they do not divide the output, some of their tiles lie beyond it.
-    reach = [ceil_div(tiles, size) * size for tiles, size in zip((m_tiles, n_tiles), cluster_mn, strict=True)]
-    size = cluster_mn[0] * cluster_mn[1]
-    total = reach[0] * reach[1] // size
-    assert grid == (*cluster_mn, min(total, max(1, call.num_sms // size)))
+# What they should say, in plain Python
 
-    assert all(step.m_tile >= 0 and step.n_tile >= 0 for step in steps), "negative coordinates"
+
+class Span(NamedTuple):
+    """Rows `[first, end)` of a matrix of A, which are multiplied by B of `group`."""
+
+    m_group: int
+    group: int
+    first: int
+    end: int
+
+
+def spans(schedule: Schedule, call: Call, data: Sequence[int]) -> list[Span]:
+    """What is to be multiplied. Of the contiguous layout, tile by tile."""
+
+    def clamped(row: int) -> int:
+        return max(0, min(row, call.m))
+
+    if schedule.kind == "dense":
+        found = [Span(0, 0, 0, call.m)]
+    elif schedule.kind == "masked":
+        found = [Span(group, group, 0, clamped(rows)) for group, rows in enumerate(data)]
+    elif schedule.kind == "offsets":
+        ends = [clamped(end) for end in data]
+        starts = [0, *(ceil_div(end, call.alignment) * call.alignment for end in ends)]
+        found = [Span(0, group, *rows) for group, rows in enumerate(zip(starts, ends, strict=False))]
+    else:
+        found = []
+        for rows, first in pieces(data, schedule.block_m or 1):
+            length = next((i for i, group in enumerate(rows) if group < 0), len(rows))
+            if rows[0] < call.groups:
+                found.append(Span(0, rows[0], first, first + length))
+    return [span for span in found if span.first < span.end]
+
+
+def pieces(index: Sequence[int], block_m: int) -> Iterator[tuple[Sequence[int], int]]:
+    """What a tile of the contiguous layout has of its rows, and where it begins."""
+    for first in range(0, len(index), block_m):
+        upper, lower = index[first : first + 128], index[first + 128 : first + block_m]
+        if lower and (min(upper) < 0 or upper[0] != lower[0]):
+            yield from ((upper, first), (lower, first + 128))
+        else:
+            yield index[first : first + block_m], first
+
+
+def blocks(schedule: Schedule, call: Call, rows: int) -> int:
+    """Cluster-high blocks of so many rows."""
+    return ceil_div(rows, (schedule.block_m or call.block_m) * schedule.cluster_mn[0])
+
+
+def table_of(schedule: Schedule, call: Call, data: Sequence[int]) -> list[int]:
+    counts = Counter()
+    for span in spans(schedule, call, data):
+        counts[span.group] = blocks(schedule, call, span.end - span.first)
+    return [0, *accumulate(counts[group] for group in range(call.groups))]
+
+
+def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
+    """Walks a schedule and compares it with the plain one."""
+    run(Walk(schedule), call, data)
+    *grid, rows = OUT[0, :4].tolist()
+    assert rows <= len(OUT), "choose smaller examples"
+    steps = [Step(*row) for row in OUT[1:rows].tolist()]
+    cluster_m, cluster_n = schedule.cluster_mn
+    block_m = schedule.block_m or call.block_m
+    expected = spans(schedule, call, data)
+
+    most = {
+        "dense": blocks(schedule, call, call.m),
+        "contiguous": blocks(schedule, call, call.m),
+        "offsets": call.m // (block_m * cluster_m) + call.groups,
+        "masked": blocks(schedule, call, call.m) * call.groups,
+    }[schedule.kind]
+    n_clusters = ceil_div(call.n, call.block_n * cluster_n)
+    fitting = max(1, call.num_sms // (cluster_m * cluster_n))
+    assert grid == [cluster_m, cluster_n, min(most * n_clusters, fitting)]
+
     valid = [step for step in steps if step.is_valid]
-    tiles = sorted((step.m_tile, step.n_tile) for step in valid)
-    assert tiles == [(i, j) for i in range(reach[0]) for j in range(reach[1])], "not each tile once"
+    # Clusters are whole: where they do not divide the rows or the columns, some of their tiles lie beyond.
+    assert sorted((step.m_group, step.group, step.row, step.row_end, step.n_tile) for step in valid) == [
+        (span.m_group, span.group, first + x * block_m, span.end, n_tile)
+        for span in sorted(expected)
+        for first in range(span.first, span.end, block_m * cluster_m)
+        for x in range(cluster_m)
+        for n_tile in range(n_clusters * cluster_n)
+    ], "not each tile once"
+
+    stored = Counter[tuple[int, int]]()
+    for step in valid:
+        if step.n_tile == 0:
+            last = min(step.row + block_m, step.row_end)
+            stored.update((step.m_group, row) for row in range(step.row, last))
+    in_groups = Counter((span.m_group, row) for span in expected for row in range(span.first, span.end))
+    assert stored == in_groups, "rows of no group, or not all rows of the groups"
+    assert all(0 <= row < call.m for _, row in stored)
+
+    m_groups = call.groups if schedule.kind == "masked" else 1
+    for step in steps:
+        assert 0 <= step.group < call.groups
+        assert 0 <= step.m_group < m_groups
+        assert 0 <= step.row < call.m + block_m * cluster_m
+        assert 0 <= step.row_end <= call.m
+        assert 0 <= step.n_tile < n_clusters * cluster_n
+        assert (step.k_start, step.k_count) == (0, call.k_blocks)
 
     ctas: dict[tuple[int, int, int], list[Step]] = {}
     for step in steps:
@@ -147,15 +357,18 @@ def check(cluster_mn: tuple[int, int], raster: int, call: Call) -> None:
     assert len(ctas) == grid[0] * grid[1] * grid[2]
     for seen in ctas.values():
         assert [step.is_valid for step in seen] == [1] * (len(seen) - 1) + [0], "not ended once"
-    lengths = [len(seen) for seen in ctas.values()]
-    assert max(lengths) - min(lengths) <= 1, "some CTA has two tiles more than another"
+    if schedule.kind != "contiguous":
+        lengths = [len(seen) for seen in ctas.values()]
+        assert max(lengths) - min(lengths) <= 1, "some CTA has two tiles more than another"
 
     # The CTAs of a cluster go side by side, tile by tile: they share operands, and count the same k-blocks.
     for (cluster, x, y), seen in ctas.items():
         for step, first in zip(seen, ctas[cluster, 0, 0], strict=True):
-            assert (step.m_tile, step.n_tile) == (first.m_tile + x, first.n_tile + y)
-            assert (step.index, step.is_valid) == (first.index, first.is_valid)
-            assert (step.group, step.k_start, step.k_count) == (0, 0, call.k_blocks)
+            row, n_tile = first.row + x * block_m, first.n_tile + y
+            assert step == first._replace(x=x, y=y, row=row, n_tile=n_tile)
+
+    if issubclass(SCHEDULERS[schedule.kind], GroupTableScheduler):
+        assert TABLE[: call.groups + 1].tolist() == table_of(schedule, call, data)
 
 
 CALLS = st.builds(
@@ -163,28 +376,61 @@ CALLS = st.builds(
     m=st.integers(1, 2200),
     n=st.integers(1, 160).map(lambda n: 8 * n),
     k_blocks=st.integers(1, 200),
+    groups=st.just(1),
+    alignment=st.just(1),
     num_sms=st.integers(1, 160),
     block_m=st.sampled_from([64, 128, 256]),
     block_n=st.integers(2, 16).map(lambda n: 16 * n),
 )
+# Fewer columns, as there may be many groups.
+GROUPED_CALLS = st.builds(
+    Call,
+    m=st.just(0),
+    n=st.integers(1, 40).map(lambda n: 8 * n),
+    k_blocks=st.integers(1, 200),
+    groups=st.just(0),
+    num_sms=st.integers(1, 160),
+    alignment=st.sampled_from([1, 16, 128]),
+    block_m=st.sampled_from([64, 128, 256]),
+    block_n=st.sampled_from([64, 128, 192]),
+)
+GROUPS = st.sampled_from([1, 2, 3, 7, 31, 32, 33, 64, 255, 256])
+SIZES = st.one_of(st.just(0), st.sampled_from([1, 7, 127, 128, 129, 255, 256, 257]), st.integers(0, 600))
+EXTREMES = st.sampled_from([-(2**31), -1, 0, 1, 2**31 - 1])
 
 
-@pytest.mark.parametrize(("cluster_mn", "raster"), STATIC, ids=str)
+def lists(element: st.SearchStrategy[int]) -> st.SearchStrategy[list[int]]:
+    return GROUPS.flatmap(lambda groups: st.lists(element, min_size=groups, max_size=groups))
+
+
+# The dense schedule
+
+
+@pytest.mark.parametrize("schedule", DENSE, ids=str)
 @settings(max_examples=40, deadline=None)
 # Whole bands, after which no row of tiles remains; and one that is cut short.
 @example(Call(m=2048, n=512, k_blocks=4, num_sms=132, block_m=64, block_n=64))
 @example(Call(m=900, n=512, k_blocks=4, num_sms=132, block_m=64, block_n=64))
 @example(Call(m=1, n=8, k_blocks=1, num_sms=1, block_m=256, block_n=192))
 @given(call=CALLS)
-def test_every_tile_comes_once(cluster_mn: tuple[int, int], raster: int, call: Call) -> None:
-    check(cluster_mn, raster, call)
+def test_every_tile_comes_once(schedule: Schedule, call: Call) -> None:
+    check(schedule, call)
+
+
+def order(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> list[list[int]]:
+    """The place of each tile in the schedule, row by row of tiles."""
+    run(Walk(schedule), call, data)
+    steps = [Step(*row) for row in OUT[1 : OUT[0, 3]].tolist()]
+    rows: dict[int, dict[int, int]] = {}
+    for step in steps:
+        if step.is_valid:
+            rows.setdefault(step.row, {})[step.n_tile] = step.index
+    return [[columns[j] for j in sorted(columns)] for _, columns in sorted(rows.items())]
 
 
 def test_tiles_are_walked_in_bands() -> None:
     """Three rows of tiles at a time, column by column; what remains is a narrower band."""
-    _, steps = walk((1, 1), 3, Call(m=5 * 64, n=4 * 64, k_blocks=1, num_sms=1, block_m=64, block_n=64))
-    order = {(step.m_tile, step.n_tile): step.index for step in steps if step.is_valid}
-    assert [[order[i, j] for j in range(4)] for i in range(5)] == [
+    assert order(Schedule("dense", (1, 1), 3), Call(m=5 * 64, n=4 * 64, num_sms=1)) == [
         [0, 3, 6, 9],
         [1, 4, 7, 10],
         [2, 5, 8, 11],
@@ -193,33 +439,19 @@ def test_tiles_are_walked_in_bands() -> None:
     ]
 
 
-class Edge:
+class Edge(HostFunction):
     """Writes down the last tiles of a schedule too long to be walked, as the CTAs of a cluster see them, and
-    what they are told after them: tile, its first row and column as a kernel counts them, and whether it is
-    one."""
-
-    def __init__(self, cluster_mn: tuple[int, int], raster: int) -> None:
-        self.cluster_mn, self.raster = cluster_mn, raster
-        self.key, self.integers = ("edge", cluster_mn, raster), 4
+    what they are told after them: first row and column, as a kernel counts them, and whether it is one."""
 
     @cute.jit
-    def __call__(self, out: cute.Tensor, m: Int32, n: Int32, block_m: Int32, block_n: Int32):
-        scheduler = DenseScheduler.to_params(
-            m,
-            n,
-            Int32(1),
-            Int32(132),
-            block_mn=(block_m, block_n),
-            cluster_mn=self.cluster_mn,
-            raster=self.raster,
-        )
+    def run(self, out, table, scheduler):
         last = scheduler.m_clusters * scheduler.n_clusters - 1
         row = 0
         for i in cutlass.range_constexpr(2):
-            for x in cutlass.range_constexpr(self.cluster_mn[0]):
-                for y in cutlass.range_constexpr(self.cluster_mn[1]):
+            for x in cutlass.range_constexpr(self.schedule.cluster_mn[0]):
+                for y in cutlass.range_constexpr(self.schedule.cluster_mn[1]):
                     tile = scheduler.work(last + i, Int32(x), Int32(y))
-                    out[row, 0], out[row, 1] = tile.m_tile * block_m, tile.n_tile * block_n
+                    out[row, 0], out[row, 1] = tile.row, tile.n_tile
                     out[row, 2] = Int32(tile.is_valid)
                     row += 1
 
@@ -229,8 +461,8 @@ class Edge:
 def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: int) -> None:
     """Not even in the CTAs of the last cluster whose tiles lie beyond the output."""
     cluster_mn, block_mn = (config.cluster_m, config.cluster_n), (config.block_m, config.block_n)
-    out = torch.zeros(2 * config.cluster_size, FIELDS, dtype=torch.int32)
-    compiled(Edge(cluster_mn, config.raster))(out, m, n, *block_mn)
+    schedule = Schedule("dense", cluster_mn, config.raster)
+    run(Edge(schedule), Call(m=m, n=n, block_m=config.block_m, block_n=config.block_n))
     ends = [
         ceil_div(extent, block * ctas) * block * ctas
         for extent, block, ctas in zip((m, n), block_mn, cluster_mn, strict=True)
@@ -238,10 +470,306 @@ def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: in
     # A thread adds the place of its element in the tile.
     assert max(ends) <= 2**31
     firsts = [
-        [ends[0] - (cluster_mn[0] - x) * block_mn[0], ends[1] - (cluster_mn[1] - y) * block_mn[1]]
+        [ends[0] - (cluster_mn[0] - x) * block_mn[0], ends[1] // block_mn[1] - cluster_mn[1] + y]
         for x in range(cluster_mn[0])
         for y in range(cluster_mn[1])
     ]
+    seen = OUT[: 2 * config.cluster_size, :3].tolist()
     # After the last tile comes no other, but the same one again.
-    assert out[:, :2].tolist() == firsts * 2
-    assert out[:, 2].tolist() == [1] * config.cluster_size + [0] * config.cluster_size
+    assert [row[:2] for row in seen] == firsts * 2
+    assert [row[2] for row in seen] == [1] * config.cluster_size + [0] * config.cluster_size
+
+
+# Groups in one matrix, of any size
+
+
+def offsets_call(call: Call, sizes: Sequence[int], spare: int) -> tuple[Call, list[int]]:
+    """A call with groups of these sizes, the first row of each aligned, and `spare` rows after the last."""
+    ends, end = [], 0
+    for size in sizes:
+        end = ceil_div(end, call.alignment) * call.alignment + size
+        ends.append(end)
+    return call._replace(m=max(1, end + spare), groups=len(ends)), ends
+
+
+@pytest.mark.parametrize("schedule", OFFSETS, ids=str)
+@settings(max_examples=30, deadline=None)
+@example(call=Call(m=0, n=320), sizes=[0, 700, 0, 0, 1, 129, 0], spare=0)
+@example(call=Call(m=0, n=320), sizes=[0] * 256, spare=0)
+@example(call=Call(m=0, n=320), sizes=[0] * 256, spare=300)
+@example(call=Call(m=0, n=320), sizes=[0] * 100 + [9000] + [0] * 155, spare=0)
+@example(call=Call(m=0, n=64), sizes=list(range(1, 257)), spare=5)
+@example(call=Call(m=0, n=64, num_sms=3), sizes=[i % 3 for i in range(MAX_GROUPS)], spare=5)
+@given(call=GROUPED_CALLS, sizes=lists(SIZES), spare=st.integers(0, 200))
+def test_offsets(schedule: Schedule, call: Call, sizes: list[int], spare: int) -> None:
+    check(schedule, *offsets_call(call, sizes, spare))
+
+
+@pytest.mark.parametrize("schedule", OFFSETS[::2], ids=str)
+@settings(max_examples=30, deadline=None)
+@example(call=Call(m=0, n=64), m=500, ends=[500, 0, 500, 0, 500, 100])
+@example(call=Call(m=0, n=64, alignment=128), m=500, ends=[499, 500, 2**31 - 1, -1])
+@example(call=Call(m=0, n=64, alignment=2**31 - 1), m=500, ends=[7, 500, 500])
+@given(call=GROUPED_CALLS, m=st.integers(1, 500), ends=lists(st.one_of(EXTREMES, st.integers(-9, 600))))
+def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends: list[int]) -> None:
+    """Each end is brought into the matrix; groups that end before they begin are empty."""
+    check(schedule, call._replace(m=m, groups=len(ends)), ends)
+
+
+def test_groups_are_walked_one_by_one_in_bands() -> None:
+    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [0, 4 * 64, 0, 7], 0)
+    assert order(Schedule("offsets", (1, 1), 3), call, ends) == [
+        [0, 3, 6],
+        [1, 4, 7],
+        [2, 5, 8],
+        [9, 10, 11],
+        [12, 13, 14],
+    ]
+
+
+# Groups in matrices of their own
+
+
+@pytest.mark.parametrize("schedule", MASKED, ids=str)
+@settings(max_examples=30, deadline=None)
+@example(call=Call(m=0, n=320), capacity=700, valid=[0, 700, 0, 0, 1, 129, 0])
+@example(call=Call(m=0, n=320), capacity=200, valid=[0] * 256)
+@example(call=Call(m=0, n=320), capacity=9000, valid=[0] * 100 + [9000] + [0] * 155)
+@example(call=Call(m=0, n=64), capacity=256, valid=list(range(1, 257)))
+@example(call=Call(m=0, n=64, num_sms=3), capacity=1, valid=[i % 3 % 2 for i in range(MAX_GROUPS)])
+# More than there is room for, and less than nothing.
+@example(call=Call(m=0, n=64), capacity=100, valid=[101, -1, 2**31 - 1, -(2**31)])
+@given(call=GROUPED_CALLS, capacity=st.integers(1, 500), valid=lists(st.one_of(SIZES, EXTREMES)))
+def test_masked(schedule: Schedule, call: Call, capacity: int, valid: list[int]) -> None:
+    check(schedule, call._replace(m=capacity, groups=len(valid)), valid)
+
+
+# Groups in one matrix, padded
+
+
+def contiguous_index(blocks: Sequence[tuple[int, int]], last: int) -> list[int]:
+    """The group of each row: blocks of 128 rows, so many of which are of a group; the last block is cut."""
+    rows = [group if i < valid else -1 for group, valid in blocks for i in range(128)]
+    return rows[: len(rows) - 128 + last]
+
+
+BLOCKS = st.lists(
+    st.tuples(st.integers(-1, 8), st.one_of(st.just(128), st.sampled_from([0, 1, 64]), st.integers(0, 128))),
+    min_size=1,
+    max_size=24,
+)
+
+
+@pytest.mark.parametrize("schedule", CONTIGUOUS, ids=str)
+@settings(max_examples=30, deadline=None)
+@example(call=Call(m=0, n=320), groups=3, blocks=[(2, 128), (0, 5), (0, 128), (-1, 0), (1, 1)], last=1)
+@example(call=Call(m=0, n=320), groups=1, blocks=[(-1, 0)] * 30, last=128)
+@example(call=Call(m=0, n=320), groups=1, blocks=[(0, 128)] * 30, last=64)
+@example(call=Call(m=0, n=320), groups=2, blocks=[(0, 128), (1, 128), (0, 5)], last=128)
+@example(call=Call(m=0, n=320), groups=256, blocks=[(i, i % 129) for i in range(256)], last=64)
+# No such group.
+@example(call=Call(m=0, n=320), groups=2, blocks=[(2, 128), (1, 128), (2**31 - 1, 7)], last=8)
+@given(call=GROUPED_CALLS, groups=st.integers(1, 9), blocks=BLOCKS, last=st.integers(1, 128))
+def test_contiguous(
+    schedule: Schedule, call: Call, groups: int, blocks: list[tuple[int, int]], last: int
+) -> None:
+    index = contiguous_index(blocks, last)
+    check(schedule, call._replace(m=len(index), groups=groups), index)
+
+
+@pytest.mark.parametrize("schedule", CONTIGUOUS, ids=str)
+@settings(max_examples=30, deadline=None)
+@given(
+    call=GROUPED_CALLS,
+    groups=st.integers(1, 9),
+    index=st.lists(st.one_of(EXTREMES, st.integers(-1, 9)), min_size=1, max_size=700),
+)
+def test_an_index_that_makes_no_sense(
+    schedule: Schedule, call: Call, groups: int, index: list[int]
+) -> None:
+    """A tile is of the group of its first row, up to its first row that is padding."""
+    check(schedule, call._replace(m=len(index), groups=groups), index)
+
+
+def test_a_cluster_does_not_share_rows_of_two_groups() -> None:
+    with pytest.raises(AssertionError, match="one group"):
+        run(Walk(Schedule("contiguous", (2, 1), 8, 64)), Call(m=1, n=8), [0])
+
+
+# What is found out by the lanes of a warp together
+
+
+class Lanes(HostFunction):
+    """Has 32 lanes fill the table, then look for the group of each block of rows.
+
+    They take turns, and leave in `out` what they hand to others. Of a shuffle upwards that suffices, as lower
+    lanes come first. A reduction is right when all take a second turn, one that depends on it after a third.
+    """
+
+    lanes = 32
+
+    @cute.jit
+    def run(self, out, table, scheduler):
+        for lane in cutlass.range(self.lanes, unroll=1):
+            self.take_turn(out, lane)
+            scheduler.prepare(table, lane)
+        for block in cutlass.range(cutlass.min(table[scheduler.groups], len(OUT) // 2), unroll=1):
+            for _ in cutlass.range_constexpr(3):
+                for lane in cutlass.range(self.lanes, unroll=1):
+                    self.take_turn(out, lane)
+                    out[block, lane % 2] = replace(scheduler, table=table).group_of(block)
+
+    def take_turn(self, out: cute.Tensor, lane: Int32) -> None:
+        # One column for each exchange, at the end of `out`.
+        exchanges = iter(range(FIELDS))
+
+        def shuffle_up(value: Int32, distance: int) -> Int32:
+            column = next(exchanges)
+            out[len(OUT) - self.lanes + lane, column] = value
+            lower = out[len(OUT) - self.lanes + cutlass.max(lane - distance, 0), column]
+            return cutlass.select_(lane >= distance, lower, value)
+
+        def reduce(value: Int32, kind: str) -> Int32:
+            assert kind == "min"
+            column = next(exchanges)
+            out[len(OUT) - self.lanes + lane, column] = value
+            for other in range(self.lanes):
+                value = cutlass.min(value, out[len(OUT) - self.lanes + other, column])
+            return value
+
+        cute.arch.lane_idx = lambda: lane
+        cute.arch.shuffle_sync_up = shuffle_up
+        cute.arch.warp_redux_sync = reduce
+
+
+@pytest.mark.parametrize(
+    "sizes", [[5], [0] * 40 + [300], [1] * 32, [0, 1] * 128, list(range(MAX_GROUPS))], ids=len
+)
+def test_lanes_fill_and_search_the_table_together(sizes: list[int]) -> None:
+    schedule = Schedule("masked", (1, 1), 8)
+    call = Call(m=max(sizes), n=8, groups=len(sizes))
+    run(Lanes(schedule), call, sizes)
+    table = table_of(schedule, call, sizes)
+    assert TABLE[: len(table)].tolist() == table
+    # Even and odd lanes.
+    groups = [bisect_right(table, block) - 1 for block in range(table[-1])]
+    assert OUT[: table[-1], :2].tolist() == [[group, group] for group in groups]
+
+
+class Count(HostFunction):
+    """Counts how often the table is read for each tile of the schedule."""
+
+    @cute.jit
+    def run(self, out, table, scheduler):
+        take_place(Int32(0), Int32(0), Int32(0), Int32(1))
+        scheduler.prepare(table, Int32(0))
+        tiles = table[scheduler.groups] * scheduler.n_clusters.divisor
+        for index in cutlass.range(tiles + 1, unroll=1):
+            out[READS] = Int32(0)
+            replace(scheduler, table=table).work(index)
+            out[1 + index, 0] = out[READS]
+
+
+@pytest.mark.parametrize("groups", [1, 256, MAX_GROUPS])
+@pytest.mark.parametrize("schedule", [OFFSETS[0], MASKED[0]], ids=str)
+def test_a_tile_is_found_without_a_walk_through_all_groups(schedule: Schedule, groups: int) -> None:
+    """Each lane reads two entries to find the group, then where it begins and ends, and where all do."""
+    call, data = offsets_call(Call(m=0, n=200), [i % 2 for i in range(groups)], 1)
+    tiles = table_of(schedule, call, data)[-1] * ceil_div(call.n, call.block_n)
+    run(Count(schedule), call, data)
+    assert OUT[1 : 2 + tiles, 0].tolist() == [2 * 32 + 3] * (tiles + 1)
+
+
+# Near the largest integers
+
+
+class Ends(HostFunction):
+    """Writes down the first tile of a schedule too long to be walked, the last, and what follows soon and
+    late, as each CTA of a cluster is told."""
+
+    @cute.jit
+    def run(self, out, table, scheduler):
+        row = Int32(1)
+        for x in cutlass.range(self.schedule.cluster_mn[0], unroll=1):
+            for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
+                take_place(x, y, Int32(0), Int32(1))
+                walked = scheduler.prepare(table, Int32(0))
+                total = table[scheduler.groups] * scheduler.n_clusters.divisor
+                for i in cutlass.range(4, unroll=1):
+                    index = total - 2 + i
+                    if i == 0:
+                        index = Int32(0)
+                    if i == 3:
+                        index = total + 2**30
+                    row = write(out, row, walked.work(index), 0, x, y)
+
+
+def ends(schedule: Schedule, call: Call, data: Sequence[int]) -> list[list[Step]]:
+    """What `Ends` writes down, for each CTA of a cluster."""
+    run(Ends(schedule), call, data)
+    size = schedule.cluster_mn[0] * schedule.cluster_mn[1]
+    steps = [Step(*row) for row in OUT[1 : 1 + 4 * size].tolist()]
+    return [steps[4 * i : 4 * i + 4] for i in range(size)]
+
+
+LAST = checks.MAX_EXTENT
+
+
+@pytest.mark.parametrize("block_m", [64, 256])
+@pytest.mark.parametrize(
+    ("schedule", "call", "data"),
+    [
+        (schedule, Call(m=LAST, n=16, groups=groups, alignment=alignment), data)
+        for schedule in (*OFFSETS, *MASKED)
+        for groups, alignment, data in [
+            (1, 1, [LAST]),
+            (3, 1, [LAST - 700, LAST - 129, LAST]),
+            (3, 128, [LAST - 700, LAST - 129, LAST]),
+            # Rounded up, the end of the first group is no Int32.
+            (3, 4096, [LAST, LAST, LAST]),
+            (3, 2**30 + 1, [LAST, 0, 0]),
+            (3, 2**30, [1, LAST, LAST]),
+        ]
+    ],
+    ids=str,
+)
+def test_rows_near_the_end_of_the_largest_matrices(
+    schedule: Schedule, call: Call, data: list[int], block_m: int
+) -> None:
+    call = call._replace(block_m=block_m)
+    expected = spans(schedule, call, data)
+    first_span, last_span = expected[0], expected[-1]
+    height = block_m * schedule.cluster_mn[0]
+    for first, last, *after in ends(schedule, call, data):
+        x, y = first.x, first.y
+        row = last_span.first + (last_span.end - last_span.first - 1) // height * height + x * block_m
+        assert first[4:9] == (x * block_m, first_span.end, y, first_span.m_group, first_span.group)
+        assert last[4:9] == (row, last_span.end, y, last_span.m_group, last_span.group)
+        assert (first.is_valid, last.is_valid) == (1, 1)
+        assert row + block_m <= 2**31
+        # After the last tile comes no other, but the same one again.
+        assert [step[4:] for step in after] == [(*last[4:-1], 0)] * 2
+
+
+@pytest.mark.parametrize("schedule", OFFSETS, ids=str)
+@pytest.mark.parametrize("n", [8, 10000])
+def test_groups_that_claim_too_many_rows_are_left_out(schedule: Schedule, n: int) -> None:
+    """More tiles than can be counted: each of half of the groups claims all rows of the largest matrix."""
+    data = [LAST, 0] * (MAX_GROUPS // 2)
+    call = Call(m=LAST, n=n, groups=len(data))
+    n_clusters = ceil_div(n, call.block_n * schedule.cluster_mn[1])
+    most = TILE_LIMIT // n_clusters
+    true_table = table_of(schedule, call, data)
+    assert true_table[-1] > most
+    table = [min(blocks, most) for blocks in true_table]
+
+    for first, last, *after in ends(schedule, call, data):
+        assert (first.is_valid, last.is_valid, after[0].is_valid, after[1].is_valid) == (1, 1, 0, 0)
+        for step in (first, last, *after):
+            assert 0 <= step.row <= 2**31 - call.block_m
+            assert 0 <= step.group < call.groups
+            assert step.row_end == LAST
+    assert TABLE[: len(table)].tolist() == table
+
+    run(Lanes(schedule), call, data)
+    assert TABLE[: len(table)].tolist() == table

@@ -1,0 +1,171 @@
+"""Schedules of groups whose sizes only the device knows: a table in shared memory says where each begins."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Constexpr, Int32
+
+from ..problem import MAX_GROUPS
+from . import warp
+from .base import WorkTile
+from .raster import in_band
+
+TILE_LIMIT = 2**30 - 1
+"""Most tiles of a schedule, so that a sum of two places is an Int32. No memory holds a D of so many; only
+groups that claim the same rows many times over can ask for more, and the last of them are then left out."""
+
+FAN = 32
+"""Parts into which the groups, then one of these parts, are split to find the group of a tile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTableScheduler:
+    """Tiles of one group after the other, those of a group in bands, counted in whole clusters.
+
+    A group has its own blocks of rows, as high as a cluster: the CTAs of a cluster are always in one group.
+    ``table[g]`` counts the blocks before group g, and with the number of groups for g all of them.
+
+    Which rows are a group's is for subclasses to say. They read it from memory that may hold anything: no
+    group's rows may lie outside of its matrix, whatever is there.
+    """
+
+    table_entries: ClassVar[int] = MAX_GROUPS + 1
+
+    block_m: Constexpr[int]
+    cluster_m: Constexpr[int]
+    cluster_n: Constexpr[int]
+    raster: Constexpr[int]
+    groups: Int32
+    n_clusters: cute.FastDivmodDivisorV2
+    k_blocks: Int32
+    clusters: Int32  # to launch
+    block_limit: Int32  # the largest entry of a table
+    table: cute.Tensor | None = None  # what `prepare` filled
+
+    @classmethod
+    def make(cls, max_blocks, n, k_blocks, groups, num_sms, block_mn, cluster_mn, raster, **rows):
+        """A schedule of at most ``max_blocks`` blocks of rows; ``rows`` are the fields of a subclass."""
+        n_clusters = cute.ceil_div(n, block_mn[1] * cluster_mn[1])
+        max_clusters = cutlass.max(num_sms // (cluster_mn[0] * cluster_mn[1]), 1)
+        return cls(
+            block_m=block_mn[0],
+            cluster_m=cluster_mn[0],
+            cluster_n=cluster_mn[1],
+            raster=raster,
+            groups=groups,
+            n_clusters=cute.FastDivmodDivisorV2(n_clusters),
+            k_blocks=k_blocks,
+            clusters=cutlass.min(max_blocks * n_clusters, max_clusters),
+            block_limit=TILE_LIMIT // n_clusters,
+            **rows,
+        )
+
+    def rows_of(self, group: Int32) -> tuple[Int32, Int32, Int32]:
+        """The matrix of A that holds the rows of ``group``, its first row, and the row behind its last.
+
+        An empty group may end before it begins.
+        """
+        raise NotImplementedError
+
+    def grid_shape(self):
+        """CTAs to launch: as many clusters as fit at once, or as there can be tiles for."""
+        return (self.cluster_m, self.cluster_n, self.clusters)
+
+    @cute.jit
+    def prepare(self, table: cute.Tensor, tidx: Int32):
+        """Has the first warp fill ``table``: each lane its own share of groups that follow each other."""
+        if tidx < warp.SIZE:
+            blocks = self.count_blocks(table, tidx)
+            self.add_blocks(table, tidx, warp.sum_before(blocks, self.block_limit))
+        cute.arch.sync_threads()
+        return replace(self, table=table)
+
+    @cute.jit
+    def count_blocks(self, table: cute.Tensor, lane: Int32) -> Int32:
+        """Fills the entries that end the groups of ``lane``, as if none came before; returns the last."""
+        blocks = Int32(0)
+        first, last = self.share(lane)
+        for group in cutlass.range(first, last, unroll=4):
+            _, first_row, row_end = self.rows_of(group)
+            rows = cutlass.max(row_end - first_row, 0)
+            more = cute.ceil_div(rows, self.block_m * self.cluster_m)
+            blocks = cutlass.min(blocks + more, self.block_limit)
+            table[group + 1] = blocks
+        return blocks
+
+    @cute.jit
+    def add_blocks(self, table: cute.Tensor, lane: Int32, before: Int32):
+        """Adds the blocks ``before`` the groups of ``lane`` to their entries."""
+        if lane == 0:
+            table[0] = Int32(0)
+        first, last = self.share(lane)
+        for group in cutlass.range(first, last, unroll=4):
+            table[group + 1] = cutlass.min(table[group + 1] + before, self.block_limit)
+
+    def share(self, lane: Int32) -> tuple[Int32, Int32]:
+        """The groups of ``lane``: its first, and the one behind its last."""
+        size = cute.ceil_div(self.groups, warp.SIZE)
+        return cutlass.min(lane * size, self.groups), cutlass.min(lane * size + size, self.groups)
+
+    @cute.jit
+    def initial_work(self) -> WorkTile:
+        """The first tile of the calling CTA."""
+        _, _, cluster = cute.arch.block_idx()
+        return self.work(cluster)
+
+    @cute.jit
+    def advance(self, tile: WorkTile) -> WorkTile:
+        """The tile after ``tile`` of the calling CTA."""
+        _, _, clusters = cute.arch.grid_dim()
+        return self.work(tile.index + clusters)
+
+    @cute.jit
+    def work(self, index: Int32) -> WorkTile:
+        """Tile ``index`` of the schedule, as seen by the calling CTA.
+
+        Past the end it is the last tile, marked invalid: a role may prepare for it before it looks. Where
+        there is none, it begins at the first row of the last group.
+        """
+        rank_m, rank_n, _ = cute.arch.block_idx()
+        n_clusters = self.n_clusters.divisor
+        total = self.table[self.groups] * n_clusters
+        within = cutlass.max(cutlass.min(index, total - 1), 0)
+        block = within // self.n_clusters
+        group = self.group_of(block)
+        first_block, end_block = self.table[group], self.table[group + 1]
+        m_cluster, n_cluster = in_band(
+            (block - first_block) // self.raster,
+            within - first_block * n_clusters,
+            cutlass.max(end_block - first_block, 1),
+            n_clusters,
+            self.raster,
+        )
+        m_group, first_row, row_end = self.rows_of(group)
+        return WorkTile(
+            index=index,
+            row=first_row + (m_cluster * self.cluster_m + rank_m) * self.block_m,
+            row_end=row_end,
+            n_tile=n_cluster * self.cluster_n + rank_n,
+            m_group=m_group,
+            group=group,
+            k_start=Int32(0),
+            k_count=self.k_blocks,
+            is_valid=index < total,
+        )
+
+    def group_of(self, block: Int32) -> Int32:
+        """The group of a block of rows; the last group where there are no blocks.
+
+        A warp finds it in two steps, each a load and a reduction over its lanes, however many groups there
+        are and however many of them are empty. A binary search among 256 groups takes eight loads, each of
+        which waits for the one before.
+        """
+        part = FAN * warp.first_where(FAN, lambda i: self.end_block(FAN * i + FAN - 1) > block)
+        group = part + warp.first_where(FAN, lambda i: self.end_block(part + i) > block)
+        return cutlass.min(group, self.groups - 1)
+
+    def end_block(self, group: Int32) -> Int32:
+        """The blocks before the end of ``group``, all of them where there is no such group."""
+        return self.table[cutlass.min(group + 1, self.groups)]
