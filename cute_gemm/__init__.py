@@ -3,16 +3,26 @@
 The DSL takes seconds to import, so this module does not: the first call on a GPU does.
 """
 
-from .ops import fp8_gemm_nt
+from .ops import (
+    contiguous_alignment,
+    fp8_gemm_nt,
+    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_gemm_nt_masked,
+    m_grouped_fp8_gemm_nt_offsets,
+)
 from .quantize import dequantize_1x128, dequantize_128x128, quantize_1x128, quantize_128x128
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "contiguous_alignment",
     "dequantize_1x128",
     "dequantize_128x128",
     "fp8_gemm_nt",
+    "m_grouped_fp8_gemm_nt_contiguous",
+    "m_grouped_fp8_gemm_nt_masked",
+    "m_grouped_fp8_gemm_nt_offsets",
     "quantize_1x128",
     "quantize_128x128",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import checks, hardware, reference
+from . import checks, checks_grouped, hardware, reference
+from .problem import CONTIGUOUS_ALIGNMENT
 
 
 def fp8_gemm_nt(
@@ -62,32 +64,229 @@ def fp8_gemm_nt(
 
     When it raises one of these, `out` is as it was.
     """
-    a, sa, b, sb, m, n, k = checks.dense(lhs, rhs, out, out_dtype)
+    a, sa, b, sb, m, n, k, device, _, _ = checks.product(lhs, 2, rhs, 2, out, out_dtype)
     if m == 0 or n == 0 or k == 0:
-        return torch.zeros((m, n), dtype=out_dtype, device=a.device) if out is None else _fill(out, 0)
+        return torch.zeros((m, n), dtype=out_dtype, device=device) if out is None else _fill(out, 0)
     if a.is_cpu:
         product = reference.fp8_gemm_nt(a, sa, b, sb, out_dtype if out is None else out.dtype)
         return product if out is None else _fill(out, product)
 
-    result = a.new_empty((m, n), dtype=out_dtype) if out is None else out
-    _launch(a.get_device(), a, sa, b, sb, result)
+    index = a.get_device()
+    launch = _launcher("fp8_gemm_nt", index)
+    # 0.3 us less than `a.new_empty`.
+    result = torch.empty_strided((m, n), (n, 1), dtype=out_dtype, device=device) if out is None else out
+    if m == 1:
+        launch(_for_tma(a), sa, b, sb, _for_tma(result), m, n, k, index)
+    else:
+        launch(a, sa, b, sb, result, m, n, k, index)
     if out is not None:
         # Autograd would not notice otherwise that something it saved has changed.
         torch.autograd.graph.increment_version(out)
     return result
 
 
-def _launch(index: int, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor) -> None:
-    """Launches a kernel on CUDA device `index`, where the tensors are; they are checked and not empty."""
-    kernels = _kernels(index)
-    if a.shape[0] == 1:
-        a, out = _single_row(a), _single_row(out)
-    # The guard costs microseconds and asking for the current device one: with one device neither is needed.
-    if _has_one_device() or index == torch.cuda.current_device():
-        kernels.fp8_gemm_nt(a, sa, b, sb, out)
+def m_grouped_fp8_gemm_nt_contiguous(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    group_index: Tensor,
+    out: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype = torch.bfloat16,
+    validate: bool = False,
+) -> Tensor:
+    """Products of rows of A, in groups that lie one behind the other, with their groups' matrices of B.
+
+    Row m of the result is row m of A times `B[group_index[m]].T`, computed as :func:`fp8_gemm_nt` does it.
+    This is the layout of mixture-of-experts layers in training and prefill, the tokens of each expert and
+    then padding, as DeepGEMM's function of this name takes it (https://github.com/deepseek-ai/DeepGEMM). For
+    groups without padding there is :func:`m_grouped_fp8_gemm_nt_offsets`.
+
+    Args:
+        lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[M, K]`; `sa` its scales, torch.float32
+            `[M, ceil(K / 128)]`. :func:`cute_gemm.quantize_1x128` makes both.
+        rhs: the pair `(b, sb)`. `b` is B, torch.float8_e4m3fn `[G, N, K]`, 1 <= G <= 1023; `sb` its scales,
+            torch.float32 `[G, ceil(N / 128), ceil(K / 128)]`. :func:`cute_gemm.quantize_128x128` makes both.
+        group_index: torch.int32 `[M]`, contiguous: the group of each row, from 0 to G - 1, or -1 for padding.
+            Each block of 128 rows, from a multiple of :func:`contiguous_alignment`, holds rows of one group,
+            then padding. Groups may take any number of blocks, or none, and come in any order.
+        out: where to write, torch.bfloat16 or torch.float32 `[M, N]`; None allocates it.
+        out_dtype: as for :func:`fp8_gemm_nt`.
+        validate: read `group_index` and raise a ValueError where it breaks the rules above. The host waits
+            for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA graph.
+
+    Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. A
+    block of padding alone costs next to nothing. M need not be a multiple of 128.
+
+    Without `validate` nothing on the host depends on `group_index`, and no value in it leads to a read or a
+    write out of bounds. All negative numbers are padding, and so is a block that starts with a number of G or
+    above. Of a block that mixes groups, or has rows behind padding, it is not specified which rows are
+    written and which of the block's groups they are multiplied with; other blocks are not affected.
+
+    Sizes, layouts, devices, the overlap of `out` with what is read, compilation and gradients: as for
+    :func:`fp8_gemm_nt`. Of B, also the distance between matrices is a multiple of 16 bytes and below 2^40
+    bytes, and matrices do not overlap; they may interleave, as `transpose(0, 1)` of `[N, G, K]` does. With
+    K = 0 rows that would be written become zero.
+
+    A call may be captured into a CUDA graph once the kernel was called before, and allocates nothing if `out`
+    is given and K is not 0. A replay reads `group_index` anew: it may have changed in place. It must not
+    change while the kernel runs, which could then wait for ever.
+
+    Returns:
+        `out`, the very tensor, if given; else a new contiguous tensor.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`fp8_gemm_nt`; ValueError also for what `validate`
+            finds, RuntimeError also for `validate` in the capture of a CUDA graph.
+
+    When it raises one of these, `out` is as it was.
+    """
+    a, sa, b, sb, shape = checks_grouped.m_grouped(
+        lhs, 2, rhs, "group_index", group_index, "M", out, out_dtype
+    )
+    if validate:
+        checks_grouped.group_index_values(group_index, len(b))
+    operation = "m_grouped_fp8_gemm_nt_contiguous"
+    return _m_grouped(operation, a, sa, b, sb, shape, out, out_dtype, group_index)
+
+
+def contiguous_alignment() -> int:
+    """What each group's first row is a multiple of in :func:`m_grouped_fp8_gemm_nt_contiguous`: 128."""
+    return CONTIGUOUS_ALIGNMENT
+
+
+def m_grouped_fp8_gemm_nt_offsets(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    offsets: Tensor,
+    out: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype = torch.bfloat16,
+    alignment: int = 1,
+    validate: bool = False,
+) -> Tensor:
+    """Products of rows of A, in groups of any size, with their groups' matrices of B.
+
+    Rows `start[g]` to `offsets[g] - 1` of the result are those rows of A times `B[g].T`, computed as
+    :func:`fp8_gemm_nt` does it, where `start[0]` is 0 and `start[g]` is `offsets[g - 1]`, rounded up to a
+    multiple of `alignment`. It is the layout of tokens sorted by expert, as they are: no padding, no copy.
+    With an alignment of 1, `offsets` is the `offs` of `torch._grouped_mm`.
+
+    Args:
+        lhs, rhs: as for :func:`m_grouped_fp8_gemm_nt_contiguous`.
+        offsets: torch.int32 `[G]`, contiguous: the row behind each group's last; `sizes.cumsum(0)`, in int32,
+            for groups one directly behind the other. A group whose end is that of the one before is empty.
+        out: where to write, torch.bfloat16 or torch.float32 `[M, N]`; None allocates it.
+        out_dtype: as for :func:`fp8_gemm_nt`.
+        alignment: what each group's first row is a multiple of, 1 to 1024.
+        validate: read `offsets` and raise a ValueError where an end is below the one before it, inside the
+            padding that follows that, or beyond M. The host waits for the device, so it is for finding
+            errors; and it cannot be done in the capture of a CUDA graph.
+
+    Rows of no group, which are those between the groups and behind the last, are not written: a given `out`
+    keeps what it has there, an allocated one holds anything. What they hold in A does not matter.
+
+    Without `validate` nothing on the host depends on `offsets`, and no value in it leads to a read or a write
+    out of bounds. Ends are clamped to 0..M, and a group that ends at its start or before is empty. Where ends
+    decrease, rows may belong to several groups: each of their elements is of the result of any of those (and
+    groups behind the first 2^30 tiles, which take many such overlaps, are left out).
+
+    Everything else, as the layout of B, what may be captured into a CUDA graph and what is raised, is as for
+    :func:`m_grouped_fp8_gemm_nt_contiguous`.
+
+    Returns:
+        `out`, the very tensor, if given; else a new contiguous tensor.
+    """
+    checks_grouped.count("alignment", alignment, checks_grouped.MAX_ALIGNMENT)
+    a, sa, b, sb, shape = checks_grouped.m_grouped(lhs, 2, rhs, "offsets", offsets, "G", out, out_dtype)
+    if validate:
+        checks_grouped.offsets_values(offsets, alignment, len(a))
+    operation = "m_grouped_fp8_gemm_nt_offsets"
+    return _m_grouped(operation, a, sa, b, sb, shape, out, out_dtype, offsets, alignment)
+
+
+def m_grouped_fp8_gemm_nt_masked(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    valid_rows: Tensor,
+    expected_rows: int,
+    out: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype = torch.bfloat16,
+    validate: bool = False,
+) -> Tensor:
+    """Products of G matrices of the same size, of which only the first rows count.
+
+    Rows 0 to `valid_rows[g] - 1` of matrix g of the result are those rows of matrix g of A times `B[g].T`,
+    computed as :func:`fp8_gemm_nt` does it. It is the layout of decoding under CUDA graphs, room for
+    `capacity` tokens of each expert and their number known to the device alone, as DeepGEMM's function of
+    this name takes it (https://github.com/deepseek-ai/DeepGEMM), where `out` comes before `valid_rows`.
+
+    Args:
+        lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[G, capacity, K]`; `sa` its scales,
+            torch.float32 `[G, capacity, ceil(K / 128)]`. :func:`cute_gemm.quantize_1x128` makes both.
+        rhs: as for :func:`m_grouped_fp8_gemm_nt_contiguous`.
+        valid_rows: torch.int32 `[G]`, contiguous: the number of valid rows of each matrix, 0 to capacity.
+        expected_rows: about how many valid rows a matrix has, a positive int. It helps to choose a kernel,
+            and nothing else: results are right for all `valid_rows`.
+        out: where to write, torch.bfloat16 or torch.float32 `[G, capacity, N]`; None allocates it.
+        out_dtype: as for :func:`fp8_gemm_nt`.
+        validate: read `valid_rows` and raise a ValueError where it is below 0 or above the capacity. The host
+            waits for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA
+            graph.
+
+    Rows beyond the valid ones are not written: a given `out` keeps what it has there, an allocated one holds
+    anything. What they hold in A does not matter.
+
+    Without `validate` nothing on the host depends on `valid_rows`, and no value in it leads to a read or a
+    write out of bounds: it is clamped to 0..capacity.
+
+    A and `out` may have gaps between matrices and between rows, or interleaved matrices, as B may. Everything
+    else, as what may be captured into a CUDA graph and what is raised, is as for
+    :func:`m_grouped_fp8_gemm_nt_contiguous`.
+
+    Returns:
+        `out`, the very tensor, if given; else a new contiguous tensor.
+    """
+    checks_grouped.count("expected_rows", expected_rows)
+    a, sa, b, sb, shape = checks_grouped.m_grouped(lhs, 3, rhs, "valid_rows", valid_rows, "G", out, out_dtype)
+    if validate:
+        checks_grouped.valid_rows_values(valid_rows, a.shape[1])
+    operation = "m_grouped_fp8_gemm_nt_masked"
+    return _m_grouped(operation, a, sa, b, sb, shape, out, out_dtype, valid_rows, expected_rows)
+
+
+def _m_grouped(
+    operation: str,
+    a: Tensor,
+    sa: Tensor,
+    b: Tensor,
+    sb: Tensor,
+    shape: tuple[int, ...],
+    out: Tensor | None,
+    out_dtype: torch.dtype,
+    index: Tensor,
+    *numbers: int,
+) -> Tensor:
+    """Runs a checked grouped operation, the function of that name in `dispatch` or `reference`."""
+    result = a.new_empty(shape, dtype=out_dtype) if out is None else out
+    if 0 in shape:
+        return result
+    if a.is_cpu or a.shape[-1] == 0:
+        # As a kernel does, it writes also outside of the inference_mode that `out` was made under.
+        with torch.inference_mode():
+            getattr(reference, operation)(a, sa, b, sb, result, index, *numbers)
+        return result
+    launch = _launcher(operation, a.get_device())
+    if 1 in shape or len(b) == 1:
+        launch(_for_tma(a), sa, _for_tma(b), sb, _for_tma(result), _for_tma(index), *numbers)
     else:
-        with torch.cuda.device(index):
-            kernels.fp8_gemm_nt(a, sa, b, sb, out)
+        launch(a, sa, b, sb, result, index, *numbers)
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+    return result
 
 
 def _fill(out: Tensor, value: Tensor | int) -> Tensor:
@@ -98,16 +297,32 @@ def _fill(out: Tensor, value: Tensor | int) -> Tensor:
 
 
 @functools.cache
-def _has_one_device() -> bool:
-    return torch.cuda.device_count() == 1
+def _launcher(operation: str, index: int) -> Callable[..., None]:
+    """What launches the kernels of an operation on CUDA device `index`: the function of `dispatch`, guarded.
+
+    Raises:
+        RuntimeError: see :func:`_kernels`. Only success is remembered.
+    """
+    launch: Callable[..., None] = getattr(_kernels(index), operation)
+    # The guard costs microseconds and asking for the current device one: with one device neither is needed.
+    if torch.cuda.device_count() == 1:
+        return launch
+
+    def guarded(*arguments: Tensor | int) -> None:
+        if index == torch.cuda.current_device():
+            launch(*arguments)
+        else:
+            with torch.cuda.device(index):
+                launch(*arguments)
+
+    return guarded
 
 
-@functools.cache
 def _kernels(index: int) -> ModuleType:
     """The module that launches kernels, for CUDA device `index`; the first call takes seconds to import it.
 
     Raises:
-        RuntimeError: that device cannot run them. Only success is remembered.
+        RuntimeError: that device cannot run them.
     """
     if not hardware.is_hopper(index):
         raise RuntimeError(
@@ -120,7 +335,8 @@ def _kernels(index: int) -> ModuleType:
     return dispatch
 
 
-def _single_row(x: Tensor) -> Tensor:
-    """The same row with a stride that a tensor map can hold: torch lets a single row have any."""
-    columns = x.shape[1]
-    return x if x.stride(0) == columns else x.as_strided((1, columns), (columns, 1))
+def _for_tma(x: Tensor) -> Tensor:
+    """The same memory with strides that a tensor map can hold: torch lets those of extents of 1 be any."""
+    width = x.shape[-1]
+    strides = [width if count == 1 else step for count, step in zip(x.shape, x.stride(), strict=True)]
+    return x.as_strided(x.shape, strides)

@@ -54,29 +54,31 @@ def quantize_1x128(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Ten
 
 
 def quantize_128x128(w: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor]:
-    """Quantise a matrix to e4m3 with one scale per block of 128 rows and 128 columns.
+    """Quantise matrices to e4m3 with one scale per block of 128 rows and 128 columns.
 
     Args:
-        w: ``[N, K]``, fp32, bf16 or fp16, any strides, any device; neither N nor K need be a multiple of 128.
+        w: ``[..., N, K]``, such as one matrix ``[N, K]`` or one for each group ``[G, N, K]``; fp32, bf16 or
+            fp16, any strides, any device; neither N nor K need be a multiple of 128.
         power_of_two_scales: round every scale up to a power of two (up, so that nothing saturates).
 
     Returns:
-        ``q``: e4m3 ``[N, K]``, contiguous, and ``s``: fp32 ``[ceil(N/128), ceil(K/128)]``, contiguous.
+        ``q``: e4m3 ``[..., N, K]``, contiguous, and ``s``: fp32 ``[..., ceil(N/128), ceil(K/128)]``,
+        contiguous. No block reaches from one matrix into the next.
         Scales, zero blocks, tiny values, NaN and infinities are treated as by `quantize_1x128`.
 
     Raises:
         TypeError: ``w`` is not a tensor, or not of one of the three dtypes.
-        ValueError: ``w`` is not two-dimensional.
+        ValueError: ``w`` has fewer than two dimensions.
     """
     _check_source("quantize_128x128", "w", w)
-    if w.dim() != 2:
-        raise ValueError(f"quantize_128x128: w has shape {list(w.shape)}; want two dimensions, [N, K]")
-    n, k = w.shape
+    if w.dim() < 2:
+        raise ValueError(f"quantize_128x128: w has shape {list(w.shape)}; want [..., N, K]")
+    n, k = w.shape[-2:]
     blocks = _pad(w.detach(), (0, -k % BLOCK, 0, -n % BLOCK))
-    blocks = blocks.unflatten(1, (scale_blocks(k), BLOCK)).unflatten(0, (scale_blocks(n), BLOCK))
-    s = _scales(blocks.abs().amax((1, 3)), power_of_two_scales)
-    q = _to_e4m3(blocks, s[:, None, :, None]).flatten(2).flatten(0, 1)
-    return q[:n, :k].contiguous(), s
+    blocks = blocks.unflatten(-1, (scale_blocks(k), BLOCK)).unflatten(-3, (scale_blocks(n), BLOCK))
+    s = _scales(blocks.abs().amax((-3, -1)), power_of_two_scales)
+    q = _to_e4m3(blocks, s[..., :, None, :, None]).flatten(-2).flatten(-3, -2)
+    return q[..., :n, :k].contiguous(), s
 
 
 def dequantize_1x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -106,24 +108,24 @@ def dequantize_128x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32)
     """Inverse of `quantize_128x128`: ``q`` times its scales, in ``dtype``.
 
     Args:
-        q: e4m3 ``[N, K]``.
-        s: fp32 ``[ceil(N/128), ceil(K/128)]``, any strides.
+        q: e4m3 ``[..., N, K]``.
+        s: fp32 ``[..., ceil(N/128), ceil(K/128)]``, any strides.
         dtype: fp64 (exact), fp32, bf16 or fp16 (computed in fp32, then rounded).
 
     Returns:
-        ``[N, K]`` of ``dtype``.
+        ``[..., N, K]`` of ``dtype``.
 
     Raises:
         TypeError: wrong dtype of ``q``, ``s`` or the result.
-        ValueError: ``q`` is not two-dimensional, or ``s`` does not have the shape that belongs to it.
+        ValueError: ``q`` has fewer than two dimensions, or ``s`` does not have the shape that belongs to it.
     """
     _check_quantized("dequantize_128x128", q, s, dtype)
-    if q.dim() != 2:
-        raise ValueError(f"dequantize_128x128: q has shape {list(q.shape)}; want two dimensions, [N, K]")
-    n, k = q.shape
-    _check_scale_shape("dequantize_128x128", q, s, (scale_blocks(n), scale_blocks(k)))
-    rows = s.repeat_interleave(BLOCK, 0)[:n]
-    return _times(q, rows.repeat_interleave(BLOCK, 1)[:, :k], dtype)
+    if q.dim() < 2:
+        raise ValueError(f"dequantize_128x128: q has shape {list(q.shape)}; want [..., N, K]")
+    n, k = q.shape[-2:]
+    _check_scale_shape("dequantize_128x128", q, s, (*q.shape[:-2], scale_blocks(n), scale_blocks(k)))
+    rows = s.repeat_interleave(BLOCK, -2)[..., :n, :]
+    return _times(q, rows.repeat_interleave(BLOCK, -1)[..., :k], dtype)
 
 
 def m_major(s: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """The library's operations in plain torch, on any device: what CPU tensors get, and what tests compare
-with."""
+with. Arguments are taken as checked."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .grouping import contiguous_row_groups, masked_row_groups, offsets_row_groups
 from .quantize import BLOCK, dequantize_1x128, dequantize_128x128, scale_blocks
 
 # What `dequantized_product` holds of either operand in the wide dtype, at most, if a row is not longer.
@@ -30,7 +31,7 @@ def fp8_gemm_nt(
 
     Returns:
         ``[M, N]``, contiguous; zeros where K is 0. Any of M, N and K may be 0, and none need be a multiple of
-        128. The arguments are taken as checked.
+        128.
     """
     m, k = a.shape
     n = b.shape[0]
@@ -42,6 +43,45 @@ def fp8_gemm_nt(
         product = a[:, columns].float() @ b[:, columns].float().t()
         acc.addcmul_(product, sa[:, block, None] * sb[:, block].repeat_interleave(BLOCK)[:n])
     return acc.to(out_dtype)
+
+
+def m_grouped_fp8_gemm_nt_contiguous(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, group_index: Tensor
+) -> None:
+    """Writes to ``out`` as :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous` does."""
+    _multiply_groups(a, sa, b, sb, out, contiguous_row_groups(group_index, len(b)))
+
+
+def m_grouped_fp8_gemm_nt_offsets(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, offsets: Tensor, alignment: int
+) -> None:
+    """Writes to ``out`` as :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets` does."""
+    _multiply_groups(a, sa, b, sb, out, offsets_row_groups(offsets, alignment, len(a)))
+
+
+def m_grouped_fp8_gemm_nt_masked(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, valid_rows: Tensor, expected_rows: int
+) -> None:
+    """Writes to ``out`` as :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked` does, whatever is expected."""
+    _multiply_groups(a, sa, b, sb, out, masked_row_groups(valid_rows, a.shape[1]))
+
+
+def _multiply_groups(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, row_groups: Tensor) -> None:
+    """Multiplies every row by the matrix of its group; rows of ``out`` without one stay as they are.
+
+    With K = 0 the host does not wait for the device, and a CUDA graph can be captured.
+    """
+    if a.shape[-1] == 0:
+        out.masked_fill_((row_groups >= 0)[..., None], 0)
+        return
+    for group in range(len(b)):
+        rows = (row_groups == group).nonzero(as_tuple=True)
+        out[rows] = fp8_gemm_nt(take_rows(a, rows), sa[rows], b[group], sb[group], out.dtype)
+
+
+def take_rows(q: Tensor, rows: tuple[Tensor, ...]) -> Tensor:
+    """The rows ``q[rows]`` of e4m3 matrices, which torch does not index on all devices."""
+    return q.view(torch.uint8)[rows].view(q.dtype)
 
 
 def dequantized_product(

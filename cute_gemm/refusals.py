@@ -1,4 +1,4 @@
-"""What is said about a call that breaks a rule of :mod:`cute_gemm.checks`.
+"""What is said about a call that breaks a rule of :mod:`cute_gemm.checks` or `checks_grouped`.
 
 Each message names the argument, what it was, what is wanted and, where there is one, the call that makes it
 right. Nothing here runs on an ordinary valid call. Functions return the exception to raise; `unpack` and
@@ -16,6 +16,18 @@ from torch import Tensor
 _QUANTISE = {
     "a": "a, sa = cute_gemm.quantize_1x128({})",
     "b": "b, sb = cute_gemm.quantize_128x128({})",
+}
+_SHAPES = {
+    ("a", 2): "[M, K]",
+    ("b", 2): "[N, K]",
+    ("out", 2): "[M, N]",
+    ("sa", 2): "[M, ceil(K / 128)]",
+    ("sb", 2): "[ceil(N / 128), ceil(K / 128)]",
+    ("a", 3): "[G, capacity, K]",
+    ("b", 3): "[G, N, K]",
+    ("out", 3): "[G, capacity, N]",
+    ("sa", 3): "[G, capacity, ceil(K / 128)]",
+    ("sb", 3): "[G, ceil(N / 128), ceil(K / 128)]",
 }
 
 
@@ -57,9 +69,9 @@ def operand_dtype(name: str, q: Tensor) -> TypeError:
     return TypeError(f"{name} has dtype {q.dtype}; wanted torch.float8_e4m3fn: {fix}")
 
 
-def result_dtype(out: Tensor, rows: int, columns: int) -> TypeError:
+def result_dtype(out: Tensor, shape: tuple[int, ...]) -> TypeError:
     """A result that kernels do not store."""
-    fix = _allocate((rows, columns), torch.bfloat16, out.device)
+    fix = _allocate(shape, torch.bfloat16, out.device)
     return TypeError(f"out has dtype {out.dtype}; wanted torch.bfloat16 or torch.float32: {fix}")
 
 
@@ -72,31 +84,37 @@ def not_strided(name: str, x: Tensor) -> ValueError:
     return ValueError(f"{name} {was}, and has no memory that strides describe; wanted a dense tensor: {fix}")
 
 
-def dimensions(name: str, q: Tensor) -> ValueError:
-    """An operand that is no matrix."""
-    shape = "[M, K]" if name == "a" else "[N, K]"
-    if q.dim() > 2:
-        fix = f": `{name}.flatten(0, -2)` joins the leading dimensions, and so for its scales"
-    else:
-        fix = f": `{name}[None]` is a single row" if q.dim() else ""
-    return ValueError(f"{name} has {q.dim()} dimensions, shape {tuple(q.shape)}; wanted 2, {shape}{fix}")
+def dimensions(name: str, q: Tensor, rank: int) -> ValueError:
+    """An operand that is no matrix, or not one for each group."""
+    fix = ""
+    if q.dim() > rank:
+        fix = f": `{name}.flatten(0, {-rank})` joins the leading dimensions, and so for its scales"
+    elif q.dim() == rank - 1:
+        what = "row" if rank == 2 else "group"
+        fix = f": `{name}[None]` is a single {what}"
+    was = f"{q.dim()} dimensions, shape {tuple(q.shape)}"
+    return ValueError(f"{name} has {was}; wanted {rank}, {_SHAPES[name, rank]}{fix}")
 
 
 def depth(name: str, q: Tensor, k: int) -> ValueError:
     """An operand whose K is not that of A."""
     fix = ""
-    if q.shape[0] == k:
-        call = f"{name}.t()" if q.stride(0) == 1 else f"{name}.t().contiguous()"
-        fix = f": if it is stored as [K, N], pass `{call}`, with scales [ceil(N / 128), ceil(K / 128)]"
+    if q.shape[-2] == k:
+        call = f"{name}.t()" if q.dim() == 2 else f"{name}.transpose(1, 2)"
+        call += "" if q.stride(-2) == 1 else ".contiguous()"
+        shape, scales = (_SHAPES[each, q.dim()] for each in ("b", "sb"))
+        fix = f": if it is stored as {shape.replace('N, K', 'K, N')}, pass `{call}`, with scales {scales}"
+    wanted = _SHAPES[name, q.dim()].replace("K", str(k))
     return ValueError(
-        f"{name} has shape {tuple(q.shape)}, so K = {q.shape[1]}, but a has K = {k}; wanted [N, {k}]{fix}"
+        f"{name} has shape {tuple(q.shape)}, so K = {q.shape[-1]}, but a has K = {k}; wanted {wanted}{fix}"
     )
 
 
-def result_shape(out: Tensor, rows: int, columns: int) -> ValueError:
+def result_shape(out: Tensor, shape: tuple[int, ...]) -> ValueError:
     """A result of another size than the product."""
-    fix = _allocate((rows, columns), out.dtype, out.device)
-    return ValueError(f"out has shape {tuple(out.shape)}; wanted [M, N] = ({rows}, {columns}): {fix}")
+    fix = _allocate(shape, out.dtype, out.device)
+    wanted = f"{_SHAPES['out', len(shape)]} = {shape}"
+    return ValueError(f"out has shape {tuple(out.shape)}; wanted {wanted}: {fix}")
 
 
 def too_large(name: str, q: Tensor, limit: int) -> ValueError:
@@ -109,19 +127,19 @@ def too_large(name: str, q: Tensor, limit: int) -> ValueError:
 
 def row_length(name: str, q: Tensor) -> ValueError:
     """A K that TMA cannot express."""
-    k = q.shape[1]
+    k = q.shape[-1]
     return ValueError(
         f"{name} has shape {tuple(q.shape)}, so K = {k}; wanted a multiple of 16: pad both operands with "
         f"zeros before quantising, `torch.nn.functional.pad(x, (0, {-k % 16}))`"
     )
 
 
-def result_columns(b: Tensor) -> ValueError:
+def result_columns(name: str, q: Tensor) -> ValueError:
     """An N that TMA cannot express."""
-    n = b.shape[0]
+    n = q.shape[-2]
     return ValueError(
-        f"b has shape {tuple(b.shape)}, so N = {n}; wanted a multiple of 8: add rows of zeros before "
-        f"quantising, `torch.nn.functional.pad(w, (0, 0, 0, {-n % 8}))`, and take `[:, :{n}]` of the result"
+        f"{name} has shape {tuple(q.shape)}, so N = {n}; wanted a multiple of 8: add rows of zeros before "
+        f"quantising, `torch.nn.functional.pad(w, (0, 0, 0, {-n % 8}))`, and take `[..., :{n}]` of the result"
     )
 
 
@@ -163,6 +181,38 @@ def row_stride(name: str, x: Tensor, step: int, width: int) -> ValueError:
     )
 
 
+def group_stride(name: str, x: Tensor, group_step: int, step: int, width: int) -> ValueError:
+    """A distance between matrices that TMA cannot express, or matrices that lie in one another."""
+    groups, rows, _ = x.shape
+    if group_step % 16:
+        wanted = "a multiple of 16"
+    elif group_step >= 2**40:
+        wanted = "less than 2^40"
+    else:
+        wanted = f"at least {width + step * (rows - 1)}, so that they do not overlap"
+        if rows > 1 and group_step >= width:
+            apart = width + group_step * (groups - 1)
+            wanted += f"; or rows at least {apart} apart, not {step}, to interleave"
+    return ValueError(
+        f"{name} has strides {x.stride()} for shape {tuple(x.shape)}, so its matrices are {group_step} bytes "
+        f"apart; wanted {wanted}: {_remake(name, x, 'contiguous')}"
+    )
+
+
+def group_count(b: Tensor, limit: int) -> ValueError:
+    """More groups than a kernel's table holds, or none."""
+    fix = ": one call for each part of them" if len(b) else ""
+    return ValueError(f"b has shape {tuple(b.shape)}, so G = {len(b)}; wanted 1 to {limit} groups{fix}")
+
+
+def group_mismatch(a: Tensor, b: Tensor) -> ValueError:
+    """Matrices of A without one of B, or the other way round."""
+    return ValueError(
+        f"a has shape {tuple(a.shape)}, so G = {len(a)}, but b has shape {tuple(b.shape)}; wanted one matrix "
+        f"for each of the {len(b)} groups"
+    )
+
+
 def scale_dtype(name: str, s: Tensor) -> TypeError:
     """Scales that are not fp32."""
     fix = f"`{name}.to(torch.float32)`"
@@ -171,19 +221,19 @@ def scale_dtype(name: str, s: Tensor) -> TypeError:
     return TypeError(f"{name} has dtype {s.dtype}; wanted torch.float32: {fix}")
 
 
-def scale_shape(name: str, s: Tensor, rows: int, columns: int) -> ValueError:
+def scale_shape(name: str, s: Tensor, wanted: tuple[int, ...]) -> ValueError:
     """Scales of another granularity, another order, or another tensor."""
-    shape = tuple(s.shape)
-    meaning = "[M, ceil(K / 128)]" if name == "sa" else "[ceil(N / 128), ceil(K / 128)]"
-    if shape == (columns, rows):
-        fix = f"it looks transposed, `{name}.t()` will do as it is"
+    shape, rank = tuple(s.shape), len(wanted)
+    if shape == (*wanted[:-2], wanted[-1], wanted[-2]):
+        call = f"{name}.t()" if rank == 2 else f"{name}.transpose(1, 2)"
+        fix = f"it looks transposed, `{call}` will do as it is"
     elif s.numel() == 1:
-        fix = f"one scale for all is `{name}.reshape(1, 1).expand({rows}, {columns})`"
-    elif shape in ((rows,), (rows, 1)):
-        fix = f"one scale per row is `{name}.reshape({rows}, 1).expand({rows}, {columns})`"
+        fix = f"one scale for all is `{name}.reshape{(1,) * rank}.expand{wanted}`"
+    elif shape in (wanted[:-1], (*wanted[:-1], 1)):
+        fix = f"one scale per row is `{name}.reshape{(*wanted[:-1], 1)}.expand{wanted}`"
     else:
         fix = f"`{_QUANTISE[name[1:]].format('x')}` makes both"
-    return ValueError(f"{name} has shape {shape}; wanted {meaning} = ({rows}, {columns}): {fix}")
+    return ValueError(f"{name} has shape {shape}; wanted {_SHAPES[name, rank]} = {wanted}: {fix}")
 
 
 def pending_negation(name: str, s: Tensor) -> ValueError:
@@ -199,6 +249,85 @@ def scale_span(name: str, s: Tensor, last: int, limit: int) -> ValueError:
     return ValueError(
         f"{name} has strides {s.stride()} for shape {tuple(s.shape)}, so its last element is {last} elements "
         f"behind its first; wanted at most {limit}: `{name}.contiguous()`"
+    )
+
+
+def index_dtype(name: str, index: Tensor) -> TypeError:
+    """An index of another type than kernels read."""
+    return TypeError(f"{name} has dtype {index.dtype}; wanted torch.int32: `{name}.to(torch.int32)`")
+
+
+def index_shape(name: str, index: Tensor, axis: str, length: int) -> ValueError:
+    """An index with more or fewer elements than there are rows or groups."""
+    what = {"M": "rows of a", "G": "matrices of b"}[axis]
+    shape = tuple(index.shape)
+    return ValueError(f"{name} has shape {shape}; wanted [{axis}] = ({length},), one for each of the {what}")
+
+
+def index_stride(name: str, index: Tensor) -> ValueError:
+    """An index with gaps."""
+    return ValueError(
+        f"{name} has stride {index.stride(0)}; wanted its elements one behind the other: "
+        f"`{name}.contiguous()`"
+    )
+
+
+def no_count(name: str, value: object) -> TypeError:
+    """A number that is no int, and may be on a device."""
+    fix = f": `int({name})`, which waits for the device if it is there" if isinstance(value, Tensor) else ""
+    return TypeError(f"{name} is {_kind(value)}; wanted an int that the host knows{fix}")
+
+
+def count_range(name: str, value: int, limit: int | None) -> ValueError:
+    """A number out of range."""
+    return ValueError(f"{name} is {value}; wanted at least 1{f' and at most {limit}' if limit else ''}")
+
+
+def unknown_group(row: int, group: int, groups: int) -> ValueError:
+    """A row of a group that is not there."""
+    return ValueError(
+        f"group_index holds {group} at row {row}; wanted one of the {groups} groups, 0 to {groups - 1}, or "
+        "-1 for padding"
+    )
+
+
+def broken_block(row: int, before: int, here: int, height: int) -> ValueError:
+    """A block of rows that is not one group followed by padding."""
+    start = row // height * height
+    return ValueError(
+        f"group_index holds {before} at row {row - 1} and {here} at row {row}, within the block of rows "
+        f"{start}:{start + height}; wanted rows of one group in a block of {height}, followed by padding "
+        f"(-1) only: start each group at a multiple of cute_gemm.contiguous_alignment(), or call "
+        "m_grouped_fp8_gemm_nt_offsets, which takes groups of any size"
+    )
+
+
+def misplaced_end(group: int, end: int, before: int, start: int, alignment: int, m: int) -> ValueError:
+    """The end of a group beyond the last row, or before its start."""
+    if end > m:
+        wanted = f"at most {m}, the rows of a"
+    elif end < before:
+        wanted = f"at least {before}, the end before it" if group else "at least 0"
+    else:
+        wanted = (
+            f"at least {start}, the group's start (the end before it, {before}, rounded up to a multiple of "
+            f"alignment = {alignment}), or {before} for an empty group"
+        )
+    return ValueError(f"offsets holds {end} for group {group}; wanted {wanted}")
+
+
+def too_many_rows(group: int, count: int, capacity: int) -> ValueError:
+    """More valid rows than there are, or fewer than none."""
+    return ValueError(
+        f"valid_rows holds {count} for group {group}; wanted 0 to {capacity}, the rows of each matrix of a"
+    )
+
+
+def validating_in_capture(name: str) -> RuntimeError:
+    """A look at what a capture does not compute."""
+    return RuntimeError(
+        f"validate=True reads {name}, which has no values while a CUDA graph is being captured; wanted "
+        "validate=False there, or a call before the capture"
     )
 
 

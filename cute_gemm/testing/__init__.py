@@ -9,19 +9,32 @@ from .errors import (
     worst_element_error,
     worst_tile_error,
 )
+from .grouped import (
+    GroupedInputs,
+    assert_grouped_correct,
+    make_contiguous_inputs,
+    make_masked_inputs,
+    make_offsets_inputs,
+)
 from .inputs import INPUT_KINDS, make_inputs
-from .poison import poisoned
+from .poison import poisoned, poisoned_rows
 from .timing import host_time, limit_us, time_cold, time_cold_together, time_sustained
 
 __all__ = [
     "INPUT_KINDS",
+    "GroupedInputs",
     "assert_close_per_tile",
     "assert_correct",
+    "assert_grouped_correct",
     "gate",
     "host_time",
     "limit_us",
+    "make_contiguous_inputs",
     "make_inputs",
+    "make_masked_inputs",
+    "make_offsets_inputs",
     "poisoned",
+    "poisoned_rows",
     "tile_errors",
     "tile_limits",
     "time_cold",

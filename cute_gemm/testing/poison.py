@@ -21,18 +21,31 @@ def poisoned(
 ) -> tuple[Tensor, Callable[[], None]]:
     """An ``[m, n]`` output full of NaN inside a larger buffer full of NaN, and the check for afterwards.
 
+    As `poisoned_rows`, for an output of which every row is to be written.
+    """
+    every_row = torch.ones(m, dtype=torch.bool, device=device)
+    return poisoned_rows(every_row, n, dtype, pad_rows, pad_cols)
+
+
+def poisoned_rows(
+    is_written: Tensor, n: int, dtype: torch.dtype, pad_rows: int = 3, pad_cols: int = 16
+) -> tuple[Tensor, Callable[[], None]]:
+    """An output full of NaN, of which some rows are to be written, inside a larger buffer full of NaN.
+
     The default bands keep the alignment that TMA asks for when ``n`` is a multiple of 8.
 
     Args:
-        m, n: size of the output.
+        is_written: bool ``[M]`` for an output ``[M, n]``, or ``[G, capacity]`` for one of ``[G, capacity,
+            n]``: the rows to be written, such as ``row_groups >= 0``. The output is on its device.
+        n: columns of the output.
         dtype: bf16 or fp32.
-        device: where it lives.
-        pad_rows, pad_cols: width of the guard band, on every side.
+        pad_rows, pad_cols: width of the guard band, on every side of each matrix.
 
     Returns:
-        The output, a view with strides ``(n + 2 * pad_cols, 1)``, and a function that raises AssertionError
-        if an element of the view was not written or one of the bands was. It compares bits, so a NaN that was
-        written counts like a number, unless it has the bits of the filling, which no arithmetic makes.
+        The output, a view with strides ``(n + 2 * pad_cols, 1)`` in the last two dimensions, and a function
+        that raises AssertionError if an element of a row to be written was not, or any other element of the
+        buffer was. It compares bits, so a NaN that was written counts like a number, unless it has the bits
+        of the filling, which no arithmetic makes.
 
     Raises:
         TypeError: another dtype.
@@ -40,21 +53,25 @@ def poisoned(
     if dtype not in _POISON:
         raise TypeError(f"poisoned: dtype is {dtype}; want torch.bfloat16 or torch.float32")
     integer, pattern = _POISON[dtype]
-    bits = torch.full((m + 2 * pad_rows, n + 2 * pad_cols), pattern, dtype=integer, device=device)
-    view = bits.view(dtype)[pad_rows : pad_rows + m, pad_cols : pad_cols + n]
-    inside = torch.zeros_like(bits, dtype=torch.bool)
-    inside[pad_rows : pad_rows + m, pad_cols : pad_cols + n] = True
+    *groups, m = is_written.shape
+    padded = (*groups, m + 2 * pad_rows, n + 2 * pad_cols)
+    bits = torch.full(padded, pattern, dtype=integer, device=is_written.device)
+    inside = (..., slice(pad_rows, pad_rows + m), slice(pad_cols, pad_cols + n))
+    view = bits.view(dtype)[inside]
+    wanted = torch.zeros_like(bits, dtype=torch.bool)
+    wanted[inside] = is_written[..., None]
 
     def check() -> None:
         for message, bad in (
-            ("not written", (bits == pattern) & inside),
-            ("outside the output, but written", (bits != pattern) & ~inside),
+            ("not written", (bits == pattern) & wanted),
+            ("outside the output, but written", (bits != pattern) & ~wanted),
         ):
             if bad.any():
-                row, column = divmod(int(bad.int().argmax()), bad.shape[1])
+                *matrix, row, column = bad.nonzero()[0].tolist()
+                where = "".join(f"matrix {group}, " for group in matrix)
                 raise AssertionError(
-                    f"{int(bad.sum())} elements {message}; the first at row {row - pad_rows},"
-                    f" column {column - pad_cols} of an output of shape [{m}, {n}]"
+                    f"{int(bad.sum())} elements {message}; the first at {where}row {row - pad_rows},"
+                    f" column {column - pad_cols} of an output of shape {list(view.shape)}"
                 )
 
     return view, check

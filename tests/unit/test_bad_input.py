@@ -1,6 +1,5 @@
 """Every rule of a call, broken once: the message says which argument, and the call it suggests mends it."""
 
-import mmap
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from bad_calls import byte_shifted, call, far_apart, mended, negated, refused, strided, transposed_memory
 from hypothesis import given, settings
 
 import cute_gemm
@@ -17,8 +17,6 @@ M, N, K = 4, 16, 256
 E4M3 = torch.float8_e4m3fn
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(Sparse CSR|nested tensors):UserWarning")
 
-MAP_NORESERVE = 0x4000  # Linux; the mmap module has it by name from Python 3.13
-
 
 def arguments(m: int = M, n: int = N, k: int = K) -> dict[str, Any]:
     """A valid call, with an `out` that is not what it will be."""
@@ -26,73 +24,6 @@ def arguments(m: int = M, n: int = N, k: int = K) -> dict[str, Any]:
     a, sa = cute_gemm.quantize_1x128(torch.randn(m, k, generator=generator))
     b, sb = cute_gemm.quantize_128x128(torch.randn(n, k, generator=generator))
     return {"a": a, "sa": sa, "b": b, "sb": sb, "out": torch.full((m, n), 7.0, dtype=torch.bfloat16)}
-
-
-def call(given: dict[str, Any]) -> torch.Tensor:
-    extra = {name: given[name] for name in ("out_dtype",) if name in given}
-    return fp8_gemm_nt((given["a"], given["sa"]), (given["b"], given["sb"]), given["out"], **extra)
-
-
-def memory(given: dict[str, Any]) -> dict[str, Any]:
-    """All bytes of all storages, also those that a tensor does not cover."""
-    tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor) and not x.is_nested}
-    dense = {name: x for name, x in tensors.items() if x.is_cpu and x.layout is torch.strided}
-    storages = [(name, x.untyped_storage()) for name, x in dense.items()]
-    views = {name: torch.empty(0, dtype=torch.uint8).set_(s) for name, s in storages if s.size() < 2**16}
-    return {name: view.numpy().tobytes() for name, view in views.items()}
-
-
-def refused(given: dict[str, Any], error: type[Exception], argument: str) -> str:
-    """The message of a call that is refused for the argument, and that has written nowhere."""
-    before = memory(given)
-    with pytest.raises(error) as info:
-        call(given)
-    message = str(info.value)
-    assert memory(given) == before
-    assert type(info.value) is error
-    assert message.startswith(f"{argument} "), message
-    assert "wanted" in message
-    return message
-
-
-def mended(given: dict[str, Any], argument: str, message: str) -> dict[str, Any]:
-    """The call after the first piece of code in the message was run, as a reader would run it."""
-    code = next(code for code in re.findall(r"`([^`]+)`", message) if "(" in code)
-    names = {"torch": torch, "cute_gemm": cute_gemm, **given}
-    if " = " in code:
-        exec(code, names)
-    else:
-        names[argument] = eval(code, names)
-    return {name: names[name] for name in given}
-
-
-def strided(x: torch.Tensor, row_stride: int, offset: int = 0) -> torch.Tensor:
-    """The matrix with its rows further apart or misplaced, in elements."""
-    rows, columns = x.shape
-    buffer = torch.zeros(offset + rows * max(row_stride, columns) + columns, dtype=x.dtype)
-    view = buffer.as_strided((rows, columns), (row_stride, 1), offset)
-    return view.copy_(x)
-
-
-def transposed_memory(x: torch.Tensor) -> torch.Tensor:
-    return x.t().contiguous().t()
-
-
-def negated(x: torch.Tensor) -> torch.Tensor:
-    return torch.complex(x, -x).conj().imag
-
-
-def byte_shifted(x: torch.Tensor) -> torch.Tensor:
-    """The same values two bytes behind an aligned address; torch itself makes no such fp32 tensor."""
-    raw = bytearray(2) + bytearray(x.contiguous().view(torch.uint8).flatten().tolist())
-    return torch.frombuffer(raw, dtype=x.dtype, offset=2).view(x.shape)
-
-
-def far_apart(x: torch.Tensor, row_stride: int) -> torch.Tensor:
-    """Rows that many elements apart, in address space that takes no memory until it is written."""
-    size = ((len(x) - 1) * row_stride + x.shape[1]) * x.element_size()
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-    return torch.frombuffer(pages, dtype=x.dtype).as_strided(x.shape, (row_stride, 1))
 
 
 # argument, what becomes of it, error, what the message says; each is mended by the code the message suggests
@@ -340,8 +271,9 @@ def test_freed_memory_is_noticed(name: str) -> None:
     storage.resize_(0)
     try:
         # Only the checks: whatever reads the tensor, if only to print it, would crash.
+        lhs, rhs = (given["a"], given["sa"]), (given["b"], given["sb"])
         with pytest.raises(ValueError, match=rf"^{name}, .* has no memory behind it"):
-            checks.dense((given["a"], given["sa"]), (given["b"], given["sb"]), given["out"], torch.bfloat16)
+            checks.product(lhs, 2, rhs, 2, given["out"], torch.bfloat16)
     finally:
         storage.resize_(size)
 

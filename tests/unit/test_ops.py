@@ -1,10 +1,12 @@
-"""What `fp8_gemm_nt` returns on valid calls, and which way a call takes from tensors to a kernel."""
+"""What `fp8_gemm_nt` returns on valid calls, and which way calls take from tensors to a kernel."""
 
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -12,7 +14,15 @@ import torch
 from hypothesis import given, settings
 
 import cute_gemm
-from cute_gemm import fp8_gemm_nt, hardware, ops
+from cute_gemm import fp8_gemm_nt, hardware, ops, reference
+from cute_gemm.testing import (
+    GroupedInputs,
+    assert_grouped_correct,
+    make_contiguous_inputs,
+    make_masked_inputs,
+    make_offsets_inputs,
+    poisoned_rows,
+)
 
 E4M3 = torch.float8_e4m3fn
 
@@ -156,18 +166,35 @@ def test_autograd_notices_a_new_value_in_out(k: int) -> None:
         loss.backward()
 
 
+class Launch(NamedTuple):
+    """What a kernel was launched with."""
+
+    operation: str
+    device: int
+    strides: list[tuple[int, ...]]  # of all tensors
+    numbers: list[int]
+
+
 class Kernels(ModuleType):
-    """Stands where the module with the kernels does, and notes on which device and strides it is called."""
+    """Stands where the module with the kernels does: notes each launch, and computes with the reference."""
 
     def __init__(self) -> None:
         super().__init__("dispatch")
-        self.calls: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
+        self.launches: list[Launch] = []
         self.device = 0
 
-    def fp8_gemm_nt(self, *arguments: torch.Tensor) -> None:
-        a, sa, b, sb, out = arguments
-        self.calls.append((self.device, a.stride(), out.stride()))
-        out.copy_(product(a, sa, b, sb))
+    def __getattr__(self, operation: str) -> Callable[..., None]:
+        return functools.partial(self.launch, operation)
+
+    def launch(self, operation: str, *arguments: torch.Tensor | int) -> None:
+        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+        numbers = [x for x in arguments if isinstance(x, int)]
+        self.launches.append(Launch(operation, self.device, [x.stride() for x in tensors], numbers))
+        if operation == "fp8_gemm_nt":
+            a, sa, b, sb, out = tensors
+            out.copy_(product(a, sa, b, sb))
+        else:
+            getattr(reference, operation)(*arguments)
 
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
@@ -185,29 +212,69 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: kernels.device)
     monkeypatch.setattr(torch.cuda, "device", kernels.on)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    ops._kernels.cache_clear()
-    ops._has_one_device.cache_clear()
+    ops._launcher.cache_clear()
     yield kernels
-    ops._kernels.cache_clear()
-    ops._has_one_device.cache_clear()
+    ops._launcher.cache_clear()
 
 
+def on_gpu(x: torch.Tensor, index: int = 0) -> torch.Tensor:
+    """A tensor that says it is on a GPU."""
+
+    class OnGpu(torch.Tensor):
+        is_cuda, is_cpu = True, False
+
+        def get_device(self) -> int:
+            return index
+
+    return x.as_subclass(OnGpu)
+
+
+@pytest.mark.parametrize("give_out", [False, True])
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_launch_is_on_the_device_of_the_tensors(kernels: Kernels, index: int) -> None:
+def test_the_launch_is_on_the_device_of_the_tensors(kernels: Kernels, index: int, give_out: bool) -> None:
     a, sa, b, sb = operands(4, 8, 32)
-    out = torch.empty(4, 8)
-    ops._launch(index, a, sa, b, sb, out)
-    assert kernels.calls == [(index, (32, 1), (8, 1))]
+    out = torch.empty(4, 8) if give_out else None
+    result = fp8_gemm_nt((on_gpu(a, index), sa), (b, sb), out, out_dtype=torch.float32)
+    strides = [(32, 1), (1, 1), (32, 1), (1, 1), (8, 1)]
+    assert kernels.launches == [Launch("fp8_gemm_nt", index, strides, [4, 8, 32, index])]
     assert kernels.device == 0
-    assert torch.equal(out, product(a, sa, b, sb).float())
+    assert result is out or not give_out
+    assert torch.equal(result, product(a, sa, b, sb).float())
+
+
+def test_with_one_device_nobody_asks_for_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, kernels: Kernels
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", None)
+    monkeypatch.setattr(torch.cuda, "device", None)
+    a, sa, b, sb = operands(4, 8, 32)
+    assert torch.equal(fp8_gemm_nt((on_gpu(a), sa), (b, sb)), product(a, sa, b, sb).bfloat16())
+    assert len(kernels.launches) == 1
 
 
 def test_a_single_row_is_launched_with_strides_that_tma_accepts(kernels: Kernels) -> None:
     a, sa, b, sb = operands(1, 8, 32)
     out = torch.empty(1, 8).as_strided((1, 8), (3, 1))
-    ops._launch(0, a.as_strided((1, 32), (0, 1)), sa, b, sb, out)
-    assert kernels.calls == [(0, (32, 1), (8, 1))]
+    assert fp8_gemm_nt((on_gpu(a.as_strided((1, 32), (0, 1))), sa), (b, sb), out) is out
+    assert [kernels.launches[0].strides[i] for i in (0, 2, 4)] == [(32, 1), (32, 1), (8, 1)]
     assert torch.equal(out, product(a, sa, b, sb).float())
+
+
+def test_autograd_notices_what_a_kernel_wrote(kernels: Kernels) -> None:
+    a, sa, b, sb = operands(4, 8, 16)
+    out = torch.ones(4, 8)
+    version = out._version
+    kernels.launch = lambda *arguments: None
+    fp8_gemm_nt((on_gpu(a), sa), (b, sb), out)
+    assert out._version > version
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(0, 8, 128), (4, 0, 128), (4, 8, 0)])
+def test_nothing_to_multiply_launches_nothing(kernels: Kernels, m: int, n: int, k: int) -> None:
+    a, sa, b, sb = operands(m, n, k)
+    assert not fp8_gemm_nt((on_gpu(a), sa), (b, sb)).any()
+    assert not kernels.launches
 
 
 def test_other_gpus_are_named(monkeypatch: pytest.MonkeyPatch, kernels: Kernels) -> None:
@@ -216,11 +283,11 @@ def test_other_gpus_are_named(monkeypatch: pytest.MonkeyPatch, kernels: Kernels)
     a, sa, b, sb = operands(4, 8, 32)
     out = torch.full((4, 8), 7.0)
     with pytest.raises(RuntimeError) as info:
-        ops._launch(1, a, sa, b, sb, out)
+        fp8_gemm_nt((on_gpu(a, 1), sa), (b, sb), out)
     assert "wanted a Hopper GPU, compute capability 9.0" in str(info.value)
     assert str(info.value).startswith("the tensors are on cuda:1, which is an A100 with the number 1; ")
     assert (out == 7.0).all()
-    assert not kernels.calls
+    assert not kernels.launches
 
 
 def test_a_device_is_asked_once(monkeypatch: pytest.MonkeyPatch, kernels: Kernels) -> None:
@@ -228,8 +295,116 @@ def test_a_device_is_asked_once(monkeypatch: pytest.MonkeyPatch, kernels: Kernel
     monkeypatch.setattr(hardware, "is_hopper", lambda index: asked.append(index) or True)
     a, sa, b, sb = operands(4, 8, 32)
     for index in (0, 1, 0, 1):
-        ops._launch(index, a, sa, b, sb, torch.empty(4, 8))
+        fp8_gemm_nt((on_gpu(a, index), sa), (b, sb))
     assert asked == [0, 1]
+    assert [launch.device for launch in kernels.launches] == [0, 1, 0, 1]
+
+
+def grouped_call(
+    operation: str, inputs: GroupedInputs, index: int, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A call on GPU `index`, with a number of 2 where the operation takes one."""
+    number = {"offsets": {"alignment": 2}, "masked": {"expected_rows": 2}}.get(operation, {})
+    (a, sa), call = inputs.lhs, getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{operation}")
+    return call((on_gpu(a, index), sa), inputs.rhs, inputs.index, out=out, **number)
+
+
+GROUPED = {
+    "contiguous": (lambda n, k: make_contiguous_inputs([3, 130], n, k, m=390), []),
+    "offsets": (lambda n, k: make_offsets_inputs([3, 130], n, k, alignment=2), [2]),
+    "masked": (lambda n, k: make_masked_inputs([3, 130], 150, n, k), [2]),
+}
+every_grouped = pytest.mark.parametrize("operation", GROUPED)
+
+
+@every_grouped
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_grouped_launch_is_on_the_device_of_the_tensors(
+    kernels: Kernels, operation: str, index: int
+) -> None:
+    make, numbers = GROUPED[operation]
+    inputs = make(24, 144)
+    out, check = poisoned_rows(inputs.row_groups >= 0, 24, torch.bfloat16)
+    assert grouped_call(operation, inputs, index, out) is out
+    check()
+    assert_grouped_correct(out, inputs.lhs, inputs.rhs, inputs.row_groups)
+    (launch,) = kernels.launches
+    assert (launch.operation, launch.device) == (f"m_grouped_fp8_gemm_nt_{operation}", index)
+    assert launch.numbers == numbers
+    assert launch.strides == [x.stride() for x in (*inputs.lhs, *inputs.rhs, out, inputs.index)]
+    assert kernels.device == 0
+    allocated = grouped_call(operation, inputs, index)
+    assert allocated.dtype is torch.bfloat16
+    assert allocated.is_contiguous()
+    assert_grouped_correct(allocated, inputs.lhs, inputs.rhs, inputs.row_groups)
+
+
+@every_grouped
+def test_autograd_notices_what_a_grouped_kernel_wrote(kernels: Kernels, operation: str) -> None:
+    inputs = GROUPED[operation][0](24, 144)
+    out = torch.ones(*inputs.row_groups.shape, 24)
+    version = out._version
+    kernels.launch = lambda *arguments: None
+    grouped_call(operation, inputs, 0, out)
+    assert out._version > version
+
+
+@every_grouped
+@pytest.mark.parametrize(("n", "k"), [(0, 144), (24, 0)])
+def test_grouped_without_n_or_k_launches_nothing(
+    kernels: Kernels, operation: str, n: int, k: int
+) -> None:
+    inputs = GROUPED[operation][0](n, k)
+    out, check = poisoned_rows(inputs.row_groups >= 0, n, torch.bfloat16)
+    assert grouped_call(operation, inputs, 0, out) is out
+    check()
+    assert not out[inputs.row_groups >= 0].any()
+    assert not kernels.launches
+
+
+@every_grouped
+def test_grouped_without_rows_launches_nothing(kernels: Kernels, operation: str) -> None:
+    inputs = {
+        "contiguous": make_contiguous_inputs([0, 0], 8, 16),
+        "offsets": make_offsets_inputs([0, 0], 8, 16),
+        "masked": make_masked_inputs([0, 0], 0, 8, 16),
+    }[operation]
+    assert grouped_call(operation, inputs, 0).shape == (*inputs.row_groups.shape, 8)
+    assert not kernels.launches
+
+
+def misleading(x: torch.Tensor) -> torch.Tensor:
+    """The same tensor, where the strides of extents of 1 are nonsense."""
+    strides = [3 if count == 1 else step for count, step in zip(x.shape, x.stride(), strict=True)]
+    return x.as_strided(x.shape, strides)
+
+
+def first_row(inputs: GroupedInputs) -> GroupedInputs:
+    a, sa = inputs.lhs
+    return GroupedInputs((a[:1], sa[:1]), inputs.rhs, inputs.index[:1], inputs.row_groups[:1])
+
+
+@pytest.mark.parametrize(
+    ("operation", "inputs", "strides"),
+    [
+        ("contiguous", first_row(make_contiguous_inputs([1, 0], 8, 16)), {"a": (16, 1), "index": (1,)}),
+        ("offsets", make_offsets_inputs([5], 8, 16), {"b": (16, 16, 1), "index": (1,)}),
+        ("masked", make_masked_inputs([1, 1], 1, 8, 16), {"a": (16, 16, 1), "out": (8, 8, 1)}),
+        ("masked", make_masked_inputs([5], 7, 8, 16), {"a": (16, 16, 1), "out": (8, 8, 1), "index": (1,)}),
+    ],
+    ids=["one row", "one group", "one row each", "one matrix"],
+)
+def test_extents_of_one_are_launched_with_strides_that_tma_accepts(
+    kernels: Kernels, operation: str, inputs: GroupedInputs, strides: dict[str, tuple[int, ...]]
+) -> None:
+    (a, sa), (b, sb) = inputs.lhs, inputs.rhs
+    odd = GroupedInputs((misleading(a), sa), (misleading(b), sb), misleading(inputs.index), inputs.row_groups)
+    out = misleading(torch.empty(*inputs.row_groups.shape, 8))
+    grouped_call(operation, odd, 0, out)
+    names = ("a", "sa", "b", "sb", "out", "index")
+    launched = dict(zip(names, kernels.launches[0].strides, strict=True))
+    assert {name: launched[name] for name in strides} == strides
+    assert_grouped_correct(out, (a, sa), (b, sb), inputs.row_groups)
 
 
 def test_the_import_and_the_cpu_need_no_dsl() -> None:
@@ -246,4 +421,6 @@ print([name for name in sys.modules if name.split(".")[0] in ("cutlass", "tvm_ff
 
 def test_all_public_names_are_there() -> None:
     assert all(getattr(cute_gemm, name).__doc__ for name in cute_gemm.__all__)
-    assert {"fp8_gemm_nt", "quantize_1x128", "dequantize_128x128", "__version__"} <= set(cute_gemm.__all__)
+    operations = {"fp8_gemm_nt", *(f"m_grouped_fp8_gemm_nt_{layout}" for layout in GROUPED)}
+    others = {"contiguous_alignment", "quantize_1x128", "dequantize_128x128", "__version__"}
+    assert operations | others <= set(cute_gemm.__all__)

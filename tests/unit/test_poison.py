@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cute_gemm.testing import poisoned
+from cute_gemm.testing import poisoned, poisoned_rows
 
 dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 
@@ -44,6 +44,45 @@ def test_poison_sees_one_missing_element(dtype):
     view[:4] = 1
     view[4, :23] = 1
     with pytest.raises(AssertionError, match="1 elements not written; the first at row 4, column 23"):
+        check()
+
+
+SOME_ROWS = {
+    "one matrix": [True, False, True, True, False],
+    "two matrices": [[True, False, False], [True, True, False]],
+    "no row": [False, False],
+}
+
+
+@dtypes
+@pytest.mark.parametrize("is_written", SOME_ROWS.values(), ids=SOME_ROWS)
+def test_poison_of_some_rows(dtype, is_written):
+    is_written = torch.tensor(is_written)
+    view, check = poisoned_rows(is_written, 24, dtype)
+    assert view.shape == (*is_written.shape, 24)
+    assert view.dtype == dtype
+    assert view.isnan().all()
+    assert view.stride()[-2:] == (24 + 32, 1)
+    if is_written.any():
+        count = 24 * int(is_written.sum())
+        with pytest.raises(AssertionError, match=f"{count} elements not written; the first at .*row 0,"):
+            check()
+    view[is_written] = 1
+    check()
+    *matrix, row = (~is_written).nonzero()[-1].tolist()
+    view[(*matrix, row, 5)] = 1
+    where = "".join(f"matrix {i}, " for i in matrix) + f"row {row}, column 5 of an output of shape"
+    with pytest.raises(AssertionError, match=f"1 elements outside the output, but written; .* at {where}"):
+        check()
+
+
+def test_poison_between_matrices_is_seen():
+    view, check = poisoned_rows(torch.ones(2, 3, dtype=torch.bool), 8, torch.float32)
+    view.fill_(1)
+    check()
+    # A fourth row of the first matrix.
+    view.as_strided((8,), (1,), view.storage_offset() + 3 * view.stride(1)).fill_(1)
+    with pytest.raises(AssertionError, match=r"8 elements outside .* at matrix 0, row 3, column 0 of"):
         check()
 
 

@@ -1,5 +1,6 @@
 """The torch implementation against a plain loop, and the FP64 product against exact arithmetic."""
 
+import inspect
 from fractions import Fraction
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cute_gemm import reference
+from cute_gemm import dispatch, reference
 from cute_gemm.quantize import m_major
 from cute_gemm.reference import dequantized_product, fp8_gemm_nt, product_scale
 from cute_gemm.testing import make_inputs
@@ -32,6 +33,13 @@ def exact_product(a, sa, b, sb):
 
 def relative_error(x, y):
     return ((x.double() - y).norm() / y.norm()).item()
+
+
+@pytest.mark.parametrize("operation", ["contiguous", "offsets", "masked"])
+def test_grouped_operations_are_called_as_those_on_a_gpu(operation):
+    """Whoever calls them picks the module by the device."""
+    name = f"m_grouped_fp8_gemm_nt_{operation}"
+    assert inspect.signature(getattr(reference, name)) == inspect.signature(getattr(dispatch, name))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(2, 8, 16), (3, 136, 128), (2, 8, 144), (1, 130, 300)])
