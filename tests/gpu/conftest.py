@@ -17,11 +17,9 @@ PROCESSES = 14
 COMPILE = """
 import sys
 from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import OUT_BYTES
 
 first, step = map(int, sys.argv[1:])
-configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
-for config in configs[first::step]:
+for config in heuristics.every_config()[first::step]:
     dispatch.instance(config)
 """
 

@@ -1,4 +1,4 @@
-"""A few small products, one for each kind of kernel, for compute-sanitizer to watch.
+"""A few small products, some of each kind of kernel, for compute-sanitizer to watch.
 
     compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 python3 tests/gpu/sanitize.py
     compute-sanitizer --tool racecheck --report-api-errors no --error-exitcode 9 python3 tests/gpu/sanitize.py
@@ -10,6 +10,7 @@ the CPU, so that hardly anything but the kernels runs on the GPU. The names of c
 
 import os
 import sys
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,15 @@ from tensors import DTYPES
 
 from cute_gemm import dispatch, heuristics
 from cute_gemm.problem import KernelConfig
-from cute_gemm.testing import assert_correct, make_inputs
+from cute_gemm.testing import (
+    GroupedInputs,
+    assert_correct,
+    assert_grouped_correct,
+    make_contiguous_inputs,
+    make_inputs,
+    make_masked_inputs,
+    make_offsets_inputs,
+)
 
 # One cluster, or two CTAs without one. A race between tiles needs a CTA that comes by several, one within the
 # ring needs stages that are filled again: tests/unit/test_sanitize.py holds every case to both.
@@ -26,61 +35,145 @@ NUM_SMS = 2
 
 class Case(NamedTuple):
     config: KernelConfig
-    m: int
+    sizes: tuple[int, ...]  # rows of each group; dense: of the one there is
     n: int
     k: int
+    index: tuple[int, ...] = ()  # to be had over and over in place of the right one
 
 
-def pick(out_dtype: str = "bfloat16", **wanted: object) -> KernelConfig:
+def pick(out_dtype: str = "bfloat16", layout: str = "dense", **wanted: object) -> KernelConfig:
     """Of the configurations with these properties the one with the largest tile, and the smallest cluster."""
     found = [
         config
-        for config in heuristics.all_configs(out_dtype)
+        for config in heuristics.all_configs(out_dtype, layout)
         if all(getattr(config, name) == value for name, value in wanted.items())
     ]
     return max(found, key=lambda config: (config.block_m * config.block_n, -config.cluster_size))
 
 
-CASES = {
+DENSE = {
     # 64 rows: two accumulators, and a warp that asks for scales ahead.
-    "64": Case(pick(block_m=64, cluster_size=1), 70, 200, 1040),
-    "64, two scales of B, multicast of A": Case(pick(block_m=64, straddles=True, cluster_n=2), 1, 264, 1168),
-    "64, cluster of four": Case(pick(block_m=64, cluster_n=4), 70, 328, 912),
-    "64, fp32, multicast of A": Case(pick("float32", block_m=64, cluster_n=2), 1, 264, 1040),
-    # 128 and 256 rows: two warpgroups that take turns.
-    "128": Case(pick(block_m=128, straddles=False, cluster_size=1), 130, 264, 528),
-    "128, two scales of B, multicast of B": Case(
-        pick(block_m=128, straddles=True, cluster_m=2), 300, 184, 784
+    "64": Case(pick(block_m=64, cluster_size=1), (70,), 200, 1040),
+    "64, two scales of B, multicast of A": Case(
+        pick(block_m=64, straddles=True, cluster_n=2), (1,), 264, 1168
     ),
-    "256, multicast of A": Case(pick(block_m=256, cluster_n=2), 300, 136, 528),
+    "64, cluster of four": Case(pick(block_m=64, cluster_n=4), (70,), 328, 912),
+    "64, fp32, multicast of A": Case(pick("float32", block_m=64, cluster_n=2), (1,), 264, 1040),
+    # 128 and 256 rows: two warpgroups that take turns.
+    "128": Case(pick(block_m=128, straddles=False, cluster_size=1), (130,), 264, 528),
+    "128, two scales of B, multicast of B": Case(
+        pick(block_m=128, straddles=True, cluster_m=2), (300,), 184, 784
+    ),
+    "256, multicast of A": Case(pick(block_m=256, cluster_n=2), (300,), 136, 528),
     # More chunks than store buffers, which are used again within a tile and by the next.
-    "128, fp32": Case(pick("float32", block_m=128, straddles=True, cluster_size=1), 130, 200, 528),
-    "256, fp32, multicast of B": Case(pick("float32", block_m=256, cluster_m=2), 600, 72, 528),
+    "128, fp32": Case(pick("float32", block_m=128, straddles=True, cluster_size=1), (130,), 200, 528),
+    "256, fp32, multicast of B": Case(pick("float32", block_m=256, cluster_m=2), (600,), 72, 528),
 }
+# Groups that are empty, groups that end within a tile, so that rows are stored one by one, and groups that do
+# not, between which store buffers are used again.
+GROUPED = {
+    "contiguous, 64, multicast of A": Case(
+        pick(layout="contiguous", block_m=64, cluster_n=2), (64, 0, 70), 136, 912
+    ),
+    "contiguous, 64, fp32, cluster of four": Case(
+        pick("float32", "contiguous", block_m=64, cluster_n=4), (0, 64, 70), 72, 1168
+    ),
+    "contiguous, 128, fp32": Case(
+        pick("float32", "contiguous", block_m=128, cluster_size=1), (128, 0, 130), 200, 400
+    ),
+    "contiguous, 256, multicast of A": Case(
+        pick(layout="contiguous", block_m=256, cluster_n=2), (128, 0, 300, 256), 136, 272
+    ),
+    "offsets, 64, cluster of four": Case(
+        pick(layout="offsets", block_m=64, cluster_n=4), (0, 64, 0, 7, 70), 72, 912
+    ),
+    "offsets, 64, fp32": Case(
+        pick("float32", "offsets", block_m=64, cluster_size=1), (1, 64, 0, 127), 200, 528
+    ),
+    # The second CTA of a cluster may have nothing to store.
+    "offsets, 128, fp32, multicast of B": Case(
+        pick("float32", "offsets", block_m=128, cluster_m=2), (130, 0, 256, 7), 136, 400
+    ),
+    "offsets, 256, multicast of A": Case(
+        pick(layout="offsets", block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272
+    ),
+    "masked, 64, multicast of A": Case(
+        pick(layout="masked", block_m=64, cluster_n=2), (64, 0, 70), 136, 912
+    ),
+    "masked, 64, cluster of four": Case(
+        pick("float32", "masked", block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
+    ),
+    "masked, 128": Case(pick(layout="masked", block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 400),
+    "masked, 256, fp32, multicast of B": Case(
+        pick("float32", "masked", block_m=256, cluster_m=2), (0, 200, 512), 136, 272
+    ),
+}
+# An index that breaks all rules: for memcheck, as what comes out is not judged.
+BIG = 2**31 - 1
+UNRULY = {
+    "contiguous, unruly": Case(
+        pick(layout="contiguous", block_m=64, cluster_n=2), (64, 0, 70), 136, 144, (2, -1, 3, BIG, 1, -BIG, 0)
+    ),
+    "offsets, unruly": Case(
+        pick(layout="offsets", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (300, -BIG, BIG)
+    ),
+    "masked, unruly": Case(
+        pick(layout="masked", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (BIG, 71, -1)
+    ),
+}
+CASES = DENSE | GROUPED | UNRULY
+
+
+def grouped_inputs(case: Case) -> GroupedInputs:
+    config, sizes, n, k, index = case
+    if config.layout == "contiguous":
+        inputs = make_contiguous_inputs(sizes, n, k)
+    elif config.layout == "offsets":
+        inputs = make_offsets_inputs(sizes, n, k)
+    else:
+        inputs = make_masked_inputs(sizes, max(sizes), n, k)
+    if index:
+        inputs.index.copy_(torch.tensor(list(islice(cycle(index), len(inputs.index)))))
+    return inputs
 
 
 def run(case: Case) -> float:
-    """The error of the worst tile.
+    """The error of the worst tile; 0 where it is not judged.
 
     Raises:
         AssertionError: the result is wrong.
     """
-    config, m, n, k = case
-    (a, sa), (b, sb) = make_inputs(m, n, k)
-    out = torch.full((m, n), torch.nan, dtype=DTYPES[config.out_dtype])
-    on_gpu = [x.cuda() for x in (a, sa, b, sb, out)]
+    config, sizes, n, k, index = case
+    grouping: list[torch.Tensor | int] = []
+    if config.layout == "dense":
+        (m,) = sizes
+        lhs, rhs = make_inputs(m, n, k)
+    else:
+        inputs = grouped_inputs(case)
+        lhs, rhs = inputs.lhs, inputs.rhs
+        grouping = [inputs.index, 1] if config.layout == "offsets" else [inputs.index]
+    out = torch.full((*lhs[0].shape[:-1], n), torch.nan, dtype=DTYPES[config.out_dtype])
+    launch = dispatch.instance(config)
+    a, sa, b, sb, out, *grouping = (
+        x.cuda() if isinstance(x, torch.Tensor) else x for x in (*lhs, *rhs, out, *grouping)
+    )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
-    dispatch.instance(config)(*on_gpu, NUM_SMS)
+    launch(a, sa, b, sb, out, NUM_SMS, *grouping)
     torch.cuda.synchronize()
-    return assert_correct(on_gpu[-1].cpu(), a, sa, b, sb)
+    if index:
+        return 0.0
+    if config.layout == "dense":
+        return assert_correct(out.cpu(), *lhs, *rhs)
+    return assert_grouped_correct(out.cpu(), lhs, rhs, inputs.row_groups)
 
 
 def main() -> None:
     # Read by torch at the first allocation. Not set on import, which must not change whoever imports this.
     os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     for title in sys.argv[1:] or CASES:
-        config, m, n, k = CASES[title]
-        print(f"{title}: {config.name}, {m} x {n} x {k}: worst tile {run(CASES[title]):.1e}", flush=True)
+        config, sizes, n, k, _ = case = CASES[title]
+        rows = "+".join(map(str, sizes))
+        print(f"{title}: {config.name}, {rows} x {n} x {k}: worst tile {run(case):.1e}", flush=True)
 
 
 if __name__ == "__main__":

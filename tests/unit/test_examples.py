@@ -1,9 +1,16 @@
-"""Every example runs as a user would run it, on the CPU, with small shapes."""
+"""Every example runs as a user would run it, on the CPU, with small shapes, and shows what it says."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
+
+import cute_gemm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -41,3 +48,67 @@ def test_01_dense_fp8_gemm():
     assert own < 3e-6
     assert 4e-4 < total < 1e-3
     assert "no Hopper GPU here" in out
+
+
+def load(name):
+    """An example as a module."""
+    specification = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "inner", "experts", "top_k"), [(128, 256, 128, 8, 2), (70, 144, 48, 5, 1)]
+)
+def test_02_moe_layer(tokens, hidden, inner, experts, top_k):
+    sizes = {"tokens": tokens, "hidden": hidden, "inner": inner, "experts": experts, "top-k": top_k}
+    out = run("02_moe_layer.py", *(f"--{name}={size}" for name, size in sizes.items()))
+    rows = tokens * top_k
+    assert f"{tokens} tokens, each to {top_k} of {experts} experts, are {rows} rows" in out
+    differences = figures(out, "difference from the loop")
+    assert len(differences) == 3
+    assert max(differences) < 1e-5
+    steps = [block.splitlines() for block in re.split(r"^(?=\d\. )", out, flags=re.MULTILINE)[1:]]
+    assert [lines[0].split(":")[0] for lines in steps] == [
+        "1. Route",
+        "2. Loop over the experts",
+        "3. Contiguous",
+        "4. Offsets",
+        "5. Masked",
+    ]
+    loop, contiguous, offsets, masked = (lines[1].strip() for lines in steps[1:])
+    assert loop == offsets == f"{rows} rows"
+    padded, share = re.fullmatch(r"(\d+) rows, (\d+)% of them empty", contiguous).groups()
+    assert int(padded) % 128 == 0
+    assert int(share) == round(100 * (1 - rows / int(padded)))
+    assert masked.startswith(f"{tokens * experts} rows, ")
+    for lines in steps[1:]:
+        assert re.fullmatch(r"   both products: \d+ us", lines[2])
+    assert "No Hopper GPU here" in out
+
+
+def test_02_moe_layer_is_the_layer():
+    """The loop that others are compared with gives what the formula says, in full precision."""
+    moe = load("02_moe_layer.py")
+    torch.manual_seed(1)
+    tokens, hidden, inner, experts, top_k = 70, 256, 128, 5, 2
+    x = moe.embed(tokens, hidden, torch.device("cpu"))
+    gate_up = moe.random_weights(experts, 2 * inner, hidden, x.device)
+    down = moe.random_weights(experts, hidden, inner, x.device)
+    routing = moe.route(x, experts, top_k)
+    y, _ = moe.layer(x, routing, moe.loop(routing), gate_up, down)
+
+    w_up, w_down = (cute_gemm.dequantize_128x128(*w) for w in (gate_up, down))
+    wanted = torch.zeros_like(x)
+    for token, (chosen, weight) in enumerate(
+        zip(routing.expert.view(tokens, top_k), routing.weight, strict=True)
+    ):
+        assert len(set(chosen.tolist())) == top_k
+        assert weight.sum().item() == pytest.approx(1)
+        for expert, share in zip(chosen, weight, strict=True):
+            gate, up = (w_up[expert] @ x[token]).split(inner)
+            wanted[token] += share * (w_down[expert] @ (gate * gate.sigmoid() * up))
+    # Both activations are rounded to 8 bits.
+    assert ((y - wanted).norm() / wanted.norm()).item() < 0.06
+    assert len(set(y.sum(1).tolist())) == tokens

@@ -33,6 +33,13 @@ def row(shape, us, peer="cute_gemm", regime="cold", layout="row_major"):
     }
 
 
+def grouped_row(shape, us, op="m_grouped_contiguous", **more):
+    groups, expected_m, n, k = shape
+    config = f"128x192_c1x2_s4_bf16{op.removeprefix('m_grouped')}"
+    key = {"op": op, "groups": groups, "expected_m": expected_m, "config": config}
+    return {**row((0, n, k), us), **key, **more}
+
+
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """An empty directory of results, and a function that fills it."""
@@ -101,6 +108,44 @@ def test_regimes_are_kept_apart():
     assert "| 190.0 | 1234 | 168.7 |" in cold
     assert "| 210.0 | 1234 | 202.2 |" in sustained
     assert "168.7" not in sustained
+
+
+def test_grouped_operations_have_sections_of_their_own():
+    first, second = (4, 8192, 6144, 7168), (8, 4096, 4096, 2048)
+    offsets = "m_grouped_offsets"
+    rows = [
+        row((4096, 4096, 7168), 200.0),
+        grouped_row(first, 2079.18 / 0.9),
+        grouped_row(second, 466.74 / 0.4),
+        grouped_row(first, 2079.18 / 1.1, offsets),
+        grouped_row(second, 466.74 / 0.3, offsets),
+        grouped_row((32, 192, 4096, 4096), 223.59, "m_grouped_masked"),
+    ]
+    text = figures.render(rows)
+    dense, contiguous, without, masked = text.split("\n\n**")
+    assert dense.startswith("**Cold L2, one call at a time** (NVIDIA H200")
+    assert contiguous.startswith("Grouped, contiguous. Cold L2, one call at a time** (NVIDIA H200")
+    lines = contiguous.splitlines()
+    assert lines[2].startswith("| groups | rows of each | N | K | kernel | us |")
+    assert lines[3] == "|--:|--:|--:|--:|---|--:|--:|--:|--:|"
+    name = "`128x192_c1x2_s4_bf16_contiguous`"
+    assert lines[4] == f"| 4 | 8192 | 6144 | 7168 | {name} | 2310.2 | 1234 | 2079.2 | 0.90 |"
+    assert "| geometric mean | 4 x 8192 | 8 x 4096 | all |" in lines
+    assert "| speed / DeepGEMM | 0.900 | 0.400 | 0.600 |" in lines
+    assert "padding" not in contiguous
+    assert "| 1890.2 | 1234 | 2079.2 | 1.10 |" in without
+    assert "DeepGEMM's time is that of the padded layout" in without
+    # (1.1 / 0.9 * 0.3 / 0.4) ** 0.5
+    assert "is 0.957 (geometric mean of 2 shapes; 0.750 at worst)" in without
+    assert "| 32 | 192 | 4096 | 4096 |" in masked
+
+
+def test_grouped_figures_are_calibrated_by_what_was_measured_beside_them():
+    shape = (4, 8192, 6144, 7168)
+    beside = {"op": "dense_1d2d", "m": 4096, "n": 4096, "k": 7168, "us": 156.88 * 1.1}
+    text = figures.render([grouped_row(shape, 2079.18, calibration=beside)])
+    assert "| the same, cards calibrated | 1.100 | 1.100 |" in text
+    assert "cuBLASLt beside our kernel took 1.100 times as long" in text
 
 
 def test_runs_that_were_mixed_show():

@@ -9,20 +9,24 @@ from typing import Any
 import pytest
 
 from cute_gemm import heuristics
-from cute_gemm.problem import BLOCK_K, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.problem import BLOCK_K, LAYOUTS, OUT_BYTES, KernelConfig, ceil_div
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
 sanitize = importlib.import_module("sanitize")
-CASES = list(sanitize.CASES.values())
-CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+RULY = sanitize.DENSE | sanitize.GROUPED
+CASES = list(RULY.values())
 
-every_case = pytest.mark.parametrize("case", CASES, ids=list(sanitize.CASES))
+every_case = pytest.mark.parametrize("case", CASES, ids=list(RULY))
+
+
+def cases_of(layout: str) -> list[Any]:
+    return [case for case in CASES if case.config.layout == layout]
 
 
 def clusters(case: Any) -> tuple[int, int]:
     """How many clusters' worth of tiles the result has, along M and along N."""
     config = case.config
-    along_m = ceil_div(case.m, config.block_m * config.cluster_m)
+    along_m = sum(ceil_div(size, config.block_m * config.cluster_m) for size in case.sizes)
     return along_m, ceil_div(case.n, config.block_n * config.cluster_n)
 
 
@@ -51,7 +55,7 @@ def test_rings_go_round_twice(case: Any) -> None:
 @every_case
 def test_tiles_are_ragged_every_way(case: Any) -> None:
     config = case.config
-    assert case.m % config.block_m
+    assert any(size % config.block_m for size in case.sizes)
     assert case.n % config.block_n
     assert case.k % BLOCK_K
 
@@ -63,28 +67,68 @@ def test_cases_are_small(case: Any) -> None:
     assert along_m * along_n * case.config.cluster_size * ceil_div(case.k, BLOCK_K) <= 128
 
 
-def test_all_kinds_of_kernels_are_shown() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
+    configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype, layout)]
+    shown = [case.config for case in cases_of(layout)]
+    assert {config.block_m for config in shown} == {config.block_m for config in configs}
+    assert {config.out_dtype for config in shown} == set(OUT_BYTES)
+
+
+def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
+    """Which do not ask for the layout."""
+    configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
     kinds = [
-        lambda config: config.block_m,
         lambda config: (config.temporaries, config.straddles),
         lambda config: (config.cluster_m, config.cluster_n),
         lambda config: (config.out_dtype, config.math_warpgroups),
         lambda config: (config.out_dtype, config.cluster_size > 1),
     ]
     for kind in kinds:
-        assert {kind(case.config) for case in CASES} == {kind(config) for config in CONFIGS}
+        assert {kind(case.config) for case in cases_of("dense")} == {kind(config) for config in configs}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+def test_groups_of_all_kinds_are_shown(layout: str) -> None:
+    """Clusters along both ways where there are any, empty groups, and tiles with all and with some rows."""
+    configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype, layout)]
+    cases = cases_of(layout)
+    for name in ("cluster_m", "cluster_n"):
+        wanted = max(getattr(config, name) for config in configs)
+        assert wanted in {getattr(case.config, name) for case in cases}
+    for case in cases:
+        block = case.config.block_m
+        assert 0 in case.sizes
+        assert any(size >= block for size in case.sizes)
+        assert any(size % block for size in case.sizes)
+
+
+@pytest.mark.parametrize("title", ["offsets, 128, fp32, multicast of B", "masked, 256, fp32, multicast of B"])
+def test_the_second_cta_of_a_cluster_may_have_no_row(title: str) -> None:
+    config, sizes, *_ = sanitize.CASES[title]
+    assert config.cluster_m == 2
+    height = 2 * config.block_m
+    assert any(0 < size % height <= config.block_m for size in sizes)
+
+
+def test_every_layout_is_shown_an_index_that_breaks_its_rules() -> None:
+    assert [case.config.layout for case in sanitize.UNRULY.values()] == list(LAYOUTS[1:])
+    for case in sanitize.UNRULY.values():
+        index = sanitize.grouped_inputs(case).index.tolist()
+        assert min(index) < 0
+        assert max(index) > 1000
 
 
 def test_store_buffers_are_used_again_within_a_tile() -> None:
     assert sum(store_chunks(case.config) > case.config.epi_stages for case in CASES) >= 2
 
 
-STRADDLING = [title for title, case in sanitize.CASES.items() if case.config.straddles]
+STRADDLING = [title for title, case in RULY.items() if case.config.straddles]
 
 
 @pytest.mark.parametrize("title", STRADDLING)
 def test_where_tiles_may_need_two_scales_of_b_some_do(title: str) -> None:
-    config, _, n, _ = sanitize.CASES[title]
+    config, _, n, *_ = RULY[title]
     tiles = [(first, min(first + config.block_n, n) - 1) for first in range(0, n, config.block_n)]
     assert any(first // BLOCK_K < last // BLOCK_K for first, last in tiles)
 
