@@ -1,11 +1,12 @@
 """Times every candidate of the cost model on a Hopper GPU: what its constants are fitted to.
 
     python benchmarks/candidates.py --out /tmp/candidates.jsonl     # about three minutes on an H200
+    python benchmarks/candidates.py --op m_grouped_masked --shapes 32x20x4096x4096 --out /tmp/masked.jsonl
 
-The candidates of a shape take turns, with cuBLASLt (`torch._scaled_mm`, tensorwise fast-accumulate) among
-them where it takes the shape: cold L2, row-major scales, bf16 out, standard normal operands. All candidates
-must give the same bits, since each adds up the same k-blocks in the same order. `cost_model.py` shows how
-good the choices are.
+After the candidates of a shape comes cuBLASLt (`torch._scaled_mm`, tensorwise fast-accumulate): at a dense
+shape itself, where it takes that, and for grouped ones at a dense shape near by. Cold L2, row-major scales,
+bf16 out, standard normal operands, and a rest before each. All candidates must give the same bits, since each
+adds up the same k-blocks in the same order. `cost_model.py` shows how good the choices are.
 """
 
 from __future__ import annotations
@@ -13,89 +14,114 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import grouped
 import records
 import torch
-from dense import compile_configs, parse_shape
-from records import COLD, Row, Shape
+from dense import compile_configs, time_cold
+from records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, Row, Shape
+from torch import Tensor
 
 from cute_gemm import dispatch, heuristics, testing
-from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm.problem import KernelConfig
 
-REPEATS = 5
+REPEATS = 10
 # Between the peers' shapes, where the choice changes most.
-MORE_SHAPES: list[Shape] = [
-    (16, 4096, 7168),
-    (32, 7168, 2048),
-    (256, 4096, 7168),
-    (256, 7168, 2048),
-    (1024, 2112, 7168),
-    (1024, 4096, 7168),
-    (2048, 7168, 2048),
-]
+MORE_SHAPES: dict[str, list[Shape]] = {
+    DENSE: [
+        (16, 4096, 7168),
+        (32, 7168, 2048),
+        (256, 4096, 7168),
+        (256, 7168, 2048),
+        (1024, 2112, 7168),
+        (1024, 4096, 7168),
+        (2048, 7168, 2048),
+    ],
+    CONTIGUOUS: [(32, 256, 4096, 4096), (8, 1024, 4096, 7168), (64, 128, 7168, 2048)],
+    OFFSETS: [(32, 256, 4096, 4096), (8, 1024, 4096, 7168), (64, 100, 7168, 2048), (128, 20, 4096, 4096)],
+    MASKED: [(32, 64, 4096, 4096), (32, 100, 7168, 2048), (16, 512, 4096, 4096), (128, 8, 4096, 2048)],
+}
 
 
-def row_of(shape: Shape, config: KernelConfig, us: float, cublaslt_us: float | None) -> Row:
-    m, n, k = shape
+def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: float | None) -> Row:
+    key = dict(zip(records.KEYS[op], shape, strict=True))
     tile = {
         name: getattr(config, name) for name in ("block_m", "block_n", "cluster_m", "cluster_n", "stages")
     }
     times = {"us": round(us, 2), "cublaslt_us": None if cublaslt_us is None else round(cublaslt_us, 2)}
-    return {"m": m, "n": n, "k": k, **tile, **times}
+    return {"op": op, **key, **tile, **times}
 
 
-def time_shape(problem: GemmProblem) -> list[Row]:
-    (a, sa), (b, sb) = testing.make_inputs(problem.m, problem.n, problem.k, device="cuda")
-    out = torch.empty(problem.m, problem.n, dtype=torch.bfloat16, device="cuda")
-    configs = [choice.config for choice in heuristics.rank(problem)]
+def operands(op: str, shape: Shape) -> tuple[list[Tensor | int], Tensor, Callable[[Tensor], object]]:
+    """What a kernel takes before its result and behind the number of SMs, an empty result, and its judge."""
+    if op != DENSE:
+        case = grouped.Case.make(op, shape)
+        return [*case.inputs.lhs, *case.inputs.rhs, *case.grouping], case.poisoned_out(), case.judge
+    (a, sa), (b, sb) = testing.make_inputs(*shape, device="cuda")
+    out = torch.full((a.shape[0], b.shape[0]), torch.nan, dtype=torch.bfloat16, device="cuda")
+    return [a, sa, b, sb], out, lambda out: testing.assert_correct(out, a, sa, b, sb)
+
+
+def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
+    (a, sa, b, sb, *grouping), out, judge = operands(op, shape)
+    configs = [choice.config for choice in heuristics.rank(records.problem_of(op, shape, num_sms))]
     calls, expected = [], None
     for config in configs:
-        call = functools.partial(dispatch.instance(config), a, sa, b, sb, out, problem.num_sms)
+        call = functools.partial(dispatch.instance(config), a, sa, b, sb, out, num_sms, *grouping)
         out.fill_(torch.nan)
         call()
         if expected is None:
-            testing.assert_correct(out, a, sa, b, sb)
+            judge(out)
             expected = out.clone()
-        if not torch.equal(out, expected):
-            raise AssertionError(f"{config.name} differs from {configs[0].name} at {problem}")
+        if not torch.equal(out.view(torch.int16), expected.view(torch.int16)):
+            raise AssertionError(f"{config.name} differs from {configs[0].name} at {op} {shape}")
         calls.append(call)
 
-    one = torch.ones((), device="cuda")
-    multiply = functools.partial(
-        torch._scaled_mm, a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
-    )
-    has_cublaslt = problem.m % 16 == 0
-    times = testing.time_cold_together([*calls, multiply] if has_cublaslt else calls, REPEATS)
-    cublaslt_us = times[-1].median_us if has_cublaslt else None
-    shape = problem.m, problem.n, problem.k
+    beside = shape if op == DENSE else grouped.calibration_shape(shape)
+    has_cublaslt = beside[0] % 16 == 0
+    times = [
+        time_cold(call, REPEATS)
+        for call in ([*calls, grouped.cublaslt_call(beside)] if has_cublaslt else calls)
+    ]
+    cublaslt_us = times.pop()[0] if has_cublaslt else None
     rows = [
-        row_of(shape, *each, cublaslt_us) for each in zip(configs, (t.median_us for t in times), strict=False)
+        row_of(op, shape, config, us, cublaslt_us)
+        for config, (us, _, _) in zip(configs, times, strict=True)
     ]
     return sorted(rows, key=lambda row: row["us"])
+
+
+def parse_shape(text: str) -> Shape:
+    """``"64x2112x7168"`` as (64, 2112, 7168); of a grouped operation also the number of groups, in front."""
+    return tuple(int(part) for part in text.split("x"))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", nargs="+", type=parse_shape, metavar="MxNxK")
+    parser.add_argument("--op", choices=MORE_SHAPES, default=DENSE)
+    parser.add_argument("--shapes", nargs="+", type=parse_shape, metavar="[Gx]MxNxK")
     parser.add_argument("--out", type=Path, required=True, help="the JSON lines to write")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("candidates.py times a GPU, and torch sees none", file=sys.stderr)
         return 1
+    op = options.op
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    shapes = options.shapes or sorted({*records.peer_shapes(COLD), *MORE_SHAPES})
-    compile_configs(heuristics.all_configs())
+    shapes = options.shapes or sorted({*records.peer_shapes(COLD, op), *MORE_SHAPES[op]})
+    problems = [records.problem_of(op, shape, num_sms) for shape in shapes]
+    compile_configs(list({choice.config for each in problems for choice in heuristics.rank(each)}))
     rows: list[Row] = []
-    for m, n, k in shapes:
-        found = time_shape(GemmProblem(m, n, k, num_sms=num_sms))
+    for shape in shapes:
+        found = time_shape(op, shape, num_sms)
         best = ", ".join(
             f"{row['block_m']}x{row['block_n']} c{row['cluster_m']}x{row['cluster_n']} {row['us']:.1f}"
             for row in found[:4]
         )
-        print(f"{m}x{n}x{k}: {best}; cuBLASLt {found[0]['cublaslt_us']}", flush=True)
+        print(f"{'x'.join(map(str, shape))}: {best}; cuBLASLt {found[0]['cublaslt_us']}", flush=True)
         rows += found
         records.write_rows(options.out, rows)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import records
-from records import DEEPGEMM, FAST, M_MAJOR, OURS, ROW_MAJOR, Row, Shape
+from records import CONTIGUOUS, DEEPGEMM, DENSE, FAST, M_MAJOR, OFFSETS, OURS, ROW_MAJOR, Row, Shape
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Comparison:
     shape: Shape
     row: Row
     deepgemm_us: float
+    """Of groups without padding DeepGEMM was given a padded copy; what the copy took is not in it."""
     card: float | None
     """This card's cuBLASLt time over that of the card in the peers' file; None if it was not measured."""
     m_major_us: float | None
@@ -41,33 +42,50 @@ class Comparison:
         return None if self.m_major_us is None else self.us / self.m_major_us
 
 
-def compare(rows: Iterable[Row], regime: str) -> list[Comparison]:
-    """Comparisons for the shapes of `rows` that DeepGEMM was measured at, in the order of the peers' file.
+def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Comparison]:
+    """Comparisons for the shapes of `op` that DeepGEMM was measured at, in the order of the peers' file.
 
     Raises:
         ValueError: two rows measured the same thing.
     """
     times: dict[tuple[str, str | None], dict[Shape, Row]] = {}
     for row in rows:
-        if row["op"] != records.OP or row["regime"] != regime:
+        if row["op"] != op or row["regime"] != regime:
             continue
         layout = row["scale_layout"] if row["peer"] == OURS else None
         found = times.setdefault((row["peer"], layout), {})
         if records.shape_of(row) in found:
-            raise ValueError(f"two {regime} rows of {row['peer']} ({layout}) at {records.shape_of(row)}")
+            what = " ".join(filter(None, (regime, None if op == DENSE else op)))
+            raise ValueError(f"two {what} rows of {row['peer']} ({layout}) at {records.shape_of(row)}")
         found[records.shape_of(row)] = row
     ours, m_major = times.get((OURS, ROW_MAJOR), {}), times.get((OURS, M_MAJOR), {})
-    measured, peers = times.get((FAST, None), {}), records.peer_times(regime)
+    deepgemm = records.peer_times(regime, op).get(DEEPGEMM, {})
+    # Of a dense shape cuBLASLt has a row of its own, of a grouped one a measurement within ours.
+    measured, there = times.get((FAST, None), {}), records.peer_times(regime)[FAST]
+
+    def card(shape: Shape) -> float | None:
+        if calibration := ours[shape].get("calibration"):
+            return calibration["us"] / there[records.shape_of(calibration)]
+        return measured[shape]["us"] / there[shape] if shape in measured else None
+
     return [
         Comparison(
             shape=shape,
             row=ours[shape],
             deepgemm_us=deepgemm_us,
-            card=measured[shape]["us"] / peers[FAST][shape] if shape in measured else None,
+            card=card(shape),
             m_major_us=m_major[shape]["us"] if shape in m_major else None,
         )
-        for shape, deepgemm_us in peers[DEEPGEMM].items()
+        for shape, deepgemm_us in deepgemm.items()
         if shape in ours
+    ]
+
+
+def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
+    """Of each shape the speed of our offsets operation relative to our contiguous one, padding included."""
+    padded = {each.shape: each.us for each in compare(rows, regime, CONTIGUOUS)}
+    return [
+        padded[each.shape] / each.us for each in compare(rows, regime, OFFSETS) if each.shape in padded
     ]
 
 
@@ -82,17 +100,20 @@ def mean_of(comparisons: Iterable[Comparison], value: Callable[[Comparison], flo
     return geometric_mean(known) if known and len(known) == len(values) else None
 
 
-def by_m(comparisons: Iterable[Comparison]) -> dict[int, list[Comparison]]:
-    groups: dict[int, list[Comparison]] = {}
+def by_rows(comparisons: Iterable[Comparison]) -> dict[str, list[Comparison]]:
+    """Comparisons of as many rows, under "M = 64", or of "groups x rows of each"."""
+    classes: dict[str, list[Comparison]] = {}
     for each in comparisons:
-        groups.setdefault(each.shape[0], []).append(each)
-    return groups
+        *groups, rows = each.shape[:-2]
+        label = f"{groups[0]} x {rows}" if groups else f"M = {rows}"
+        classes.setdefault(label, []).append(each)
+    return classes
 
 
-def text_table(comparisons: Sequence[Comparison], regime: str) -> str:
+def text_table(comparisons: Sequence[Comparison], title: str) -> str:
     """What a person who waits at the terminal wants to know."""
     lines = [
-        f"{regime}: ours against DeepGEMM; above 1 we are faster; scaled: as if on the peers' card",
+        f"{title}: ours against DeepGEMM; above 1 we are faster; scaled: as if on the peers' card",
         _line("shape", "config", "ours us", "DeepGEMM us", "raw", "scaled", "row/M-major"),
     ]
     for each in comparisons:
@@ -100,23 +121,24 @@ def text_table(comparisons: Sequence[Comparison], regime: str) -> str:
         shape = "x".join(map(str, each.shape))
         times = (f"{each.us:.2f}", f"{each.deepgemm_us:.2f}")
         lines.append(_line(shape, each.row["config"], *times, *map(_number, numbers)))
-    groups = {f"M = {m}": group for m, group in by_m(comparisons).items()}
-    if {"M = 64", "M = 128"} <= groups.keys():
-        groups["M = 64, 128"] = groups["M = 64"] + groups["M = 128"]
+    classes = by_rows(comparisons)
+    if {"M = 64", "M = 128"} <= classes.keys():
+        classes["M = 64, 128"] = classes["M = 64"] + classes["M = 128"]
+    classes["all"] = list(comparisons)
     lines.append("geometric means, and the least raw ratio:")
-    for label, group in groups.items():
+    for label, members in classes.items():
         means = (
-            mean_of(group, lambda each: each.ratio),
-            mean_of(group, lambda each: each.scaled_ratio),
-            mean_of(group, lambda each: each.row_major_cost),
+            mean_of(members, lambda each: each.ratio),
+            mean_of(members, lambda each: each.scaled_ratio),
+            mean_of(members, lambda each: each.row_major_cost),
         )
-        least = min(each.ratio for each in group)
+        least = min((each.ratio for each in members), default=math.nan)
         lines.append(_line(label, f"least {least:.3f}", "", "", *map(_number, means)))
     return "\n".join(lines)
 
 
 def _line(label: str, text: str, *numbers: str) -> str:
-    return f"{label:>18}  {text:<26}" + "".join(f" {number:>11}" for number in numbers)
+    return f"{label:>18}  {text:<34}" + "".join(f" {number:>11}" for number in numbers)
 
 
 def _number(value: float | None) -> str:

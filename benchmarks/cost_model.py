@@ -2,8 +2,8 @@
 
     python benchmarks/cost_model.py
 
-Prints for each shape the configuration that is chosen, the time it took, the fastest candidate's, and the
-regret: the ratio of both. Where the choice was not measured, the best ranked one that was stands in.
+Prints for each run and shape the configuration that is chosen, the time it took, the fastest candidate's, and
+the regret: the ratio of both. Where the choice was not measured, the best ranked one that was stands in.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import records
-from records import Shape
+from records import DENSE, Shape
 
 from cute_gemm import heuristics
-from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm.problem import KernelConfig
 
 Tile = tuple[int, int, int, int]
 """BLOCK_M, BLOCK_N and the cluster's two extents: what tells candidates apart."""
@@ -24,8 +24,9 @@ Tile = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Pick:
-    """What the cost model chose for one shape, and what it took."""
+    """What the cost model chose for one shape, and what it took in one run."""
 
+    run: str
     shape: Shape
     config: KernelConfig
     is_stand_in: bool
@@ -41,34 +42,40 @@ def tile_of(config: KernelConfig) -> Tile:
     return config.block_m, config.block_n, config.cluster_m, config.cluster_n
 
 
-def timings() -> dict[Shape, dict[Tile, float]]:
-    """Microseconds of each candidate at each shape."""
-    times: dict[Shape, dict[Tile, float]] = defaultdict(dict)
-    for row in records.read_rows(records.BENCHMARKS / "candidates" / "h200.jsonl"):
-        tile = row["block_m"], row["block_n"], row["cluster_m"], row["cluster_n"]
-        times[records.shape_of(row)][tile] = row["us"]
+def timings() -> dict[tuple[str, str, Shape], dict[Tile, float]]:
+    """Microseconds of each candidate, by run, operation and shape: times of two runs do not compare."""
+    times: dict[tuple[str, str, Shape], dict[Tile, float]] = defaultdict(dict)
+    for path in sorted((records.BENCHMARKS / "candidates").glob("*.jsonl")):
+        for row in records.read_rows(path):
+            tile = row["block_m"], row["block_n"], row["cluster_m"], row["cluster_n"]
+            times[path.stem, row.get("op", DENSE), records.shape_of(row)][tile] = row["us"]
     return times
 
 
 def picks() -> list[Pick]:
-    """The cost model's choice for every shape that was measured."""
+    """The cost model's choice for every shape of every run."""
     found = []
-    for shape, times in timings().items():
-        ranked = heuristics.rank(GemmProblem(*shape))
+    for (run, op, shape), times in timings().items():
+        ranked = heuristics.rank(records.problem_of(op, shape))
         config = next(choice.config for choice in ranked if tile_of(choice.config) in times)
         is_stand_in = config != ranked[0].config
-        found.append(Pick(shape, config, is_stand_in, times[tile_of(config)], min(times.values())))
+        found.append(Pick(run, shape, config, is_stand_in, times[tile_of(config)], min(times.values())))
     return found
 
 
 def main() -> None:
     chosen = picks()
-    for pick in chosen:
-        shape = "x".join(map(str, pick.shape))
-        times = f"{pick.us:7.1f} us, best {pick.best_us:7.1f}, regret {pick.regret:.3f}"
-        print(f"{shape:>18}  {pick.config.name:24} {times}{'  (stand-in)' if pick.is_stand_in else ''}")
-    regrets = [pick.regret for pick in chosen]
-    print(f"{len(chosen)} shapes: mean regret {statistics.mean(regrets):.3f}, largest {max(regrets):.3f}")
+    for run in sorted({pick.run for pick in chosen}):
+        regrets = []
+        for pick in chosen:
+            if pick.run == run:
+                shape = "x".join(map(str, pick.shape))
+                times = f"{pick.us:7.1f} us, best {pick.best_us:7.1f}, regret {pick.regret:.3f}"
+                stand_in = "  (stand-in)" if pick.is_stand_in else ""
+                print(f"{shape:>18}  {pick.config.name:33} {times}{stand_in}")
+                regrets.append(pick.regret)
+        mean = statistics.mean(regrets)
+        print(f"{run}, {len(regrets)} shapes: mean regret {mean:.3f}, largest {max(regrets):.3f}\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,7 +29,7 @@ from pathlib import Path
 import records
 import torch
 from comparison import compare, text_table
-from records import BLOCKWISE, COLD, FAST, M_MAJOR, OURS, ROW_MAJOR, SUSTAINED, Row, Shape
+from records import BLOCKWISE, COLD, DENSE, FAST, M_MAJOR, OURS, ROW_MAJOR, SUSTAINED, Row, Shape, Work
 from torch import Tensor
 
 import cute_gemm
@@ -40,15 +40,18 @@ from cute_gemm.reference import dequantized_product, product_scale
 # From this M on, both orders of A's scales are measured.
 M_MAJOR_FROM = 128
 SUSTAINED_SECONDS = 2.0
-# So that no sustained row starts at the clock that the one before left.
+# So that no row starts at the clock that the one before left: twenty calls of milliseconds, then twenty of
+# the next row, and so on, would soon be at the power limit, which the peers' cold rows were not.
+REST_SECONDS = 0.1
 COOL_DOWN_SECONDS = 0.3
 
 Timer = Callable[[Callable[[], object]], tuple[float, float | None, float]]
 """Mean in microseconds, median where there is one, spread as a share."""
 
 
-def time_cold(fn: Callable[[], object]) -> tuple[float, float | None, float]:
-    times = testing.time_cold(fn)
+def time_cold(fn: Callable[[], object], repeats: int = 20) -> tuple[float, float | None, float]:
+    time.sleep(REST_SECONDS)
+    times = testing.time_cold(fn, repeats)
     return sum(times) / len(times), times.median_us, times.spread
 
 
@@ -78,6 +81,10 @@ class Case:
         return Case(problem, a, sa, b, sb, dequantized_product(a, sa, b, sb), product_scale(a, sa, b, sb))
 
     @property
+    def work(self) -> Work:
+        return Work.of(DENSE, (self.problem.m, self.problem.n, self.problem.k))
+
+    @property
     def m_major_sa(self) -> Tensor:
         """The scales of A with those of one k-block contiguous."""
         return self.sa.t().contiguous().t()
@@ -93,7 +100,7 @@ class Case:
         us, median, spread = timer(lambda: cute_gemm.fp8_gemm_nt((self.a, sa), (self.b, self.sb), out))
         testing.assert_close_per_tile(out, self.product, self.scale)
         return records.measurement(
-            self.problem,
+            self.work,
             OURS,
             us,
             median=median,
@@ -125,7 +132,7 @@ class Case:
             return None
         us, median, spread = timer(multiply)
         return records.measurement(
-            self.problem,
+            self.work,
             peer,
             us,
             median=median,
@@ -153,28 +160,31 @@ def measure(problem: GemmProblem, regime: str, calibrate: bool, origin: Row) -> 
         yield row
 
 
-def run(
-    problems: Sequence[GemmProblem], regime: str, calibrate: bool, origin: Row, path: Path
-) -> tuple[list[Row], list[str]]:
-    """Measures all shapes of a regime; each row is in the file before the next is measured.
+def run(measurements: Iterable[tuple[str, Iterable[Row]]], path: Path) -> tuple[list[Row], list[str]]:
+    """Takes all measurements of one file; each row is in the file before the next is measured.
+
+    Args:
+        measurements: a title, and rows that are measured as they are asked for.
+        path: the file.
 
     Returns:
-        The rows, and what went wrong: a line for each shape that was left when it failed.
+        The rows, and what went wrong: a line for each measurement that was left when it failed.
     """
     rows: list[Row] = []
     failures: list[str] = []
     records.write_rows(path, rows)
-    for problem in problems:
-        shape = f"{regime} {problem.m}x{problem.n}x{problem.k}"
+    started = time.perf_counter()
+    for title, measured in measurements:
         try:
-            for row in measure(problem, regime, calibrate, origin):
+            for row in measured:
                 rows.append(row)
                 records.write_rows(path, rows)
                 what = " ".join(filter(None, (row["peer"], row["config"], row["scale_layout"])))
-                print(f"{shape} {what}: {row['us']:.2f} us, {row['tflops']:.0f} TFLOP/s", flush=True)
+                print(f"{title} {what}: {row['us']:.2f} us, {row['tflops']:.0f} TFLOP/s", flush=True)
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{shape}: {type(error).__name__}: {error}")
+            failures.append(f"{title}: {type(error).__name__}: {error}")
             print(f"FAILED {failures[-1]}", flush=True)
+    print(f"{len(rows)} rows in {time.perf_counter() - started:.0f} s: {path}")
     return rows, failures
 
 
@@ -254,11 +264,18 @@ def main() -> int:
     tables: list[str] = []
     failures: list[str] = []
     for regime, problems in plan.items():
-        started, path = time.perf_counter(), options.out / f"dense_{regime}.jsonl"
-        rows, failed = run(problems, regime, options.calibrate, origin, path)
-        print(f"{len(rows)} rows in {time.perf_counter() - started:.0f} s: {path}")
+        measurements = (
+            (f"{regime} {each.m}x{each.n}x{each.k}", measure(each, regime, options.calibrate, origin))
+            for each in problems
+        )
+        rows, failed = run(measurements, options.out / f"dense_{regime}.jsonl")
         tables.append(text_table(compare(rows, regime), regime))
         failures += failed
+    return report(tables, failures)
+
+
+def report(tables: Sequence[str], failures: Sequence[str]) -> int:
+    """Prints how a run went, and gives its exit status."""
     print("\n" + "\n\n".join(tables))
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)

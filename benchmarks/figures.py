@@ -11,21 +11,34 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import records
-from comparison import Comparison, by_m, compare, geometric_mean, mean_of
-from records import COLD, SUSTAINED, Row
+from comparison import (
+    Comparison,
+    by_rows,
+    compare,
+    geometric_mean,
+    mean_of,
+    speeds_without_padding,
+)
+from records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, SUSTAINED, Row
 
 README = records.BENCHMARKS.parent / "README.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
-_TITLES = {
+_REGIMES = {
     COLD: "Cold L2, one call at a time",
     SUSTAINED: "Sustained, two seconds of back-to-back calls at the power limit",
+}
+_OPS = {
+    DENSE: "",
+    CONTIGUOUS: "Grouped, contiguous. ",
+    OFFSETS: "Grouped, offsets: the same rows without padding. ",
+    MASKED: "Grouped, masked. ",
 }
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Markdown for the results in `rows`, of any regimes."""
-    parts = [_section(compare(rows, regime), regime) for regime in _TITLES]
+    """Markdown for the results in `rows`, of any operations and regimes."""
+    parts = [_section(rows, op, regime) for op in _OPS for regime in _REGIMES]
     parts = [part for part in parts if part]
     return "\n\n".join(parts) if parts else "No figures yet."
 
@@ -46,32 +59,40 @@ def read_results(directory: Path = records.RESULTS) -> list[Row]:
     return [row for path in sorted(directory.glob("*.jsonl")) for row in records.read_rows(path)]
 
 
-def _section(comparisons: Sequence[Comparison], regime: str) -> str:
+def _section(rows: Sequence[Row], op: str, regime: str) -> str:
+    comparisons = compare(rows, regime, op)
     if not comparisons:
         return ""
+    names = {"groups": "groups", "expected_m": "rows of each"}
+    shape = [names.get(key, key.upper()) for key in records.KEYS[op]]
+    columns = [*shape, "kernel", "us", "TFLOP/s", "DeepGEMM us", "speed / DeepGEMM"]
     lines = [
-        f"**{_TITLES[regime]}** ({_origin(comparisons)}):",
+        f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(comparisons)}):",
         "",
-        "| M | N | K | kernel | us | TFLOP/s | DeepGEMM us | speed / DeepGEMM |",
-        "|--:|--:|--:|---|--:|--:|--:|--:|",
+        f"| {' | '.join(columns)} |",
+        "|" + "".join("---|" if column == "kernel" else "--:|" for column in columns),
     ]
     for each in comparisons:
         figures = f"{each.us:.1f} | {each.row['tflops']:.0f} | {each.deepgemm_us:.1f} | {each.ratio:.2f}"
         shape = " | ".join(map(str, each.shape))
         lines.append(f"| {shape} | `{each.row['config']}` | {figures} |")
-    return "\n".join([*lines, "", *_means(comparisons), "", " ".join(_notes(comparisons))])
+    notes = [*_notes(comparisons), *(_notes_on_padding(rows, regime) if op == OFFSETS else ())]
+    return "\n".join([*lines, "", *_means(comparisons), "", " ".join(notes)])
 
 
 def _means(comparisons: Sequence[Comparison]) -> Iterable[str]:
-    groups = by_m(comparisons)
-    yield "| geometric mean | " + " | ".join(f"M = {m}" for m in groups) + " |"
+    classes = by_rows(comparisons)
+    if len(comparisons[0].shape) > 3:
+        classes["all"] = list(comparisons)
+    groups = list(classes.values())
+    yield "| geometric mean | " + " | ".join(classes) + " |"
     yield "|---|" + "--:|" * len(groups)
     yield (
         "| speed / DeepGEMM | "
-        + " | ".join(f"{geometric_mean([each.ratio for each in group]):.3f}" for group in groups.values())
+        + " | ".join(f"{geometric_mean([each.ratio for each in group]):.3f}" for group in groups)
         + " |"
     )
-    scaled = [mean_of(group, lambda each: each.scaled_ratio) for group in groups.values()]
+    scaled = [mean_of(group, lambda each: each.scaled_ratio) for group in groups]
     if any(scaled):
         cells = " | ".join("" if mean is None else f"{mean:.3f}" for mean in scaled)
         yield f"| the same, cards calibrated | {cells} |"
@@ -93,6 +114,17 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterable[str]:
         )
     errors = [each.row["error_worst_tile"] for each in comparisons]
     yield f"The worst tile's error over all shapes is {max(errors):.2e}."
+
+
+def _notes_on_padding(rows: Sequence[Row], regime: str) -> Iterable[str]:
+    yield "DeepGEMM's time is that of the padded layout, without the copy that makes it."
+    speeds = speeds_without_padding(rows, regime)
+    if speeds:
+        yield (
+            "Relative to our own contiguous operation, which computes the padding, the speed is"
+            f" {geometric_mean(speeds):.3f} (geometric mean of {len(speeds)} shapes;"
+            f" {min(speeds):.3f} at worst)."
+        )
 
 
 def _origin(comparisons: Iterable[Comparison]) -> str:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cute_gemm.problem import GemmProblem
+from cute_gemm.problem import CONTIGUOUS_ALIGNMENT, GemmProblem, ceil_div
 
 Row = dict[str, Any]
-Shape = tuple[int, int, int]
-"""M, N, K."""
+Shape = tuple[int, ...]
+"""What names a problem within an operation, in the order of `KEYS`."""
 
 BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results" / "h200"
 
-OP = "dense_1d2d"
+DENSE = "dense_1d2d"
+CONTIGUOUS = "m_grouped_contiguous"
+OFFSETS = "m_grouped_offsets"
+MASKED = "m_grouped_masked"
+KEYS = {DENSE: ("m", "n", "k")} | dict.fromkeys(
+    (CONTIGUOUS, OFFSETS, MASKED), ("groups", "expected_m", "n", "k")
+)
+PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED}
+"""What peers were measured at: none has an operation on groups without padding, so they need it padded."""
+
 OURS = "cute_gemm"
 DEEPGEMM = "DeepGEMM"
 FAST = "cuBLASLt tensorwise fast-accumulate"
@@ -38,24 +49,66 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def shape_of(row: Row) -> Shape:
-    return row["m"], row["n"], row["k"]
+    return tuple(row[key] for key in KEYS[row.get("op", DENSE)])
 
 
-def peer_times(regime: str) -> dict[str, dict[Shape, float]]:
+def peer_times(regime: str, op: str = DENSE) -> dict[str, dict[Shape, float]]:
     """Microseconds of each peer at each shape."""
     times: dict[str, dict[Shape, float]] = {}
     for row in read_rows(BENCHMARKS / "peers" / _PEERS[regime]):
-        times.setdefault(row["peer"], {})[shape_of(row)] = row["us"]
+        if row["op"] == PEER_OPS[op]:
+            times.setdefault(row["peer"], {})[shape_of(row)] = row["us"]
     return times
 
 
-def peer_shapes(regime: str) -> list[Shape]:
+def peer_shapes(regime: str, op: str = DENSE) -> list[Shape]:
     """The shapes that DeepGEMM was measured at, in the order of the peers' file."""
-    return list(peer_times(regime)[DEEPGEMM])
+    return list(peer_times(regime, op).get(DEEPGEMM, {}))
+
+
+def draw_rows(groups: int, expected_m: int) -> list[int]:
+    """Rows of each group, as the peers drew them: every shape anew from the same seed."""
+    uniform = random.Random(0).uniform
+    return [int(expected_m * uniform(0.7, 1.3)) for _ in range(groups)]
+
+
+def total_rows(op: str, shape: Shape) -> int:
+    """Rows of A that a grouped shape comes to: with padding where the layout asks for it."""
+    groups, expected_m, _, _ = shape
+    alignment = CONTIGUOUS_ALIGNMENT if op == CONTIGUOUS else 1
+    return sum(ceil_div(rows, alignment) * alignment for rows in draw_rows(groups, expected_m))
+
+
+def problem_of(op: str, shape: Shape, num_sms: int = 132) -> GemmProblem:
+    """What the operation makes of a shape, for the choice of a kernel."""
+    if op == DENSE:
+        return GemmProblem(*shape, num_sms=num_sms)
+    groups, expected_m, n, k = shape
+    rows = groups * expected_m if op == MASKED else total_rows(op, shape)
+    return GemmProblem(rows, n, k, num_sms=num_sms, layout=op.removeprefix("m_grouped_"), groups=groups)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was computed: the name it goes by, and what its rates count."""
+
+    op: str
+    shape: Shape
+    flops: int
+    bytes_moved: int
+
+    @staticmethod
+    def of(op: str, shape: Shape) -> Work:
+        if op == DENSE:
+            problem = problem_of(op, shape)
+            return Work(op, shape, problem.flops, problem.bytes_moved)
+        # As in the peers' file: padding counts, scales do not.
+        (groups, _, n, k), rows = shape, total_rows(op, shape)
+        return Work(op, shape, 2 * rows * n * k, (rows + groups * n) * k + 2 * rows * n)
 
 
 def measurement(
-    problem: GemmProblem,
+    work: Work,
     peer: str,
     us: float,
     *,
@@ -74,14 +127,12 @@ def measurement(
     holds `versions`, `device` and `date`.
     """
     return {
-        "op": OP,
-        "m": problem.m,
-        "n": problem.n,
-        "k": problem.k,
+        "op": work.op,
+        **dict(zip(KEYS[work.op], work.shape, strict=True)),
         "peer": peer,
         "us": round(us, 3),
-        "tflops": round(problem.flops / us * 1e-6, 1),
-        "gb_per_s": round(problem.bytes_moved / us * 1e-3, 1),
+        "tflops": round(work.flops / us * 1e-6, 1),
+        "gb_per_s": round(work.bytes_moved / us * 1e-3, 1),
         "median": None if median is None else round(median, 3),
         "spread": None if spread is None else round(spread, 4),
         "regime": regime,
