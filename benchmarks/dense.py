@@ -232,17 +232,26 @@ def parse_shape(text: str) -> Shape:
     return m, n, k
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    assert __doc__ is not None
+def argument_parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """What all benchmarks of a peer's rows take; `name` is that of their files."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--regime", choices=(COLD, SUSTAINED, "all"), default="all")
+    parser.add_argument("--out", type=Path, default=records.RESULTS, help=f"where {name}_REGIME.jsonl go")
+    parser.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True)
+    return parser
+
+
+def regimes_of(options: argparse.Namespace) -> tuple[str, ...]:
+    return (COLD, SUSTAINED) if options.regime == "all" else (options.regime,)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argument_parser(__doc__, "dense")
     parser.add_argument(
         "--shapes", nargs="+", type=parse_shape, metavar="MxNxK", help="only these (default: the peers')"
     )
-    parser.add_argument("--out", type=Path, default=records.RESULTS, help="where dense_REGIME.jsonl go")
-    parser.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args(arguments)
 
 
@@ -253,12 +262,11 @@ def main() -> int:
         return 1
     origin = describe_origin()
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    regimes = (COLD, SUSTAINED) if options.regime == "all" else (options.regime,)
     plan = {
         regime: [
             GemmProblem(m, n, k, num_sms=num_sms) for m, n, k in options.shapes or records.peer_shapes(regime)
         ]
-        for regime in regimes
+        for regime in regimes_of(options)
     }
     compile_all([problem for problems in plan.values() for problem in problems])
     tables: list[str] = []

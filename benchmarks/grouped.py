@@ -17,12 +17,20 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import records
 import torch
 from comparison import compare, geometric_mean, speeds_without_padding, text_table
-from dense import compile_configs, describe_origin, report, run, time_cold, time_sustained
+from dense import (
+    argument_parser,
+    compile_configs,
+    describe_origin,
+    regimes_of,
+    report,
+    run,
+    time_cold,
+    time_sustained,
+)
 from records import (
     COLD,
     CONTIGUOUS,
@@ -33,7 +41,6 @@ from records import (
     OFFSETS,
     OURS,
     ROW_MAJOR,
-    SUSTAINED,
     Row,
     Shape,
     Work,
@@ -182,13 +189,8 @@ def configs_of(plan: dict[str, dict[tuple[str, Shape], list[str]]], num_sms: int
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--regime", choices=(COLD, SUSTAINED, "all"), default="all")
+    parser = argument_parser(__doc__, "grouped")
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="only these")
-    parser.add_argument("--out", type=Path, default=records.RESULTS, help="where grouped_REGIME.jsonl go")
-    parser.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args(arguments)
 
 
@@ -198,8 +200,7 @@ def main() -> int:
         print("grouped.py times a GPU, and torch sees none", file=sys.stderr)
         return 1
     origin = describe_origin()
-    regimes = (COLD, SUSTAINED) if options.regime == "all" else (options.regime,)
-    plan = {regime: ops_at(options.ops, regime) for regime in regimes}
+    plan = {regime: ops_at(options.ops, regime) for regime in regimes_of(options)}
     compile_configs(configs_of(plan, torch.cuda.get_device_properties().multi_processor_count))
     tables: list[str] = []
     failures: list[str] = []

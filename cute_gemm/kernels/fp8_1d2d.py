@@ -21,7 +21,6 @@ Barriers, and who arrives how often per phase:
     empty[stage]    4 x math warpgroups x CTAs that share an operand: lane r of a math warp tells CTA r
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
-
     sync_threads    all threads, once, where the scheduler fills a table in shared memory (its `prepare`)
 
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
