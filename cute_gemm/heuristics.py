@@ -12,7 +12,6 @@ from functools import cache
 
 from .problem import (
     BLOCK_K,
-    CONTIGUOUS_ALIGNMENT,
     LAYOUTS,
     OUT_BYTES,
     SMEM_CAPACITY,
@@ -74,8 +73,7 @@ def every_config() -> tuple[KernelConfig, ...]:
 def is_legal(config: KernelConfig) -> bool:
     """Whether a kernel of ``config`` can be built and does what its layout asks for.
 
-    Shared memory, scale blocks and registers suffice; and tiles that share B are of one group, which those
-    below each other need not be where any block of rows may belong to another group.
+    Shared memory, scale blocks and registers suffice; and no tile comes twice for one CTA of a cluster only.
     """
     accumulators = (config.waves + config.temporaries) * config.block_n // 2
     chunks = config.waves * config.block_n // config.epi_n
@@ -87,12 +85,15 @@ def is_legal(config: KernelConfig) -> bool:
         and (config.epi_stages >= 2 or chunks == 1)
         and accumulators <= _ACCUMULATORS
         and (config.temporaries == 1 or config.waves == 1)
-        and (config.layout != "contiguous" or config.cluster_m == 1)
+        and (config.cluster_m == 1 or not config.cuts_tiles)
     )
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows."""
+    """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows.
+
+    In the contiguous layout such a CTA has rows of another group, but then no B to share.
+    """
     rows = problem.m / problem.groups
     has_rows = config.block_m * (config.cluster_m - 1) < rows or config.cluster_m == 1
     return has_rows and (config.block_m == 64 or config.block_m < 2 * rows)
@@ -139,7 +140,8 @@ def _fill(
 
 
 # Predicted time. The constants were fitted to 2,119 timings in benchmarks/candidates (H200, cold L2): what is
-# picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py).
+# picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py). Of
+# contiguous groups clusters of 2x1 were not timed: CTAs of two groups are taken to share B like others.
 
 _LAUNCH_US = 3.62
 _CLUSTER_US = 1.29  # a launch of clusters, over one without
@@ -162,7 +164,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     way into an SM, L2, lines that many CTAs want), but in all no faster than DRAM delivers.
     """
     m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
-    m_clusters = _row_blocks(problem, config.block_m * config.cluster_m)
+    m_clusters = _row_blocks(problem, config)
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
     if config.cluster_size == 4:
@@ -188,16 +190,17 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)
 
 
-def _row_blocks(problem: GemmProblem, height: int) -> int:
-    """Blocks of ``height`` rows that a problem's rows fall into, none of which has rows of two groups.
+def _row_blocks(problem: GemmProblem, config: KernelConfig) -> int:
+    """Blocks of rows, as high as a cluster, that a problem's rows fall into.
 
     Sizes of groups are not known: they are taken to be spread about their mean.
     """
+    height = config.block_m * config.cluster_m
     if problem.layout == "dense":
         return ceil_div(problem.m, height)
     if problem.layout == "contiguous":
         # A tile two blocks high comes twice where a group ends in its middle: every other time.
-        return ceil_div(problem.m, height) + (problem.groups // 2 if height > CONTIGUOUS_ALIGNMENT else 0)
+        return ceil_div(problem.m, height) + (problem.groups // 2 if config.cuts_tiles else 0)
     mean = problem.m / problem.groups
     blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
     return problem.groups * sum(blocks) // len(blocks)

@@ -26,8 +26,10 @@ Barriers, and who arrives how often per phase:
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
 producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. With a
 cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each loads its share and
-multicasts it, so a stage may be filled only once all of them have released it. Before a CTA ends, its TMA
-warp waits until all its stages are released (`producer_tail`): no peer then still arrives at its barriers.
+multicasts it, so a stage may be filled only once all of them have released it. CTAs along M whose tiles are
+of two groups each load all shares of their own B, by multicast to themselves, and keep in step all the same.
+Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still
+arrives at its barriers.
 
 Scales travel apart from all this, from global memory into the registers of the threads that use them.
 """
@@ -172,7 +174,8 @@ class Fp8Gemm1D2D:
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
         block_m, block_n = self.tile_mn
         cluster = cute.make_layout(self.cluster_mn)
-        rank_m, rank_n = cluster.get_flat_coord(cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster()))
+        rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
+        rank_m, rank_n = cluster.get_flat_coord(rank)
         mask_a = mask_b = 0
         if const_expr(self.cluster_mn[1] > 1):
             mask_a = cute.make_layout_image_mask(cluster, (rank_m, rank_n), mode=1)
@@ -188,15 +191,24 @@ class Fp8Gemm1D2D:
             tAsA, tAgA = cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
                 tma_a, rank_n, ctas_n, cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
             )
-            tBsB, tBgB = cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
-                tma_b, rank_m, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
-            )
+            (tBsB, tBgB), *all_shares = [
+                cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
+                    tma_b, share, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
+                )
+                for share in (rank_m, *range(self.cluster_mn[0]))
+            ]
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
                 full = ring.producer_get_barrier(state)
                 stage = state.index
                 cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], tma_bar_ptr=full, mcast_mask=mask_a)
-                cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], tma_bar_ptr=full, mcast_mask=mask_b)
+                if tile.shares_b:
+                    cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], tma_bar_ptr=full, mcast_mask=mask_b)
+                else:
+                    for sB_i, gB_i in all_shares:
+                        cute.copy(
+                            tma_b, gB_i[None, k], sB_i[None, stage], tma_bar_ptr=full, mcast_mask=1 << rank
+                        )
                 state.advance()
             tile = scheduler.advance(tile)
         ring.producer_tail(state)

@@ -11,10 +11,10 @@ from cutlass import Boolean, Int32
 class WorkTile:
     """One tile of the output and the k-blocks to sum over, as seen by one CTA.
 
-    Where a cluster does not divide the output, ``n_tile`` may lie beyond it and ``row`` at or beyond
-    ``row_end``: such a tile is multiplied like any other, and nothing of it is stored. A tile that is not
-    valid still has groups within range and no negative coordinate: a role may prepare for it before it looks,
-    if it clamps rows as it does those of any tile.
+    Where a cluster does not divide the output or a group's rows, ``n_tile`` may lie beyond it and ``row`` at
+    or beyond ``row_end``: such a tile is loaded like any other, and nothing of it is stored. A tile that is
+    not valid still has groups within range and no negative coordinate: a role may prepare for it before it
+    looks, if it clamps rows as it does those of any tile.
     """
 
     index: Int32  # place in the schedule
@@ -23,6 +23,7 @@ class WorkTile:
     n_tile: Int32  # counts tiles of the CTA's own width
     m_group: Int32  # which matrix of A, of its scales and of D
     group: Int32  # which matrix of B and of its scales
+    shares_b: Boolean  # whether that is the group of all CTAs along M of the cluster
     k_start: Int32
     k_count: Int32
     is_valid: Boolean
@@ -33,9 +34,10 @@ class TileScheduler(Protocol):
 
     All threads of a CTA call ``prepare`` once; what it returns is then walked by all roles of the CTA
     (producer, prefetcher, math warpgroups): ``initial_work`` once, then ``advance`` until ``is_valid`` is
-    false. All see the same tiles, so they always agree on ``k_start`` and ``k_count``. What they read in
-    memory must not change meanwhile: roles that disagree wait for each other for ever. Whole warps make these
-    calls: a scheduler may let lanes work together.
+    false. All see the same tiles, so they always agree on ``k_start`` and ``k_count``. The CTAs of a cluster
+    agree on these, on ``index``, ``is_valid`` and ``shares_b``. What they read in memory must not change
+    meanwhile: roles or CTAs that disagree wait for each other for ever, or load over what another reads.
+    Whole warps make these calls: a scheduler may let lanes work together.
     """
 
     table_entries: ClassVar[int]

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Constexpr, Int32
+from cutlass import Boolean, Constexpr, Int32
 
 from .base import WorkTile
 from .raster import banded
@@ -86,6 +86,7 @@ class DenseScheduler:
             n_tile=n_cluster * self.cluster_n + rank_n,
             m_group=Int32(0),
             group=Int32(0),
+            shares_b=Boolean(True),
             k_start=Int32(0),
             k_count=self.k_blocks,
             is_valid=index < total,

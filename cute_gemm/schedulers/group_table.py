@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Constexpr, Int32
+from cutlass import Boolean, Constexpr, Int32
 
 from ..problem import MAX_GROUPS
 from . import warp
@@ -150,6 +150,7 @@ class GroupTableScheduler:
             n_tile=n_cluster * self.cluster_n + rank_n,
             m_group=m_group,
             group=group,
+            shares_b=Boolean(True),
             k_start=Int32(0),
             k_count=self.k_blocks,
             is_valid=index < total,

@@ -20,6 +20,10 @@ class MGroupedContiguousScheduler:
     A tile belongs to the group that its first row names, and ends before the first row that names a negative
     one. A tile is padding if its first row names no group that there is. A tile two blocks high comes
     twice, once for each block, if they are of two groups or the first one is not full.
+
+    Of two CTAs along M, each has its own tile and group. They skip what is padding for both; where it is for
+    one, its tile is of its peer's group and has no rows. Each looks at the first rows of both tiles: whatever
+    is there, they agree on which tiles they walk, and for which of them they share B.
     """
 
     table_entries: ClassVar[int] = 0
@@ -33,7 +37,8 @@ class MGroupedContiguousScheduler:
         m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
     ) -> "MGroupedContiguousScheduler":
         """The schedule of one call; ``grouping`` is the group of each row."""
-        assert cluster_mn[0] == 1, "the CTAs of a cluster must be in one group"
+        is_pair = cluster_mn[0] == 2 and block_mn[0] <= CONTIGUOUS_ALIGNMENT
+        assert cluster_mn[0] == 1 or is_pair, "a tile may come twice for one CTA of a cluster only"
         extents = m, n, k_blocks, groups, (), num_sms
         dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mn=cluster_mn, raster=raster)
         (group_index,) = grouping
@@ -57,18 +62,22 @@ class MGroupedContiguousScheduler:
 
     @cute.jit
     def skip_padding(self, tile: WorkTile) -> WorkTile:
-        """The first tile of the calling CTA, from ``tile`` on, that is none of padding."""
-        group = self.group_index[tile.row]
-        while tile.is_valid and (group < 0 or group >= self.groups):
+        """The first tile of the calling CTA, from ``tile`` on, that is not padding, or not for its peer."""
+        group, peer = self.groups_of(tile)
+        while tile.is_valid and group < 0 and peer < 0:
             tile = self.behind(tile, group)
-            group = self.group_index[tile.row]
+            group, peer = self.groups_of(tile)
         rows = warp.first_where(self.dense.block_m, lambda i: self.index_of(tile.row + i) < 0)
         if self.is_cut(tile, group):
             rows = cutlass.min(rows, CONTIGUOUS_ALIGNMENT)
+        if const_expr(self.dense.cluster_m > 1):
+            tile = replace(tile, shares_b=group < 0 or peer < 0 or group == peer)
+            if group < 0:
+                group, rows = peer, Int32(0)
         return replace(
             tile,
             row_end=cutlass.min(tile.row + rows, self.dense.m),
-            group=cutlass.max(cutlass.min(group, self.groups - 1), 0),
+            group=cutlass.max(group, 0),
         )
 
     @cute.jit
@@ -90,6 +99,21 @@ class MGroupedContiguousScheduler:
             lower_group = self.index_of(tile.row + CONTIGUOUS_ALIGNMENT)
             is_cut = is_lower_half or upper_rows < CONTIGUOUS_ALIGNMENT or lower_group != group
         return is_cut
+
+    @cute.jit
+    def groups_of(self, tile: WorkTile) -> tuple[Int32, Int32]:
+        """The group of ``tile``, and that of the other CTA along M, if any; negative for padding."""
+        group = self.group_at(tile.row)
+        peer = group
+        if const_expr(self.dense.cluster_m > 1):
+            rank_m, _, _ = cute.arch.block_idx()
+            peer = self.group_at(tile.row + (1 - 2 * rank_m) * self.dense.block_m)
+        return group, peer
+
+    def group_at(self, row: Int32) -> Int32:
+        """The group that ``row`` names; negative if there is none such."""
+        group = self.index_of(row)
+        return cutlass.select_(group < self.groups, group, Int32(-1))
 
     def index_of(self, row: Int32) -> Int32:
         """What ``row`` names as its group; rows beyond the matrix are like its last."""

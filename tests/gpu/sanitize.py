@@ -81,6 +81,10 @@ GROUPED = {
     "contiguous, 128, fp32": Case(
         pick("float32", "contiguous", block_m=128, cluster_size=1), (128, 0, 130), 200, 400
     ),
+    # Clusters of two groups, of one, and of one CTA with rows.
+    "contiguous, 128, multicast of B": Case(
+        pick(layout="contiguous", block_m=128, cluster_m=2), (128, 0, 300, 7), 136, 272
+    ),
     "contiguous, 256, multicast of A": Case(
         pick(layout="contiguous", block_m=256, cluster_n=2), (128, 0, 300, 256), 136, 272
     ),
@@ -112,7 +116,7 @@ GROUPED = {
 BIG = 2**31 - 1
 UNRULY = {
     "contiguous, unruly": Case(
-        pick(layout="contiguous", block_m=64, cluster_n=2), (64, 0, 70), 136, 144, (2, -1, 3, BIG, 1, -BIG, 0)
+        pick(layout="contiguous", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (2, 0, -1, 1, 3, BIG, -BIG)
     ),
     "offsets, unruly": Case(
         pick(layout="offsets", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (300, -BIG, BIG)

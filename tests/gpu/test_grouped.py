@@ -531,6 +531,19 @@ def test_every_kernel_takes_blocks_one_by_one(config: KernelConfig) -> None:
     assert torch.equal(out[valid], truth[valid].to(out.dtype))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [config for config in CONFIGS if config.layout == "contiguous" and config.cluster_m > 1],
+    ids=lambda config: config.name,
+)
+@pytest.mark.parametrize("num_sms", [2, 132])
+def test_a_cluster_comes_by_tiles_that_share_b_and_others(config: KernelConfig, num_sms: int) -> None:
+    """Of 128 rows each: two groups, one, two, one, one whose lower CTA has no rows."""
+    problem = Problem.make([128, 384, 1, 0, 300, 7], 520, 1040)
+    inputs = problem.arranged("contiguous")
+    problem.assert_equals(run_config(config, inputs, num_sms), inputs)
+
+
 @every_config
 def test_no_kernel_does_harm_whatever_the_index_holds(config: KernelConfig) -> None:
     groups, n = 5, 264

@@ -37,10 +37,11 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
     assert all(heuristics.is_legal(config) for config in configs)
     assert {config.block_m for config in configs} == {64, 128, 256}
     assert any(config.block_n & (config.block_n - 1) for config in configs)
-    # Of tiles below each other in the contiguous layout, each may be another group's.
-    clusters = {(1, 1), (1, 2)} if layout == "contiguous" else {(1, 1), (2, 1), (1, 2)}
-    assert clusters <= {(config.cluster_m, config.cluster_n) for config in configs}
-    assert layout != "contiguous" or all(config.cluster_m == 1 for config in configs)
+    for block_m in (64, 128, 256):
+        clusters = {(config.cluster_m, config.cluster_n) for config in configs if config.block_m == block_m}
+        assert {(1, 1), (1, 2)} <= clusters
+        # Of contiguous groups, tiles of 256 rows may come twice, and not for all CTAs of a cluster.
+        assert ((2, 1) in clusters) == (layout != "contiguous" or block_m < 256)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -51,6 +52,7 @@ def test_shared_memory_is_used_up(config: KernelConfig) -> None:
 
 
 LEGAL = KernelConfig(128, 128, 4)
+CUT: dict[str, Any] = {"layout": "contiguous", "block_m": 256, "stages": 3}
 ILLEGAL: dict[str, dict[str, Any]] = {
     "more shared memory than there is": {"stages": 7},
     "a ring too short to hide latency": {"stages": 2},
@@ -60,13 +62,14 @@ ILLEGAL: dict[str, dict[str, Any]] = {
     "more accumulators than registers": {"block_m": 256, "block_n": 192, "stages": 3},
     "more accumulators with two temporaries": {"block_n": 160, "epi_n": 32, "temporaries": 2},
     "two temporaries for each of two waves": {"block_m": 256, "block_n": 64, "temporaries": 2},
-    "B shared by tiles of two groups": {"layout": "contiguous", "cluster_m": 2},
+    "a cluster of tiles that come twice": CUT | {"cluster_m": 2},
 }
 
 
 @pytest.mark.parametrize("change", ILLEGAL)
 def test_what_cannot_be_built_is_not_legal(change: str) -> None:
     assert heuristics.is_legal(LEGAL)
+    assert heuristics.is_legal(replace(LEGAL, **CUT))
     assert not heuristics.is_legal(replace(LEGAL, **ILLEGAL[change]))
 
 
@@ -121,6 +124,15 @@ def test_tiles_are_as_high_as_groups_are() -> None:
     for layout in ("offsets", "masked"):
         assert height(20, layout) == 64
         assert height(2000, layout) > 64
+
+
+def test_only_tiles_of_two_blocks_come_twice() -> None:
+    problem = GemmProblem(4096, 4096, 7168, layout="contiguous", groups=8)
+    blocks = {
+        (config.block_m, config.cluster_m): heuristics._row_blocks(problem, config)
+        for config in heuristics.all_configs("bfloat16", "contiguous")
+    }
+    assert blocks == {(64, 1): 64, (64, 2): 32, (128, 1): 32, (128, 2): 16, (256, 1): 16 + 4}
 
 
 def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:

@@ -26,7 +26,11 @@ def cases_of(layout: str) -> list[Any]:
 def clusters(case: Any) -> tuple[int, int]:
     """How many clusters' worth of tiles the result has, along M and along N."""
     config = case.config
-    along_m = sum(ceil_div(size, config.block_m * config.cluster_m) for size in case.sizes)
+    height = config.block_m * config.cluster_m
+    if config.layout == "contiguous" and config.cluster_m > 1:
+        along_m = ceil_div(len(sanitize.grouped_inputs(case).index), height)
+    else:
+        along_m = sum(ceil_div(size, height) for size in case.sizes)
     return along_m, ceil_div(case.n, config.block_n * config.cluster_n)
 
 
@@ -109,6 +113,11 @@ def test_the_second_cta_of_a_cluster_may_have_no_row(title: str) -> None:
     assert config.cluster_m == 2
     height = 2 * config.block_m
     assert any(0 < size % height <= config.block_m for size in sizes)
+
+
+def test_clusters_that_share_b_come_among_others() -> None:
+    index = sanitize.grouped_inputs(sanitize.CASES["contiguous, 128, multicast of B"]).index.tolist()
+    assert [index[row : row + 256 : 128] for row in range(0, len(index), 256)] == [[0, 2], [2, 2], [3]]
 
 
 def test_every_layout_is_shown_an_index_that_breaks_its_rules() -> None:

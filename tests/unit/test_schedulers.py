@@ -53,12 +53,13 @@ DENSE = [
     Schedule("dense", *static)
     for static in sorted(USED | {((1, 1), 1), ((1, 1), 3), ((2, 1), 3), ((1, 2), 1), ((2, 2), 4)})
 ]
-CONTIGUOUS = [
-    Schedule("contiguous", (1, cluster_n), raster, block_m)
-    for cluster_n, raster in ((1, 16), (1, 3), (2, 16), (4, 16))
-    for block_m in (64, 128, 256)
-]
 STATIC = ((1, 1), 16), ((1, 1), 3), ((2, 1), 8), ((2, 1), 1), ((1, 2), 16), ((1, 4), 16)
+CONTIGUOUS = [
+    Schedule("contiguous", cluster_mn, raster, block_m)
+    for cluster_mn, raster in (*STATIC, ((2, 2), 3))
+    for block_m in (64, 128, 256)
+    if block_m < 256 or cluster_mn[0] == 1
+]
 OFFSETS = [Schedule("offsets", *static) for static in STATIC]
 MASKED = [Schedule("masked", *static) for static in STATIC]
 
@@ -94,6 +95,7 @@ class Step(NamedTuple):
     n_tile: int
     m_group: int
     group: int
+    shares_b: int
     k_start: int
     k_count: int
     is_valid: int
@@ -205,7 +207,7 @@ class Walk(HostFunction):
 @cute.jit
 def write(out, row, tile, cluster, x, y):
     place = (cluster, x, y, tile.index, tile.row, tile.row_end, tile.n_tile)
-    step = (*place, tile.m_group, tile.group, tile.k_start, tile.k_count, tile.is_valid)
+    step = (*place, tile.m_group, tile.group, tile.shares_b, tile.k_start, tile.k_count, tile.is_valid)
     if row < out.shape[0]:
         for i in cutlass.range_constexpr(FIELDS):
             out[row, i] = Int32(step[i])
@@ -291,6 +293,33 @@ def pieces(index: Sequence[int], block_m: int) -> Iterator[tuple[Sequence[int], 
             yield index[first : first + block_m], first
 
 
+def tiles(schedule: Schedule, call: Call, data: Sequence[int]) -> list[tuple[int, ...]]:
+    """Matrix of A, group, first row and end of its rows, for each tile along M.
+
+    Clusters are whole: where they do not divide the rows, some of their tiles lie beyond. In the contiguous
+    layout some are padding, and those beyond the matrix are like its last row.
+    """
+    cluster_m, block_m = schedule.cluster_mn[0], schedule.block_m or call.block_m
+    found, height = spans(schedule, call, data), block_m * cluster_m
+    if schedule.kind != "contiguous" or cluster_m == 1:
+        return [
+            (span.m_group, span.group, first + x * block_m, span.end)
+            for span in found
+            for first in range(span.first, span.end, height)
+            for x in range(cluster_m)
+        ]
+    ends, of_clusters = {span.first: span.end for span in found}, []
+    for first in range(0, call.m, height):
+        rows = range(first, first + height, block_m)
+        named = [data[min(row, call.m - 1)] for row in rows]
+        groups = [group for group in named if 0 <= group < call.groups]
+        for row, group in zip(rows, named, strict=True):
+            if groups:
+                own = group if group in groups else groups[0]
+                of_clusters.append((0, own, row, ends.get(row, min(row, call.m))))
+    return of_clusters
+
+
 def blocks(schedule: Schedule, call: Call, rows: int) -> int:
     """Cluster-high blocks of so many rows."""
     return ceil_div(rows, (schedule.block_m or call.block_m) * schedule.cluster_mn[0])
@@ -324,12 +353,10 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
     assert grid == [cluster_m, cluster_n, min(most * n_clusters, fitting)]
 
     valid = [step for step in steps if step.is_valid]
-    # Clusters are whole: where they do not divide the rows or the columns, some of their tiles lie beyond.
+    # Where clusters do not divide the columns, too, some of their tiles lie beyond.
     assert sorted((step.m_group, step.group, step.row, step.row_end, step.n_tile) for step in valid) == [
-        (span.m_group, span.group, first + x * block_m, span.end, n_tile)
-        for span in sorted(expected)
-        for first in range(span.first, span.end, block_m * cluster_m)
-        for x in range(cluster_m)
+        (*tile, n_tile)
+        for tile in sorted(tiles(schedule, call, data))
         for n_tile in range(n_clusters * cluster_n)
     ], "not each tile once"
 
@@ -363,9 +390,13 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
 
     # The CTAs of a cluster go side by side, tile by tile: they share operands, and count the same k-blocks.
     for (cluster, x, y), seen in ctas.items():
-        for step, first in zip(seen, ctas[cluster, 0, 0], strict=True):
+        along_m = zip(*(ctas[cluster, peer, y] for peer in range(cluster_m)), strict=True)
+        for step, first, peers in zip(seen, ctas[cluster, 0, 0], along_m, strict=True):
             row, n_tile = first.row + x * block_m, first.n_tile + y
+            if schedule.kind == "contiguous":
+                first = first._replace(row_end=step.row_end, group=step.group)
             assert step == first._replace(x=x, y=y, row=row, n_tile=n_tile)
+            assert step.shares_b == (len({peer.group for peer in peers}) == 1)
 
     if issubclass(SCHEDULERS[schedule.kind], GroupTableScheduler):
         assert TABLE[: call.groups + 1].tolist() == table_of(schedule, call, data)
@@ -591,9 +622,9 @@ def test_an_index_that_makes_no_sense(
     check(schedule, call._replace(m=len(index), groups=groups), index)
 
 
-def test_a_cluster_does_not_share_rows_of_two_groups() -> None:
-    with pytest.raises(AssertionError, match="one group"):
-        run(Walk(Schedule("contiguous", (2, 1), 8, 64)), Call(m=1, n=8), [0])
+def test_tiles_that_come_twice_are_not_of_a_cluster_along_m() -> None:
+    with pytest.raises(AssertionError, match="come twice"):
+        run(Walk(Schedule("contiguous", (2, 1), 8, 256)), Call(m=1, n=8), [0])
 
 
 # What is found out by the lanes of a warp together
