@@ -5,13 +5,20 @@ from itertools import product
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, const_expr
 
 from ..problem import BLOCK_K
 from .hopper import WARP, hide_lane
 
 GROUP = 4
 """k-blocks fetched at once: one for each of the four lanes that hold the same rows of an accumulator."""
+
+FETCH_AT = {1: ((0,), 0), 2: ((0, 1), 2)}
+"""By waves: at which place in a group each wave's next scales of A, and the next ones of B, are fetched.
+
+All five loads of two waves at once held up the next WGMMA: 1.5 % at 4096 x 7168 x 16384. One wave has no more
+than four, and tiles of 128 x 160 lost 1 to 2 % by spreading them (2026-11-23).
+"""
 
 SECTOR = 8
 """Scales in a sector of 32 bytes, the least that memory hands over."""
@@ -24,7 +31,7 @@ class ScaleFeed:
     WGMMA gives the lanes of a quad the same rows, so lane q of a quad loads and keeps k-block ``4 g + q`` of
     group g: one register a row for four k-blocks, eight rows by four k-blocks a load instruction. That reads
     few sectors whether scales are row-major or M-major, and needs no alignment, no shared memory and no
-    barrier. A group is fetched while the one before is in use.
+    barrier. A group is fetched while the one before is in use, not all of it at once.
 
     Offsets are 32-bit: 64-bit addresses took 68 instructions a group instead of 20, 7 % of a large GEMM
     (2026-11-23).
@@ -67,29 +74,36 @@ class ScaleFeed:
         for (b,) in coordinates(self.rB):
             row = cutlass.min(tile.n_tile * block_n // BLOCK_K + b, self.mSFB.shape[0] - 1)
             self.rB_offset[b] = matrix + row * Int32(self.mSFB.stride[0])
-        self.fetch(tile, Int32(0))
+        for place in cutlass.range_constexpr(GROUP):
+            self.fetch(tile, Int32(0), place)
 
     @cute.jit
-    def fetch(self, tile, k: Int32):
-        """Issues the loads of the group that begins at k-block ``k`` of ``tile``."""
+    def fetch(self, tile, k: Int32, place: int):
+        """Issues the loads due at ``place`` of the group that begins at k-block ``k`` of ``tile``."""
+        waves_at, b_at = FETCH_AT[self.rA.shape[1]]
         k = tile.k_start + cutlass.min(k + self.lane_k, tile.k_count - 1)
         k_offset = k * Int32(self.mSFA.stride[1])
-        for i in coordinates(self.rA):
-            self.rA[i] = load(self.mSFA, self.rA_offset[i] + k_offset)
-        k_offset = k * Int32(self.mSFB.stride[1])
-        for i in coordinates(self.rB):
-            self.rB[i] = load(self.mSFB, self.rB_offset[i] + k_offset)
+        for half, wave in coordinates(self.rA):
+            if const_expr(waves_at[wave] == place):
+                self.rA[half, wave] = load(self.mSFA, self.rA_offset[half, wave] + k_offset)
+        if const_expr(b_at == place):
+            k_offset = k * Int32(self.mSFB.stride[1])
+            for i in coordinates(self.rB):
+                self.rB[i] = load(self.mSFB, self.rB_offset[i] + k_offset)
 
     @cute.jit
     def hand_out(self, tile, k: Int32):
         """The scales of k-block ``k``, to be asked for in turn: ``[wave][row half][scale block of B]``."""
-        if k % GROUP == 0:
+        num_b, halves, waves = self.rHeld.shape
+        place = k % GROUP
+        if place == 0:
             for b, half, wave in coordinates(self.rHeld):
                 self.rHeld[b, half, wave] = self.rA[half, wave] * self.rB[b]
-            self.fetch(tile, k + GROUP)
-        num_b, halves, waves = self.rHeld.shape
+        for each in cutlass.range_constexpr(GROUP):
+            if place == each:
+                self.fetch(tile, k - each + GROUP, each)
         return [
-            [[from_quad(self.rHeld[b, half, wave], k) for b in range(num_b)] for half in range(halves)]
+            [[from_quad(self.rHeld[b, half, wave], place) for b in range(num_b)] for half in range(halves)]
             for wave in range(waves)
         ]
 
@@ -130,7 +144,7 @@ def load(tensor: cute.Tensor, offset: Int32) -> Float32:
 
 
 def from_quad(value: Float32, lane: Int32) -> Float32:
-    """``value`` of lane ``lane % 4`` of the calling lane's quad."""
+    """``value`` of ``lane``, 0 to 3, of the calling lane's quad."""
     return cute.arch.shuffle_sync(value, lane, mask_and_clamp=(WARP - GROUP) << 8 | 31)
 
 
