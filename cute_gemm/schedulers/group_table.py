@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Constexpr, Int32
+from cutlass import Constexpr, Int32
 
 from ..problem import MAX_GROUPS
 from . import warp
@@ -22,10 +22,11 @@ FAN = 32
 
 @dataclass(frozen=True, kw_only=True)
 class GroupTableScheduler:
-    """Tiles of one group after the other, those of a group in bands, counted in whole clusters.
+    """Tiles of the blocks of rows of one group after the other, in bands, counted in whole clusters.
 
-    A group has its own blocks of rows, as high as a cluster: the CTAs of a cluster are always in one group.
-    ``table[g]`` counts the blocks before group g, and with the number of groups for g all of them.
+    A group has its own blocks, as high as a CTA's tile: where one of them is left over, the CTAs of a cluster
+    are in two groups, and do not share B. ``table[g]`` counts the blocks before group g, and with the number
+    of groups for g all of them.
 
     Which rows are a group's is for subclasses to say. They read it from memory that may hold anything: no
     group's rows may lie outside of its matrix, whatever is there.
@@ -38,7 +39,8 @@ class GroupTableScheduler:
     cluster_n: Constexpr[int]
     raster: Constexpr[int]
     groups: Int32
-    n_clusters: cute.FastDivmodDivisorV2
+    n_clusters: Int32
+    band_tiles: cute.FastDivmodDivisorV2  # in whole clusters, of a full band
     k_blocks: Int32
     clusters: Int32  # to launch
     block_limit: Int32  # the largest entry of a table
@@ -55,9 +57,10 @@ class GroupTableScheduler:
             cluster_n=cluster_mn[1],
             raster=raster,
             groups=groups,
-            n_clusters=cute.FastDivmodDivisorV2(n_clusters),
+            n_clusters=n_clusters,
+            band_tiles=cute.FastDivmodDivisorV2(n_clusters * raster),
             k_blocks=k_blocks,
-            clusters=cutlass.min(max_blocks * n_clusters, max_clusters),
+            clusters=cutlass.min(cute.ceil_div(max_blocks, cluster_mn[0]) * n_clusters, max_clusters),
             block_limit=TILE_LIMIT // n_clusters,
             **rows,
         )
@@ -90,7 +93,7 @@ class GroupTableScheduler:
         for group in cutlass.range(first, last, unroll=4):
             _, first_row, row_end = self.rows_of(group)
             rows = cutlass.max(row_end - first_row, 0)
-            more = cute.ceil_div(rows, self.block_m * self.cluster_m)
+            more = cute.ceil_div(rows, self.block_m)
             blocks = cutlass.min(blocks + more, self.block_limit)
             table[group + 1] = blocks
         return blocks
@@ -125,32 +128,31 @@ class GroupTableScheduler:
     def work(self, index: Int32) -> WorkTile:
         """Tile ``index`` of the schedule, as seen by the calling CTA.
 
-        Past the end it is the last tile, marked invalid: a role may prepare for it before it looks. Where
-        there is none, it begins at the first row of the last group.
+        Past the end it is the last tile, marked invalid: a role may prepare for it before it looks. A CTA for
+        which a cluster has no block left is in the group of the last one, behind its rows.
         """
         rank_m, rank_n, _ = cute.arch.block_idx()
-        n_clusters = self.n_clusters.divisor
-        total = self.table[self.groups] * n_clusters
+        blocks = self.table[self.groups]
+        m_clusters = cute.ceil_div(blocks, self.cluster_m)
+        total = m_clusters * self.n_clusters
         within = cutlass.max(cutlass.min(index, total - 1), 0)
-        block = within // self.n_clusters
-        group = self.group_of(block)
-        first_block, end_block = self.table[group], self.table[group + 1]
         m_cluster, n_cluster = in_band(
-            (block - first_block) // self.raster,
-            within - first_block * n_clusters,
-            cutlass.max(end_block - first_block, 1),
-            n_clusters,
-            self.raster,
+            within // self.band_tiles, within, cutlass.max(m_clusters, 1), self.n_clusters, self.raster
         )
+        first = m_cluster * self.cluster_m
+        block = first + rank_m
+        group = self.group_of(cutlass.max(cutlass.min(block, blocks - 1), 0))
+        first_block, end_block = self.table[group], self.table[group + 1]
+        shares_b = first_block <= first and cutlass.min(first + self.cluster_m, blocks) <= end_block
         m_group, first_row, row_end = self.rows_of(group)
         return WorkTile(
             index=index,
-            row=first_row + (m_cluster * self.cluster_m + rank_m) * self.block_m,
+            row=first_row + (block - first_block) * self.block_m,
             row_end=row_end,
             n_tile=n_cluster * self.cluster_n + rank_n,
             m_group=m_group,
             group=group,
-            shares_b=Boolean(True),
+            shares_b=shares_b,
             k_start=Int32(0),
             k_count=self.k_blocks,
             is_valid=index < total,

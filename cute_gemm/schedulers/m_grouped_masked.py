@@ -22,7 +22,7 @@ class MGroupedMaskedScheduler(GroupTableScheduler):
     ) -> "MGroupedMaskedScheduler":
         """The schedule of one call; ``grouping`` is the number of valid rows of each group."""
         (valid_rows,) = grouping
-        max_blocks = cute.ceil_div(m, block_mn[0] * cluster_mn[0]) * groups
+        max_blocks = cute.ceil_div(m, block_mn[0]) * groups
         sizes = max_blocks, n, k_blocks, groups, num_sms
         rows = dict(capacity=m, valid_rows=valid_rows)
         return MGroupedMaskedScheduler.make(*sizes, block_mn, cluster_mn, raster, **rows)

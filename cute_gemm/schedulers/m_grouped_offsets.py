@@ -27,7 +27,7 @@ class MGroupedOffsetsScheduler(GroupTableScheduler):
         """The schedule of one call; ``grouping`` is the end of each group, and their alignment."""
         ends, alignment = grouping
         # Each group has at most one block that is not full.
-        max_blocks = m // (block_mn[0] * cluster_mn[0]) + groups
+        max_blocks = m // block_mn[0] + groups
         sizes = max_blocks, n, k_blocks, groups, num_sms
         rows = dict(m=m, ends=ends, alignment=cute.FastDivmodDivisorV2(alignment))
         return MGroupedOffsetsScheduler.make(*sizes, block_mn, cluster_mn, raster, **rows)

@@ -294,23 +294,26 @@ def pieces(index: Sequence[int], block_m: int) -> Iterator[tuple[Sequence[int], 
 
 
 def tiles(schedule: Schedule, call: Call, data: Sequence[int]) -> list[tuple[int, ...]]:
-    """Matrix of A, group, first row and end of its rows, for each tile along M.
+    """Matrix of A, group, first row and end of its rows, for each tile along M; those of a cluster together.
 
-    Clusters are whole: where they do not divide the rows, some of their tiles lie beyond. In the contiguous
-    layout some are padding, and those beyond the matrix are like its last row.
+    Clusters are whole: where they do not divide the tiles, some lie beyond. In the contiguous layout some are
+    padding, and those beyond the matrix are like its last row.
     """
     cluster_m, block_m = schedule.cluster_mn[0], schedule.block_m or call.block_m
-    found, height = spans(schedule, call, data), block_m * cluster_m
+    found = spans(schedule, call, data)
     if schedule.kind != "contiguous" or cluster_m == 1:
-        return [
-            (span.m_group, span.group, first + x * block_m, span.end)
+        of_spans = [
+            (span.m_group, span.group, first, span.end)
             for span in found
-            for first in range(span.first, span.end, height)
-            for x in range(cluster_m)
+            for first in range(span.first, span.end, block_m)
         ]
+        while len(of_spans) % cluster_m:
+            m_group, group, first, end = of_spans[-1]
+            of_spans.append((m_group, group, first + block_m, end))
+        return of_spans
     ends, of_clusters = {span.first: span.end for span in found}, []
-    for first in range(0, call.m, height):
-        rows = range(first, first + height, block_m)
+    for first in range(0, call.m, block_m * cluster_m):
+        rows = range(first, first + block_m * cluster_m, block_m)
         named = [data[min(row, call.m - 1)] for row in rows]
         groups = [group for group in named if 0 <= group < call.groups]
         for row, group in zip(rows, named, strict=True):
@@ -321,8 +324,8 @@ def tiles(schedule: Schedule, call: Call, data: Sequence[int]) -> list[tuple[int
 
 
 def blocks(schedule: Schedule, call: Call, rows: int) -> int:
-    """Cluster-high blocks of so many rows."""
-    return ceil_div(rows, (schedule.block_m or call.block_m) * schedule.cluster_mn[0])
+    """Tile-high blocks of so many rows."""
+    return ceil_div(rows, schedule.block_m or call.block_m)
 
 
 def table_of(schedule: Schedule, call: Call, data: Sequence[int]) -> list[int]:
@@ -330,6 +333,11 @@ def table_of(schedule: Schedule, call: Call, data: Sequence[int]) -> list[int]:
     for span in spans(schedule, call, data):
         counts[span.group] = blocks(schedule, call, span.end - span.first)
     return [0, *accumulate(counts[group] for group in range(call.groups))]
+
+
+def rows_of(step: Step) -> tuple[int, ...]:
+    """A tile without its column, as in `tiles`."""
+    return step.m_group, step.group, step.row, step.row_end
 
 
 def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
@@ -345,19 +353,18 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
     most = {
         "dense": blocks(schedule, call, call.m),
         "contiguous": blocks(schedule, call, call.m),
-        "offsets": call.m // (block_m * cluster_m) + call.groups,
+        "offsets": call.m // block_m + call.groups,
         "masked": blocks(schedule, call, call.m) * call.groups,
     }[schedule.kind]
     n_clusters = ceil_div(call.n, call.block_n * cluster_n)
     fitting = max(1, call.num_sms // (cluster_m * cluster_n))
-    assert grid == [cluster_m, cluster_n, min(most * n_clusters, fitting)]
+    assert grid == [cluster_m, cluster_n, min(ceil_div(most, cluster_m) * n_clusters, fitting)]
 
     valid = [step for step in steps if step.is_valid]
+    in_order = tiles(schedule, call, data)
     # Where clusters do not divide the columns, too, some of their tiles lie beyond.
-    assert sorted((step.m_group, step.group, step.row, step.row_end, step.n_tile) for step in valid) == [
-        (*tile, n_tile)
-        for tile in sorted(tiles(schedule, call, data))
-        for n_tile in range(n_clusters * cluster_n)
+    assert sorted((*rows_of(step), step.n_tile) for step in valid) == [
+        (*tile, n_tile) for tile in sorted(in_order) for n_tile in range(n_clusters * cluster_n)
     ], "not each tile once"
 
     stored = Counter[tuple[int, int]]()
@@ -392,10 +399,11 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
     for (cluster, x, y), seen in ctas.items():
         along_m = zip(*(ctas[cluster, peer, y] for peer in range(cluster_m)), strict=True)
         for step, first, peers in zip(seen, ctas[cluster, 0, 0], along_m, strict=True):
-            row, n_tile = first.row + x * block_m, first.n_tile + y
-            if schedule.kind == "contiguous":
-                first = first._replace(row_end=step.row_end, group=step.group)
-            assert step == first._replace(x=x, y=y, row=row, n_tile=n_tile)
+            if step.is_valid:
+                assert rows_of(step) == in_order[in_order.index(rows_of(first)) + x]
+            alike = "cluster", "index", "k_start", "k_count", "is_valid"
+            assert all(getattr(step, name) == getattr(first, name) for name in alike)
+            assert step.n_tile == first.n_tile + y
             assert step.shares_b == (len({peer.group for peer in peers}) == 1)
 
     if issubclass(SCHEDULERS[schedule.kind], GroupTableScheduler):
@@ -547,15 +555,27 @@ def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends
     check(schedule, call._replace(m=m, groups=len(ends)), ends)
 
 
-def test_groups_are_walked_one_by_one_in_bands() -> None:
+def test_blocks_of_all_groups_are_walked_in_bands() -> None:
     call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [0, 4 * 64, 0, 7], 0)
     assert order(Schedule("offsets", (1, 1), 3), call, ends) == [
         [0, 3, 6],
         [1, 4, 7],
         [2, 5, 8],
-        [9, 10, 11],
-        [12, 13, 14],
+        [9, 11, 13],
+        [10, 12, 14],
     ]
+
+
+def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
+    """Its CTAs do not share B then; nor does the last block, left over in all, share with another group."""
+    call, ends = offsets_call(Call(m=0, n=8, num_sms=2), [64 + 1, 0, 1, 64, 1], 0)
+    run(Walk(Schedule("offsets", (2, 1), 8)), call, ends)
+    steps = [Step(*row) for row in OUT[1 : OUT[0, 3]].tolist()]
+    seen = [(step.x, step.group, step.row, step.shares_b) for step in steps if step.is_valid]
+    assert sorted(seen) == [
+        (0, 0, 0, 1), (0, 2, 65, 0), (0, 4, 130, 1),
+        (1, 0, 64, 1), (1, 3, 66, 0), (1, 4, 194, 1),
+    ]  # fmt: skip
 
 
 # Groups in matrices of their own
@@ -615,9 +635,7 @@ def test_contiguous(
     groups=st.integers(1, 9),
     index=st.lists(st.one_of(EXTREMES, st.integers(-1, 9)), min_size=1, max_size=700),
 )
-def test_an_index_that_makes_no_sense(
-    schedule: Schedule, call: Call, groups: int, index: list[int]
-) -> None:
+def test_an_index_that_makes_no_sense(schedule: Schedule, call: Call, groups: int, index: list[int]) -> None:
     """A tile is of the group of its first row, up to its first row that is padding."""
     check(schedule, call._replace(m=len(index), groups=groups), index)
 
@@ -694,7 +712,7 @@ class Count(HostFunction):
     def run(self, out, table, scheduler):
         take_place(Int32(0), Int32(0), Int32(0), Int32(1))
         scheduler.prepare(table, Int32(0))
-        tiles = table[scheduler.groups] * scheduler.n_clusters.divisor
+        tiles = table[scheduler.groups] * scheduler.n_clusters
         for index in cutlass.range(tiles + 1, unroll=1):
             out[READS] = Int32(0)
             replace(scheduler, table=table).work(index)
@@ -725,7 +743,8 @@ class Ends(HostFunction):
             for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
                 take_place(x, y, Int32(0), Int32(1))
                 walked = scheduler.prepare(table, Int32(0))
-                total = table[scheduler.groups] * scheduler.n_clusters.divisor
+                blocks = table[scheduler.groups]
+                total = cute.ceil_div(blocks, self.schedule.cluster_mn[0]) * scheduler.n_clusters
                 for i in cutlass.range(4, unroll=1):
                     index = total - 2 + i
                     if i == 0:
@@ -733,6 +752,17 @@ class Ends(HostFunction):
                     if i == 3:
                         index = total + 2**30
                     row = write(out, row, walked.work(index), 0, x, y)
+
+
+def nth_tile(schedule: Schedule, call: Call, data: Sequence[int], n: int) -> tuple[int, ...]:
+    """That of `tiles`, of which there may be too many to list."""
+    expected = spans(schedule, call, data)
+    for span in expected:
+        count = blocks(schedule, call, span.end - span.first)
+        if n < count or span == expected[-1]:
+            return span.m_group, span.group, span.first + n * call.block_m, span.end
+        n -= count
+    raise ValueError("no tiles")
 
 
 def ends(schedule: Schedule, call: Call, data: Sequence[int]) -> list[list[Step]]:
@@ -768,16 +798,14 @@ def test_rows_near_the_end_of_the_largest_matrices(
     schedule: Schedule, call: Call, data: list[int], block_m: int
 ) -> None:
     call = call._replace(block_m=block_m)
-    expected = spans(schedule, call, data)
-    first_span, last_span = expected[0], expected[-1]
-    height = block_m * schedule.cluster_mn[0]
+    cluster_m = schedule.cluster_mn[0]
+    last_cluster = ceil_div(table_of(schedule, call, data)[-1], cluster_m) - 1
     for first, last, *after in ends(schedule, call, data):
-        x, y = first.x, first.y
-        row = last_span.first + (last_span.end - last_span.first - 1) // height * height + x * block_m
-        assert first[4:9] == (x * block_m, first_span.end, y, first_span.m_group, first_span.group)
-        assert last[4:9] == (row, last_span.end, y, last_span.m_group, last_span.group)
+        assert rows_of(first) == nth_tile(schedule, call, data, first.x)
+        assert rows_of(last) == nth_tile(schedule, call, data, last_cluster * cluster_m + last.x)
+        assert (first.n_tile, last.n_tile) == (first.y, last.y)
         assert (first.is_valid, last.is_valid) == (1, 1)
-        assert row + block_m <= 2**31
+        assert last.row + block_m <= 2**31
         # After the last tile comes no other, but the same one again.
         assert [step[4:] for step in after] == [(*last[4:-1], 0)] * 2
 
