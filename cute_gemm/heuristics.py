@@ -12,6 +12,7 @@ from functools import cache
 
 from .problem import (
     BLOCK_K,
+    CONTIGUOUS_ALIGNMENT,
     LAYOUTS,
     OUT_BYTES,
     SMEM_CAPACITY,
@@ -63,17 +64,14 @@ def all_configs(out_dtype: str = "bfloat16", layout: str = "dense") -> tuple[Ker
 def every_config() -> tuple[KernelConfig, ...]:
     """Every configuration that can be chosen at all."""
     return tuple(
-        config
-        for layout in LAYOUTS
-        for out_dtype in OUT_BYTES
-        for config in all_configs(out_dtype, layout)
+        config for layout in LAYOUTS for out_dtype in OUT_BYTES for config in all_configs(out_dtype, layout)
     )
 
 
 def is_legal(config: KernelConfig) -> bool:
     """Whether a kernel of ``config`` can be built and does what its layout asks for.
 
-    Shared memory, scale blocks and registers suffice; and no tile comes twice for one CTA of a cluster only.
+    Shared memory, scale blocks and registers suffice; and no tile has rows of two contiguous groups.
     """
     accumulators = (config.waves + config.temporaries) * config.block_n // 2
     chunks = config.waves * config.block_n // config.epi_n
@@ -85,17 +83,21 @@ def is_legal(config: KernelConfig) -> bool:
         and (config.epi_stages >= 2 or chunks == 1)
         and accumulators <= _ACCUMULATORS
         and (config.temporaries == 1 or config.waves == 1)
-        and (config.cluster_m == 1 or not config.cuts_tiles)
+        and (config.layout != "contiguous" or config.block_m <= CONTIGUOUS_ALIGNMENT)
     )
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows.
 
-    In the contiguous layout such a CTA has rows of another group, but then no B to share.
+    Of clusters as high as contiguous groups, which may begin amid one, at most half would share B. Of a group's
+    last tile, a warpgroup without rows multiplies nothing, but one with two waves always multiplies both.
     """
-    rows = problem.m / problem.groups
-    has_rows = config.block_m * (config.cluster_m - 1) < rows or config.cluster_m == 1
+    rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
+    if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
+        return False
+    least = height if problem.layout == "contiguous" else height - config.block_m
+    has_rows = least < rows or config.cluster_m == 1
     return has_rows and (config.block_m == 64 or config.block_m < 2 * rows)
 
 
@@ -139,9 +141,9 @@ def _fill(
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, _MAX_STAGES))
 
 
-# Predicted time. The constants were fitted to 2,119 timings in benchmarks/candidates (H200, cold L2): what is
-# picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py). Of
-# contiguous groups clusters of 2x1 were not timed: CTAs of two groups are taken to share B like others.
+# Predicted time. The constants were fitted to 2,119 timings of candidates (H200, cold L2), of which those of
+# contiguous groups were taken anew since: what is picked took 1 % longer than the best candidate on average,
+# 15 % at worst (benchmarks/cost_model.py). CTAs of two groups are taken to share B like others.
 
 _LAUNCH_US = 3.62
 _CLUSTER_US = 1.29  # a launch of clusters, over one without
@@ -164,7 +166,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     way into an SM, L2, lines that many CTAs want), but in all no faster than DRAM delivers.
     """
     m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
-    m_clusters = _row_blocks(problem, config)
+    m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
     if config.cluster_size == 4:
@@ -190,17 +192,13 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)
 
 
-def _row_blocks(problem: GemmProblem, config: KernelConfig) -> int:
-    """Blocks of rows, as high as a cluster, that a problem's rows fall into.
+def _row_blocks(problem: GemmProblem, height: int) -> int:
+    """Blocks of ``height`` rows that a problem's rows fall into, none of which has rows of two groups.
 
-    Sizes of groups are not known: they are taken to be spread about their mean.
+    Sizes of groups are not known: they are taken to be spread about their mean. Contiguous ones are padded.
     """
-    height = config.block_m * config.cluster_m
-    if problem.layout == "dense":
+    if problem.layout in ("dense", "contiguous"):
         return ceil_div(problem.m, height)
-    if problem.layout == "contiguous":
-        # A tile two blocks high comes twice where a group ends in its middle: every other time.
-        return ceil_div(problem.m, height) + (problem.groups // 2 if config.cuts_tiles else 0)
     mean = problem.m / problem.groups
     blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
     return problem.groups * sum(blocks) // len(blocks)

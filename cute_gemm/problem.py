@@ -131,11 +131,6 @@ class KernelConfig:
         return self.cluster_m * self.cluster_n
 
     @property
-    def cuts_tiles(self) -> bool:
-        """Whether a tile may be of two groups, and comes twice then: for each of its two blocks."""
-        return self.layout == "contiguous" and self.block_m > CONTIGUOUS_ALIGNMENT
-
-    @property
     def prefetches_scales(self) -> bool:
         """Whether a spare warp asks L2 for scales ahead: tiles of 64 rows gain by it, others lose."""
         return self.block_m == 64

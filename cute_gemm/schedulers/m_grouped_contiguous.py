@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, const_expr
+from cutlass import Int32, const_expr
 
 from ..problem import CONTIGUOUS_ALIGNMENT
 from . import warp
@@ -17,9 +17,9 @@ from .dense import DenseScheduler
 class MGroupedContiguousScheduler:
     """The schedule of a dense GEMM, less the tiles of padding.
 
-    A tile belongs to the group that its first row names, and ends before the first row that names a negative
-    one. A tile is padding if its first row names no group that there is. A tile two blocks high comes
-    twice, once for each block, if they are of two groups or the first one is not full.
+    A tile, never higher than the blocks that groups are made of, belongs to the group that its first row
+    names, and ends before the first row that names a negative one. It is padding if its first row names no
+    group that there is.
 
     Of two CTAs along M, each has its own tile and group. They skip what is padding for both; where it is for
     one, its tile is of its peer's group and has no rows. Each looks at the first rows of both tiles: whatever
@@ -37,8 +37,8 @@ class MGroupedContiguousScheduler:
         m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
     ) -> "MGroupedContiguousScheduler":
         """The schedule of one call; ``grouping`` is the group of each row."""
-        is_pair = cluster_mn[0] == 2 and block_mn[0] <= CONTIGUOUS_ALIGNMENT
-        assert cluster_mn[0] == 1 or is_pair, "a tile may come twice for one CTA of a cluster only"
+        assert block_mn[0] <= CONTIGUOUS_ALIGNMENT, "a tile may be of two groups"
+        assert cluster_mn[0] <= 2, "a CTA looks at one peer only"
         extents = m, n, k_blocks, groups, (), num_sms
         dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mn=cluster_mn, raster=raster)
         (group_index,) = grouping
@@ -58,18 +58,15 @@ class MGroupedContiguousScheduler:
 
     def advance(self, tile: WorkTile) -> WorkTile:
         """The tile after ``tile`` of the calling CTA."""
-        return self.skip_padding(self.behind(tile, tile.group))
+        return self.skip_padding(self.dense.advance(tile))
 
     @cute.jit
     def skip_padding(self, tile: WorkTile) -> WorkTile:
         """The first tile of the calling CTA, from ``tile`` on, that is not padding, or not for its peer."""
-        group, peer = self.groups_of(tile)
+        group, peer, rows = self.look_at(tile)
         while tile.is_valid and group < 0 and peer < 0:
-            tile = self.behind(tile, group)
-            group, peer = self.groups_of(tile)
-        rows = warp.first_where(self.dense.block_m, lambda i: self.index_of(tile.row + i) < 0)
-        if self.is_cut(tile, group):
-            rows = cutlass.min(rows, CONTIGUOUS_ALIGNMENT)
+            tile = self.dense.advance(tile)
+            group, peer, rows = self.look_at(tile)
         if const_expr(self.dense.cluster_m > 1):
             tile = replace(tile, shares_b=group < 0 or peer < 0 or group == peer)
             if group < 0:
@@ -81,34 +78,18 @@ class MGroupedContiguousScheduler:
         )
 
     @cute.jit
-    def behind(self, tile: WorkTile, group: Int32) -> WorkTile:
-        """What comes after ``tile`` of ``group``, padding or not: its lower half, if that is another's."""
-        following = self.dense.advance(tile)
-        if tile.row % self.dense.block_m == 0 and self.is_cut(tile, group):
-            if tile.row + CONTIGUOUS_ALIGNMENT < self.dense.m:
-                following = replace(tile, row=tile.row + CONTIGUOUS_ALIGNMENT)
-        return following
+    def look_at(self, tile: WorkTile) -> tuple[Int32, Int32, Int32]:
+        """The group of ``tile`` and that of the other CTA along M, if any, and the rows before any padding.
 
-    @cute.jit
-    def is_cut(self, tile: WorkTile, group: Int32) -> Boolean:
-        """Whether only the first of the two blocks that ``tile`` is high is to be stored."""
-        is_cut = Boolean(False)
-        if const_expr(self.dense.block_m > CONTIGUOUS_ALIGNMENT):
-            is_lower_half = tile.row % self.dense.block_m != 0
-            upper_rows = warp.first_where(CONTIGUOUS_ALIGNMENT, lambda i: self.index_of(tile.row + i) < 0)
-            lower_group = self.index_of(tile.row + CONTIGUOUS_ALIGNMENT)
-            is_cut = is_lower_half or upper_rows < CONTIGUOUS_ALIGNMENT or lower_group != group
-        return is_cut
-
-    @cute.jit
-    def groups_of(self, tile: WorkTile) -> tuple[Int32, Int32]:
-        """The group of ``tile``, and that of the other CTA along M, if any; negative for padding."""
+        A group is negative if its tile is padding. No load waits for another: math warps wait for them.
+        """
+        rows = warp.first_where(self.dense.block_m, lambda i: self.index_of(tile.row + i) < 0)
         group = self.group_at(tile.row)
         peer = group
         if const_expr(self.dense.cluster_m > 1):
             rank_m, _, _ = cute.arch.block_idx()
             peer = self.group_at(tile.row + (1 - 2 * rank_m) * self.dense.block_m)
-        return group, peer
+        return group, peer, rows
 
     def group_at(self, row: Int32) -> Int32:
         """The group that ``row`` names; negative if there is none such."""

@@ -85,9 +85,6 @@ GROUPED = {
     "contiguous, 128, multicast of B": Case(
         pick(layout="contiguous", block_m=128, cluster_m=2), (128, 0, 300, 7), 136, 272
     ),
-    "contiguous, 256, multicast of A": Case(
-        pick(layout="contiguous", block_m=256, cluster_n=2), (128, 0, 300, 256), 136, 272
-    ),
     "offsets, 64, cluster of four": Case(
         pick(layout="offsets", block_m=64, cluster_n=4), (0, 64, 0, 7, 70), 72, 912
     ),
@@ -101,9 +98,7 @@ GROUPED = {
     "offsets, 256, multicast of A": Case(
         pick(layout="offsets", block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272
     ),
-    "masked, 64, multicast of A": Case(
-        pick(layout="masked", block_m=64, cluster_n=2), (64, 0, 70), 136, 912
-    ),
+    "masked, 64, multicast of A": Case(pick(layout="masked", block_m=64, cluster_n=2), (64, 0, 70), 136, 912),
     "masked, 64, cluster of four": Case(
         pick("float32", "masked", block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
     ),

@@ -524,7 +524,7 @@ def test_every_kernel_takes_blocks_one_by_one(config: KernelConfig) -> None:
     truth = problem_with_groups(problem, inputs.row_groups.clamp(min=0))
     assert torch.equal(out[valid], truth[valid].to(out.dtype))
 
-    # Rows behind padding break a block, but not the one it shares a tile with.
+    # Rows behind padding break a block, but not the other one of its cluster.
     inputs.index[4 * 128 + 50 : 4 * 128 + 100] = -1
     inputs.row_groups[4 * 128 + 50 : 5 * 128] = -1
     out, valid = run_config(config, inputs), inputs.row_groups >= 0

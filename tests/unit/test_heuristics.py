@@ -35,13 +35,13 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
     configs = heuristics.all_configs(out_dtype, layout)
     assert {(config.out_dtype, config.layout) for config in configs} == {(out_dtype, layout)}
     assert all(heuristics.is_legal(config) for config in configs)
-    assert {config.block_m for config in configs} == {64, 128, 256}
+    # A tile of 256 rows would be of two contiguous groups.
+    heights = {64, 128} if layout == "contiguous" else {64, 128, 256}
+    assert {config.block_m for config in configs} == heights
     assert any(config.block_n & (config.block_n - 1) for config in configs)
-    for block_m in (64, 128, 256):
+    for block_m in heights:
         clusters = {(config.cluster_m, config.cluster_n) for config in configs if config.block_m == block_m}
-        assert {(1, 1), (1, 2)} <= clusters
-        # Of contiguous groups, tiles of 256 rows may come twice, and not for all CTAs of a cluster.
-        assert ((2, 1) in clusters) == (layout != "contiguous" or block_m < 256)
+        assert {(1, 1), (2, 1), (1, 2)} <= clusters
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -52,24 +52,24 @@ def test_shared_memory_is_used_up(config: KernelConfig) -> None:
 
 
 LEGAL = KernelConfig(128, 128, 4)
-CUT: dict[str, Any] = {"layout": "contiguous", "block_m": 256, "stages": 3}
+TALL: dict[str, Any] = {"block_m": 256, "stages": 3}
 ILLEGAL: dict[str, dict[str, Any]] = {
     "more shared memory than there is": {"stages": 7},
     "a ring too short to hide latency": {"stages": 2},
     "three scales of B": {"block_n": 144 + 32, "epi_n": 16},
     "a last chunk of the store that is cut": {"block_n": 112},
     "one store buffer for two chunks": {"epi_stages": 1},
-    "more accumulators than registers": {"block_m": 256, "block_n": 192, "stages": 3},
+    "more accumulators than registers": TALL | {"block_n": 192},
     "more accumulators with two temporaries": {"block_n": 160, "epi_n": 32, "temporaries": 2},
     "two temporaries for each of two waves": {"block_m": 256, "block_n": 64, "temporaries": 2},
-    "a cluster of tiles that come twice": CUT | {"cluster_m": 2},
+    "a tile of two groups": TALL | {"layout": "contiguous"},
 }
 
 
 @pytest.mark.parametrize("change", ILLEGAL)
 def test_what_cannot_be_built_is_not_legal(change: str) -> None:
     assert heuristics.is_legal(LEGAL)
-    assert heuristics.is_legal(replace(LEGAL, **CUT))
+    assert heuristics.is_legal(replace(LEGAL, **TALL))
     assert not heuristics.is_legal(replace(LEGAL, **ILLEGAL[change]))
 
 
@@ -126,13 +126,14 @@ def test_tiles_are_as_high_as_groups_are() -> None:
         assert height(2000, layout) > 64
 
 
-def test_only_tiles_of_two_blocks_come_twice() -> None:
-    problem = GemmProblem(4096, 4096, 7168, layout="contiguous", groups=8)
-    blocks = {
-        (config.block_m, config.cluster_m): heuristics._row_blocks(problem, config)
-        for config in heuristics.all_configs("bfloat16", "contiguous")
-    }
-    assert blocks == {(64, 1): 64, (64, 2): 32, (128, 1): 32, (128, 2): 16, (256, 1): 16 + 4}
+def test_clusters_along_m_are_not_as_high_as_contiguous_groups() -> None:
+    def heights(rows: int, layout: str) -> set[int]:
+        problem = GemmProblem(8 * rows, 4096, 7168, layout=layout, groups=8)
+        return {choice.config.block_m for choice in heuristics.rank(problem) if choice.config.cluster_m == 2}
+
+    assert heights(128, "contiguous") == set()
+    assert heights(256, "contiguous") == heights(128, "offsets") == {64}
+    assert heights(257, "contiguous") == heights(256, "offsets") == {64, 128}
 
 
 def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:

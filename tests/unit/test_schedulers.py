@@ -7,7 +7,7 @@ here: "Floating point exception".
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -57,8 +57,7 @@ STATIC = ((1, 1), 16), ((1, 1), 3), ((2, 1), 8), ((2, 1), 1), ((1, 2), 16), ((1,
 CONTIGUOUS = [
     Schedule("contiguous", cluster_mn, raster, block_m)
     for cluster_mn, raster in (*STATIC, ((2, 2), 3))
-    for block_m in (64, 128, 256)
-    if block_m < 256 or cluster_mn[0] == 1
+    for block_m in (64, 128)
 ]
 OFFSETS = [Schedule("offsets", *static) for static in STATIC]
 MASKED = [Schedule("masked", *static) for static in STATIC]
@@ -275,22 +274,13 @@ def spans(schedule: Schedule, call: Call, data: Sequence[int]) -> list[Span]:
         starts = [0, *(ceil_div(end, call.alignment) * call.alignment for end in ends)]
         found = [Span(0, group, *rows) for group, rows in enumerate(zip(starts, ends, strict=False))]
     else:
-        found = []
-        for rows, first in pieces(data, schedule.block_m or 1):
+        found, block_m = [], schedule.block_m or call.block_m
+        for first in range(0, call.m, block_m):
+            rows = data[first : first + block_m]
             length = next((i for i, group in enumerate(rows) if group < 0), len(rows))
             if rows[0] < call.groups:
                 found.append(Span(0, rows[0], first, first + length))
     return [span for span in found if span.first < span.end]
-
-
-def pieces(index: Sequence[int], block_m: int) -> Iterator[tuple[Sequence[int], int]]:
-    """What a tile of the contiguous layout has of its rows, and where it begins."""
-    for first in range(0, len(index), block_m):
-        upper, lower = index[first : first + 128], index[first + 128 : first + block_m]
-        if lower and (min(upper) < 0 or upper[0] != lower[0]):
-            yield from ((upper, first), (lower, first + 128))
-        else:
-            yield index[first : first + block_m], first
 
 
 def tiles(schedule: Schedule, call: Call, data: Sequence[int]) -> list[tuple[int, ...]]:
@@ -640,9 +630,10 @@ def test_an_index_that_makes_no_sense(schedule: Schedule, call: Call, groups: in
     check(schedule, call._replace(m=len(index), groups=groups), index)
 
 
-def test_tiles_that_come_twice_are_not_of_a_cluster_along_m() -> None:
-    with pytest.raises(AssertionError, match="come twice"):
-        run(Walk(Schedule("contiguous", (2, 1), 8, 256)), Call(m=1, n=8), [0])
+@pytest.mark.parametrize(("cluster_m", "block_m", "refusal"), [(1, 256, "two groups"), (4, 64, "one peer")])
+def test_contiguous_tiles_and_clusters_are_not_too_high(cluster_m: int, block_m: int, refusal: str) -> None:
+    with pytest.raises(AssertionError, match=refusal):
+        run(Walk(Schedule("contiguous", (cluster_m, 1), 8, block_m)), Call(m=1, n=8), [0])
 
 
 # What is found out by the lanes of a warp together
