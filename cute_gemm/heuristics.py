@@ -90,8 +90,8 @@ def is_legal(config: KernelConfig) -> bool:
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows.
 
-    Of clusters as high as contiguous groups, which may begin amid one, at most half would share B. Of a group's
-    last tile, a warpgroup without rows multiplies nothing, but one with two waves always multiplies both.
+    Of clusters as high as contiguous groups, which may begin amid one, at most half would share B. In a
+    group's last tile a warpgroup without rows multiplies nothing, but one of two waves always both.
     """
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:

@@ -6,19 +6,13 @@ from cutlass import Int32
 
 
 @cute.jit
-def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[Int32, Int32]:
+def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: int | Int32) -> tuple[Int32, Int32]:
     """Tile coordinates of a linear index: bands of ``width`` tiles along M, each walked column by column.
 
     A wave of S CTAs then covers about ``width`` x ``S / width`` tiles, so it reads few rows of both operands.
     The last band is as narrow as what remains. ``index`` must be that of a tile.
     """
-    return in_band(index // (n_tiles * width), index, m_tiles, n_tiles, width)
-
-
-@cute.jit
-def in_band(band: Int32, index: Int32, m_tiles: Int32, n_tiles: Int32, width: int) -> tuple[Int32, Int32]:
-    """As :func:`banded`, where the band is known."""
-    first = band * width
+    first = index // (n_tiles * width) * width
     rows = cutlass.min(m_tiles - first, width)
     within = index - first * n_tiles
     n_tile = within // rows

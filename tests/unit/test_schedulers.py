@@ -545,15 +545,20 @@ def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends
     check(schedule, call._replace(m=m, groups=len(ends)), ends)
 
 
-def test_blocks_of_all_groups_are_walked_in_bands() -> None:
-    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [0, 4 * 64, 0, 7], 0)
+def test_bands_are_as_high_as_groups_on_average() -> None:
+    """Two blocks, of the three that the kernel allows, although groups may be of any size."""
+    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [4 * 64, 7], 0)
     assert order(Schedule("offsets", (1, 1), 3), call, ends) == [
-        [0, 3, 6],
-        [1, 4, 7],
-        [2, 5, 8],
-        [9, 11, 13],
-        [10, 12, 14],
+        [0, 2, 4],
+        [1, 3, 5],
+        [6, 8, 10],
+        [7, 9, 11],
+        [12, 13, 14],
     ]
+    call, ends = offsets_call(call, [5 * 64], 0)
+    assert order(Schedule("offsets", (1, 1), 3), call, ends)[:3] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    call, ends = offsets_call(call, [0, 0, 2 * 64], 0)
+    assert order(Schedule("offsets", (1, 1), 3), call, ends) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
@@ -702,11 +707,11 @@ class Count(HostFunction):
     @cute.jit
     def run(self, out, table, scheduler):
         take_place(Int32(0), Int32(0), Int32(0), Int32(1))
-        scheduler.prepare(table, Int32(0))
+        prepared = scheduler.prepare(table, Int32(0))
         tiles = table[scheduler.groups] * scheduler.n_clusters
         for index in cutlass.range(tiles + 1, unroll=1):
             out[READS] = Int32(0)
-            replace(scheduler, table=table).work(index)
+            prepared.work(index)
             out[1 + index, 0] = out[READS]
 
 
