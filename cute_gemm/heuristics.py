@@ -141,20 +141,20 @@ def _fill(
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, _MAX_STAGES))
 
 
-# Predicted time. The constants were fitted to 2,119 timings of candidates (H200, cold L2), of which those of
-# contiguous groups were taken anew since: what is picked took 1 % longer than the best candidate on average,
-# 15 % at worst (benchmarks/cost_model.py). CTAs of two groups are taken to share B like others.
+# Predicted time. The constants were fitted to 2,147 timings in benchmarks/candidates (H200, cold L2): what is
+# picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py). CTAs of
+# two groups are taken to share B like others.
 
 _LAUNCH_US = 3.62
-_CLUSTER_US = 1.29  # a launch of clusters, over one without
-_TILE_US = 0.134, 0.489  # prologue and store of a tile: fixed, and per 64 x 128 elements
-_K_BLOCK_US = {64: (0.03, 0.0788), 128: (0.15, 0.0685), 256: (0.34, 0.0778)}  # the same for a k-block
-_STRADDLING = 1.278  # on top of that, for selecting among two scales of B
-_SM_BYTES_PER_US = 117e3  # into one SM
-_L2_BYTES_PER_US = 12.3e6  # out of L2, to all SMs
+_CLUSTER_US = 1.52  # a launch of clusters, over one without
+_TILE_US = 0.347, 1.02  # prologue and store of a tile: fixed, and per 64 x 128 elements
+_K_BLOCK_US = {64: (0.0197, 0.139), 128: (0.132, 0.0649), 256: (0.325, 0.0665)}  # the same for a k-block
+_STRADDLING = 1.252  # on top of that, for selecting among two scales of B
+_SM_BYTES_PER_US = 123e3  # into one SM
+_L2_BYTES_PER_US = 11.15e6  # out of L2, to all SMs
 _SAME_LINE_US = 0.00225  # one CTA's turn at a line of A that all CTAs of a row of tiles ask for at once
 _DRAM_BYTES_PER_US = 4.5e6
-_REREAD = 0.71  # share of B that two rows of tiles read from DRAM twice
+_REREAD = 1.136  # share of B that two rows of tiles read from DRAM twice
 _RESIDENT_CTAS_IN_FOURS = 114  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
 _SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))  # sizes of groups, as shares of their mean
 

@@ -545,20 +545,18 @@ def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends
     check(schedule, call._replace(m=m, groups=len(ends)), ends)
 
 
-def test_bands_are_as_high_as_groups_on_average() -> None:
-    """Two blocks, of the three that the kernel allows, although groups may be of any size."""
+def test_groups_of_several_blocks_are_walked_in_bands() -> None:
+    """Whatever group a block is of; groups of hardly more than one block are walked one by one."""
     call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [4 * 64, 7], 0)
     assert order(Schedule("offsets", (1, 1), 3), call, ends) == [
-        [0, 2, 4],
-        [1, 3, 5],
-        [6, 8, 10],
-        [7, 9, 11],
-        [12, 13, 14],
+        [0, 3, 6],
+        [1, 4, 7],
+        [2, 5, 8],
+        [9, 11, 13],
+        [10, 12, 14],
     ]
-    call, ends = offsets_call(call, [5 * 64], 0)
-    assert order(Schedule("offsets", (1, 1), 3), call, ends)[:3] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
-    call, ends = offsets_call(call, [0, 0, 2 * 64], 0)
-    assert order(Schedule("offsets", (1, 1), 3), call, ends) == [[0, 1, 2], [3, 4, 5]]
+    call, ends = offsets_call(call, [2 * 64, 0, 7], 0)
+    assert order(Schedule("offsets", (1, 1), 3), call, ends) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
 
 
 def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
