@@ -90,8 +90,9 @@ def is_legal(config: KernelConfig) -> bool:
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows.
 
-    Of clusters as high as contiguous groups, which may begin amid one, at most half would share B. In a
-    group's last tile a warpgroup without rows multiplies nothing, but one of two waves always both.
+    Contiguous groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24), those of
+    other layouts from half a cluster on. In a group's last tile a warpgroup without rows multiplies nothing,
+    but one of two waves always both.
     """
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
@@ -154,7 +155,7 @@ _SM_BYTES_PER_US = 123e3  # into one SM
 _L2_BYTES_PER_US = 11.15e6  # out of L2, to all SMs
 _SAME_LINE_US = 0.00225  # one CTA's turn at a line of A that all CTAs of a row of tiles ask for at once
 _DRAM_BYTES_PER_US = 4.5e6
-_REREAD = 1.136  # share of B that two rows of tiles read from DRAM twice
+_REREAD = 1.136  # how often more B is read where groups have several rows of tiles; fitted
 _RESIDENT_CTAS_IN_FOURS = 114  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
 _SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))  # sizes of groups, as shares of their mean
 

@@ -89,7 +89,8 @@ class KernelConfig:
         epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
         temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
             promoted.
-        raster: tiles along M that are walked before the next column of tiles, for the sake of L2.
+        raster: clusters along M that are walked before the next column of them, for the sake of L2; groups of
+            hardly more than one cluster are walked one by one.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
         layout: how rows find their matrix B, one of :data:`LAYOUTS`.
     """

@@ -191,6 +191,7 @@ class Fp8Gemm1D2D:
             tAsA, tAgA = cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
                 tma_a, rank_n, ctas_n, cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
             )
+            # This CTA's share of B, then all of them, for tiles that do not share it.
             (tBsB, tBgB), *all_shares = [
                 cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
                     tma_b, share, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)

@@ -11,13 +11,13 @@ from ..problem import BLOCK_K
 from .hopper import WARP, hide_lane
 
 GROUP = 4
-"""k-blocks fetched at once: one for each of the four lanes that hold the same rows of an accumulator."""
+"""k-blocks that a load fetches: one for each of the four lanes that hold the same rows of an accumulator."""
 
 FETCH_AT = {1: ((0,), 0), 2: ((0, 1), 2)}
 """By waves: at which place in a group each wave's next scales of A, and the next ones of B, are fetched.
 
-All five loads of two waves at once held up the next WGMMA: 1.5 % at 4096 x 7168 x 16384. One wave has no more
-than four, and tiles of 128 x 160 lost 1 to 2 % by spreading them (2026-11-23).
+All loads of two waves at once, five at 256 x 128, held up the next WGMMA: 1.5 % at 4096 x 7168 x 16384. One
+wave has no more than four, and tiles of 128 x 160 lost 1 to 2 % by spreading them (2026-11-23).
 """
 
 SECTOR = 8
@@ -31,7 +31,7 @@ class ScaleFeed:
     WGMMA gives the lanes of a quad the same rows, so lane q of a quad loads and keeps k-block ``4 g + q`` of
     group g: one register a row for four k-blocks, eight rows by four k-blocks a load instruction. That reads
     few sectors whether scales are row-major or M-major, and needs no alignment, no shared memory and no
-    barrier. A group is fetched while the one before is in use, not all of it at once.
+    barrier. A group is fetched while the one before is in use, by loads that ``FETCH_AT`` spreads over it.
 
     Offsets are 32-bit: 64-bit addresses took 68 instructions a group instead of 20, 7 % of a large GEMM
     (2026-11-23).

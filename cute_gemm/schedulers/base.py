@@ -58,7 +58,7 @@ class TileScheduler(Protocol):
             num_sms: CTAs that may run at once.
             block_mn: rows and columns of one CTA's tile.
             cluster_mn: CTAs of a cluster, along M and N.
-            raster: cluster-high rows of tiles that are walked side by side.
+            raster: most cluster-high rows of tiles that are walked side by side.
         """
 
     def grid_shape(self) -> tuple[int, int, Int32]:
