@@ -60,7 +60,8 @@ class OverlappedMainloop:
     """Two temporary accumulators: the next k-block is multiplied while this warpgroup promotes the last.
 
     For tiles with one math warpgroup, which no other keeps the tensor cores busy for. It multiplies whether
-    it has rows or not: only a CTA whose cluster has another one with rows can be without.
+    it has rows or not: by the rules of an index, only a CTA whose cluster has another one with rows can be
+    without.
     """
 
     block_n: int
