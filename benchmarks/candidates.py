@@ -87,8 +87,7 @@ def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     ]
     cublaslt_us = times.pop()[0] if has_cublaslt else None
     rows = [
-        row_of(op, shape, config, us, cublaslt_us)
-        for config, (us, _, _) in zip(configs, times, strict=True)
+        row_of(op, shape, config, us, cublaslt_us) for config, (us, _, _) in zip(configs, times, strict=True)
     ]
     return sorted(rows, key=lambda row: row["us"])
 

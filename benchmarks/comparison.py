@@ -84,9 +84,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
 def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
     """Of each shape the speed of our offsets operation relative to our contiguous one, padding included."""
     padded = {each.shape: each.us for each in compare(rows, regime, CONTIGUOUS)}
-    return [
-        padded[each.shape] / each.us for each in compare(rows, regime, OFFSETS) if each.shape in padded
-    ]
+    return [padded[each.shape] / each.us for each in compare(rows, regime, OFFSETS) if each.shape in padded]
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -144,9 +144,7 @@ def run_weights(
             yield _run(weight.name, m, tensor, out_dtype, random)
 
 
-def _run(
-    label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype, random: torch.Generator
-) -> Result:
+def _run(label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype, random: torch.Generator) -> Result:
     n, k = weight.shape
     activations = torch.randn(m, k, generator=random, device=weight.device)
     a = cute_gemm.quantize_1x128(activations)

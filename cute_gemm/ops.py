@@ -105,7 +105,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     Args:
         lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[M, K]`; `sa` its scales, torch.float32
             `[M, ceil(K / 128)]`. :func:`cute_gemm.quantize_1x128` makes both.
-        rhs: the pair `(b, sb)`. `b` is B, torch.float8_e4m3fn `[G, N, K]`, 1 <= G <= 1023; `sb` its scales,
+        rhs: the pair `(b, sb)`. `b` is B, torch.float8_e4m3fn `[G, N, K]`, 1 <= G <= 1022; `sb` its scales,
             torch.float32 `[G, ceil(N / 128), ceil(K / 128)]`. :func:`cute_gemm.quantize_128x128` makes both.
         group_index: torch.int32 `[M]`, contiguous: the group of each row, from 0 to G - 1, or -1 for padding.
             Each block of 128 rows, from a multiple of :func:`contiguous_alignment`, holds rows of one group,

@@ -18,16 +18,16 @@ STATIC_SMEM = 1024
 """What the compiler reserves of it in front of what a launch asks for, in bytes."""
 
 BARRIER_SMEM = 1024
-"""What the mbarriers of up to 64 stages take: swizzled tiles, which come next, are aligned to it."""
+"""What mbarriers and the queue of tiles take: swizzled tiles, which come next, are aligned to it."""
 
 CONTIGUOUS_ALIGNMENT = 128
 """Rows that a group's first row is aligned to in the contiguous layout."""
 
-MAX_GROUPS = 1023
+MAX_GROUPS = 1022
 """Most groups of one call."""
 
-TABLE_SMEM = 4 * (MAX_GROUPS + 1)
-"""What a scheduler's table of groups takes, in bytes: an Int32 for each, and one for the end."""
+TABLE_SMEM = 4 * (MAX_GROUPS + 2)
+"""What a scheduler's table of groups takes, in bytes: an Int32 for each, and two for all of them."""
 
 LAYOUTS = "dense", "contiguous", "offsets", "masked"
 """How rows of A find their B: there is one only; by groups of aligned rows; of any rows; a matrix each."""

@@ -8,17 +8,19 @@ BLOCK_M x BLOCK_N tiles of D, one after the other, from k-blocks 128 wide:
         partial = A[:, k] @ B[:, k].T                        # tensor cores, from FP8
         acc += partial * (scale_a[:, k] * scale_b[:, k])     # CUDA cores, in FP32: the promotion
 
-Roles, all of which walk the same tiles, as the scheduler hands them out:
+Roles, all of which walk the same tiles:
 
     math warpgroups (1 or 2)    `mma`     WGMMA, promotion, conversion, TMA store of D
     warp 0 of the last group    `load`    TMA of A and B into a ring of stages in shared memory
-    warp 1 of the last group              64-row tiles only: asks L2 for scales ahead (scales.prefetch_scales)
+    warp 1 of the last group              finds tiles ahead and hands them to those roles (tile_queue.py)
+    warp 2 of the last group              64-row tiles only: asks L2 for scales ahead (scales.prefetch_scales)
     its other warps                       none: they hand their registers over and leave
 
 Barriers, and who arrives how often per phase:
 
     full[stage]     1: the TMA warp, with the bytes of one stage; TMA counts them down as they land
     empty[stage]    4 x math warpgroups x CTAs that share an operand: lane r of a math warp tells CTA r
+    tiles           two slots of a queue with a pair of barriers each, see TileQueue
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
     sync_threads    all threads, once, where the scheduler fills a table in shared memory (its `prepare`)
@@ -41,6 +43,7 @@ from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
 from ..problem import BLOCK_K, KernelConfig
+from . import tile_queue
 from .hopper import (
     WARP,
     WARPGROUP,
@@ -57,6 +60,7 @@ from .hopper import (
 from .mainloop import OverlappedMainloop, SerialMainloop
 from .promotion import StraddlingPromotion, UniformPromotion
 from .scales import ScaleFeed, prefetch_scales
+from .tile_queue import TileQueue
 
 
 class Fp8Gemm1D2D:
@@ -75,7 +79,7 @@ class Fp8Gemm1D2D:
         self.waves = config.waves
         self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
-        self.tma_warp, self.prefetch_warp = self.math_warps, self.math_warps + 1
+        self.tma_warp, self.scheduler_warp, self.prefetch_warp = (self.math_warps + i for i in range(3))
         # setmaxnreg moves registers from the last warpgroup to the others. The sum over all threads must not
         # exceed what they start with (240 or 168 each), or the increase waits for ever.
         self.producer_registers, self.math_registers = 40, (232 if config.math_warpgroups == 2 else 240)
@@ -108,6 +112,7 @@ class Fp8Gemm1D2D:
         @cute.struct
         class Storage:
             barriers: cute.struct.MemRange[cutlass.Int64, 2 * config.stages]
+            queue: tile_queue.Storage
             table: cute.struct.MemRange[Int32, self.scheduler_type.table_entries]
             sA: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sA_layout)], 1024]
             sB: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sB_layout)], 1024]
@@ -149,28 +154,31 @@ class Fp8Gemm1D2D:
         stage_bytes = sum(self.tile_mn) * BLOCK_K
         barriers = storage.barriers.data_ptr()
         ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
+        tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
         # From here to the wait, no barrier may be touched: their initial state is on its way to the cluster.
         pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mn, is_relaxed=True)
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
         sD = hidden_tensor(storage.sD, sD_layout, self.store.dtype)  # (64, epi_n, buffers)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
-        scheduler = scheduler.prepare(table, tidx)
+        tiles = tiles.prepare(table, tidx)
         pipeline.pipeline_init_wait(cluster_shape_mn=self.cluster_mn)
 
         if warp < self.math_warps:
             cute.arch.setmaxregister_increase(self.math_registers)
-            self.mma(ring, scheduler, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx)
+            self.mma(ring, tiles, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx)
         else:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
-                self.load(ring, scheduler, tma_a, mA, sA, tma_b, mB, sB)
+                self.load(ring, tiles, tma_a, mA, sA, tma_b, mB, sB)
+            if warp == self.scheduler_warp:
+                tiles.find()
             if const_expr(self.config.prefetches_scales):
                 if warp == self.prefetch_warp:
-                    prefetch_scales(scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
+                    prefetch_scales(tiles.scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
 
     @cute.jit
-    def load(self, ring, scheduler, tma_a, mA, sA, tma_b, mB, sB):
+    def load(self, ring, tiles, tma_a, mA, sA, tma_b, mB, sB):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
         block_m, block_n = self.tile_mn
         cluster = cute.make_layout(self.cluster_mn)
@@ -184,7 +192,7 @@ class Fp8Gemm1D2D:
         ctas_m, ctas_n = (cute.make_layout(extent) for extent in self.cluster_mn)
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.config.stages)
-        tile = scheduler.initial_work()
+        tile, turn = tiles.first()
         while tile.is_valid:
             gA = tile_along_k(mA, block_m, tile.row, tile.m_group)  # (bM, bK, restK)
             gB = tile_along_k(mB, block_n, tile.n_tile * block_n, tile.group)  # (bN, bK, restK)
@@ -211,11 +219,11 @@ class Fp8Gemm1D2D:
                             tma_b, gB_i[None, k], sB_i[None, stage], tma_bar_ptr=full, mcast_mask=1 << rank
                         )
                 state.advance()
-            tile = scheduler.advance(tile)
+            tile, turn = tiles.take(tile, turn)
         ring.producer_tail(state)
 
     @cute.jit
-    def mma(self, ring, scheduler, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx):
+    def mma(self, ring, tiles, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx):
         """Role of the math warpgroups: multiplies, promotes and stores 64 x waves rows of each tile."""
         block_n, rows = self.tile_mn[1], 64 * self.waves
         wg = cute.arch.make_warp_uniform(tidx // WARPGROUP)
@@ -233,15 +241,14 @@ class Fp8Gemm1D2D:
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.config.stages)
         scales = ScaleFeed.make(mSFA, mSFB, self.waves, self.promote.num_b_scales)
-        tile = scheduler.initial_work()
+        tile, turn = tiles.first()
         scales.start(tile, row, block_n)
         while tile.is_valid:
-            # Behind the mainloop this would delay the store: 3 % at 4096 x 32768 x 512 (2026-11-23).
-            following = scheduler.advance(tile)
             first_row = tile.row + wg * rows
             has_rows = first_row < tile.row_end
             state = self.mainloop(ring, state, tile, has_rows, tCrA, tCrB, scales, self.promote, accs)
-            # Its first scales arrive while this tile is stored.
+            # The next tile's first scales arrive while this one is stored.
+            following, turn = tiles.take(tile, turn)
             scales.start(following, row, block_n)
             first = (first_row, tile.n_tile * block_n, tile.m_group)
             self.store(accs, tma_d, tma_mD, mD, first, tile.row_end, sD, wg, tidx)

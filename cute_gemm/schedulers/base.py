@@ -32,16 +32,19 @@ class WorkTile:
 class TileScheduler(Protocol):
     """A frozen dataclass of DSL integers and of tensors with the sizes of groups, passed to the kernel.
 
-    All threads of a CTA call ``prepare`` once; what it returns is then walked by all roles of the CTA
-    (producer, prefetcher, math warpgroups): ``initial_work`` once, then ``advance`` until ``is_valid`` is
-    false. All see the same tiles, so they always agree on ``k_start`` and ``k_count``. The CTAs of a cluster
-    agree on these, on ``index``, ``is_valid`` and ``shares_b``. What they read in memory must not change
-    meanwhile: roles or CTAs that disagree wait for each other for ever, or load over what another reads.
-    Whole warps make these calls: a scheduler may let lanes work together.
+    All threads of a CTA call ``prepare`` once. Of what it returns, each role asks for ``initial_work``, and
+    the scheduler warp for what follows, until ``is_valid`` is false; the queue takes it to the others. The
+    CTAs of a cluster agree on ``index``, ``k_start``, ``k_count``, ``is_valid`` and ``shares_b``. What they
+    read in memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever, or
+    load over what another reads. Whole warps make these calls: a scheduler may let lanes work together.
     """
 
     table_entries: ClassVar[int]
     """Int32 entries of shared memory that ``prepare`` is to be given; 0 for none."""
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The fields of a tile, but for ``index``, that may differ from those of the CTA's first."""
 
     @staticmethod
     def to_params(

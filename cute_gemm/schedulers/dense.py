@@ -47,6 +47,11 @@ class DenseScheduler:
             max_clusters=cutlass.max(num_sms // (cluster_mn[0] * cluster_mn[1]), 1),
         )
 
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The fields of a tile that may differ from those of the first."""
+        return "is_valid", "row", "n_tile"
+
     @cute.jit
     def grid_shape(self):
         """CTAs to launch: as many clusters as fit at once, or as there are tiles for."""

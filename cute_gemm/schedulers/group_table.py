@@ -26,13 +26,13 @@ class GroupTableScheduler:
 
     A group has its own blocks, as high as a CTA's tile: where one of them is left over, the CTAs of a cluster
     are in two groups, and do not share B. ``table[g]`` counts the blocks before group g, and with the number
-    of groups for g all of them.
+    of groups for g all of them; behind that is the number of groups that have any.
 
     Which rows are a group's is for subclasses to say. They read it from memory that may hold anything: no
     group's rows may lie outside of its matrix, whatever is there.
     """
 
-    table_entries: ClassVar[int] = MAX_GROUPS + 1
+    table_entries: ClassVar[int] = MAX_GROUPS + 2
 
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]
@@ -72,6 +72,12 @@ class GroupTableScheduler:
         """
         raise NotImplementedError
 
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The fields of a tile that may differ from those of the first."""
+        shares = ("shares_b",) if self.cluster_m > 1 else ()
+        return ("is_valid", "row", "n_tile", "row_end", "m_group", "group", *shares)
+
     def grid_shape(self):
         """CTAs to launch: as many clusters as fit at once, or as there can be tiles for."""
         return (self.cluster_m, self.cluster_n, self.clusters)
@@ -80,28 +86,32 @@ class GroupTableScheduler:
     def prepare(self, table: cute.Tensor, tidx: Int32):
         """Has the first warp fill ``table``: each lane its own share of groups that follow each other."""
         if tidx < warp.SIZE:
-            blocks = self.count_blocks(table, tidx)
+            blocks, occupied = self.count_blocks(table, tidx)
             self.add_blocks(table, tidx, warp.sum_before(blocks, self.block_limit))
+            table[self.groups + 1] = warp.sum_of(occupied)
         cute.arch.sync_threads()
-        # Where groups, empty ones included, have less than two clusters of blocks on average, they are walked
-        # one by one: a band of them would share no operand. In bands of 16, groups of 20 rows took 3 to 5 %
-        # longer (2026-11-23).
+        # Groups that have less than two clusters of blocks on average are walked one by one: a band of them
+        # would share no operand. In bands of 16, groups of 20 rows took 3 to 5 % longer (2026-11-23).
         m_clusters = cute.ceil_div(table[self.groups], self.cluster_m)
-        band = cutlass.select_(m_clusters < 2 * self.groups, Int32(1), Int32(self.raster))
+        band = cutlass.select_(m_clusters < 2 * table[self.groups + 1], Int32(1), Int32(self.raster))
         return replace(self, table=table, band=band)
 
     @cute.jit
-    def count_blocks(self, table: cute.Tensor, lane: Int32) -> Int32:
-        """Fills the entries that end the groups of ``lane``, as if none came before; returns the last."""
-        blocks = Int32(0)
+    def count_blocks(self, table: cute.Tensor, lane: Int32) -> tuple[Int32, Int32]:
+        """Fills the entries that end the groups of ``lane``, as if none came before.
+
+        Returns the last of them, and how many of these groups have blocks.
+        """
+        blocks = occupied = Int32(0)
         first, last = self.share(lane)
         for group in cutlass.range(first, last, unroll=4):
             _, first_row, row_end = self.rows_of(group)
             rows = cutlass.max(row_end - first_row, 0)
             more = cute.ceil_div(rows, self.block_m)
             blocks = cutlass.min(blocks + more, self.block_limit)
+            occupied += cutlass.min(more, 1)
             table[group + 1] = blocks
-        return blocks
+        return blocks, occupied
 
     @cute.jit
     def add_blocks(self, table: cute.Tensor, lane: Int32, before: Int32):

@@ -44,6 +44,12 @@ class MGroupedContiguousScheduler:
         (group_index,) = grouping
         return MGroupedContiguousScheduler(dense, groups, group_index)
 
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The fields of a tile that may differ from those of the first."""
+        shares = ("shares_b",) if self.dense.cluster_m > 1 else ()
+        return (*self.dense.varying, "row_end", "group", *shares)
+
     def grid_shape(self):
         """CTAs to launch: as many clusters as fit at once, or as there can be tiles for."""
         return self.dense.grid_shape()

@@ -93,7 +93,7 @@ GROUPED = {
     ),
     # The second CTA of a cluster may have nothing to store.
     "offsets, 128, fp32, multicast of B": Case(
-        pick("float32", "offsets", block_m=128, cluster_m=2), (130, 0, 256, 7), 136, 400
+        pick("float32", "offsets", block_m=128, cluster_m=2), (130, 0, 7, 256), 136, 400
     ),
     "offsets, 256, multicast of A": Case(
         pick(layout="offsets", block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272

@@ -533,14 +533,14 @@ def test_every_kernel_takes_blocks_one_by_one(config: KernelConfig) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [config for config in CONFIGS if config.layout == "contiguous" and config.cluster_m > 1],
+    [config for config in CONFIGS if config.cluster_m > 1],
     ids=lambda config: config.name,
 )
 @pytest.mark.parametrize("num_sms", [2, 132])
 def test_a_cluster_comes_by_tiles_that_share_b_and_others(config: KernelConfig, num_sms: int) -> None:
-    """Of 128 rows each: two groups, one, two, one, one whose lower CTA has no rows."""
+    """Of 128 contiguous rows each: two groups, one, two, one, one whose lower CTA has no rows."""
     problem = Problem.make([128, 384, 1, 0, 300, 7], 520, 1040)
-    inputs = problem.arranged("contiguous")
+    inputs = problem.arranged(config.layout)
     problem.assert_equals(run_config(config, inputs, num_sms), inputs)
 
 

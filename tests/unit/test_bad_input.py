@@ -178,7 +178,9 @@ def test_message_says_what_is_wrong(argument: str, change: Any, error: type[Exce
 PAIRS = {
     "one tensor": (lambda a, sa: a, TypeError, "is one tensor, torch.float8_e4m3fn of shape (4, 256) on cpu"),
     "a tensor of two": (
-        lambda a, sa: a[:2], TypeError, "pass `(a, sa)`, as `a, sa = cute_gemm.quantize_1x128(x)`",
+        lambda a, sa: a[:2],
+        TypeError,
+        "pass `(a, sa)`, as `a, sa = cute_gemm.quantize_1x128(x)`",
     ),
     "None": (lambda a, sa: None, TypeError, "is None"),
     "three items": (lambda a, sa: (a, sa, None), ValueError, "has 3 items"),

@@ -253,7 +253,7 @@ every_index = pytest.mark.parametrize("index", OPERATIONS)
 def test_more_groups_than_a_table_holds_are_refused(index: str) -> None:
     call(arguments(index, 8, 16, problem.MAX_GROUPS))
     message = refused(arguments(index, 8, 16, problem.MAX_GROUPS + 1), ValueError, "b")
-    assert message.startswith("b has shape (1024, 8, 16), so G = 1024; wanted 1 to 1023 groups")
+    assert message.startswith("b has shape (1023, 8, 16), so G = 1023; wanted 1 to 1022 groups")
 
 
 @every_index
@@ -261,7 +261,7 @@ def test_no_group_is_refused(index: str) -> None:
     given = arguments(index)
     for name in ("b", "sb", *(("a", "sa", "out", index) if index == "valid_rows" else ())):
         given[name] = given[name][:0]
-    assert "so G = 0; wanted 1 to 1023 groups" in refused(given, ValueError, "b")
+    assert "so G = 0; wanted 1 to 1022 groups" in refused(given, ValueError, "b")
 
 
 def test_every_group_has_a_matrix_of_a() -> None:

@@ -24,9 +24,7 @@ ORIGIN = {"versions": {"torch": "2.11.0"}, "device": "NVIDIA H200", "date": "202
 SHAPE = (4096, 4096, 7168)
 
 
-def row(
-    us=200.0, shape=SHAPE, peer=records.OURS, regime="cold", layout="row_major", op="dense_1d2d", **more
-):
+def row(us=200.0, shape=SHAPE, peer=records.OURS, regime="cold", layout="row_major", op="dense_1d2d", **more):
     return records.measurement(
         records.Work.of(op, shape),
         peer,
@@ -475,9 +473,7 @@ def test_problems_are_those_that_are_launched(op, monkeypatch):
     more = (1,) if op == "m_grouped_offsets" else (20,) if op == "m_grouped_masked" else ()
     launch(*case.inputs.lhs, *case.inputs.rhs, case.poisoned_out(), case.inputs.index, *more)
     problem = records.problem_of(op, shape)
-    assert asked == [
-        (problem.layout, problem.groups, problem.m, problem.n, problem.k, torch.bfloat16, -1)
-    ]
+    assert asked == [(problem.layout, problem.groups, problem.m, problem.n, problem.k, torch.bfloat16, -1)]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -503,7 +499,12 @@ def test_grouped_rows(small_grouped):
     for each in rows:
         assert records.shape_of(each) == shape
         assert each["calibration"] == {
-            "op": "dense_1d2d", "m": 64, "n": 7168, "k": 16384, "peer": records.FAST, "us": 15.0
+            "op": "dense_1d2d",
+            "m": 64,
+            "n": 7168,
+            "k": 16384,
+            "peer": records.FAST,
+            "us": 15.0,
         }
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
         problem = records.problem_of(each["op"], shape, 78)
@@ -547,9 +548,12 @@ def test_a_wrong_grouped_result_gets_no_row(op, wrong, small_grouped, monkeypatc
 def test_whole_grouped_run(small_grouped, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["grouped.py", "--out", str(tmp_path)])
     monkeypatch.setattr(
-        records, "peer_times", lambda regime, op="": {
-            "DeepGEMM": dict.fromkeys(SMALL.values(), 22.0), records.FAST: {(64, 7168, 16384): 30.0}
-        }
+        records,
+        "peer_times",
+        lambda regime, op="": {
+            "DeepGEMM": dict.fromkeys(SMALL.values(), 22.0),
+            records.FAST: {(64, 7168, 16384): 30.0},
+        },
     )
     assert grouped.main() == 0
     cold = records.read_rows(tmp_path / "grouped_cold.jsonl")
@@ -557,9 +561,7 @@ def test_whole_grouped_run(small_grouped, monkeypatch, tmp_path, capsys):
         (op, layout) for op in OPS for layout in ("row_major", "m_major")
     ]
     sustained = records.read_rows(tmp_path / "grouped_sustained.jsonl")
-    assert [(each["op"], each["scale_layout"]) for each in sustained] == [
-        (op, "row_major") for op in OPS[:2]
-    ]
+    assert [(each["op"], each["scale_layout"]) for each in sustained] == [(op, "row_major") for op in OPS[:2]]
     out, err = capsys.readouterr()
     beside = "offsets, relative to contiguous"
     titles = [f"cold {what}" for what in [*OPS, beside]]

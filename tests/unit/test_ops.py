@@ -351,9 +351,7 @@ def test_autograd_notices_what_a_grouped_kernel_wrote(kernels: Kernels, operatio
 
 @every_grouped
 @pytest.mark.parametrize(("n", "k"), [(0, 144), (24, 0)])
-def test_grouped_without_n_or_k_launches_nothing(
-    kernels: Kernels, operation: str, n: int, k: int
-) -> None:
+def test_grouped_without_n_or_k_launches_nothing(kernels: Kernels, operation: str, n: int, k: int) -> None:
     inputs = GROUPED[operation][0](n, k)
     out, check = poisoned_rows(inputs.row_groups >= 0, n, torch.bfloat16)
     assert grouped_call(operation, inputs, 0, out) is out

@@ -5,6 +5,8 @@ A scheduler asks where its CTA is, which lane of a warp runs it, and what other 
 here: "Floating point exception".
 """
 
+import functools
+import operator
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -165,7 +167,7 @@ class HostFunction:
         kind, cluster_mn, raster, fixed_block_m = self.schedule
         out[OUTSIDE] = Int32(0)
         data = Watched(data, m if kind == "contiguous" else groups, out)
-        table = Counted(table, groups + 1, out)
+        table = Counted(table, groups + 2, out)
         grouping = {"dense": (), "offsets": (data, alignment)}.get(kind, (data,))
         scheduler = SCHEDULERS[kind].to_params(
             m,
@@ -182,7 +184,10 @@ class HostFunction:
 
 
 class Walk(HostFunction):
-    """Writes down the grid, then what every CTA of it is told, up to and including the end."""
+    """Writes down the grid, then what every CTA of it is told, up to and including the end.
+
+    That is what reaches a role: only what the schedule says to vary is told after the first tile.
+    """
 
     @cute.jit
     def run(self, out, table, scheduler):
@@ -195,11 +200,12 @@ class Walk(HostFunction):
                 for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
                     take_place(x, y, cluster, grid[2])
                     walked = scheduler.prepare(table, Int32(0))
-                    tile = walked.initial_work()
+                    tile = first = walked.initial_work()
                     row = write(out, row, tile, cluster, x, y)
                     while tile.is_valid:
                         tile = walked.advance(tile)
-                        row = write(out, row, tile, cluster, x, y)
+                        told = {name: getattr(tile, name) for name in ("index", *walked.varying)}
+                        row = write(out, row, replace(first, **told), cluster, x, y)
         out[0, 3] = row
 
 
@@ -546,8 +552,11 @@ def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends
 
 
 def test_groups_of_several_blocks_are_walked_in_bands() -> None:
-    """Whatever group a block is of; groups of hardly more than one block are walked one by one."""
-    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [4 * 64, 7], 0)
+    """Whatever group a block is of; groups of hardly more than one block are walked one by one.
+
+    Empty groups do not count.
+    """
+    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [0, 4 * 64, 0, 7, 0], 0)
     assert order(Schedule("offsets", (1, 1), 3), call, ends) == [
         [0, 3, 6],
         [1, 4, 7],
@@ -653,9 +662,10 @@ class Lanes(HostFunction):
 
     @cute.jit
     def run(self, out, table, scheduler):
-        for lane in cutlass.range(self.lanes, unroll=1):
-            self.take_turn(out, lane)
-            scheduler.prepare(table, lane)
+        for _ in cutlass.range_constexpr(2):
+            for lane in cutlass.range(self.lanes, unroll=1):
+                self.take_turn(out, lane)
+                scheduler.prepare(table, lane)
         for block in cutlass.range(cutlass.min(table[scheduler.groups], len(OUT) // 2), unroll=1):
             for _ in cutlass.range_constexpr(3):
                 for lane in cutlass.range(self.lanes, unroll=1):
@@ -673,12 +683,11 @@ class Lanes(HostFunction):
             return cutlass.select_(lane >= distance, lower, value)
 
         def reduce(value: Int32, kind: str) -> Int32:
-            assert kind == "min"
+            combine = {"min": cutlass.min, "add": operator.add}[kind]
             column = next(exchanges)
             out[len(OUT) - self.lanes + lane, column] = value
-            for other in range(self.lanes):
-                value = cutlass.min(value, out[len(OUT) - self.lanes + other, column])
-            return value
+            of_lanes = [out[len(OUT) - self.lanes + other, column] for other in range(self.lanes)]
+            return functools.reduce(combine, of_lanes)
 
         cute.arch.lane_idx = lambda: lane
         cute.arch.shuffle_sync_up = shuffle_up
@@ -693,7 +702,8 @@ def test_lanes_fill_and_search_the_table_together(sizes: list[int]) -> None:
     call = Call(m=max(sizes), n=8, groups=len(sizes))
     run(Lanes(schedule), call, sizes)
     table = table_of(schedule, call, sizes)
-    assert TABLE[: len(table)].tolist() == table
+    occupied = sum(rows > 0 for rows in sizes)
+    assert TABLE[: len(table) + 1].tolist() == [*table, occupied]
     # Even and odd lanes.
     groups = [bisect_right(table, block) - 1 for block in range(table[-1])]
     assert OUT[: table[-1], :2].tolist() == [[group, group] for group in groups]
