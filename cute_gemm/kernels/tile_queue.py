@@ -80,6 +80,8 @@ class TileQueue:
         self.pipe.consumer_wait(turn)
         slot = cute.make_rmem_tensor(FIELDS, Int32)
         cute.autovec_copy(self.slots[None, turn.index], slot)
+        # One lane speaks for all: they must have read.
+        cute.arch.sync_warp()
         if cute.arch.lane_idx() == 0:
             self.pipe.consumer_release(turn)
         turn.advance()
