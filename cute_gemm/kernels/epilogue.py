@@ -8,7 +8,7 @@ import cutlass.cute as cute
 from cutlass import Int32, const_expr
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync, warp
 
-from .hopper import WARP, WARPGROUP, NamedBarrier, fp8_mma
+from .hopper import WARP, WARPGROUP, NamedBarrier, fp8_mma, hide_lane
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class StoreD:
             atom = cute.make_copy_atom(warp.StMatrix8x8x16bOp(False, 4), self.dtype)
         else:
             atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=64)
+            # Eight addresses would be kept throughout the main loop: 256x128 tiles then spill two registers.
+            tidx = hide_lane(tidx)
         r2s = cute.make_tiled_copy_C(atom, mma).get_slice(tidx % WARPGROUP)
         sD = cute.local_tile(sD, (64, self.epi_n, self.stages), (0, 0, warpgroup_idx))  # (64, epi_n, stages)
         tRS_sD = r2s.partition_D(sD)  # (R2S, R2S_M, R2S_N, stages)

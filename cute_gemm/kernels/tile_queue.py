@@ -64,8 +64,11 @@ class TileQueue:
             tile = self.scheduler.advance(tile)
             self.pipe.producer_acquire(turn)
             if cute.arch.lane_idx() == 0:
+                slot = cute.make_rmem_tensor(FIELDS, Int32)
+                slot.fill(0)
                 for place, name in enumerate(self.scheduler.varying):
-                    self.slots[place, turn.index] = Int32(getattr(tile, name))
+                    slot[place] = Int32(getattr(tile, name))
+                cute.autovec_copy(slot, self.slots[None, turn.index])
                 self.pipe.producer_commit(turn)
             turn.advance()
 
