@@ -175,7 +175,8 @@ class Fp8Gemm1D2D:
                 tiles.find()
             if const_expr(self.config.prefetches_scales):
                 if warp == self.prefetch_warp:
-                    prefetch_scales(tiles.scheduler, tiles.first, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
+                    b_scales = self.promote.num_b_scales
+                    prefetch_scales(tiles.scheduler, tiles.first, mSFA, mSFB, *self.tile_mn, b_scales)
 
     @cute.jit
     def load(self, ring, tiles, tma_a, mA, sA, tma_b, mB, sB):
