@@ -11,11 +11,13 @@ from .ops import (
     m_grouped_fp8_gemm_nt_offsets,
 )
 from .quantize import dequantize_1x128, dequantize_128x128, quantize_1x128, quantize_128x128
+from .settings import config
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "config",
     "contiguous_alignment",
     "dequantize_1x128",
     "dequantize_128x128",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import heuristics, jit
+from . import heuristics, jit, settings
 from .problem import GemmProblem, KernelConfig
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
@@ -82,13 +82,41 @@ def cubin(config: KernelConfig) -> bytes:
     return jit.compile_to_cubin(lambda: _fp8_1d2d(config), config.name)
 
 
-@functools.lru_cache(maxsize=65536)
 def _launcher(
     layout: str, groups: int, m: int, n: int, k: int, out_dtype: torch.dtype, device: int
 ) -> tuple[Callable[..., None], int]:
-    """What to launch for a shape, and the device's multiprocessors: remembered, so whoever asks launches."""
-    num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-    config = select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms, layout, groups))
+    """What to launch for a shape under the settings in force, and on how many multiprocessors."""
+    now = settings.current()
+    # By fields: a hash of the dataclass takes 0.1 us, more than all of this adds to a warm call (0.06 us).
+    return _choose(layout, groups, m, n, k, out_dtype, device, now.num_sms, now.batch_invariant)
+
+
+@functools.lru_cache(maxsize=65536)
+def _choose(
+    layout: str,
+    groups: int,
+    m: int,
+    n: int,
+    k: int,
+    out_dtype: torch.dtype,
+    device: int,
+    most_sms: int | None,
+    batch_invariant: bool,
+) -> tuple[Callable[..., None], int]:
+    """As :func:`_launcher`, for given settings: remembered, so whoever asks launches.
+
+    Raises:
+        RuntimeError: as :func:`fp8_gemm_nt`.
+        ValueError: the device has fewer than ``most_sms`` multiprocessors.
+    """
+    there = torch.cuda.get_device_properties(device).multi_processor_count
+    if most_sms is not None and most_sms > there:
+        raise ValueError(
+            f"config(num_sms={most_sms}) is in force, but cuda:{device} has {there} multiprocessors; want at "
+            "most that, or None for all"
+        )
+    num_sms = there if most_sms is None else most_sms
+    config = select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms, layout, groups, batch_invariant))
     if (config, device) not in _launched and _is_capturing():
         rows = f"{groups} x {m // groups} expected rows" if layout == "masked" else f"M = {m}"
         product = f"{rows}, N = {n}, K = {k}" + ("" if layout == "dense" else f", {groups} groups")

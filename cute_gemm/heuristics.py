@@ -88,12 +88,16 @@ def is_legal(config: KernelConfig) -> bool:
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether no lower one would do: at most half of a tile's rows, and no CTA, lie beyond a group's rows.
+    """Whether a cluster fits the multiprocessors given, and no lower tile would do.
+
+    At most half of a tile's rows, and no CTA, lie beyond a group's rows.
 
     Contiguous groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24), those of
     other layouts from half a cluster on. In a group's last tile a warpgroup without rows multiplies nothing,
     but one of two waves always both.
     """
+    if config.cluster_size > problem.num_sms:
+        return False
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
         return False

@@ -46,7 +46,8 @@ class GemmProblem:
     """``D[m, n] = A[m, k] @ B[n, k].T`` on a device with ``num_sms`` multiprocessors.
 
     In a layout with ``groups``, each of them has its own ``[n, k]`` matrix B, and ``m`` is the number of rows
-    of all of them together, as far as it is known.
+    of all of them together, as far as it is known. With ``batch_invariant``, a row of the result must depend
+    neither on ``m`` nor on other rows: see :func:`cute_gemm.config`.
     """
 
     m: int
@@ -56,6 +57,7 @@ class GemmProblem:
     num_sms: int = 132
     layout: str = "dense"
     groups: int = 1
+    batch_invariant: bool = False
 
     @property
     def k_blocks(self) -> int:

@@ -46,9 +46,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: device.capturing)
-    dispatch._launcher.cache_clear()
+    dispatch._choose.cache_clear()
     yield device
-    dispatch._launcher.cache_clear()
+    dispatch._choose.cache_clear()
 
 
 def test_a_kernel_is_not_first_called_within_a_capture(device: Device) -> None:

@@ -155,12 +155,12 @@ def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "select", select)
     launched: list[tuple[Any, ...]] = []
     monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
-    dispatch._launcher.cache_clear()
+    dispatch._choose.cache_clear()
     try:
         for m in (3, 3, 4):
             a, b, out = torch.zeros(m, 16), torch.zeros(8, 16), torch.zeros(m, 8)
             dispatch.fp8_gemm_nt(a, a, b, b, out, m, 8, 16, 0)
     finally:
-        dispatch._launcher.cache_clear()
+        dispatch._choose.cache_clear()
     assert asked == [GemmProblem(3, 8, 16, "float32", 78), GemmProblem(4, 8, 16, "float32", 78)]
     assert [arguments[-1] for arguments in launched] == [78, 78, 78]

@@ -1,0 +1,94 @@
+"""What holds for all calls within a scope: how much of a device they use, what results may depend on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from types import EllipsisType
+from typing import Any, TypeVar
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is in force; see :func:`config`. ``outer`` is what will be again where the scope ends."""
+
+    num_sms: int | None = None
+    batch_invariant: bool = False
+    outer: Settings | None = field(default=None, repr=False, compare=False)
+
+
+_current: ContextVar[Settings] = ContextVar("cute_gemm settings", default=Settings())  # noqa: B039 (frozen)
+
+current: Callable[[], Settings] = _current.get
+"""The settings in force. Every call of an operation asks."""
+
+
+def config(*, num_sms: int | EllipsisType | None = ..., batch_invariant: bool | EllipsisType = ...) -> Scope:
+    """Settings for all calls within a scope.
+
+        with cute_gemm.config(num_sms=100):
+            ...
+
+    Also a decorator of functions. Scopes nest: what an inner one does not name stays as it is outside. They
+    are of the thread, or the asyncio task, that enters them: a new thread starts with the defaults, a task
+    with the settings of whoever created it. A graph that is captured within a scope keeps its settings. What
+    the reference does on the CPU does not depend on them.
+
+    Args:
+        num_sms: the multiprocessors that a kernel uses at most, of any device: the rest is left to kernels
+            that run beside it, as those that communicate. None, the default outside all scopes, is all.
+        batch_invariant: whether a row of a result must have the same bits however many rows there are and
+            whatever the others hold: each element is then summed up in one order of k-blocks. False outside
+            all scopes.
+
+    Raises:
+        TypeError: an argument of another type; or, as a decorator, a function that runs after it was called
+            (a coroutine function or a generator): enter the scope within it.
+        ValueError: ``num_sms`` is below 1. That it is above what a device has, the first operation there
+            says, by a ValueError, too.
+    """
+    changes: dict[str, Any] = {}
+    if num_sms is not ...:
+        if num_sms is not None and (not isinstance(num_sms, int) or isinstance(num_sms, bool)):
+            raise TypeError(f"num_sms is {num_sms!r}; want an int, or None for all of a device")
+        if num_sms is not None and num_sms < 1:
+            raise ValueError(f"num_sms is {num_sms}; want at least 1, or None for all of a device")
+        changes["num_sms"] = num_sms
+    if batch_invariant is not ...:
+        if not isinstance(batch_invariant, bool):
+            raise TypeError(f"batch_invariant is {batch_invariant!r}; want a bool")
+        changes["batch_invariant"] = batch_invariant
+    return Scope(changes)
+
+
+class Scope:
+    """What :func:`config` returns. It keeps nothing of who entered it, so it may be entered again."""
+
+    def __init__(self, changes: dict[str, Any]) -> None:
+        self._changes = changes
+
+    def __enter__(self) -> None:
+        outer = current()
+        _current.set(replace(outer, **self._changes, outer=outer))
+
+    def __exit__(self, *raised: object) -> None:
+        outer = current().outer
+        assert outer is not None, "left a scope that was not entered"
+        _current.set(outer)
+
+    def __call__(self, function: _Function) -> _Function:
+        later = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+        if any(runs_later(function) for runs_later in later):
+            raise TypeError(f"{function.__qualname__} runs after it was called: enter the scope within it")
+
+        @functools.wraps(function)
+        def scoped(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return scoped  # type: ignore[return-value]

@@ -1,0 +1,222 @@
+"""Settings hold within their scope, for whoever entered it, and reach the choice and launch of kernels."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import cute_gemm
+from cute_gemm import config, dispatch, heuristics, settings, testing
+from cute_gemm.problem import GemmProblem, KernelConfig
+
+
+def in_force() -> tuple[int | None, bool]:
+    now = settings.current()
+    return now.num_sms, now.batch_invariant
+
+
+def test_scopes_nest_and_an_inner_one_changes_what_it_names() -> None:
+    assert in_force() == (None, False)
+    with config(num_sms=100):
+        assert in_force() == (100, False)
+        with config(batch_invariant=True):
+            assert in_force() == (100, True)
+            with config(num_sms=None):
+                assert in_force() == (None, True)
+            with config(num_sms=7, batch_invariant=False):
+                assert in_force() == (7, False)
+            assert in_force() == (100, True)
+        assert in_force() == (100, False)
+    assert in_force() == (None, False)
+
+
+def test_a_scope_ends_with_an_exception() -> None:
+    with pytest.raises(ZeroDivisionError), config(num_sms=3), config(batch_invariant=True):
+        raise ZeroDivisionError
+    assert in_force() == (None, False)
+
+
+def test_one_scope_may_be_entered_within_itself_and_again() -> None:
+    scope = config(num_sms=3)
+    for _ in range(2):
+        with scope, config(num_sms=4), scope:
+            assert in_force() == (3, False)
+        assert in_force() == (None, False)
+
+
+def test_a_decorator_is_in_force_while_its_function_runs() -> None:
+    @config(num_sms=3)
+    def factorial(n: int) -> int:
+        """Says what it does."""
+        assert in_force() == (3, False)
+        return n * factorial(n - 1) if n else 1
+
+    assert in_force() == (None, False)
+    assert factorial(4) == 24
+    assert factorial.__doc__ == "Says what it does."
+    assert in_force() == (None, False)
+
+
+async def coroutine() -> None: ...
+
+
+def generator() -> Iterator[None]:
+    yield
+
+
+async def async_generator() -> Any:
+    yield
+
+
+@pytest.mark.parametrize("later", [coroutine, generator, async_generator])
+def test_what_runs_after_its_call_cannot_be_decorated(later: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match=rf"^{later.__name__} runs after .*enter the scope within it"):
+        config(num_sms=3)(later)
+
+
+def test_threads_have_settings_of_their_own() -> None:
+    scope, meet, seen = config(num_sms=3), threading.Barrier(2), {}
+
+    def work(name: str, num_sms: int | None) -> None:
+        seen[name, "before"] = in_force()
+        with config(num_sms=num_sms), scope if num_sms is None else config(batch_invariant=True):
+            meet.wait(10)
+            seen[name, "within"] = in_force()
+            meet.wait(10)
+        seen[name, "after"] = in_force()
+
+    with config(num_sms=50):
+        threads = [threading.Thread(target=work, args=each) for each in (("a", 1), ("b", None))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert in_force() == (50, False)
+    assert seen.pop(("a", "within")) == (1, True)
+    assert seen.pop(("b", "within")) == (3, False)
+    # Nothing of the starting thread's, nor of each other's.
+    assert set(seen.values()) == {(None, False)}
+    assert len(seen) == 4
+
+
+def test_tasks_have_settings_of_their_own_and_start_with_their_creators() -> None:
+    async def work(num_sms: int) -> tuple[Any, ...]:
+        before = in_force()
+        with config(num_sms=num_sms):
+            await asyncio.sleep(0)
+            within = in_force()
+        return before, within, in_force()
+
+    async def main() -> list[tuple[Any, ...]]:
+        with config(batch_invariant=True):
+            return await asyncio.gather(*(work(num_sms) for num_sms in (1, 2)))
+
+    for num_sms, seen in zip((1, 2), asyncio.run(main()), strict=True):
+        assert seen == ((None, True), (num_sms, True), (None, True))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"num_sms": 0}, ValueError, "num_sms is 0; want at least 1, or None"),
+        ({"num_sms": -3}, ValueError, "num_sms is -3"),
+        ({"num_sms": 1.0}, TypeError, "num_sms is 1.0; want an int, or None"),
+        ({"num_sms": True}, TypeError, "num_sms is True"),
+        ({"batch_invariant": 1}, TypeError, "batch_invariant is 1; want a bool"),
+        ({"batch_invariant": None}, TypeError, "batch_invariant is None"),
+    ],
+)
+def test_bad_settings_are_refused_before_a_scope_is_entered(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        config(**given)
+
+
+# What becomes of them
+
+
+class Device:
+    multi_processor_count = 132
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[GemmProblem, int]]]:
+    """The problems that kernels were chosen for, and the multiprocessors that they were launched on."""
+    problems: list[GemmProblem] = []
+    launched: list[tuple[GemmProblem, int]] = []
+
+    def select(problem: GemmProblem) -> KernelConfig:
+        problems.append(problem)
+        return KernelConfig(64, 64, 4)
+
+    def instance(config: KernelConfig) -> Callable[..., None]:
+        problem = problems[-1]
+        return lambda a, sa, b, sb, out, num_sms, *grouping: launched.append((problem, num_sms))
+
+    monkeypatch.setattr(dispatch, "select", select)
+    monkeypatch.setattr(dispatch, "instance", instance)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Device())
+    dispatch._choose.cache_clear()
+    yield launched
+    dispatch._choose.cache_clear()
+
+
+def multiply(layout: str = "dense", m: int = 24) -> None:
+    groups = () if layout == "dense" else (3,)
+    a = torch.zeros(3, m // 3, 16) if layout == "masked" else torch.zeros(m, 16)
+    b = torch.zeros(*groups, 8, 16)
+    out = torch.zeros(*a.shape[:-1], 8, dtype=torch.bfloat16)
+    if layout == "dense":
+        dispatch.fp8_gemm_nt(a, a, b, b, out, m, 8, 16, 0)
+    else:
+        operation = getattr(dispatch, f"m_grouped_fp8_gemm_nt_{layout}")
+        operation(a, a, b, b, out, a, *{"offsets": (1,), "masked": (8,)}.get(layout, ()))
+
+
+@pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
+def test_settings_reach_the_choice_and_the_launch(
+    layout: str, launched: list[tuple[GemmProblem, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = 1 if layout == "dense" else 3
+    bare = GemmProblem(24, 8, 16, layout=layout, groups=groups)
+    assert not bare.batch_invariant
+    for num_sms, batch_invariant in ((None, False), (100, False), (100, True), (132, True), (None, False)):
+        with config(num_sms=num_sms, batch_invariant=batch_invariant):
+            multiply(layout)
+        problem, sms = launched[-1]
+        wanted = GemmProblem(24, 8, 16, "bfloat16", num_sms or 132, layout, groups, batch_invariant)
+        assert (problem, sms) == (wanted, num_sms or 132)
+
+
+def test_more_multiprocessors_than_there_are_are_refused(launched: list[tuple[GemmProblem, int]]) -> None:
+    message = r"^config\(num_sms=133\) is in force, but cuda:0 has 132 multiprocessors; want at most that"
+    with config(num_sms=133):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                multiply()
+    assert not launched
+    multiply()
+    assert launched
+
+
+@pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
+@pytest.mark.parametrize("num_sms", [1, 2, 3, 7, 100, 132])
+def test_no_cluster_is_larger_than_what_may_be_used(num_sms: int, layout: str) -> None:
+    sizes = set()
+    for m in (1, 64, 4096):
+        problem = GemmProblem(m, 2112, 7168, num_sms=num_sms, layout=layout)
+        sizes |= {choice.config.cluster_size for choice in heuristics.rank(problem)}
+    assert min(sizes) == 1
+    assert max(sizes) <= num_sms
+    assert max(sizes) >= min(num_sms, 2)
+
+
+def test_the_reference_has_no_use_for_multiprocessors() -> None:
+    lhs, rhs = testing.make_inputs(3, 16, 144)
+    expected = cute_gemm.fp8_gemm_nt(lhs, rhs)
+    with config(num_sms=10**6, batch_invariant=True):
+        assert torch.equal(cute_gemm.fp8_gemm_nt(lhs, rhs), expected)
