@@ -122,17 +122,7 @@ class KernelStore:
         """Keep ``payload`` under ``key``, or warn once that this cannot be done."""
         path = self._path(key)
         try:
-            descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.stem}.", self.directory)
-            try:
-                with open(descriptor, "wb") as file:
-                    file.write(_entry(key, payload))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            replace_file(path, _entry(key, payload))
         except OSError as error:
             _warn_once(f"cannot keep compiled kernels in {self.directory}: {error.strerror}")
 
@@ -162,6 +152,26 @@ class KernelStore:
 
     def _path(self, key: str) -> Path:
         return self.directory / f"{hashlib.sha256(key.encode()).hexdigest()}{_SUFFIX}"
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file by renaming: a reader sees all of the old content or all of the new, whatever happens.
+
+    Raises:
+        OSError: it cannot be written; it is as it was.
+    """
+    descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.stem}.", path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _entry(key: str, payload: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import heuristics, jit, settings
+from . import heuristics, jit, settings, tuned
 from .problem import GemmProblem, KernelConfig
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
@@ -64,8 +64,11 @@ def m_grouped_fp8_gemm_nt_masked(
 
 
 def select(problem: GemmProblem) -> KernelConfig:
-    """The configuration that runs ``problem``."""
-    return heuristics.best(problem)
+    """The configuration that runs ``problem`` on the current CUDA device.
+
+    It is what was measured to be best (:mod:`cute_gemm.tuned`), or predicted to be where nothing was.
+    """
+    return tuned.choice(problem) or heuristics.best(problem)
 
 
 def instance(config: KernelConfig) -> Callable[..., None]:

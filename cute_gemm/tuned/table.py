@@ -1,0 +1,160 @@
+"""What a file of tuned choices says, and for which problems it holds. Pure Python: no torch, no files."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from .. import heuristics
+from ..problem import LAYOUTS, OUT_BYTES, GemmProblem, KernelConfig
+
+FORMAT = 1
+
+
+class TunedError(ValueError):
+    """Text, or a file, that is none of tuned choices; the message says why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a file: the problem that was measured, and what was best.
+
+    Args:
+        layout, out_dtype, num_sms, groups, n, k, m: as in `GemmProblem`; ``m`` is of all groups together.
+        config: the name of the best configuration.
+        cold_us, sustained_us: its times in microseconds, None where they were not measured.
+    """
+
+    layout: str
+    out_dtype: str
+    num_sms: int
+    groups: int
+    n: int
+    k: int
+    m: int
+    config: str
+    cold_us: float | None = None
+    sustained_us: float | None = None
+
+    @staticmethod
+    def of(
+        problem: GemmProblem,
+        config: KernelConfig,
+        cold_us: float | None = None,
+        sustained_us: float | None = None,
+    ) -> Entry:
+        """What to write where ``config`` was best for ``problem``."""
+        return Entry(
+            layout=problem.layout,
+            out_dtype=problem.out_dtype,
+            num_sms=problem.num_sms,
+            groups=problem.groups,
+            n=problem.n,
+            k=problem.k,
+            m=problem.m,
+            config=config.name,
+            cold_us=cold_us,
+            sustained_us=sustained_us,
+        )
+
+    @property
+    def series(self) -> tuple[str | int, ...]:
+        """What entries share that differ in ``m`` only."""
+        return _series(self)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a file has one entry of, and is sorted by."""
+        return *self.series, self.m
+
+    @property
+    def kernel_config(self) -> KernelConfig | None:
+        """The configuration of that name; None if there is none (any more) of this type and layout."""
+        return _configs(self.out_dtype, self.layout).get(self.config)
+
+
+class Table:
+    """Entries, to be asked for problems."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        """Takes those whose configuration exists; the others never answer."""
+        self._series: dict[tuple[str | int, ...], tuple[list[int], list[KernelConfig]]] = {}
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            if config := entry.kernel_config:
+                rows, configs = self._series.setdefault(entry.series, ([], []))
+                rows.append(entry.m)
+                configs.append(config)
+
+    def choice(self, problem: GemmProblem) -> KernelConfig | None:
+        """What was best for ``problem``, or for less and for more rows alike; None if that is not known.
+
+        None also where that does not suit ``problem``, such as one that is batch invariant.
+        """
+        rows, configs = self._series.get(_series(problem), ([], []))
+        above = bisect.bisect_left(rows, problem.m)
+        if above == len(rows):
+            return None
+        config = configs[above]
+        if rows[above] != problem.m and (above == 0 or configs[above - 1] != config):
+            return None
+        return config if heuristics.is_suitable(problem, config) else None
+
+
+def render(device_name: str, entries: Iterable[Entry]) -> str:
+    """The text of a file: sorted, a line for each entry."""
+    lines = [
+        json.dumps({name: value for name, value in asdict(entry).items() if value is not None})
+        for entry in sorted(entries, key=lambda entry: entry.key)
+    ]
+    head = f'{{\n"format": {FORMAT},\n"device": {json.dumps(device_name)},\n"entries": [\n'
+    return head + ",\n".join(lines) + "\n]\n}\n"
+
+
+def parse(text: str, device_name: str) -> list[Entry]:
+    """The entries of a file for devices of a name, also those whose configuration does not exist.
+
+    Raises:
+        TunedError: it is no such text, of another format or for another device.
+    """
+    try:
+        content = json.loads(text)
+        found, device, rows = content["format"], content["device"], content["entries"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise TunedError(f"these are no tuned choices: {type(error).__name__}: {error}") from error
+    if found != FORMAT:
+        raise TunedError(f"it is of format {found}; this version reads and writes format {FORMAT}")
+    if device != device_name:
+        raise TunedError(f"it is for {device}, not for {device_name}")
+    if not isinstance(rows, list):
+        raise TunedError("its entries are no list")
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: Any) -> Entry:
+    try:
+        entry = Entry(**row)
+    except TypeError as error:
+        raise TunedError(f"it has an entry with other keys, {json.dumps(row)}: {error}") from error
+    is_valid = (
+        entry.layout in LAYOUTS
+        and entry.out_dtype in tuple(OUT_BYTES)
+        and all(type(each) is int for each in (entry.num_sms, entry.groups, entry.n, entry.k, entry.m))
+        and type(entry.config) is str
+        and all(type(us) in (int, float, type(None)) for us in (entry.cold_us, entry.sustained_us))
+    )
+    if not is_valid:
+        raise TunedError(f"it has an entry with values that cannot be, {json.dumps(row)}")
+    return entry
+
+
+def _series(of: GemmProblem | Entry) -> tuple[str | int, ...]:
+    return of.layout, of.out_dtype, of.num_sms, of.groups, of.n, of.k
+
+
+@cache
+def _configs(out_dtype: str, layout: str) -> dict[str, KernelConfig]:
+    return {config.name: config for config in heuristics.all_configs(out_dtype, layout)}
