@@ -5,16 +5,14 @@
 
 After the candidates of a shape comes cuBLASLt (`torch._scaled_mm`, tensorwise fast-accumulate): at a dense
 shape itself, where it takes that, and for grouped ones at a dense shape near by. Cold L2, row-major scales,
-bf16 out, standard normal operands, and a rest before each. All candidates must give the same bits, since each
-adds up the same k-blocks in the same order. `cost_model.py` shows how good the choices are.
+bf16 out, standard normal operands, and a rest before each. All candidates that sum k-blocks in one order must
+give the same bits. `cost_model.py` shows how good the choices are.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import grouped
@@ -22,10 +20,11 @@ import records
 import torch
 from dense import compile_configs, time_cold
 from records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, Row, Shape
-from torch import Tensor
 
-from cute_gemm import dispatch, heuristics, testing
-from cute_gemm.problem import KernelConfig
+from cute_gemm import heuristics
+from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm.tune.candidates import Operands, checked_calls
+from cute_gemm.tune.plan import Job
 
 REPEATS = 10
 # Between the peers' shapes, where the choice changes most.
@@ -54,30 +53,17 @@ def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: 
     return {"op": op, **key, **tile, **times}
 
 
-def operands(op: str, shape: Shape) -> tuple[list[Tensor | int], Tensor, Callable[[Tensor], object]]:
-    """What a kernel takes before its result and behind the number of SMs, an empty result, and its judge."""
-    if op != DENSE:
-        case = grouped.Case.make(op, shape)
-        return [*case.inputs.lhs, *case.inputs.rhs, *case.grouping], case.poisoned_out(), case.judge
-    (a, sa), (b, sb) = testing.make_inputs(*shape, device="cuda")
-    out = torch.full((a.shape[0], b.shape[0]), torch.nan, dtype=torch.bfloat16, device="cuda")
-    return [a, sa, b, sb], out, lambda out: testing.assert_correct(out, a, sa, b, sb)
+def operands(op: str, shape: Shape, problem: GemmProblem) -> Operands:
+    if op == DENSE:
+        return Operands.make(Job(problem, sizes=shape[:1]))
+    case = grouped.Case.make(op, shape)
+    return Operands(case.inputs.lhs, case.inputs.rhs, case.grouping, case.poisoned_out(), case.judge)
 
 
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
-    (a, sa, b, sb, *grouping), out, judge = operands(op, shape)
-    configs = [choice.config for choice in heuristics.rank(records.problem_of(op, shape, num_sms))]
-    calls, expected = [], None
-    for config in configs:
-        call = functools.partial(dispatch.instance(config), a, sa, b, sb, out, num_sms, *grouping)
-        out.fill_(torch.nan)
-        call()
-        if expected is None:
-            judge(out)
-            expected = out.clone()
-        if not torch.equal(out.view(torch.int16), expected.view(torch.int16)):
-            raise AssertionError(f"{config.name} differs from {configs[0].name} at {op} {shape}")
-        calls.append(call)
+    problem = records.problem_of(op, shape, num_sms)
+    configs = [choice.config for choice in heuristics.rank(problem)]
+    calls = checked_calls(problem, configs, operands(op, shape, problem))
 
     beside = shape if op == DENSE else grouped.calibration_shape(shape)
     has_cublaslt = beside[0] % 16 == 0

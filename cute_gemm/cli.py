@@ -1,4 +1,4 @@
-"""The command line: `cute-gemm demo`, `inspect` and `info`.
+"""The command line: `cute-gemm demo`, `tune`, `inspect` and `info`.
 
 torch and the DSL take seconds to import, so commands import what they need when they run.
 """
@@ -66,21 +66,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0; 1 after a mistake that was reported in one line; 130 after an interrupt. Arguments
-        that do not parse leave through argparse with status 2.
+        The exit status: 0; 1 after a mistake that was reported in one line, or when `tune` could not tune
+        something; 130 after an interrupt. Arguments that do not parse leave through argparse with status 2.
     """
     args = _parser().parse_args(argv)
     try:
-        args.command(args)
+        return args.command(args) or 0
     except UsageError as error:
         print(f"cute-gemm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
+    from cute_gemm.tune.arguments import add_arguments as add_tune_arguments
+
     parser = argparse.ArgumentParser(
         prog="cute-gemm", description="FP8 GEMM with fine-grained scaling for Hopper GPUs."
     )
@@ -98,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --weights: rows of the random activations (default: 128)",
     )
     demo.set_defaults(command=_demo)
+
+    tune = commands.add_parser("tune", help="time candidates on a Hopper GPU and keep the best for dispatch")
+    add_tune_arguments(tune)
+    tune.set_defaults(command=_tune)
 
     inspect = commands.add_parser("inspect", help="show the kernel chosen for a shape; needs no GPU")
     _add_shape(inspect, required=True)
@@ -205,6 +210,18 @@ def _results_table(results: Sequence[Result], device: torch.device) -> Table:
     return table
 
 
+# tune
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from cute_gemm.tune import TuneError, command
+
+    try:
+        return command.run(args)
+    except TuneError as error:
+        raise UsageError(str(error)) from error
+
+
 # inspect
 
 
@@ -276,6 +293,7 @@ def _info(args: argparse.Namespace) -> None:
 
     from cute_gemm.cache import cache_info
     from cute_gemm.hardware import is_hopper
+    from cute_gemm.tuned import files
 
     table = Table(show_header=False)
     table.add_row("cute_gemm", __version__)
@@ -294,6 +312,7 @@ def _info(args: argparse.Namespace) -> None:
     table.add_row("kernels in it", f"{cache.kernels}, {cache.size / 2**20:.1f} MiB")
     if cache.refusal:
         table.add_row("not used, because", cache.refusal)
+    table.add_row("tuned choices", str(files.user_directory() or "those of the package only"))
     _console().print(table)
 
 

@@ -113,6 +113,14 @@ def test_a_file_is_sorted_with_a_line_for_each_entry() -> None:
 
 
 ROW = json.loads(render(DEVICE, [entry(64, 1)]))["entries"][0]
+
+
+def test_the_file_in_the_documentation_is_one() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+    example = text.split("```json\n")[1].split("```")[0]
+    assert render(DEVICE, parse(example, DEVICE)) == example
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "a list": ([], "no tuned choices"),
     "no device": ({"format": 1, "entries": []}, "no tuned choices: KeyError: 'device'"),

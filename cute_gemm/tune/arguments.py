@@ -1,0 +1,87 @@
+"""The arguments of `cute-gemm tune`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from ..problem import LAYOUTS, OUT_BYTES
+
+DEFAULT_M = 1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096
+# In the timings under benchmarks/candidates, the fastest was within this at 117 of 119 shapes, and 9.5
+# candidates on average.
+DEFAULT_WITHIN = 1.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add them to a parser, for `command.run`."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--shapes",
+        type=_shape,
+        nargs="+",
+        metavar="[Gx]MxNxK",
+        help="such as 64x7168x2048, or grouped 32x20x4096x7168 for 32 groups of about 20 rows",
+    )
+    what.add_argument(
+        "--model",
+        type=Path,
+        metavar="PATH",
+        help="a HuggingFace config.json: the layers of a Llama-, Qwen- or DeepSeek-like model",
+    )
+    parser.add_argument(
+        "--m",
+        type=_positive,
+        nargs="+",
+        metavar="M",
+        help=f"with --model: rows of A, or of each group (default: {' '.join(map(str, DEFAULT_M))})",
+    )
+    parser.add_argument("--op", choices=LAYOUTS, default="dense", help="default: %(default)s")
+    parser.add_argument("--out-dtype", choices=tuple(OUT_BYTES), default="bfloat16", help="type of D")
+    parser.add_argument(
+        "--num-sms", type=_positive, metavar="N", help="as of cute_gemm.config (default: all of the device)"
+    )
+    parser.add_argument(
+        "--regime",
+        choices=("cold", "sustained", "both"),
+        default="cold",
+        help="a cold L2, the power limit, or the geometric mean of both (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--within",
+        type=_factor,
+        default=DEFAULT_WITHIN,
+        metavar="FACTOR",
+        help="time what is predicted to take at most so many times the least (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="what to merge into (default: the user's file for the device)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would be timed; needs no GPU")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.split("x")
+    if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, numbers from 1 on; got {text!r}")
+    return tuple(map(int, parts))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 1 <= factor < math.inf:
+        raise argparse.ArgumentTypeError(f"want a number from 1 on, got {text!r}")
+    return factor

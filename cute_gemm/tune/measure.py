@@ -1,0 +1,129 @@
+"""Times the candidates of problems, and picks one for each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import testing
+from ..problem import KernelConfig
+from ..tuned import files
+from ..tuned.table import Entry
+from .candidates import Operands, checked_calls
+from .plan import Job, candidates
+
+_ROUNDS = 20
+# So that no problem starts at the clock that the one before left.
+_REST_PER_CALL = 0.1
+_COOL_DOWN = 0.3
+# Differences of less are noise: the model's order decides, and more M have the same configuration.
+_TIE = 1.01
+
+Timer = Callable[[Sequence[Callable[[], object]]], list[float]]
+"""Microseconds of each of some calls."""
+
+
+def time_cold(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Medians with a cold L2; the calls take turns."""
+    time.sleep(_REST_PER_CALL * len(calls))
+    return [times.median_us for times in testing.time_cold_together(calls, _ROUNDS)]
+
+
+def time_sustained(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Means of two seconds of each call, back to back, at the power limit."""
+    found = []
+    for call in calls:
+        time.sleep(_COOL_DOWN)
+        found.append(testing.time_sustained(call))
+    return found
+
+
+TIMERS: dict[str, Timer] = {"cold": time_cold, "sustained": time_sustained}
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What candidates of a job took, by regime in microseconds, and the index of the best one."""
+
+    job: Job
+    configs: Sequence[KernelConfig]
+    times: Mapping[str, Sequence[float]]
+    best: int
+
+    @property
+    def entry(self) -> Entry:
+        us = {f"{regime}_us": round(times[self.best], 2) for regime, times in self.times.items()}
+        return Entry.of(self.job.problem, self.configs[self.best], **us)
+
+    def describe(self) -> str:
+        """One line: the best configuration, its times and what it gains over the one predicted to be best."""
+        parts = [
+            f"{times[self.best]:.2f} us {regime} ({times[self.best] / times[0] - 1:+.1%})"
+            for regime, times in self.times.items()
+        ]
+        return f"{self.configs[self.best].name}: {', '.join(parts)}"
+
+
+def measure(job: Job, timers: Mapping[str, Timer], within: float, device: str = "cuda") -> Pick:
+    """Check the candidates of a job, time them in each regime, and pick one.
+
+    Args:
+        job: the problem.
+        timers: by regime.
+        within: as for `plan.candidates`.
+        device: where operands are made.
+
+    Raises:
+        AssertionError: a candidate's result is wrong.
+        RuntimeError: one cannot be launched or timed.
+    """
+    configs = candidates(job.problem, within)
+    calls = checked_calls(job.problem, configs, Operands.make(job, device))
+    times = {regime: timer(calls) for regime, timer in timers.items()}
+    return Pick(job, configs, times, fastest(list(times.values())))
+
+
+def fastest(times: Sequence[Sequence[float]]) -> int:
+    """The index of the candidate that takes least time, over all regimes in the geometric mean.
+
+    Args:
+        times: of the candidates, in the order in which they are preferred, in each regime.
+    """
+    products = [math.prod(of_one) ** (1 / len(times)) for of_one in zip(*times, strict=True)]
+    return next(i for i, product in enumerate(products) if product <= _TIE * min(products))
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    timers: Mapping[str, Timer],
+    within: float,
+    path: Path,
+    device_name: str,
+    *,
+    device: str = "cuda",
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Tune problems, each of which is in its file before the next is measured.
+
+    Args:
+        jobs, timers, within, device: as for `measure`.
+        path, device_name: as for `tuned.files.merge`.
+        say: prints a line.
+
+    Returns:
+        What went wrong: a line for each job that was left.
+    """
+    failures = []
+    for job in jobs:
+        try:
+            pick = measure(job, timers, within, device)
+        except (AssertionError, RuntimeError) as error:
+            failures.append(f"{job.title}: {type(error).__name__}: {error}")
+            say(f"FAILED {failures[-1]}")
+            continue
+        files.merge(path, device_name, [pick.entry])
+        say(f"{job.title}: {pick.describe()}")
+    return failures

@@ -1,0 +1,107 @@
+"""Which problems are tuned, and which configurations are timed at each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .. import heuristics
+from ..problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, GemmProblem, KernelConfig, ceil_div
+from . import TuneError
+from .models import Layer
+
+Shape = tuple[int, ...]
+"""``(m, n, k)``, or ``(groups, m, n, k)`` with ``m`` rows of each group on average."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A problem to tune.
+
+    Args:
+        problem: what kernels are chosen for.
+        sizes: the rows of each group; a dense problem has one.
+        label: what it is in a model; empty where only its shape is known.
+    """
+
+    problem: GemmProblem
+    sizes: tuple[int, ...]
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        problem = self.problem
+        rows = (
+            f"{problem.m}"
+            if problem.layout == "dense"
+            else f"{problem.groups}x{sum(self.sizes) // problem.groups}"
+        )
+        shape = f"{problem.layout} {rows}x{problem.n}x{problem.k}"
+        return f"{shape} ({self.label})" if self.label else shape
+
+
+def plan_shapes(op: str, shapes: Iterable[Shape], out_dtype: str, num_sms: int) -> list[Job]:
+    """A job for each of ``shapes``, of the layout ``op``.
+
+    Raises:
+        TuneError: a shape that the operation does not take.
+    """
+    jobs = []
+    for shape in shapes:
+        if len(shape) != (3 if op == "dense" else 4):
+            wanted = "MxNxK" if op == "dense" else "GxMxNxK, the groups and the rows of each in front,"
+            raise TuneError(f"{'x'.join(map(str, shape))}: want {wanted} for --op {op}")
+        m, n, k = shape[-3:]
+        groups = 1 if op == "dense" else shape[0]
+        jobs.append(_job(op, groups, m, n, k, out_dtype, num_sms))
+    return jobs
+
+
+def plan_layers(
+    op: str, layers: Sequence[Layer], ms: Iterable[int], out_dtype: str, num_sms: int
+) -> list[Job]:
+    """A job for each of ``ms`` and of the layers that ``op`` is for: experts are grouped, all others dense.
+
+    Raises:
+        TuneError: there is no such layer, or one that the operation does not take.
+    """
+    names: dict[tuple[int, int, int], str] = {}
+    for layer in layers:
+        if (layer.groups is None) == (op == "dense"):
+            key = layer.groups or 1, layer.n, layer.k
+            names[key] = ", ".join(filter(None, (names.get(key), layer.name)))
+    if not names:
+        raise TuneError(f"the model has no experts, which --op {op} is for; want --op dense")
+    return [
+        _job(op, groups, m, n, k, out_dtype, num_sms, label)
+        for (groups, n, k), label in names.items()
+        for m in ms
+    ]
+
+
+def candidates(problem: GemmProblem, within: float) -> list[KernelConfig]:
+    """What is predicted to take at most ``within`` times the least, the least first."""
+    ranked = heuristics.rank(problem)
+    return [choice.config for choice in ranked if choice.cost_us <= within * ranked[0].cost_us]
+
+
+def _job(op: str, groups: int, m: int, n: int, k: int, out_dtype: str, num_sms: int, label: str = "") -> Job:
+    if n % 8 or k % 16 or groups > MAX_GROUPS:
+        name = f"{label}: " if label else ""
+        raise TuneError(
+            f"{name}N = {n}, K = {k}, {groups} groups; want N a multiple of 8, K one of 16, and at most "
+            f"{MAX_GROUPS} groups"
+        )
+    sizes = (m,) if op == "dense" else _spread(groups, m)
+    alignment = CONTIGUOUS_ALIGNMENT if op == "contiguous" else 1
+    rows = sum(ceil_div(size, alignment) * alignment for size in sizes)
+    return Job(GemmProblem(rows, n, k, out_dtype, num_sms, op, groups), sizes, label)
+
+
+def _spread(groups: int, m: int) -> tuple[int, ...]:
+    """Rows of groups, ``m`` on average, from 0.7 to 1.3 times that, in no order but always the same."""
+    sizes = [round(m * (0.7 + 0.6 * (i + 0.5) / groups)) for i in range(groups)]
+    sizes[groups // 2] += groups * m - sum(sizes)
+    random.Random(0).shuffle(sizes)
+    return tuple(sizes)

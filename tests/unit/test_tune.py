@@ -1,0 +1,308 @@
+"""What is tuned, what is timed, what is picked and where it is kept; kernels and timers are stand-ins."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cute_gemm
+from cute_gemm import dispatch, heuristics
+from cute_gemm.problem import LAYOUTS, KernelConfig
+from cute_gemm.tune import TuneError
+from cute_gemm.tune.candidates import Operands, checked_calls
+from cute_gemm.tune.measure import Pick, fastest, measure, run_jobs
+from cute_gemm.tune.models import Layer
+from cute_gemm.tune.plan import Job, candidates, plan_layers, plan_shapes
+from cute_gemm.tuned import files
+from cute_gemm.tuned.table import Table
+
+DEVICE = "NVIDIA H200"
+DENSE = (64, 136, 272)
+GROUPED = (4, 20, 136, 272)
+
+
+def job_of(layout: str, out_dtype: str = "bfloat16") -> Job:
+    (job,) = plan_shapes(layout, [DENSE if layout == "dense" else GROUPED], out_dtype, 78)
+    return job
+
+
+class Kernels:
+    """Computes results in plain torch; some kernels' are wrong, or a little different."""
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[KernelConfig, int]] = []
+        self.wrong: list[KernelConfig] = []
+        self.different: list[KernelConfig] = []
+        self.writes_padding = False
+
+    def instance(self, config: KernelConfig) -> Callable[..., None]:
+        def launch(
+            a: torch.Tensor,
+            sa: torch.Tensor,
+            b: torch.Tensor,
+            sb: torch.Tensor,
+            out: torch.Tensor,
+            num_sms: int,
+            *grouping: Any,
+        ) -> None:
+            self.launched.append((config, num_sms))
+            if config.layout == "dense":
+                cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
+            else:
+                index, *alignment = grouping
+                assert alignment == ([1] if config.layout == "offsets" else [])
+                rest = (20, out) if config.layout == "masked" else (out,)
+                operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{config.layout}")
+                operation((a, sa), (b, sb), index, *rest)
+            if config in self.wrong:
+                out[..., 0, :] *= 2
+            if config in self.different:
+                integers = out.view({2: torch.int16, 4: torch.int32}[out.element_size()])
+                integers[..., 0, 0] += 1
+            if self.writes_padding:
+                out[..., -1, :] = torch.where(out[..., -1, :].isnan(), 0, out[..., -1, :])
+
+        return launch
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    kernels = Kernels()
+    monkeypatch.setattr(dispatch, "instance", kernels.instance)
+    return kernels
+
+
+def timer(*us: float) -> Callable[[Sequence[Callable[[], object]]], list[float]]:
+    """Says the same of calls whatever they are; of those that are more, 99 us."""
+
+    def time(calls: Sequence[Callable[[], object]]) -> list[float]:
+        for call in calls:
+            call()
+        return list(itertools.islice(itertools.chain(us, itertools.repeat(99.0)), len(calls)))
+
+    return time
+
+
+# What is tuned
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize(("groups", "m"), [(1, 1), (3, 1), (4, 20), (32, 100), (256, 4096)])
+def test_groups_have_different_sizes_and_the_rows_asked_for(layout: str, groups: int, m: int) -> None:
+    (job,) = plan_shapes(layout, [(groups, m, 4096, 7168)], "float32", 100)
+    problem, sizes = job.problem, job.sizes
+    assert len(sizes) == groups
+    assert sum(sizes) == groups * m
+    assert all(round(0.7 * m) <= size <= round(1.3 * m) for size in sizes)
+    if groups > 3 and m > 1:
+        assert len(set(sizes)) > groups // 2
+        assert list(sizes) != sorted(sizes)
+    padded = sum(-(-size // 128) * 128 for size in sizes)
+    assert problem.m == (padded if layout == "contiguous" else groups * m)
+    assert (problem.n, problem.k, problem.groups, problem.layout) == (4096, 7168, groups, layout)
+    assert (problem.out_dtype, problem.num_sms) == ("float32", 100)
+    assert job.title == f"{layout} {groups}x{m}x4096x7168"
+
+
+def test_layers_of_a_shape_are_tuned_once_and_experts_by_themselves() -> None:
+    layers = [
+        Layer("o", 4096, 2048),
+        Layer("up", 256, 2048),
+        Layer("p", 4096, 2048),
+        Layer("e", 4096, 2048, 8),
+        Layer("f", 4096, 2048, 1),
+    ]
+    jobs = plan_layers("dense", layers, (1, 64), "bfloat16", 132)
+    assert [job.title for job in jobs] == [
+        "dense 1x4096x2048 (o, p)",
+        "dense 64x4096x2048 (o, p)",
+        "dense 1x256x2048 (up)",
+        "dense 64x256x2048 (up)",
+    ]
+    experts = plan_layers("masked", layers, (20,), "bfloat16", 132)
+    assert [job.title for job in experts] == ["masked 8x20x4096x2048 (e)", "masked 1x20x4096x2048 (f)"]
+    with pytest.raises(TuneError, match="no experts, which --op masked is for"):
+        plan_layers("masked", layers[:3], (20,), "bfloat16", 132)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "message"),
+    [
+        ("dense", (4, 64, 128, 128), "4x64x128x128: want MxNxK for --op dense"),
+        ("masked", (64, 128, 128), "64x128x128: want GxMxNxK"),
+        ("dense", (64, 12, 128), "N = 12, K = 128, 1 groups; want N a multiple of 8"),
+        ("dense", (64, 16, 136), "want N a multiple of 8, K one of 16"),
+        ("offsets", (1023, 1, 16, 16), "1023 groups; .*at most 1022 groups"),
+    ],
+)
+def test_shapes_that_an_operation_does_not_take_are_refused(
+    op: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(TuneError, match=message):
+        plan_shapes(op, [shape], "bfloat16", 132)
+
+
+def test_a_layer_that_cannot_be_multiplied_is_named() -> None:
+    with pytest.raises(TuneError, match=r"^o_proj: N = 12"):
+        plan_layers("dense", [Layer("o_proj", 12, 128)], (1,), "bfloat16", 132)
+
+
+def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
+    problem = job_of("dense").problem
+    ranked = heuristics.rank(problem)
+    assert candidates(problem, 1.0)[0] == ranked[0].config
+    few, more = candidates(problem, 1.1), candidates(problem, 1.5)
+    assert more[: len(few)] == few
+    assert more == [choice.config for choice in ranked[: len(more)]]
+    assert ranked[len(more) - 1].cost_us <= 1.5 * ranked[0].cost_us < ranked[len(more)].cost_us
+
+
+# What is checked
+
+
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kernels: Kernels) -> None:
+    job = job_of(layout, out_dtype)
+    configs = candidates(job.problem, 2.0)
+    assert len(configs) > 2
+    operands = Operands.make(job, "cpu")
+    calls = checked_calls(job.problem, configs, operands)
+    assert kernels.launched == [(config, 78) for config in configs]
+    for call in calls:
+        call()
+    assert kernels.launched[len(configs) :] == kernels.launched[: len(configs)]
+    for place in (0, 1, -1):
+        kernels.wrong = [configs[place]]
+        with pytest.raises(
+            AssertionError, match=rf"^{configs[place].name}( differs from {configs[0].name}$|: )"
+        ):
+            checked_calls(job.problem, configs, operands)
+    kernels.wrong, kernels.different = [], [configs[-1]]
+    with pytest.raises(AssertionError, match=rf"^{configs[-1].name} differs from {configs[0].name}$"):
+        checked_calls(job.problem, configs, operands)
+
+
+def test_what_sums_in_another_order_is_judged_by_itself(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of("dense")
+    configs = candidates(job.problem, 2.0)
+    other = configs[0], configs[2]
+    monkeypatch.setattr(
+        heuristics,
+        "is_suitable",
+        lambda problem, config: not (problem.batch_invariant and config in other),
+    )
+    operands = Operands.make(job, "cpu")
+    kernels.different = [other[0]]
+    assert len(checked_calls(job.problem, configs, operands)) == len(configs)
+    kernels.wrong = [other[1]]
+    with pytest.raises(AssertionError, match=rf"^{other[1].name}: "):
+        checked_calls(job.problem, configs, operands)
+    kernels.wrong, kernels.different = [], [configs[3]]
+    with pytest.raises(AssertionError, match=rf"^{configs[3].name} differs from {configs[1].name}$"):
+        checked_calls(job.problem, configs, operands)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "masked"])
+def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: str, kernels: Kernels) -> None:
+    job = job_of(layout)
+    operands = Operands.make(job, "cpu")
+    a, sa = operands.lhs
+    assert a.float().isfinite().all()
+    assert (a.float().abs().sum(-1) > 0).all()
+    assert sa.isfinite().all()
+    kernels.writes_padding = True
+    with pytest.raises(AssertionError, match="a row of no group was written"):
+        checked_calls(job.problem, candidates(job.problem, 1.0), operands)
+
+
+# What is picked
+
+
+def test_the_fastest_over_all_regimes_is_picked_and_ties_go_to_the_preferred() -> None:
+    assert fastest([[10.0, 9.0, 8.0]]) == 2
+    assert fastest([[8.05, 9.0, 8.0]]) == 0
+    assert fastest([[8.1, 8.05, 8.0]]) == 1
+    # Cold the last wins by 2 to 1, sustained it loses by 3 to 1; the middle one is good at both.
+    assert fastest([[20.0, 11.0, 10.0], [10.0, 11.0, 30.0]]) == 1
+    assert fastest([[20.0, 30.0, 10.0], [1000.0, 1000.0, 1500.0]]) == 2
+
+
+def test_a_pick_says_what_it_gains() -> None:
+    job = job_of("dense")
+    configs = candidates(job.problem, 2.0)[:2]
+    pick = Pick(job, configs, {"cold": [10.0, 9.004], "sustained": [8.0, 8.4]}, 1)
+    assert pick.describe() == f"{configs[1].name}: 9.00 us cold (-10.0%), 8.40 us sustained (+5.0%)"
+    assert pick.entry.kernel_config == configs[1]
+    assert (pick.entry.cold_us, pick.entry.sustained_us) == (9.0, 8.4)
+    assert pick.entry.key == ("dense", "bfloat16", 78, 1, 136, 272, 64)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_measured_choice_is_found_for_its_problem(layout: str, kernels: Kernels) -> None:
+    job = job_of(layout)
+    pick = measure(job, {"cold": timer(20.0, 10.0)}, 2.0, "cpu")
+    assert pick.configs == candidates(job.problem, 2.0)
+    assert Table([pick.entry]).choice(job.problem) == pick.configs[1]
+
+
+def test_every_problem_is_kept_before_the_next_is_measured(
+    kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, said = tmp_path / "choices.json", []
+    jobs = plan_shapes("dense", [(m, 136, 272) for m in (1, 2, 3, 4)], "bfloat16", 78)
+    second = candidates(jobs[1].problem, 1.2)[0]
+    kept = {**{job.problem.m: job for job in jobs}}
+
+    def time(calls: Sequence[Callable[[], object]]) -> list[float]:
+        done = [entry.m for entry in files.read(path, DEVICE)]
+        if done == [1, 3]:
+            raise KeyboardInterrupt
+        return timer(5.0)(calls)
+
+    files.merge(path, DEVICE, [])
+    real = Kernels.instance
+
+    def instance(config: KernelConfig) -> Callable[..., None]:
+        launch = real(kernels, config)
+
+        def checked(a: torch.Tensor, *rest: Any) -> None:
+            kernels.wrong = [second] if len(a) == 2 else []
+            launch(a, *rest)
+
+        return checked
+
+    monkeypatch.setattr(dispatch, "instance", instance)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, {"sustained": time}, 1.2, path, DEVICE, device="cpu", say=said.append)
+    assert [entry.m for entry in files.read(path, DEVICE)] == [1, 3]
+    assert all(entry.sustained_us == 5.0 for entry in files.read(path, DEVICE))
+    assert all(entry.cold_us is None for entry in files.read(path, DEVICE))
+    assert [line.split(":")[0] for line in said] == [
+        kept[1].title,
+        f"FAILED {kept[2].title}",
+        kept[3].title,
+    ]
+    assert f"AssertionError: {second.name}" in said[1]
+
+
+def test_what_cannot_be_timed_is_left_and_told(kernels: Kernels, tmp_path: Path) -> None:
+    def fails(calls: Sequence[Callable[[], object]]) -> list[float]:
+        raise RuntimeError("CUPTI lost records")
+
+    path = tmp_path / "choices.json"
+    job = job_of("dense")
+    files.merge(path, DEVICE, [Pick(job, candidates(job.problem, 1.0), {"cold": [3.0]}, 0).entry])
+    before = path.read_text()
+    failures = run_jobs([job], {"cold": fails}, 1.2, path, DEVICE, device="cpu", say=lambda line: None)
+    assert failures == [f"{job.title}: RuntimeError: CUPTI lost records"]
+    assert path.read_text() == before
+    assert run_jobs([job], {"cold": timer(4.0)}, 1.2, path, DEVICE, device="cpu", say=lambda line: None) == []
+    (entry,) = files.read(path, DEVICE)
+    assert entry == replace(entry, m=64, cold_us=4.0)
