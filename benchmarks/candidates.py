@@ -13,21 +13,37 @@ from __future__ import annotations
 
 import argparse
 import functools
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-import grouped
-import records
 import torch
-from dense import compile_configs, time_cold
-from records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, Row, Shape
 from torch import Tensor
 
 from cute_gemm import dispatch, heuristics, testing
+from cute_gemm.bench.cases import DenseCase, GroupedCase
+from cute_gemm.bench.compilation import compile_configs
+from cute_gemm.bench.peers.cublas import calibration_call, calibration_shape
+from cute_gemm.bench.published import peer_shapes
+from cute_gemm.bench.records import (
+    COLD,
+    CONTIGUOUS,
+    DENSE,
+    KEYS,
+    MASKED,
+    OFFSETS,
+    Row,
+    Shape,
+    shape_text,
+    write_rows,
+)
+from cute_gemm.bench.work import problem_of
 from cute_gemm.problem import KernelConfig
 
 REPEATS = 10
+REST_SECONDS = 0.1
 # Between the peers' shapes, where the choice changes most.
 MORE_SHAPES: dict[str, list[Shape]] = {
     DENSE: [
@@ -46,7 +62,7 @@ MORE_SHAPES: dict[str, list[Shape]] = {
 
 
 def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: float | None) -> Row:
-    key = dict(zip(records.KEYS[op], shape, strict=True))
+    key = dict(zip(KEYS[op], shape, strict=True))
     tile = {
         name: getattr(config, name) for name in ("block_m", "block_n", "cluster_m", "cluster_n", "stages")
     }
@@ -56,17 +72,19 @@ def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: 
 
 def operands(op: str, shape: Shape) -> tuple[list[Tensor | int], Tensor, Callable[[Tensor], object]]:
     """What a kernel takes before its result and behind the number of SMs, an empty result, and its judge."""
-    if op != DENSE:
-        case = grouped.Case.make(op, shape)
-        return [*case.inputs.lhs, *case.inputs.rhs, *case.grouping], case.poisoned_out(), case.judge
-    (a, sa), (b, sb) = testing.make_inputs(*shape, device="cuda")
-    out = torch.full((a.shape[0], b.shape[0]), torch.nan, dtype=torch.bfloat16, device="cuda")
-    return [a, sa, b, sb], out, lambda out: testing.assert_correct(out, a, sa, b, sb)
+    case = DenseCase.make(shape) if op == DENSE else GroupedCase.make(op, shape)
+    return [*case.lhs, *case.rhs, *case.grouping], case.poisoned_out(), case.judge
+
+
+def time_cold(call: Callable[[], object]) -> float:
+    """Mean in microseconds."""
+    time.sleep(REST_SECONDS)
+    return statistics.mean(testing.time_cold(call, REPEATS))
 
 
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     (a, sa, b, sb, *grouping), out, judge = operands(op, shape)
-    configs = [choice.config for choice in heuristics.rank(records.problem_of(op, shape, num_sms))]
+    configs = [choice.config for choice in heuristics.rank(problem_of(op, shape, num_sms))]
     calls, expected = [], None
     for config in configs:
         call = functools.partial(dispatch.instance(config), a, sa, b, sb, out, num_sms, *grouping)
@@ -79,16 +97,11 @@ def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
             raise AssertionError(f"{config.name} differs from {configs[0].name} at {op} {shape}")
         calls.append(call)
 
-    beside = shape if op == DENSE else grouped.calibration_shape(shape)
+    beside = shape if op == DENSE else calibration_shape(shape)
     has_cublaslt = beside[0] % 16 == 0
-    times = [
-        time_cold(call, REPEATS)
-        for call in ([*calls, grouped.cublaslt_call(beside)] if has_cublaslt else calls)
-    ]
-    cublaslt_us = times.pop()[0] if has_cublaslt else None
-    rows = [
-        row_of(op, shape, config, us, cublaslt_us) for config, (us, _, _) in zip(configs, times, strict=True)
-    ]
+    times = [time_cold(call) for call in ([*calls, calibration_call(beside)] if has_cublaslt else calls)]
+    cublaslt_us = times.pop() if has_cublaslt else None
+    rows = [row_of(op, shape, config, us, cublaslt_us) for config, us in zip(configs, times, strict=True)]
     return sorted(rows, key=lambda row: row["us"])
 
 
@@ -110,9 +123,9 @@ def main() -> int:
         return 1
     op = options.op
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    shapes = options.shapes or sorted({*records.peer_shapes(COLD, op), *MORE_SHAPES[op]})
-    problems = [records.problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(list({choice.config for each in problems for choice in heuristics.rank(each)}))
+    shapes = options.shapes or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
+    problems = [problem_of(op, shape, num_sms) for shape in shapes]
+    compile_configs(choice.config for each in problems for choice in heuristics.rank(each))
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)
@@ -120,9 +133,9 @@ def main() -> int:
             f"{row['block_m']}x{row['block_n']} c{row['cluster_m']}x{row['cluster_n']} {row['us']:.1f}"
             for row in found[:4]
         )
-        print(f"{'x'.join(map(str, shape))}: {best}; cuBLASLt {found[0]['cublaslt_us']}", flush=True)
+        print(f"{shape_text(shape)}: {best}; cuBLASLt {found[0]['cublaslt_us']}", flush=True)
         rows += found
-        records.write_rows(options.out, rows)
+        write_rows(options.out, rows)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The command line: `cute-gemm demo`, `inspect` and `info`.
+"""The command line: `cute-gemm demo`, `bench`, `inspect` and `info`.
 
 torch and the DSL take seconds to import, so commands import what they need when they run.
 """
@@ -66,21 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0; 1 after a mistake that was reported in one line; 130 after an interrupt. Arguments
-        that do not parse leave through argparse with status 2.
+        The exit status: 0; 1 after a mistake that was reported in one line, or when `bench` found something
+        wrong or slower; 130 after an interrupt. Arguments that do not parse leave through argparse with
+        status 2.
     """
     args = _parser().parse_args(argv)
     try:
-        args.command(args)
+        return args.command(args) or 0
     except UsageError as error:
         print(f"cute-gemm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
+    from cute_gemm.bench.arguments import add_arguments as add_bench_arguments
+
     parser = argparse.ArgumentParser(
         prog="cute-gemm", description="FP8 GEMM with fine-grained scaling for Hopper GPUs."
     )
@@ -98,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --weights: rows of the random activations (default: 128)",
     )
     demo.set_defaults(command=_demo)
+
+    bench = commands.add_parser("bench", help="time the operations and peers on a Hopper GPU")
+    add_bench_arguments(bench)
+    bench.set_defaults(command=_bench)
 
     inspect = commands.add_parser("inspect", help="show the kernel chosen for a shape; needs no GPU")
     _add_shape(inspect, required=True)
@@ -203,6 +209,18 @@ def _results_table(results: Sequence[Result], device: torch.device) -> Table:
             cells += ["-"] * 3
         table.add_row(result.label, _shape(result.problem), result.config, *cells)
     return table
+
+
+# bench
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from cute_gemm.bench import BenchError, command
+
+    try:
+        return command.run(args)
+    except BenchError as error:
+        raise UsageError(str(error)) from error
 
 
 # inspect
