@@ -12,21 +12,37 @@ give the same bits. `cost_model.py` shows how good the choices are.
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import grouped
-import records
 import torch
-from dense import compile_configs, time_cold
-from records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, Row, Shape
 
-from cute_gemm import heuristics
-from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm import heuristics, testing
+from cute_gemm.bench.cases import DenseCase, GroupedCase
+from cute_gemm.bench.peers.cublas import calibration_call, calibration_shape
+from cute_gemm.bench.published import peer_shapes
+from cute_gemm.bench.records import (
+    COLD,
+    CONTIGUOUS,
+    DENSE,
+    KEYS,
+    MASKED,
+    OFFSETS,
+    Row,
+    Shape,
+    shape_text,
+    write_rows,
+)
+from cute_gemm.bench.work import problem_of
+from cute_gemm.compilation import compile_configs
+from cute_gemm.problem import KernelConfig
 from cute_gemm.tune.candidates import Operands, checked_calls
-from cute_gemm.tune.plan import Job
 
 REPEATS = 10
+REST_SECONDS = 0.1
 # Between the peers' shapes, where the choice changes most.
 MORE_SHAPES: dict[str, list[Shape]] = {
     DENSE: [
@@ -45,7 +61,7 @@ MORE_SHAPES: dict[str, list[Shape]] = {
 
 
 def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: float | None) -> Row:
-    key = dict(zip(records.KEYS[op], shape, strict=True))
+    key = dict(zip(KEYS[op], shape, strict=True))
     tile = {
         name: getattr(config, name) for name in ("block_m", "block_n", "cluster_m", "cluster_n", "stages")
     }
@@ -53,28 +69,27 @@ def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: 
     return {"op": op, **key, **tile, **times}
 
 
-def operands(op: str, shape: Shape, problem: GemmProblem) -> Operands:
-    if op == DENSE:
-        return Operands.make(Job(problem, sizes=shape[:1]))
-    case = grouped.Case.make(op, shape)
-    return Operands(case.inputs.lhs, case.inputs.rhs, case.grouping, case.poisoned_out(), case.judge)
+def operands(op: str, shape: Shape) -> Operands:
+    case = DenseCase.make(shape) if op == DENSE else GroupedCase.make(op, shape)
+    return Operands(case.lhs, case.rhs, case.grouping, case.poisoned_out(), case.judge)
+
+
+def time_cold(call: Callable[[], object]) -> float:
+    """Mean in microseconds."""
+    time.sleep(REST_SECONDS)
+    return statistics.mean(testing.time_cold(call, REPEATS))
 
 
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
-    problem = records.problem_of(op, shape, num_sms)
+    problem = problem_of(op, shape, num_sms)
     configs = [choice.config for choice in heuristics.rank(problem)]
-    calls = checked_calls(problem, configs, operands(op, shape, problem))
+    calls = checked_calls(problem, configs, operands(op, shape))
 
-    beside = shape if op == DENSE else grouped.calibration_shape(shape)
+    beside = shape if op == DENSE else calibration_shape(shape)
     has_cublaslt = beside[0] % 16 == 0
-    times = [
-        time_cold(call, REPEATS)
-        for call in ([*calls, grouped.cublaslt_call(beside)] if has_cublaslt else calls)
-    ]
-    cublaslt_us = times.pop()[0] if has_cublaslt else None
-    rows = [
-        row_of(op, shape, config, us, cublaslt_us) for config, (us, _, _) in zip(configs, times, strict=True)
-    ]
+    times = [time_cold(call) for call in ([*calls, calibration_call(beside)] if has_cublaslt else calls)]
+    cublaslt_us = times.pop() if has_cublaslt else None
+    rows = [row_of(op, shape, config, us, cublaslt_us) for config, us in zip(configs, times, strict=True)]
     return sorted(rows, key=lambda row: row["us"])
 
 
@@ -96,9 +111,9 @@ def main() -> int:
         return 1
     op = options.op
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    shapes = options.shapes or sorted({*records.peer_shapes(COLD, op), *MORE_SHAPES[op]})
-    problems = [records.problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(list({choice.config for each in problems for choice in heuristics.rank(each)}))
+    shapes = options.shapes or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
+    problems = [problem_of(op, shape, num_sms) for shape in shapes]
+    compile_configs(choice.config for each in problems for choice in heuristics.rank(each))
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)
@@ -106,9 +121,9 @@ def main() -> int:
             f"{row['block_m']}x{row['block_n']} c{row['cluster_m']}x{row['cluster_n']} {row['us']:.1f}"
             for row in found[:4]
         )
-        print(f"{'x'.join(map(str, shape))}: {best}; cuBLASLt {found[0]['cublaslt_us']}", flush=True)
+        print(f"{shape_text(shape)}: {best}; cuBLASLt {found[0]['cublaslt_us']}", flush=True)
         rows += found
-        records.write_rows(options.out, rows)
+        write_rows(options.out, rows)
     return 0
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
-
-import records
-from records import DENSE, Shape
+from pathlib import Path
 
 from cute_gemm import heuristics
+from cute_gemm.bench.records import DENSE, Shape, read_rows, shape_of, shape_text
+from cute_gemm.bench.work import problem_of
 from cute_gemm.problem import KernelConfig
+
+CANDIDATES = Path(__file__).parent / "candidates"
 
 Tile = tuple[int, int, int, int]
 """BLOCK_M, BLOCK_N and the cluster's two extents: what tells candidates apart."""
@@ -45,10 +47,10 @@ def tile_of(config: KernelConfig) -> Tile:
 def timings() -> dict[tuple[str, str, Shape], dict[Tile, float]]:
     """Microseconds of each candidate, by run, operation and shape: times of two runs do not compare."""
     times: dict[tuple[str, str, Shape], dict[Tile, float]] = defaultdict(dict)
-    for path in sorted((records.BENCHMARKS / "candidates").glob("*.jsonl")):
-        for row in records.read_rows(path):
+    for path in sorted(CANDIDATES.glob("*.jsonl")):
+        for row in read_rows(path):
             tile = row["block_m"], row["block_n"], row["cluster_m"], row["cluster_n"]
-            times[path.stem, row.get("op", DENSE), records.shape_of(row)][tile] = row["us"]
+            times[path.stem, row.get("op", DENSE), shape_of(row)][tile] = row["us"]
     return times
 
 
@@ -56,7 +58,7 @@ def picks() -> list[Pick]:
     """The cost model's choice for every shape of every run."""
     found = []
     for (run, op, shape), times in timings().items():
-        ranked = heuristics.rank(records.problem_of(op, shape))
+        ranked = heuristics.rank(problem_of(op, shape))
         config = next(choice.config for choice in ranked if tile_of(choice.config) in times)
         is_stand_in = config != ranked[0].config
         found.append(Pick(run, shape, config, is_stand_in, times[tile_of(config)], min(times.values())))
@@ -69,7 +71,7 @@ def main() -> None:
         regrets = []
         for pick in chosen:
             if pick.run == run:
-                shape = "x".join(map(str, pick.shape))
+                shape = shape_text(pick.shape)
                 times = f"{pick.us:7.1f} us, best {pick.best_us:7.1f}, regret {pick.regret:.3f}"
                 stand_in = "  (stand-in)" if pick.is_stand_in else ""
                 print(f"{shape:>18}  {pick.config.name:33} {times}{stand_in}")

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import records
-from comparison import (
+from cute_gemm.bench.comparison import (
     Comparison,
     by_rows,
     compare,
@@ -19,9 +18,21 @@ from comparison import (
     mean_of,
     speeds_without_padding,
 )
-from records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, SUSTAINED, Row
+from cute_gemm.bench.records import (
+    COLD,
+    CONTIGUOUS,
+    DENSE,
+    MASKED,
+    OFFSETS,
+    SUSTAINED,
+    Row,
+    read_rows,
+)
+from cute_gemm.bench.tables import dimension_names
 
-README = records.BENCHMARKS.parent / "README.md"
+BENCHMARKS = Path(__file__).parent
+RESULTS = BENCHMARKS / "results" / "h200"
+README = BENCHMARKS.parent / "README.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
 _REGIMES = {
@@ -55,17 +66,15 @@ def replaced(text: str, figures: str) -> str:
     return f"{before}{BEGIN}\n{figures}\n{END}{rest[0].split(END)[1]}"
 
 
-def read_results(directory: Path = records.RESULTS) -> list[Row]:
-    return [row for path in sorted(directory.glob("*.jsonl")) for row in records.read_rows(path)]
+def read_results(directory: Path = RESULTS) -> list[Row]:
+    return [row for path in sorted(directory.glob("*.jsonl")) for row in read_rows(path)]
 
 
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
     comparisons = compare(rows, regime, op)
     if not comparisons:
         return ""
-    names = {"groups": "groups", "expected_m": "rows of each"}
-    shape = [names.get(key, key.upper()) for key in records.KEYS[op]]
-    columns = [*shape, "kernel", "us", "TFLOP/s", "DeepGEMM us", "speed / DeepGEMM"]
+    columns = [*dimension_names(op), "kernel", "us", "TFLOP/s", "DeepGEMM us", "speed / DeepGEMM"]
     lines = [
         f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(comparisons)}):",
         "",

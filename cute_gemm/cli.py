@@ -1,4 +1,4 @@
-"""The command line: `cute-gemm demo`, `tune`, `inspect` and `info`.
+"""The command line: `cute-gemm demo`, `bench`, `tune`, `inspect` and `info`.
 
 torch and the DSL take seconds to import, so commands import what they need when they run.
 """
@@ -66,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0; 1 after a mistake that was reported in one line, or when `tune` could not tune
-        something; 130 after an interrupt. Arguments that do not parse leave through argparse with status 2.
+        The exit status: 0; 1 after a mistake that was reported in one line, or when `bench` found something
+        wrong or slower, or `tune` could not tune something; 130 after an interrupt. Arguments that do not
+        parse leave through argparse with status 2.
     """
     args = _parser().parse_args(argv)
     try:
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from cute_gemm.bench.arguments import add_arguments as add_bench_arguments
     from cute_gemm.tune.arguments import add_arguments as add_tune_arguments
 
     parser = argparse.ArgumentParser(
@@ -99,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --weights: rows of the random activations (default: 128)",
     )
     demo.set_defaults(command=_demo)
+
+    bench = commands.add_parser("bench", help="time the operations and peers on a Hopper GPU")
+    add_bench_arguments(bench)
+    bench.set_defaults(command=_bench)
 
     tune = commands.add_parser("tune", help="time candidates on a Hopper GPU and keep the best for dispatch")
     add_tune_arguments(tune)
@@ -208,6 +214,18 @@ def _results_table(results: Sequence[Result], device: torch.device) -> Table:
             cells += ["-"] * 3
         table.add_row(result.label, _shape(result.problem), result.config, *cells)
     return table
+
+
+# bench
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from cute_gemm.bench import BenchError, command
+
+    try:
+        return command.run(args)
+    except BenchError as error:
+        raise UsageError(str(error)) from error
 
 
 # tune

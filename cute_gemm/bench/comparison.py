@@ -1,4 +1,4 @@
-"""Our rows beside the peers': ratios, calibration and geometric means. No GPU needed."""
+"""Our rows beside the figures of DeepGEMM in `published`: ratios, calibration and geometric means."""
 
 from __future__ import annotations
 
@@ -6,8 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import records
-from records import CONTIGUOUS, DEEPGEMM, DENSE, FAST, M_MAJOR, OFFSETS, OURS, ROW_MAJOR, Row, Shape
+from . import published
+from .records import (
+    CONTIGUOUS,
+    DEEPGEMM,
+    DENSE,
+    FAST,
+    M_MAJOR,
+    OFFSETS,
+    OURS,
+    ROW_MAJOR,
+    Row,
+    Shape,
+    by_kind,
+    shape_of,
+    shape_text,
+)
 
 
 @dataclass(frozen=True)
@@ -46,27 +60,20 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
     """Comparisons for the shapes of `op` that DeepGEMM was measured at, in the order of the peers' file.
 
     Raises:
-        ValueError: two rows measured the same thing.
+        BenchError: two rows measured the same thing.
     """
-    times: dict[tuple[str, str | None], dict[Shape, Row]] = {}
-    for row in rows:
-        if row["op"] != op or row["regime"] != regime:
-            continue
-        layout = row["scale_layout"] if row["peer"] == OURS else None
-        found = times.setdefault((row["peer"], layout), {})
-        if records.shape_of(row) in found:
-            what = " ".join(filter(None, (regime, None if op == DENSE else op)))
-            raise ValueError(f"two {what} rows of {row['peer']} ({layout}) at {records.shape_of(row)}")
-        found[records.shape_of(row)] = row
+    times = by_kind(rows, op, regime)
     ours, m_major = times.get((OURS, ROW_MAJOR), {}), times.get((OURS, M_MAJOR), {})
-    deepgemm = records.peer_times(regime, op).get(DEEPGEMM, {})
+    deepgemm = published.peer_times(regime, op).get(DEEPGEMM, {})
     # Of a dense shape cuBLASLt has a row of its own, of a grouped one a measurement within ours.
-    measured, there = times.get((FAST, None), {}), records.peer_times(regime)[FAST]
+    measured, there = times.get((FAST, None), {}), published.peer_times(regime)[FAST]
 
     def card(shape: Shape) -> float | None:
         if calibration := ours[shape].get("calibration"):
-            return calibration["us"] / there[records.shape_of(calibration)]
-        return measured[shape]["us"] / there[shape] if shape in measured else None
+            return calibration["us"] / there[shape_of(calibration)]
+        if shape not in measured or "wrong" in measured[shape]:
+            return None
+        return measured[shape]["us"] / there[shape]
 
     return [
         Comparison(
@@ -88,6 +95,7 @@ def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive values, of which there is at least one."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
@@ -116,7 +124,7 @@ def text_table(comparisons: Sequence[Comparison], title: str) -> str:
     ]
     for each in comparisons:
         numbers = (each.ratio, each.scaled_ratio, each.row_major_cost)
-        shape = "x".join(map(str, each.shape))
+        shape = shape_text(each.shape)
         times = (f"{each.us:.2f}", f"{each.deepgemm_us:.2f}")
         lines.append(_line(shape, each.row["config"], *times, *map(_number, numbers)))
     classes = by_rows(comparisons)

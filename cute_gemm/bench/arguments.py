@@ -1,0 +1,84 @@
+"""The arguments of `cute-gemm bench`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from .peers.registry import PEERS
+from .records import COLD, GROUPED, SUSTAINED, Shape
+from .suite import SUITES
+
+DEFAULT_OUT = Path("bench-results")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add them to a parser, for `command.run`."""
+    instead = parser.add_mutually_exclusive_group()
+    parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
+    parser.add_argument("--regime", choices=(COLD, SUSTAINED, "all"), default="all")
+    parser.add_argument(
+        "--shapes",
+        type=_shape,
+        nargs="+",
+        metavar="[Gx]MxNxK",
+        help="only these, such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows"
+        " (default: those that peers' figures are of)",
+    )
+    parser.add_argument("--ops", choices=GROUPED, nargs="+", default=GROUPED, help="grouped ones: only these")
+    parser.add_argument(
+        "--peers",
+        type=_peers,
+        default=tuple(PEERS),
+        metavar="NAME,...",
+        help=f"of {', '.join(PEERS)}; or none (default: all that are installed)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where lines, tables and plots go (default: {DEFAULT_OUT})",
+    )
+    instead.add_argument(
+        "--plot", type=Path, metavar="DIR", help="measure nothing: make tables and plots of results"
+    )
+    instead.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("OLD", "NEW"),
+        help="measure nothing: print what got slower between results (files or directories)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_percent,
+        default=2.0,
+        metavar="PERCENT",
+        help="with --compare: by how much a time may grow (default: %(default)g)",
+    )
+
+
+def _shape(text: str) -> Shape:
+    parts = text.split("x")
+    if len(parts) not in (3, 4) or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, got {text!r}")
+    return tuple(map(int, parts))
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    names = () if text == "none" else tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in PEERS:
+            raise argparse.ArgumentTypeError(f"want some of {','.join(PEERS)}, or none; got {name!r}")
+    return names
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = math.nan
+    if not 0 <= percent < math.inf:
+        raise argparse.ArgumentTypeError(f"want percent, a number from 0 on; got {text!r}")
+    return percent

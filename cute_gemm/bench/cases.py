@@ -1,0 +1,222 @@
+"""The operands of a shape, the ways to multiply them, and what their product must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+import cute_gemm
+
+from .. import dispatch, testing
+from ..problem import CONTIGUOUS_ALIGNMENT, ceil_div
+from ..reference import dequantized_product, product_scale, take_rows
+from .records import CONTIGUOUS, DENSE, MASKED, OFFSETS, OURS, ROW_MAJOR, Shape
+from .work import draw_rows, problem_of
+
+# What the peers had: more than any of their groups have rows.
+_MASKED_CAPACITY = 4096
+
+Operand = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Call:
+    """One way to compute a product. Calling it keeps the result, to be judged as the last call left it.
+
+    Args:
+        peer: whose it is.
+        run: computes the product on the current stream.
+        judge: the error of the worst tile of a result; raises AssertionError if it is wrong.
+        scale_layout, config: as in a record.
+    """
+
+    peer: str
+    run: Callable[[], Tensor]
+    judge: Callable[[Tensor], float]
+    scale_layout: str | None = None
+    config: str | None = None
+    result: Tensor | None = field(default=None, init=False)
+
+    def __call__(self) -> None:
+        self.result = self.run()
+
+    def error(self) -> float:
+        """The worst tile's error of the last result.
+
+        Raises:
+            AssertionError: it is wrong, or there is none.
+        """
+        if self.result is None:
+            raise AssertionError(f"{self.peer} was not called")
+        return self.judge(self.result)
+
+
+def in_layout(sa: Tensor, layout: str) -> Tensor:
+    """Scales of A ``[..., M, ceil(K/128)]`` as they are, or with those of one k-block contiguous."""
+    return sa if layout == ROW_MAJOR else sa.mT.contiguous().mT
+
+
+def judge_within(error: Callable[[Tensor], float], limit: float) -> Callable[[Tensor], float]:
+    """A judge of a peer's results: the worst tile's ``error`` must be at most ``limit``."""
+
+    def judge(out: Tensor) -> float:
+        found = error(out)
+        if found > limit:
+            raise AssertionError(f"the worst tile's error is {found:.3e}, limit {limit:.0e}")
+        return found
+
+    return judge
+
+
+@dataclass(frozen=True)
+class DenseCase:
+    """Standard normal operands of one product, quantised."""
+
+    shape: Shape
+    lhs: Operand
+    rhs: Operand
+    op: str = DENSE
+
+    @staticmethod
+    def make(shape: Shape, device: str = "cuda") -> DenseCase:
+        m, n, k = shape
+        return DenseCase(shape, *testing.make_inputs(m, n, k, device=device))
+
+    @property
+    def grouping(self) -> tuple[Tensor | int, ...]:
+        """What a kernel is given to tell groups apart."""
+        return ()
+
+    @cached_property
+    def product(self) -> Tensor:
+        """FP64 ``[M, N]``: what a result must be close to."""
+        return dequantized_product(*self.lhs, *self.rhs)
+
+    @cached_property
+    def unscaled_product(self) -> Tensor:
+        """The same with all scales 1."""
+        (a, sa), (b, sb) = self.lhs, self.rhs
+        return dequantized_product(a, torch.ones_like(sa), b, torch.ones_like(sb))
+
+    def poisoned_out(self) -> Tensor:
+        """A bf16 result of NaN, as it is before a call."""
+        m, n, _ = self.shape
+        return torch.full((m, n), torch.nan, dtype=torch.bfloat16, device=self.lhs[0].device)
+
+    def ours(self, layout: str, num_sms: int) -> Call:
+        """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
+        (a, sa), out = self.lhs, self.poisoned_out()
+        lhs = a, in_layout(sa, layout)
+        return Call(
+            OURS,
+            lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out),
+            self.judge,
+            scale_layout=layout,
+            config=dispatch.select(problem_of(self.op, self.shape, num_sms)).name,
+        )
+
+    def judge(self, out: Tensor) -> float:
+        """The worst tile's error of a result of ours.
+
+        Raises:
+            AssertionError: it is wrong, by `testing.assert_close_per_tile`.
+        """
+        testing.assert_close_per_tile(out, self.product, product_scale(*self.lhs, *self.rhs))
+        return self.error(out)
+
+    def error(self, out: Tensor) -> float:
+        """The worst tile's error against the FP64 product of the dequantised operands."""
+        return testing.worst_tile_error(out, self.product)
+
+
+@dataclass(frozen=True)
+class GroupedCase:
+    """One shape's operands in the layout of one operation."""
+
+    op: str
+    shape: Shape
+    inputs: testing.GroupedInputs
+
+    @staticmethod
+    def make(op: str, shape: Shape, device: str = "cuda") -> GroupedCase:
+        groups, expected_m, n, k = shape
+        rows = draw_rows(groups, expected_m)
+        if op == CONTIGUOUS:
+            inputs = testing.make_contiguous_inputs(rows, n, k, device=device)
+        elif op == OFFSETS:
+            inputs = testing.make_offsets_inputs(rows, n, k, device=device)
+        else:
+            padded = ceil_div(max(rows), CONTIGUOUS_ALIGNMENT) * CONTIGUOUS_ALIGNMENT
+            capacity = max(_MASKED_CAPACITY, padded)
+            inputs = testing.make_masked_inputs(rows, capacity, n, k, device=device)
+        # Rows of no group are NaN, which costs less power than numbers.
+        (a, sa), empty = inputs.lhs, inputs.row_groups < 0
+        count, given = int(empty.sum()), a.view(torch.uint8)[~empty]
+        a.view(torch.uint8)[empty] = given[torch.arange(count, device=device) % len(given)]
+        sa[empty] = 1.0
+        return GroupedCase(op, shape, inputs)
+
+    @property
+    def lhs(self) -> Operand:
+        return self.inputs.lhs
+
+    @property
+    def rhs(self) -> Operand:
+        return self.inputs.rhs
+
+    @property
+    def grouping(self) -> tuple[Tensor | int, ...]:
+        """What a kernel is given to tell groups apart."""
+        return (self.inputs.index, 1) if self.op == OFFSETS else (self.inputs.index,)
+
+    def poisoned_out(self) -> Tensor:
+        """A bf16 result of NaN, as it is before a call."""
+        n, (a, _) = self.shape[2], self.lhs
+        return torch.full((*a.shape[:-1], n), torch.nan, dtype=torch.bfloat16, device=a.device)
+
+    def ours(self, layout: str, num_sms: int) -> Call:
+        """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
+        (a, sa), out = self.lhs, self.poisoned_out()
+        operations: dict[str, Callable[..., Tensor]] = {
+            CONTIGUOUS: cute_gemm.m_grouped_fp8_gemm_nt_contiguous,
+            OFFSETS: cute_gemm.m_grouped_fp8_gemm_nt_offsets,
+            MASKED: cute_gemm.m_grouped_fp8_gemm_nt_masked,
+        }
+        expected = (self.shape[1],) if self.op == MASKED else ()
+        lhs = a, in_layout(sa, layout)
+        return Call(
+            OURS,
+            lambda: operations[self.op](lhs, self.rhs, self.inputs.index, *expected, out),
+            self.judge,
+            scale_layout=layout,
+            config=dispatch.select(problem_of(self.op, self.shape, num_sms)).name,
+        )
+
+    def judge(self, out: Tensor) -> float:
+        """The error of the worst tile of a result of ours that was poisoned before.
+
+        Raises:
+            AssertionError: it is wrong, or a row of no group was written.
+        """
+        inputs = self.inputs
+        worst = testing.assert_grouped_correct(out, inputs.lhs, inputs.rhs, inputs.row_groups)
+        if not out[inputs.row_groups < 0].isnan().all():
+            raise AssertionError("a row of no group was written")
+        return worst
+
+    def error(self, out: Tensor) -> float:
+        """The worst tile's error, over all groups, of the rows that have one."""
+        (a, sa), (b, sb) = self.lhs, self.rhs
+        worst = 0.0
+        for group in range(len(b)):
+            rows = (self.inputs.row_groups == group).nonzero(as_tuple=True)
+            product = dequantized_product(take_rows(a, rows), sa[rows], b[group], sb[group])
+            worst = max(worst, testing.worst_tile_error(out[rows], product))
+        return worst
+
+
+Case = DenseCase | GroupedCase

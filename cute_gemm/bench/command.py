@@ -1,0 +1,173 @@
+"""What `cute-gemm bench` does, behind its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from .. import dispatch, hardware
+from ..compilation import compile_configs
+from ..progress import track
+from . import BenchError, changes, tables
+from .arguments import DEFAULT_OUT
+from .comparison import compare, geometric_mean, speeds_without_padding, text_table
+from .origin import describe_origin
+from .peers.registry import split_available
+from .records import COLD, SUSTAINED, Row, Shape, read_results
+from .run import Bench, run_jobs
+from .suite import SUITES, Job, plan
+from .timers import Sustained, Timer, cold_timer
+from .work import problem_of
+
+TABLES = "tables.md"
+_TABLE_WIDTH = 140
+
+
+def run(args: argparse.Namespace) -> int:
+    """What the arguments of `arguments.add_arguments` ask for.
+
+    Returns:
+        The exit status: 1 if something failed, was wrong, or got slower, else 0.
+
+    Raises:
+        BenchError: it cannot be done.
+    """
+    if args.plot:
+        draw(args.plot, args.out or args.plot)
+        return 0
+    if args.compare:
+        old, new = args.compare
+        return compare_runs(old, new, args.threshold / 100)
+    failures = measure(
+        SUITES if args.suite == "all" else (args.suite,),
+        (COLD, SUSTAINED) if args.regime == "all" else (args.regime,),
+        args.ops,
+        args.shapes,
+        args.peers,
+        args.out or DEFAULT_OUT,
+    )
+    for failure in failures:
+        print(f"FAILED {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def measure(
+    suites: Sequence[str],
+    regimes: Sequence[str],
+    ops: Sequence[str],
+    shapes: Sequence[Shape] | None,
+    peer_names: Sequence[str],
+    out: Path,
+) -> list[str]:
+    """Time what is asked for, print how it went, and write JSON lines, tables and plots.
+
+    Args:
+        suites, regimes, ops, shapes: as for `suite.plan`.
+        peer_names: of `peers.registry.PEERS`.
+        out: the directory that is written to.
+
+    Returns:
+        What failed, a line each.
+
+    Raises:
+        BenchError: there is no Hopper GPU, or nothing to measure.
+    """
+    jobs = plan(suites, regimes, ops, shapes)
+    _need_hopper()
+    peers, notes = split_available(peer_names)
+    timers: dict[str, Timer] = {SUSTAINED: Sustained()}
+    if COLD in regimes:
+        timers[COLD], reason = cold_timer()
+        if reason:
+            notes.append(f"CUPTI cannot be used, so cold calls are timed by {timers[COLD].name}: {reason}")
+    for note in notes:
+        print(note)
+    num_sms = torch.cuda.get_device_properties().multi_processor_count
+    _compile(jobs, num_sms)
+    bench = Bench(timers, peers, describe_origin(peers), num_sms)
+    rows, failures = run_jobs(bench, track(jobs, "measuring"), out)
+    _print_comparisons(rows)
+    if rows:
+        write_pictures(rows, out)
+    return failures
+
+
+def draw(source: Path, out: Path) -> None:
+    """Make tables and plots again from the JSON lines in a file or directory; needs no GPU.
+
+    Raises:
+        BenchError: there are none.
+    """
+    write_pictures(read_results(source), out)
+
+
+def compare_runs(old: Path, new: Path, threshold: float) -> int:
+    """Print what got slower from one run to another.
+
+    Args:
+        old, new: files or directories of JSON lines.
+        threshold: the share by which a time may grow.
+
+    Returns:
+        1 if one grew by more than that and by more than the spread of both runs, else 0.
+
+    Raises:
+        BenchError: there are no such lines, or none that compare.
+    """
+    before, after = read_results(old), read_results(new)
+    found = changes.compare(before, after)
+    # Rich would cut figures to fit a narrow terminal, or the 80 columns it gives a pipe; let lines wrap.
+    console = Console()
+    console = Console(width=max(console.width, _TABLE_WIDTH))
+    console.print(changes.table(found, threshold))
+    print(changes.summary(before, after, found, threshold))
+    return 1 if any(each.is_regression(threshold) for each in found) else 0
+
+
+def write_pictures(rows: Sequence[Row], out: Path) -> None:
+    """Write the Markdown tables and, if matplotlib is installed, the plots; say where they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TABLES).write_text(tables.render(rows))
+    print(f"tables: {out / TABLES}")
+    try:
+        from . import plots
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        print("plots were left out, as matplotlib is not installed: pip install 'cute-gemm[bench]', then")
+        print(f"cute-gemm bench --plot {out}")
+        return
+    files = plots.draw(rows, out)
+    print(f"plots: {', '.join(file.name for file in files if file.suffix == '.png')} (and .svg)")
+
+
+def _need_hopper() -> None:
+    if not torch.cuda.is_available():
+        raise BenchError(
+            "bench times a GPU, and torch sees none; --plot and --compare work without one, on results"
+        )
+    if not hardware.is_hopper():
+        raise BenchError(f"bench times a Hopper GPU; this is {hardware.describe()}")
+
+
+def _compile(jobs: Sequence[Job], num_sms: int) -> None:
+    configs = {dispatch.select(problem_of(op, job.shape, num_sms)) for job in jobs for op in job.ops}
+    started = time.perf_counter()
+    compile_configs(configs)
+    print(f"{len(configs)} kernels ready after {time.perf_counter() - started:.1f} s")
+
+
+def _print_comparisons(rows: Sequence[Row]) -> None:
+    for regime in tables.REGIMES:
+        for op in tables.OPS:
+            if compared := compare(rows, regime, op):
+                print(f"\n{text_table(compared, f'{regime} {op}')}")
+        if speeds := speeds_without_padding(rows, regime):
+            mean, least = geometric_mean(speeds), min(speeds)
+            print(f"\n{regime} offsets, relative to contiguous: {mean:.3f}, least {least:.3f}")

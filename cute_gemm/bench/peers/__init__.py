@@ -1,0 +1,38 @@
+"""Who else multiplies such operands, as far as it can be had on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..cases import Call, Case
+
+
+class Peer(Protocol):
+    """One library."""
+
+    name: str
+    """What it goes by on the command line."""
+
+    def available(self) -> str | None:
+        """Why it cannot be timed here; None if it can."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the distributions it needs beyond torch, by their names."""
+
+    def calls(self, case: Case) -> Sequence[Call]:
+        """Its ways to compute a case; none where it has no such operation.
+
+        Scales are in the layout it wants. Making a call or calling it may raise whatever the library raises:
+        the case is then refused.
+        """
+
+
+PROMOTED_LIMIT = 1e-5
+"""Limit on the worst tile's error of a peer that promotes sums to FP32 as we do: rounding to bf16 gives
+1.46e-6 in full tiles and up to 7.6e-6 in those of one element. A single element of a full tile that is off
+by 0.6 of the tile's RMS is beyond it."""
+
+FAST_LIMIT = 1e-3
+"""The same where sums stay in the tensor core, with 14 bits of them: an error that goes with K. A tile that
+misses one k-block of 128 is at 4e-3 for K = 16384."""

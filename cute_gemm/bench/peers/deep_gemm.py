@@ -1,0 +1,74 @@
+"""DeepGEMM, if the package is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ... import quantize
+from ..cases import Call, Case, GroupedCase, in_layout, judge_within
+from ..records import CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
+from . import PROMOTED_LIMIT
+
+_NAMES = {
+    DENSE: ("fp8_gemm_nt", "gemm_fp8_fp8_bf16_nt"),
+    CONTIGUOUS: ("m_grouped_fp8_gemm_nt_contiguous", "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous"),
+    MASKED: (
+        "m_grouped_fp8_gemm_nt_masked",
+        "fp8_m_grouped_gemm_nt_masked",
+        "m_grouped_gemm_fp8_fp8_bf16_nt_masked",
+    ),
+}
+"""What its operations are and were called, newest first. Their leading arguments have stayed the same."""
+
+
+class DeepGemm:
+    """The same operations as ours, less those without padding."""
+
+    name = "deep_gemm"
+
+    def available(self) -> str | None:
+        if importlib.util.find_spec("deep_gemm") is None:
+            return "the package deep_gemm is not installed"
+        try:
+            importlib.import_module("deep_gemm")
+        # An extension module that does not fit raises whatever it likes.
+        except Exception as error:
+            return f"deep_gemm cannot be imported: {' '.join(str(error).split())}"
+        return None
+
+    def versions(self) -> dict[str, str]:
+        return {"deep_gemm": str(getattr(importlib.import_module("deep_gemm"), "__version__", "unknown"))}
+
+    def calls(self, case: Case) -> Sequence[Call]:
+        if case.op not in _NAMES:
+            return []
+        operation = self._operation(case.op)
+        (a, sa), out = case.lhs, case.poisoned_out()
+        lhs = a, _aligned(sa)
+        grouping: tuple[Tensor | int, ...] = ()
+        if isinstance(case, GroupedCase):
+            grouping = (case.inputs.index, case.shape[1]) if case.op == MASKED else (case.inputs.index,)
+
+        def run() -> Tensor:
+            operation(lhs, case.rhs, out, *grouping)
+            return out
+
+        return [Call(DEEPGEMM, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=M_MAJOR)]
+
+    def _operation(self, op: str) -> Callable[..., Any]:
+        module = importlib.import_module("deep_gemm")
+        for name in _NAMES[op]:
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise NotImplementedError(f"it has none of {', '.join(_NAMES[op])}")
+
+
+def _aligned(sa: Tensor) -> Tensor:
+    """Scales as its TMA loads want them, M-major on 16 bytes: others it would rearrange by a kernel more."""
+    # Blocks and capacities of groups are multiples of 128 rows, so only dense scales need padding.
+    return quantize.m_major(sa) if sa.dim() == 2 else in_layout(sa, M_MAJOR)

@@ -1,0 +1,178 @@
+"""Measures jobs, judges every timed result, and writes rows as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .cases import Call, Case, DenseCase, GroupedCase
+from .peers import Peer
+from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
+from .records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
+from .suite import Job
+from .timers import Timer
+from .work import Work, measurement
+
+# From this M on, both orders of A's scales are measured.
+_M_MAJOR_FROM = 128
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all measurements of a run have in common.
+
+    Args:
+        timers: by regime.
+        peers: who is timed beside us, where they take the problem.
+        origin: ``versions``, ``device`` and ``date``.
+        num_sms: of the device.
+        device: where operands are made.
+        say: prints a line.
+    """
+
+    timers: dict[str, Timer]
+    peers: Sequence[Peer]
+    origin: Row
+    num_sms: int
+    device: str = "cuda"
+    say: Callable[[str], None] = print
+
+    def measure(self, job: Job) -> Iterator[Row]:
+        """The rows of a job; all its calls take turns. A peer's wrong result makes a row that says so.
+
+        Raises:
+            AssertionError: behind all other rows: results of ours are wrong, and there are no rows of them.
+            RuntimeError: a call of ours failed, or the timer did; there are no rows at all.
+        """
+        timed: list[tuple[Work, Call]] = []
+        for op in job.ops:
+            case = self._case(op, job.shape)
+            calls = [case.ours(layout, self.num_sms) for layout in _layouts(job)]
+            calls += [call for peer in self.peers for call in self._calls_of(peer, case)]
+            timed += [(Work.of(op, job.shape), call) for call in calls]
+        beside = self._calibration(job)
+        timer = self.timers[job.regime]
+        times = timer([call for _, call in timed] + ([beside] if beside else []))
+        calibration = self._judged_calibration(job, beside, times.pop().mean) if beside else None
+
+        wrong = []
+        for (work, call), found in zip(timed, times, strict=True):
+            error, objection = None, None
+            try:
+                error = call.error()
+            except AssertionError as failure:
+                objection = str(failure)
+            if objection and call.peer == OURS:
+                wrong.append(f"{work.op} {call.config} ({call.scale_layout}): {objection}")
+                continue
+            row = measurement(
+                work,
+                call.peer,
+                found.mean,
+                median=found.median,
+                spread=found.spread,
+                rounds=len(found.us),
+                timer=timer.name,
+                regime=job.regime,
+                scale_layout=call.scale_layout,
+                config=call.config,
+                error_worst_tile=error,
+                origin=self.origin,
+            )
+            if objection:
+                row["wrong"] = objection
+            if calibration and call.peer == OURS:
+                row["calibration"] = calibration
+            yield row
+        if wrong:
+            raise AssertionError("; ".join(wrong))
+
+    def _case(self, op: str, shape: tuple[int, ...]) -> Case:
+        return DenseCase.make(shape, self.device) if op == DENSE else GroupedCase.make(op, shape, self.device)
+
+    def _calls_of(self, peer: Peer, case: Case) -> list[Call]:
+        """The calls of a peer that it does not refuse."""
+        try:
+            calls = peer.calls(case)
+        # What peers raise is their affair.
+        except Exception as refusal:
+            self._note(peer.name, refusal)
+            return []
+        return [call for call in calls if self._takes(call)]
+
+    def _takes(self, call: Call) -> bool:
+        try:
+            call()
+            if self.device != "cpu":
+                torch.cuda.synchronize()
+        except Exception as refusal:
+            self._note(call.peer, refusal)
+            return False
+        if call.result is not None:
+            call.result.fill_(torch.nan)
+        return True
+
+    def _calibration(self, job: Job) -> Call | None:
+        """cuBLASLt, which has no grouped operation, at a dense shape beside a grouped one."""
+        if job.ops == (DENSE,) or not any(isinstance(peer, Cublas) for peer in self.peers):
+            return None
+        call = calibration_call(calibration_shape(job.shape), self.device)
+        return call if self._takes(call) else None
+
+    def _judged_calibration(self, job: Job, call: Call, us: float) -> Row | None:
+        try:
+            call.error()
+        except AssertionError as failure:
+            self._note(call.peer, failure)
+            return None
+        return calibration_record(calibration_shape(job.shape), us)
+
+    def _note(self, peer: str, refusal: Exception) -> None:
+        lines = str(refusal).strip().splitlines() or [type(refusal).__name__]
+        self.say(f"  {peer}: refused: {lines[0]}")
+
+
+def run_jobs(bench: Bench, jobs: Iterable[Job], directory: Path) -> tuple[list[Row], list[str]]:
+    """Takes all measurements; each row is in its file before the next job is measured.
+
+    Args:
+        bench: how.
+        jobs: what, those of one file together.
+        directory: of the files, ``SUITE_REGIME.jsonl``. Each is replaced when its first job starts.
+
+    Returns:
+        The rows, and what went wrong: a line for each job that was left when it failed.
+    """
+    files: dict[Path, list[Row]] = {}
+    failures: list[str] = []
+    for job in jobs:
+        path = directory / f"{job.suite}_{job.regime}.jsonl"
+        if path not in files:
+            write_rows(path, [])
+        rows = files.setdefault(path, [])
+        try:
+            for row in bench.measure(job):
+                rows.append(row)
+                write_rows(path, rows)
+                bench.say(f"{job.title} {_describe(row)}")
+        except (AssertionError, RuntimeError) as error:
+            failures.append(f"{job.title}: {type(error).__name__}: {error}")
+            bench.say(f"FAILED {failures[-1]}")
+    for path, rows in files.items():
+        bench.say(f"{len(rows)} rows: {path}")
+    return [row for rows in files.values() for row in rows], failures
+
+
+def _layouts(job: Job) -> tuple[str, ...]:
+    if job.regime != COLD or (job.ops == (DENSE,) and job.shape[0] < _M_MAJOR_FROM):
+        return (ROW_MAJOR,)
+    return ROW_MAJOR, M_MAJOR
+
+
+def _describe(row: Row) -> str:
+    what = " ".join(filter(None, (row["op"], row["peer"], row["config"], row["scale_layout"])))
+    wrong = f"; WRONG: {row['wrong']}" if "wrong" in row else ""
+    return f"{what}: {row['us']:.2f} us, spread {row['spread']:.1%}, {row['tflops']:.0f} TFLOP/s{wrong}"

@@ -1,0 +1,83 @@
+"""What is to be measured: the shapes of each suite, and which operations share operands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from . import BenchError
+from .published import peer_shapes
+from .records import DENSE, GROUPED, PEER_OPS, Shape, shape_text
+
+SUITES = "dense", "grouped"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shape in one regime, and the operations that are timed together at it."""
+
+    suite: str
+    regime: str
+    ops: tuple[str, ...]
+    shape: Shape
+
+    @property
+    def title(self) -> str:
+        return f"{self.regime} {shape_text(self.shape)}"
+
+
+def plan(
+    suites: Sequence[str],
+    regimes: Sequence[str],
+    ops: Sequence[str] = GROUPED,
+    shapes: Sequence[Shape] | None = None,
+) -> list[Job]:
+    """The jobs of a run, those of one suite and regime together.
+
+    Args:
+        suites: of `SUITES`.
+        regimes: ``"cold"`` and ``"sustained"``.
+        ops: which grouped operations.
+        shapes: ``(m, n, k)`` and ``(groups, expected_m, n, k)``; None for those of the peers' figures.
+
+    Raises:
+        BenchError: a shape that no operation takes, or no jobs at all.
+    """
+    for shape in shapes or ():
+        _check(shape)
+    jobs = [
+        job
+        for suite in suites
+        for regime in regimes
+        for job in (_dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes))
+    ]
+    if not jobs:
+        given = f"the shapes {', '.join(map(shape_text, shapes))}" if shapes else "the peers' shapes"
+        raise BenchError(
+            f"nothing to measure: none of {given} is of the suite {' or '.join(suites)}"
+            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK"
+        )
+    return jobs
+
+
+def _check(shape: Shape) -> None:
+    n, k = shape[-2:]
+    if min(shape) < 1 or n % 8 or k % 16:
+        raise BenchError(f"{shape_text(shape)}: want numbers from 1, N a multiple of 8 and K one of 16")
+
+
+def _dense(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Job]:
+    chosen = peer_shapes(regime) if shapes is None else [shape for shape in shapes if len(shape) == 3]
+    for shape in chosen:
+        yield Job("dense", regime, (DENSE,), shape)
+
+
+def _grouped(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Job]:
+    shared: dict[tuple[str, Shape], tuple[str, ...]] = {}
+    for op in ops:
+        chosen = peer_shapes(regime, op) if shapes is None else [shape for shape in shapes if len(shape) == 4]
+        for shape in chosen:
+            key = PEER_OPS[op], shape
+            shared[key] = (*shared.get(key, ()), op)
+    for (_, shape), timed in shared.items():
+        yield Job("grouped", regime, timed, shape)

@@ -1,0 +1,142 @@
+"""Times calls that take turns, round after round, so that drift of the card's clocks hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from .. import testing
+
+# So that no shape starts at the clock that the one before left: twenty calls of milliseconds, then twenty of
+# the next, and so on, would soon be at the power limit, which the peers' cold figures were not.
+_REST_PER_CALL = 5e-3
+_COOL_DOWN = 0.3
+
+_WARM_UP = 3
+_FLUSH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Times:
+    """Microseconds of one call in each round."""
+
+    us: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.us)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.us)
+
+    @property
+    def spread(self) -> float:
+        """Longest less shortest, as a share of the median."""
+        return (max(self.us) - min(self.us)) / self.median
+
+
+class Timer(Protocol):
+    """Times some calls together."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+        """Times of each call, in the order given.
+
+        Raises:
+            RuntimeError: what was measured cannot be trusted, or a call failed.
+        """
+
+
+@dataclass(frozen=True)
+class ColdProfile:
+    """L2 flushed before each call; lengths of its kernels, copies and fills as CUPTI reports them."""
+
+    name: str = "CUPTI"
+    rounds: int = 5
+    batches: int = 4
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+        found: list[list[float]] = [[] for _ in calls]
+        for _ in range(self.batches):
+            time.sleep(_REST_PER_CALL * len(calls) * (_WARM_UP + self.rounds))
+            for kept, times in zip(found, testing.time_cold_together(calls, self.rounds), strict=True):
+                kept += times
+        return [Times(tuple(kept)) for kept in found]
+
+
+@dataclass(frozen=True)
+class ColdReplay:
+    """As `ColdProfile`, where that is not allowed: a CUDA graph of flushes and calls, less one of flushes.
+
+    The gaps between kernels, about a microsecond each, count.
+    """
+
+    name: str = "graph replay"
+    rounds: int = 20
+    calls_in_graph: int = 5
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+        buffer = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+        for call in [*calls] * _WARM_UP:
+            call()
+        torch.cuda.synchronize()
+        flushes, *graphs = (self._capture(buffer, call) for call in (lambda: None, *calls))
+        found: list[list[float]] = [[] for _ in calls]
+        for _ in range(self.rounds):
+            time.sleep(_REST_PER_CALL * len(calls) * self.calls_in_graph)
+            flush_us = _replay_us(flushes)
+            for kept, graph in zip(found, graphs, strict=True):
+                kept.append((_replay_us(graph) - flush_us) / self.calls_in_graph)
+        return [Times(tuple(kept)) for kept in found]
+
+    def _capture(self, buffer: torch.Tensor, call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(self.calls_in_graph):
+                buffer.fill_(0)
+                call()
+        return graph
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """Calls back to back for two seconds, so that the card is at its power limit; mean of the second half."""
+
+    name: str = "CUDA events, back to back"
+    rounds: int = 3
+    seconds: float = 2.0
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+        found: list[list[float]] = [[] for _ in calls]
+        for _ in range(self.rounds):
+            for kept, call in zip(found, calls, strict=True):
+                time.sleep(_COOL_DOWN)
+                kept.append(testing.time_sustained(call, self.seconds))
+        return [Times(tuple(kept)) for kept in found]
+
+
+def cold_timer() -> tuple[Timer, str]:
+    """What can time cold calls here; and, if that is not CUPTI, why, in one line."""
+    probe = torch.zeros(1 << 20, device="cuda")
+    try:
+        testing.time_cold(lambda: probe.add_(1), 2)
+    except RuntimeError as error:
+        return ColdReplay(), " ".join(str(error).split())
+    return ColdProfile(), ""
+
+
+def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3

@@ -1,0 +1,205 @@
+"""`cute-gemm bench` as a user meets it, with stand-ins for what needs a GPU."""
+
+import datetime
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from bench_rows import ORIGIN, StandInTimer, grouped_row, row
+
+from cute_gemm import cli, hardware
+from cute_gemm.bench import command, origin, records
+from cute_gemm.bench.run import Bench
+from cute_gemm.bench.work import problem_of
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "h200"
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command in this process; returns status, standard output and standard error."""
+
+    def run(*arguments):
+        status = cli.main(["bench", *map(str, arguments)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Makes everything run on the CPU as if it were a Hopper GPU; gives the kernels that were compiled."""
+    compiled = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
+    )
+    monkeypatch.setattr(command, "cold_timer", lambda: (StandInTimer(), ""))
+    monkeypatch.setattr(command, "Sustained", StandInTimer)
+    monkeypatch.setattr(command, "describe_origin", lambda peers: ORIGIN)
+    monkeypatch.setattr(command, "compile_configs", compiled.extend)
+    monkeypatch.setattr(command, "Bench", lambda *arguments: Bench(*arguments, device="cpu"))
+    return compiled
+
+
+def test_whole_run(run, on_gpu, tmp_path):
+    """Everything but the GPU: plan, compile, measure, write, compare, draw."""
+    shapes = ["1x576x7168", "8x32x128", "2x20x32x128"]
+    status, out, err = run("--out", tmp_path, "--peers", "none", "--shapes", *shapes)
+    assert status == 0, err
+    for regime in ("cold", "sustained"):
+        rows = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
+        assert [records.shape_of(each) for each in rows] == [(1, 576, 7168), (8, 32, 128)]
+        assert {each["regime"] for each in rows} == {regime}
+        assert (tmp_path / f"grouped_{regime}.jsonl").exists()
+    grouped = records.read_rows(tmp_path / "grouped_cold.jsonl")
+    assert list(dict.fromkeys(each["op"] for each in grouped)) == list(records.GROUPED)
+    problems = [problem_of("dense_1d2d", shape, 78) for shape in [(1, 576, 7168), (8, 32, 128)]]
+    problems += [problem_of(op, (2, 20, 32, 128), 78) for op in records.GROUPED]
+    assert set(on_gpu) == {command.dispatch.select(problem) for problem in problems}
+    # DeepGEMM's figures have the first shape only.
+    assert "cold dense_1d2d: ours against DeepGEMM" in out
+    assert "1x576x7168" in out.split("ours against DeepGEMM")[1]
+    assert "8x32x128" not in out.split("ours against DeepGEMM")[1]
+    assert "## Dense: cold L2" in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / "roofline_cold.png").exists() == ("matplotlib" in sys.modules)
+    assert "FAILED" not in out + err
+
+
+def test_arguments_choose(run, on_gpu, tmp_path):
+    arguments = ["--out", tmp_path, "--peers", "none", "--shapes", "8x32x128", "2x20x32x128"]
+    assert run(*arguments, "--suite", "grouped", "--regime", "cold", "--ops", "m_grouped_offsets")[0] == 0
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["grouped_cold.jsonl"]
+    assert {each["op"] for each in records.read_results(tmp_path)} == {"m_grouped_offsets"}
+
+
+def test_failures_are_told_and_counted(run, on_gpu, monkeypatch, tmp_path):
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr("cute_gemm.fp8_gemm_nt", broken)
+    arguments = ["--out", tmp_path, "--peers", "none", "--regime", "cold", "--shapes"]
+    status, out, err = run(*arguments, "8x32x128", "2x20x32x128")
+    assert status == 1
+    assert err == "FAILED cold 8x32x128: RuntimeError: no such kernel\n"
+    assert "FAILED cold 8x32x128" in out
+    assert len(records.read_results(tmp_path)) == 6
+    # Nothing left to draw.
+    status, out, err = run(*arguments, "8x32x128")
+    assert "tables:" not in out
+    assert (status, err) == (1, "FAILED cold 8x32x128: RuntimeError: no such kernel\n")
+
+
+def test_missing_peers_and_timers_are_told(run, on_gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(command, "cold_timer", lambda: (StandInTimer(), "the profiler saw: none"))
+    _, out, _ = run("--out", tmp_path, "--peers", "triton,deep_gemm", "--shapes", "8x32x128")
+    assert out.splitlines()[:3] == [
+        "triton is not timed: the package triton is not installed",
+        "deep_gemm is not timed: the package deep_gemm is not installed",
+        "CUPTI cannot be used, so cold calls are timed by stand-in: the profiler saw: none",
+    ]
+
+
+def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, err = run()
+    assert status == 1
+    assert err.startswith("cute-gemm: bench times a GPU, and torch sees none; --plot and --compare work")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "is_hopper", lambda: False)
+    monkeypatch.setattr(hardware, "describe", lambda: "NVIDIA L4 (compute capability 8.9)")
+    status, _, err = run()
+    assert (status, err) == (
+        1,
+        "cute-gemm: bench times a Hopper GPU; this is NVIDIA L4 (compute capability 8.9)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--shapes", "64x8"], "want MxNxK or GxMxNxK, got '64x8'"),
+        (["--shapes", "64x8x-16"], "want MxNxK"),
+        (["--peers", "cutlass"], "want some of cublas,triton,deep_gemm, or none; got 'cutlass'"),
+        (["--threshold", "-1"], "want percent"),
+        (["--threshold", "nan"], "want percent"),
+        (["--plot", ".", "--compare", "a", "b"], "not allowed with"),
+    ],
+)
+def test_bad_arguments(run, capsys, arguments, complaint):
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    assert left.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_shape_that_no_operation_takes(run):
+    status, _, err = run("--shapes", "64x9x16")
+    assert status == 1
+    assert err.startswith("cute-gemm: 64x9x16: want numbers from 1, N a multiple of 8")
+
+
+def test_committed_results_can_be_drawn(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    status, out, err = run("--plot", RESULTS, "--out", tmp_path)
+    assert status == 0, err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"tables.md", "roofline_cold.png", "speedup_dense_1d2d_cold.svg"} < names
+    assert {"tflops_over_m_cold.png", "speedup_m_grouped_offsets_cold.png"} < names
+    assert "roofline_cold.png" in out
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_tables_come_without_matplotlib(run, monkeypatch, tmp_path):
+    records.write_rows(tmp_path / "dense_cold.jsonl", [row()])
+    monkeypatch.delitem(sys.modules, "cute_gemm.bench.plots", raising=False)
+    monkeypatch.delattr("cute_gemm.bench.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, out, _ = run("--plot", tmp_path)
+    assert status == 0
+    assert "pip install 'cute-gemm[bench]'" in out
+    assert f"cute-gemm bench --plot {tmp_path}" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense_cold.jsonl", "tables.md"]
+
+
+def test_results_that_are_not_there(run, tmp_path):
+    for arguments in (["--plot", tmp_path], ["--compare", tmp_path, tmp_path]):
+        status, _, err = run(*arguments)
+        assert status == 1
+        assert err == f"cute-gemm: {tmp_path}: no JSON lines in it\n"
+
+
+def test_comparing(run, tmp_path):
+    old, new = tmp_path / "old.jsonl", tmp_path / "new"
+    # As wide as rows get: the verdict comes last, and must not be cut off.
+    shape = (32, 8192, 24576, 16384)
+    records.write_rows(old, [grouped_row(10000.0, shape=shape)])
+    records.write_rows(new / "grouped_cold.jsonl", [grouped_row(10300.0, shape=shape)])
+    status, out, _ = run("--compare", old, new)
+    assert status == 1
+    assert "SLOWER" in out.split("1 rows compared")[0]
+    assert run("--compare", old, new, "--threshold", 3.5)[0] == 0
+    assert run("--compare", new, old)[0] == 0
+
+
+def test_origin_names_what_shapes_the_figures(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(origin, "_driver_version", lambda: "580.159")
+    found = origin.describe_origin([SimpleNamespace(versions=lambda: {"triton": "3.8.0"})])
+    versions = found["versions"]
+    assert {"cute_gemm", "nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "tvm-ffi"} < versions.keys()
+    assert (versions["torch"], versions["cuda driver"]) == (torch.__version__, "580.159")
+    assert versions["triton"] == "3.8.0"
+    assert found["device"] == "NVIDIA H200"
+    datetime.date.fromisoformat(found["date"])
+    json.dumps(found)
+
+
+def test_a_driver_that_cannot_be_asked(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert origin._driver_version() == "unknown"

@@ -1,0 +1,356 @@
+"""A run of the benchmark, as far as that goes without a GPU: plan, operands, turns, judging, files."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from bench_rows import ORIGIN, SMALL, StandInTimer, row
+
+import cute_gemm
+from cute_gemm import dispatch, heuristics
+from cute_gemm.bench import BenchError, records
+from cute_gemm.bench.cases import Call, DenseCase, GroupedCase
+from cute_gemm.bench.peers import cublas
+from cute_gemm.bench.run import Bench, run_jobs
+from cute_gemm.bench.suite import Job, plan
+from cute_gemm.bench.work import problem_of
+
+OPS = ["m_grouped_contiguous", "m_grouped_offsets", "m_grouped_masked"]
+DENSE_JOB = Job("dense", "cold", ("dense_1d2d",), (130, 256, 512))
+
+
+def small(op):
+    return SMALL["masked" if op == "m_grouped_masked" else "contiguous"]
+
+
+@pytest.fixture(autouse=True)
+def small_capacity(monkeypatch):
+    monkeypatch.setattr("cute_gemm.bench.cases._MASKED_CAPACITY", 128)
+
+
+class FakePeer:
+    """Gives right results of the dense product, or what it is made with."""
+
+    name = "fake"
+
+    def __init__(self, run=None, refusal=None):
+        self.run, self.refusal = run, refusal
+
+    def calls(self, case):
+        if self.refusal:
+            raise self.refusal
+        run = self.run or (lambda: cute_gemm.fp8_gemm_nt(case.lhs, case.rhs))
+        return [Call("Fake", run, lambda out: case.judge(out))] if isinstance(case, DenseCase) else []
+
+
+def bench(*peers, timer=None, lines=None):
+    timer = timer or StandInTimer()
+    say = [].append if lines is None else lines.append
+    return Bench(
+        dict.fromkeys(("cold", "sustained"), timer), peers, ORIGIN, num_sms=78, device="cpu", say=say
+    )
+
+
+# Plans
+
+
+def test_default_plan_is_what_peers_were_measured_at():
+    jobs = plan(("dense", "grouped"), ("cold", "sustained"))
+    counts = {}
+    for job in jobs:
+        counts.setdefault((job.suite, job.regime), []).append(job.ops)
+    assert {key: len(found) for key, found in counts.items()} == {
+        ("dense", "cold"): 35,
+        ("dense", "sustained"): 5,
+        ("grouped", "cold"): 24,
+        ("grouped", "sustained"): 2,
+    }
+    assert list(counts) == list(dict.fromkeys((job.suite, job.regime) for job in jobs))
+    assert set(counts["grouped", "cold"]) == {(OPS[0], OPS[1]), (OPS[2],)}
+    assert plan(("grouped",), ("sustained",), [OPS[1]])[0].ops == (OPS[1],)
+
+
+def test_shapes_go_to_the_suite_that_takes_them():
+    shapes = [(64, 2112, 7168), (4, 100, 136, 272)]
+    jobs = plan(("dense", "grouped"), ("cold",), OPS, shapes)
+    assert [(job.suite, job.ops, job.shape) for job in jobs] == [
+        ("dense", ("dense_1d2d",), shapes[0]),
+        ("grouped", (OPS[0], OPS[1]), shapes[1]),
+        ("grouped", (OPS[2],), shapes[1]),
+    ]
+    with pytest.raises(BenchError, match=r"64x2112x7168.* of the suite grouped .*GxMxNxK"):
+        plan(("grouped",), ("cold",), OPS, shapes[:1])
+    for shape in [(64, 2113, 7168), (64, 2112, 7160), (0, 2112, 7168)]:
+        with pytest.raises(BenchError, match="N a multiple of 8"):
+            plan(("dense",), ("cold",), OPS, [shape])
+
+
+# Operands
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_problems_are_those_that_are_launched(op, monkeypatch):
+    """A row names the kernel that its problem selects: it had better be the one that ran."""
+    asked = []
+
+    def launcher(*arguments):
+        asked.append(arguments)
+        return (lambda *arguments: None), 132
+
+    monkeypatch.setattr(dispatch, "_launcher", launcher)
+    case = GroupedCase.make(op, small(op), "cpu")
+    launch = getattr(dispatch, op.replace("m_grouped", "m_grouped_fp8_gemm_nt"))
+    more = (1,) if op == "m_grouped_offsets" else (20,) if op == "m_grouped_masked" else ()
+    launch(*case.inputs.lhs, *case.inputs.rhs, case.poisoned_out(), case.inputs.index, *more)
+    problem = problem_of(op, small(op))
+    assert asked == [(problem.layout, problem.groups, problem.m, problem.n, problem.k, torch.bfloat16, -1)]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_rows_of_no_group_are_numbers(op):
+    case = GroupedCase.make(op, small(op), "cpu")
+    a, sa = case.inputs.lhs
+    values = a.float()
+    assert values.isfinite().all()
+    assert (values.abs().sum(-1) > 0).all()
+    assert sa.isfinite().all()
+
+
+def test_masked_groups_have_room_for_their_rows():
+    case = GroupedCase.make("m_grouped_masked", (2, 200, 8, 16), "cpu")
+    assert case.lhs[0].shape == (2, 256, 16)
+
+
+# Measuring
+
+
+def test_dense_rows(monkeypatch):
+    strides = []
+    real = cute_gemm.fp8_gemm_nt
+
+    def spy(lhs, rhs, out):
+        strides.append(lhs[1].stride())
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", spy)
+    rows = list(bench().measure(DENSE_JOB))
+    assert strides == [(4, 1), (1, 130)] * 2
+    assert [each["scale_layout"] for each in rows] == ["row_major", "m_major"]
+    assert [(each["us"], each["median"], each["spread"]) for each in rows] == [
+        (10, 10, 0.2),
+        (11, 11, 0.1818),
+    ]
+    for each in rows:
+        assert (each["rounds"], each["timer"], each["regime"]) == (3, "stand-in", "cold")
+        assert each["config"] == dispatch.select(problem_of("dense_1d2d", DENSE_JOB.shape, 78)).name
+        assert 1e-6 < each["error_worst_tile"] < 2.5e-6
+        assert each["device"] == "NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("job", "layouts"),
+    [
+        (Job("dense", "cold", ("dense_1d2d",), (127, 8, 16)), ["row_major"]),
+        (Job("dense", "cold", ("dense_1d2d",), (128, 8, 16)), ["row_major", "m_major"]),
+        (Job("dense", "sustained", ("dense_1d2d",), (128, 8, 16)), ["row_major"]),
+        (Job("grouped", "cold", ("m_grouped_masked",), SMALL["masked"]), ["row_major", "m_major"]),
+        (Job("grouped", "sustained", ("m_grouped_masked",), SMALL["masked"]), ["row_major"]),
+    ],
+)
+def test_both_orders_of_scales_are_measured_where_they_matter(job, layouts):
+    assert [each["scale_layout"] for each in bench().measure(job)] == layouts
+
+
+def test_ours_and_peers_take_turns():
+    timer = StandInTimer()
+    rows = list(bench(FakePeer(), timer=timer).measure(DENSE_JOB))
+    assert [call.peer for call in timer.order] == ["cute_gemm", "cute_gemm", "Fake"] * 2
+    assert [each["peer"] for each in rows] == ["cute_gemm", "cute_gemm", "Fake"]
+    assert rows[2]["us"] == 12.0
+    assert rows[2]["config"] is rows[2]["scale_layout"] is None
+    assert 1e-6 < rows[2]["error_worst_tile"] < 2.5e-6
+
+
+@pytest.mark.parametrize("wrong", ["one element", "nothing written"])
+def test_a_wrong_result_gets_no_row_and_costs_no_other(wrong, monkeypatch):
+    real = cute_gemm.fp8_gemm_nt
+
+    def broken(lhs, rhs, out=None):
+        if out is None:
+            return real(lhs, rhs)
+        if wrong == "one element":
+            real(lhs, rhs, out)
+            out[129, 255] *= 2
+        return out
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
+    rows = bench(FakePeer()).measure(DENSE_JOB)
+    assert next(rows)["peer"] == "Fake"
+    with pytest.raises(AssertionError, match=r"row_major.*(tile|element).*m_major.*(tile|element)"):
+        next(rows)
+
+
+def test_a_peers_wrong_result_is_marked():
+    (*_, found) = bench(FakePeer(lambda: torch.zeros(130, 256, dtype=torch.bfloat16))).measure(DENSE_JOB)
+    assert found["peer"] == "Fake"
+    assert found["wrong"].startswith("tile (0, 0)")
+    assert found["error_worst_tile"] is None
+
+
+def test_a_peer_is_judged_by_what_the_timed_calls_left():
+    """Not by the call that showed that it takes the shape."""
+    case = DenseCase.make(DENSE_JOB.shape, "cpu")
+    out = cute_gemm.fp8_gemm_nt(case.lhs, case.rhs)
+    (*_, found) = bench(FakePeer(lambda: out)).measure(DENSE_JOB)
+    assert "wrong" in found
+
+
+@pytest.mark.parametrize("where", ["calls", "call"])
+def test_what_a_peer_refuses_is_a_note(where):
+    error = NotImplementedError("no such M\nand more")
+
+    def refuse():
+        raise error
+
+    lines = []
+    peer = FakePeer(refusal=error) if where == "calls" else FakePeer(refuse)
+    rows = list(bench(peer, lines=lines).measure(DENSE_JOB))
+    assert [each["peer"] for each in rows] == ["cute_gemm"] * 2
+    assert lines == [f"  {'fake' if where == 'calls' else 'Fake'}: refused: no such M"]
+
+
+def test_grouped_rows_are_calibrated(monkeypatch):
+    case = DenseCase.make((16, 16, 128), "cpu")
+    right = Call(records.FAST, lambda: torch.zeros(1), lambda out: 0.0)
+    monkeypatch.setattr("cute_gemm.bench.run.calibration_call", lambda shape, device: right)
+    timer = StandInTimer()
+    job = Job("grouped", "cold", tuple(OPS[:2]), SMALL["contiguous"])
+    rows = list(bench(cublas.Cublas(), timer=timer).measure(job))
+    assert [(each["op"], each["scale_layout"]) for each in rows] == [
+        (op, layout) for op in OPS[:2] for layout in ("row_major", "m_major")
+    ]
+    assert [each["us"] for each in rows] == [10.0, 11.0, 12.0, 13.0]
+    key = {"op": "dense_1d2d", "m": 64, "n": 7168, "k": 16384, "peer": records.FAST, "us": 14.0}
+    for each in rows:
+        assert records.shape_of(each) == job.shape
+        assert each["calibration"] == key
+        assert 1e-6 < each["error_worst_tile"] < 2.5e-6
+        assert each["config"] == heuristics.best(problem_of(each["op"], job.shape, 78)).name
+        assert each["config"].endswith(each["op"].removeprefix("m_grouped"))
+    assert [call.peer for call in timer.order] == [*["cute_gemm"] * 4, records.FAST] * 2
+
+    lines = []
+    wrong = Call(records.FAST, lambda: torch.zeros(16, 16), cublas.judge_within(case.error, 1e-3))
+    monkeypatch.setattr("cute_gemm.bench.run.calibration_call", lambda shape, device: wrong)
+    rows = list(bench(cublas.Cublas(), lines=lines).measure(job))
+    assert len(rows) == 4
+    assert not any("calibration" in each for each in rows)
+    assert "the worst tile's error is" in lines[0]
+    assert not any("calibration" in each for each in bench().measure(job))
+
+
+@pytest.mark.parametrize("wrong", ["another expert's", "padding written", "M-major misread"])
+@pytest.mark.parametrize("op", OPS)
+def test_a_wrong_grouped_result_gets_no_row(op, wrong, monkeypatch):
+    name = op.replace("m_grouped", "m_grouped_fp8_gemm_nt")
+    real = getattr(cute_gemm, name)
+
+    def broken(lhs, rhs, index, *rest):
+        (a, sa), (b, sb), out = lhs, rhs, rest[-1]
+        if wrong == "M-major misread" and sa.stride(-1) != 1:
+            sa = sa.roll(1, 0)
+        real((a, sa), (b, sb), index, *rest)
+        if wrong == "another expert's":
+            real((a, sa), (b.view(torch.uint8).roll(1, 0).view(b.dtype), sb), index, *rest)
+        elif wrong == "padding written":
+            out[..., -1, :] = torch.where(out[..., -1, :].isnan(), 0, out[..., -1, :])
+        return out
+
+    monkeypatch.setattr(cute_gemm, name, broken)
+    rows = bench().measure(Job("grouped", "cold", (op,), small(op)))
+    if wrong == "M-major misread":
+        assert next(rows)["scale_layout"] == "row_major"
+    if wrong == "padding written" and op == "m_grouped_offsets":
+        assert len(list(rows)) == 2  # there is none
+        return
+    with pytest.raises(AssertionError, match=r"group|row"):
+        next(rows)
+
+
+# Files
+
+
+JOBS = [
+    Job(suite, regime, ops, shape)
+    for suite, ops, shape in [
+        ("dense", ("dense_1d2d",), (1, 32, 128)),
+        ("dense", ("dense_1d2d",), (8, 32, 128)),
+        ("grouped", (OPS[2],), SMALL["masked"]),
+    ]
+    for regime in ("cold", "sustained")
+]
+
+
+def test_each_suite_and_regime_has_its_file(tmp_path):
+    lines = []
+    rows, failures = run_jobs(bench(lines=lines), JOBS, tmp_path)
+    assert failures == []
+    assert len(rows) == 7
+    for regime, masked in (("cold", 2), ("sustained", 1)):
+        dense = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
+        assert [records.shape_of(each) for each in dense] == [(1, 32, 128), (8, 32, 128)]
+        grouped = records.read_rows(tmp_path / f"grouped_{regime}.jsonl")
+        assert [each["op"] for each in grouped] == [OPS[2]] * masked
+        assert {each["regime"] for each in dense + grouped} == {regime}
+    assert lines[0].startswith("cold 1x32x128 dense_1d2d cute_gemm")
+    assert "row_major: 10.00 us, spread 20.0%, 0 TFLOP/s" in lines[0]
+
+
+@pytest.mark.parametrize("error", [AssertionError("tile (0, 0) is off"), RuntimeError("no such kernel")])
+def test_a_shape_that_fails_costs_its_own_rows_only(error, monkeypatch, tmp_path):
+    real = cute_gemm.fp8_gemm_nt
+
+    def broken(lhs, rhs, out):
+        if lhs[0].shape[0] == 1:
+            raise error
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
+    lines = []
+    rows, failures = run_jobs(bench(lines=lines), JOBS, tmp_path)
+    assert failures == [
+        f"{regime} 1x32x128: {type(error).__name__}: {error}" for regime in ("cold", "sustained")
+    ]
+    assert [f"FAILED {each}" in lines for each in failures] == [True, True]
+    assert len(rows) == 5
+    for regime in ("cold", "sustained"):
+        dense = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
+        assert [records.shape_of(each) for each in dense] == [(8, 32, 128)]
+
+
+@pytest.mark.parametrize(("at", "kept"), [(1, []), (8, [(1, 32, 128)])])
+def test_rows_are_kept_when_a_run_is_cut_off(at, kept, monkeypatch, tmp_path):
+    real = cute_gemm.fp8_gemm_nt
+
+    def interrupted(lhs, rhs, out):
+        if lhs[0].shape[0] == at:
+            raise KeyboardInterrupt
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", interrupted)
+    path = tmp_path / "dense_cold.jsonl"
+    # What an earlier run left must not be taken for this one's.
+    records.write_rows(path, [row(), row()])
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(bench(), [job for job in JOBS if job.regime == "cold"], tmp_path)
+    assert [records.shape_of(each) for each in records.read_rows(path)] == kept
+
+
+def test_what_a_peers_kernel_does_wrong_shows_before_it_is_timed(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
+    list(bench(FakePeer()).measure(DENSE_JOB))
+    assert waited == []
+    on_gpu = SimpleNamespace(device="cuda", _note=lambda *_: None)
+    assert Bench._takes(on_gpu, Call("x", lambda: torch.zeros(1), lambda out: 0.0))
+    assert waited == [1]

@@ -1,0 +1,96 @@
+"""The order and the arithmetic of the benchmark's timers; what they time is for the GPU."""
+
+import pytest
+import torch
+
+from cute_gemm import testing
+from cute_gemm.bench import timers
+from cute_gemm.testing.timing import ColdTimes
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    slept = []
+    monkeypatch.setattr(timers.time, "sleep", slept.append)
+    return slept
+
+
+def test_times_summarise():
+    times = timers.Times((4.0, 2.0, 3.0, 5.0))
+    assert (times.mean, times.median) == (3.5, 3.5)
+    assert times.spread == pytest.approx(3 / 3.5)
+
+
+def test_cold_rounds_come_in_batches_with_rests(slept, monkeypatch):
+    asked = []
+
+    def together(calls, rounds):
+        asked.append((len(slept), rounds))
+        return [ColdTimes([10.0 * i + len(asked)] * rounds) for i in range(len(calls))]
+
+    monkeypatch.setattr(testing, "time_cold_together", together)
+    timer = timers.ColdProfile(rounds=2, batches=3)
+    first, second = timer([print, print])
+    assert asked == [(1, 2), (2, 2), (3, 2)]
+    assert first.us == (1.0, 1.0, 2.0, 2.0, 3.0, 3.0)
+    assert second.us == (11.0, 11.0, 12.0, 12.0, 13.0, 13.0)
+    # For each call of a batch, warm-up included.
+    assert slept == [pytest.approx(5e-3 * 2 * (3 + 2))] * 3
+    assert timer.name == "CUPTI"
+
+
+def test_sustained_calls_take_turns(slept, monkeypatch):
+    asked = []
+
+    def sustained(call, seconds):
+        asked.append((call, seconds, len(slept)))
+        return float(len(asked))
+
+    monkeypatch.setattr(testing, "time_sustained", sustained)
+    first, second = timers.Sustained(rounds=2)([print, repr])
+    assert asked == [(print, 2.0, 1), (repr, 2.0, 2), (print, 2.0, 3), (repr, 2.0, 4)]
+    assert (first.us, second.us) == ((1.0, 3.0), (2.0, 4.0))
+
+
+def test_replays_count_what_is_not_the_flush(slept, monkeypatch):
+    """Graphs of five flushes and calls in turns: what a graph of flushes takes is taken off."""
+    order = []
+    microseconds = {"flush": 50.0, "first": 7.0, "second": 9.0}
+
+    class Buffer:
+        def fill_(self, value):
+            order.append("flush")
+
+    class Graph:
+        def __enter__(self):
+            self.start = len(order)
+
+        def __exit__(self, *_):
+            self.us = sum(microseconds[name] for name in order[self.start :])
+
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Buffer())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    replayed = []
+    monkeypatch.setattr(timers, "_replay_us", lambda graph: (replayed.append(graph), graph.us + 3.0)[1])
+    times = timers.ColdReplay(rounds=3)([lambda: order.append("first"), lambda: order.append("second")])
+    assert [each.us for each in times] == [(7.0,) * 3, (9.0,) * 3]
+    assert order[:6] == ["first", "second"] * 3
+    assert order[6:] == ["flush"] * 5 + ["flush", "first"] * 5 + ["flush", "second"] * 5
+    assert [replayed.index(graph) for graph in replayed] == [0, 1, 2] * 3
+    assert len(slept) == 3
+
+
+def test_replay_is_what_is_left_where_profiling_is_forbidden(monkeypatch):
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: torch.ones(1))
+    monkeypatch.setattr(testing, "time_cold", lambda call, repeats: call())
+    timer, reason = timers.cold_timer()
+    assert (timer.name, reason) == ("CUPTI", "")
+
+    def forbidden(call, repeats):
+        raise RuntimeError("want one kernel;\n the profiler saw: none")
+
+    monkeypatch.setattr(testing, "time_cold", forbidden)
+    timer, reason = timers.cold_timer()
+    assert (timer.name, reason) == ("graph replay", "want one kernel; the profiler saw: none")
