@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,12 +64,12 @@ class ColdProfile:
     batches: int = 4
 
     def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
-        found: list[list[float]] = [[] for _ in calls]
+        return _by_call(self._rounds(calls))
+
+    def _rounds(self, calls: Sequence[Callable[[], object]]) -> Iterator[Sequence[float]]:
         for _ in range(self.batches):
             time.sleep(_REST_PER_CALL * len(calls) * (_WARM_UP + self.rounds))
-            for kept, times in zip(found, testing.time_cold_together(calls, self.rounds), strict=True):
-                kept += times
-        return [Times(tuple(kept)) for kept in found]
+            yield from zip(*testing.time_cold_together(calls, self.rounds), strict=True)
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class ColdReplay:
     calls_in_graph: int = 5
 
     def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+        return _by_call(self._rounds(calls))
+
+    def _rounds(self, calls: Sequence[Callable[[], object]]) -> Iterator[Sequence[float]]:
         buffer = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
         for call in [*calls] * _WARM_UP:
             call()
         torch.cuda.synchronize()
         flushes, *graphs = (self._capture(buffer, call) for call in (lambda: None, *calls))
-        found: list[list[float]] = [[] for _ in calls]
         for _ in range(self.rounds):
             time.sleep(_REST_PER_CALL * len(calls) * self.calls_in_graph)
             flush_us = _replay_us(flushes)
-            for kept, graph in zip(found, graphs, strict=True):
-                kept.append((_replay_us(graph) - flush_us) / self.calls_in_graph)
-        return [Times(tuple(kept)) for kept in found]
+            yield [(_replay_us(graph) - flush_us) / self.calls_in_graph for graph in graphs]
 
     def _capture(self, buffer: torch.Tensor, call: Callable[[], object]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
@@ -115,12 +115,11 @@ class Sustained:
     seconds: float = 2.0
 
     def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
-        found: list[list[float]] = [[] for _ in calls]
-        for _ in range(self.rounds):
-            for kept, call in zip(found, calls, strict=True):
-                time.sleep(_COOL_DOWN)
-                kept.append(testing.time_sustained(call, self.seconds))
-        return [Times(tuple(kept)) for kept in found]
+        return _by_call([self._time(call) for call in calls] for _ in range(self.rounds))
+
+    def _time(self, call: Callable[[], object]) -> float:
+        time.sleep(_COOL_DOWN)
+        return testing.time_sustained(call, self.seconds)
 
 
 def cold_timer() -> tuple[Timer, str]:
@@ -131,6 +130,11 @@ def cold_timer() -> tuple[Timer, str]:
     except RuntimeError as error:
         return ColdReplay(), " ".join(str(error).split())
     return ColdProfile(), ""
+
+
+def _by_call(rounds: Iterable[Sequence[float]]) -> list[Times]:
+    """Times of each call, from those of all calls in each round."""
+    return [Times(us) for us in zip(*rounds, strict=True)]
 
 
 def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
