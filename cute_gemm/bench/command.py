@@ -22,7 +22,7 @@ from .peers.registry import split_available
 from .records import COLD, SUSTAINED, Row, Shape, read_results
 from .run import Bench, run_jobs
 from .suite import SUITES, Job, plan
-from .timers import Sustained, Timer, cold_timer
+from .timers import Sustained, timers_of
 from .work import problem_of
 
 TABLES = "tables.md"
@@ -80,13 +80,9 @@ def measure(
     """
     jobs = plan(suites, regimes, ops, shapes)
     _need_hopper()
-    peers, notes = split_available(peer_names)
-    timers: dict[str, Timer] = {SUSTAINED: Sustained()}
-    if COLD in regimes:
-        timers[COLD], reason = cold_timer()
-        if reason:
-            notes.append(f"CUPTI cannot be used, so cold calls are timed by {timers[COLD].name}: {reason}")
-    for note in notes:
+    peers, missing = split_available(peer_names)
+    timers, replaced = timers_of(regimes, Sustained())
+    for note in (*missing, *replaced):
         print(note)
     num_sms = torch.cuda.get_device_properties().multi_processor_count
     _compile(jobs, num_sms)

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from .. import testing
+from .records import SUSTAINED
 
 # So that no shape starts at the clock that the one before left: twenty calls of milliseconds, then twenty of
 # the next, and so on, would soon be at the power limit, which the peers' cold figures were not.
@@ -120,6 +121,22 @@ class Sustained:
     def _time(self, call: Callable[[], object]) -> float:
         time.sleep(_COOL_DOWN)
         return testing.time_sustained(call, self.seconds)
+
+
+def timers_of(regimes: Iterable[str], sustained: Timer) -> tuple[dict[str, Timer], list[str]]:
+    """What times each regime here, by regime; and a line for each that is not timed as it should be."""
+    timers: dict[str, Timer] = {}
+    notes = []
+    for regime in regimes:
+        if regime == SUSTAINED:
+            timers[regime] = sustained
+            continue
+        timers[regime], reason = cold_timer()
+        if reason:
+            notes.append(
+                f"CUPTI cannot be used, so {regime} calls are timed by {timers[regime].name}: {reason}"
+            )
+    return timers, notes
 
 
 def cold_timer() -> tuple[Timer, str]:

@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+from ..bench.records import COLD, SUSTAINED
 from ..problem import LAYOUTS, OUT_BYTES
 
 DEFAULT_M = 1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--regime",
-        choices=("cold", "sustained", "both"),
-        default="cold",
+        choices=(COLD, SUSTAINED, "both"),
+        default=COLD,
         help="a cold L2, the power limit, or the geometric mean of both (default: %(default)s)",
     )
     parser.add_argument(

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from .. import hardware
+from ..bench.records import COLD, SUSTAINED
+from ..bench.timers import Sustained, timers_of
 from ..compilation import compile_configs
 from ..problem import GemmProblem
 from ..progress import track
@@ -18,7 +20,7 @@ from ..tuned import files
 from ..tuned.table import TunedError
 from . import TuneError
 from .arguments import DEFAULT_M
-from .measure import TIMERS, run_jobs
+from .measure import run_jobs
 from .models import read_layers
 from .plan import Job, candidates, plan_layers, plan_shapes
 
@@ -44,8 +46,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         # What cannot be written had better be known now.
         files.merge(path, device_name, [])
+        timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
+        for note in notes:
+            print(note)
         _compile(jobs, args.within)
-        timers = TIMERS if args.regime == "both" else {args.regime: TIMERS[args.regime]}
         failures = run_jobs(track(jobs, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:
         raise TuneError(f"cannot keep choices in {path}: {error}") from error
@@ -60,6 +64,10 @@ def _jobs(args: argparse.Namespace, num_sms: int) -> list[Job]:
         ms = args.m or DEFAULT_M
         return plan_layers(args.op, read_layers(args.model), ms, args.out_dtype, num_sms)
     return plan_shapes(args.op, args.shapes, args.out_dtype, num_sms)
+
+
+def _regimes(chosen: str) -> tuple[str, ...]:
+    return (COLD, SUSTAINED) if chosen == "both" else (chosen,)
 
 
 def _num_sms(wanted: int | None) -> int:

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import testing
+from ..bench.timers import Timer
 from ..problem import KernelConfig
 from ..tuned import files
 from ..tuned.table import Entry
 from .candidates import Operands, checked_calls
 from .plan import Job, candidates
 
-_ROUNDS = 20
-# So that no problem starts at the clock that the one before left.
-_REST_PER_CALL = 0.1
-_COOL_DOWN = 0.3
 # Differences of less are noise: the model's order decides, and more M have the same configuration.
 _TIE = 1.01
-
-Timer = Callable[[Sequence[Callable[[], object]]], list[float]]
-"""Microseconds of each of some calls."""
-
-
-def time_cold(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Medians with a cold L2; the calls take turns."""
-    time.sleep(_REST_PER_CALL * len(calls))
-    return [times.median_us for times in testing.time_cold_together(calls, _ROUNDS)]
-
-
-def time_sustained(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Means of two seconds of each call, back to back, at the power limit."""
-    found = []
-    for call in calls:
-        time.sleep(_COOL_DOWN)
-        found.append(testing.time_sustained(call))
-    return found
-
-
-TIMERS: dict[str, Timer] = {"cold": time_cold, "sustained": time_sustained}
 
 
 @dataclass(frozen=True)
@@ -82,7 +56,7 @@ def measure(job: Job, timers: Mapping[str, Timer], within: float, device: str = 
     """
     configs = candidates(job.problem, within)
     calls = checked_calls(job.problem, configs, Operands.make(job, device))
-    times = {regime: timer(calls) for regime, timer in timers.items()}
+    times = {regime: [each.median for each in timer(calls)] for regime, timer in timers.items()}
     return Pick(job, configs, times, fastest(list(times.values())))
 
 

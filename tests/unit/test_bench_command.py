@@ -11,7 +11,7 @@ import torch
 from bench_rows import ORIGIN, StandInTimer, grouped_row, row
 
 from cute_gemm import cli, hardware
-from cute_gemm.bench import command, origin, records
+from cute_gemm.bench import command, origin, records, timers
 from cute_gemm.bench.run import Bench
 from cute_gemm.bench.work import problem_of
 
@@ -38,7 +38,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
     )
-    monkeypatch.setattr(command, "cold_timer", lambda: (StandInTimer(), ""))
+    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
     monkeypatch.setattr(command, "Sustained", StandInTimer)
     monkeypatch.setattr(command, "describe_origin", lambda peers: ORIGIN)
     monkeypatch.setattr(command, "compile_configs", compiled.extend)
@@ -96,7 +96,7 @@ def test_failures_are_told_and_counted(run, on_gpu, monkeypatch, tmp_path):
 
 def test_missing_peers_and_timers_are_told(run, on_gpu, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(command, "cold_timer", lambda: (StandInTimer(), "the profiler saw: none"))
+    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), "the profiler saw: none"))
     _, out, _ = run("--out", tmp_path, "--peers", "triton,deep_gemm", "--shapes", "8x32x128")
     assert out.splitlines()[:3] == [
         "triton is not timed: the package triton is not installed",

@@ -94,3 +94,14 @@ def test_replay_is_what_is_left_where_profiling_is_forbidden(monkeypatch):
     monkeypatch.setattr(testing, "time_cold", forbidden)
     timer, reason = timers.cold_timer()
     assert (timer.name, reason) == ("graph replay", "want one kernel; the profiler saw: none")
+
+
+def test_each_regime_has_its_timer(monkeypatch):
+    sustained, cold = timers.Sustained(rounds=1), timers.ColdReplay()
+    monkeypatch.setattr(timers, "cold_timer", lambda: (cold, "not permitted"))
+    assert timers.timers_of(["sustained"], sustained) == ({"sustained": sustained}, [])
+    found, notes = timers.timers_of(["cold", "sustained"], sustained)
+    assert found == {"cold": cold, "sustained": sustained}
+    assert notes == ["CUPTI cannot be used, so cold calls are timed by graph replay: not permitted"]
+    monkeypatch.setattr(timers, "cold_timer", lambda: (timers.ColdProfile(), ""))
+    assert timers.timers_of(["cold"], sustained) == ({"cold": timers.ColdProfile()}, [])

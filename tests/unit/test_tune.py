@@ -11,6 +11,7 @@ import torch
 
 import cute_gemm
 from cute_gemm import dispatch, heuristics
+from cute_gemm.bench.timers import Times
 from cute_gemm.problem import LAYOUTS, KernelConfig
 from cute_gemm.tune import TuneError
 from cute_gemm.tune.candidates import Operands, checked_calls
@@ -76,15 +77,19 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     return kernels
 
 
-def timer(*us: float) -> Callable[[Sequence[Callable[[], object]]], list[float]]:
+class StandInTimer:
     """Says the same of calls whatever they are; of those that are more, 99 us."""
 
-    def time(calls: Sequence[Callable[[], object]]) -> list[float]:
+    name = "stand-in"
+
+    def __init__(self, *us: float) -> None:
+        self.us = us
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
         for call in calls:
             call()
-        return list(itertools.islice(itertools.chain(us, itertools.repeat(99.0)), len(calls)))
-
-    return time
+        medians = itertools.islice(itertools.chain(self.us, itertools.repeat(99.0)), len(calls))
+        return [Times((median - 1.0, median, median + 2.0)) for median in medians]
 
 
 # What is tuned
@@ -247,7 +252,7 @@ def test_a_pick_says_what_it_gains() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_measured_choice_is_found_for_its_problem(layout: str, kernels: Kernels) -> None:
     job = job_of(layout)
-    pick = measure(job, {"cold": timer(20.0, 10.0)}, 2.0, "cpu")
+    pick = measure(job, {"cold": StandInTimer(20.0, 10.0)}, 2.0, "cpu")
     assert pick.configs == candidates(job.problem, 2.0)
     assert Table([pick.entry]).choice(job.problem) == pick.configs[1]
 
@@ -260,11 +265,11 @@ def test_every_problem_is_kept_before_the_next_is_measured(
     second = candidates(jobs[1].problem, 1.2)[0]
     kept = {**{job.problem.m: job for job in jobs}}
 
-    def time(calls: Sequence[Callable[[], object]]) -> list[float]:
-        done = [entry.m for entry in files.read(path, DEVICE)]
-        if done == [1, 3]:
-            raise KeyboardInterrupt
-        return timer(5.0)(calls)
+    class Timer(StandInTimer):
+        def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+            if [entry.m for entry in files.read(path, DEVICE)] == [1, 3]:
+                raise KeyboardInterrupt
+            return super().__call__(calls)
 
     files.merge(path, DEVICE, [])
     real = Kernels.instance
@@ -280,7 +285,7 @@ def test_every_problem_is_kept_before_the_next_is_measured(
 
     monkeypatch.setattr(dispatch, "instance", instance)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, {"sustained": time}, 1.2, path, DEVICE, device="cpu", say=said.append)
+        run_jobs(jobs, {"sustained": Timer(5.0)}, 1.2, path, DEVICE, device="cpu", say=said.append)
     assert [entry.m for entry in files.read(path, DEVICE)] == [1, 3]
     assert all(entry.sustained_us == 5.0 for entry in files.read(path, DEVICE))
     assert all(entry.cold_us is None for entry in files.read(path, DEVICE))
@@ -293,16 +298,18 @@ def test_every_problem_is_kept_before_the_next_is_measured(
 
 
 def test_what_cannot_be_timed_is_left_and_told(kernels: Kernels, tmp_path: Path) -> None:
-    def fails(calls: Sequence[Callable[[], object]]) -> list[float]:
-        raise RuntimeError("CUPTI lost records")
+    class Failing(StandInTimer):
+        def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+            raise RuntimeError("CUPTI lost records")
 
     path = tmp_path / "choices.json"
     job = job_of("dense")
     files.merge(path, DEVICE, [Pick(job, candidates(job.problem, 1.0), {"cold": [3.0]}, 0).entry])
     before = path.read_text()
-    failures = run_jobs([job], {"cold": fails}, 1.2, path, DEVICE, device="cpu", say=lambda line: None)
+    failures = run_jobs([job], {"cold": Failing()}, 1.2, path, DEVICE, device="cpu", say=lambda line: None)
     assert failures == [f"{job.title}: RuntimeError: CUPTI lost records"]
     assert path.read_text() == before
-    assert run_jobs([job], {"cold": timer(4.0)}, 1.2, path, DEVICE, device="cpu", say=lambda line: None) == []
+    timers = {"cold": StandInTimer(4.0)}
+    assert run_jobs([job], timers, 1.2, path, DEVICE, device="cpu", say=lambda line: None) == []
     (entry,) = files.read(path, DEVICE)
     assert entry == replace(entry, m=64, cold_us=4.0)

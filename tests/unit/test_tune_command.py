@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune import Kernels, timer
+from test_tune import Kernels, StandInTimer
 from test_tune_models import DEEPSEEK
 
 from cute_gemm import cli, dispatch, hardware, tuned
+from cute_gemm.bench import timers
+from cute_gemm.bench.timers import Times
 from cute_gemm.problem import GemmProblem
 from cute_gemm.tune import candidates, command, plan
 from cute_gemm.tuned import choice, files
@@ -46,7 +48,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
     monkeypatch.setattr(dispatch, "instance", kernels.instance)
     monkeypatch.setattr(command, "compile_configs", list)
-    monkeypatch.setattr(command, "TIMERS", {"cold": timer(99.0, 50.0), "sustained": timer(60.0, 70.0)})
+    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
+    monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
     on_cpu = candidates.Operands.make
     monkeypatch.setattr(candidates.Operands, "make", staticmethod(lambda job, device: on_cpu(job, "cpu")))
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path / "user"))
@@ -157,6 +160,20 @@ def test_regimes_and_multiprocessors(run: Run, gpu: Kernels, tmp_path: Path) -> 
     assert "78" in run(*arguments, "--num-sms", 79)[2]
 
 
+def test_without_cupti_cold_calls_are_timed_by_what_is_left(
+    run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.json"
+    replaced = "CUPTI cannot be used, so cold calls are timed by stand-in: the profiler saw: none"
+    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 40.0), "the profiler saw: none"))
+    for regime, cold_us in (("cold", 40.0), ("both", 40.0), ("sustained", None)):
+        status, out, err = run("--shapes", "16x136x272", "--out", path, "--regime", regime)
+        assert (status, err) == (0, "")
+        assert (out.splitlines()[0] == replaced) == (regime != "sustained")
+        (entry,) = files.read(path, "NVIDIA H200")
+        assert entry.cold_us == cold_us
+
+
 def test_failures_are_told_again_at_the_end(run: Run, gpu: Kernels, tmp_path: Path) -> None:
     gpu.wrong = [plan.candidates(GemmProblem(16, 136, 272, num_sms=78), 1.2)[-1]]
     status, out, err = run("--shapes", "16x136x272", "--out", tmp_path / "mine.json")
@@ -168,10 +185,11 @@ def test_failures_are_told_again_at_the_end(run: Run, gpu: Kernels, tmp_path: Pa
 def test_an_interrupt_ends_it(
     run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(calls: Any) -> list[float]:
-        raise KeyboardInterrupt
+    class Interrupted(StandInTimer):
+        def __call__(self, calls: Any) -> list[Times]:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "TIMERS", {"cold": interrupted})
+    monkeypatch.setattr(timers, "cold_timer", lambda: (Interrupted(), ""))
     assert run("--shapes", "16x136x272", "--out", tmp_path / "mine.json")[0] == 130
 
 
