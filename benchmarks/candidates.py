@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from cute_gemm import heuristics, testing
-from cute_gemm.bench.cases import DenseCase, GroupedCase
+from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.peers.cublas import calibration_call, calibration_shape
 from cute_gemm.bench.published import peer_shapes
 from cute_gemm.bench.records import (
@@ -39,7 +39,7 @@ from cute_gemm.bench.records import (
 from cute_gemm.bench.work import problem_of
 from cute_gemm.compilation import compile_configs
 from cute_gemm.problem import KernelConfig
-from cute_gemm.tune.candidates import Operands, checked_calls
+from cute_gemm.tune.candidates import checked_calls
 
 REPEATS = 10
 REST_SECONDS = 0.1
@@ -69,11 +69,6 @@ def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: 
     return {"op": op, **key, **tile, **times}
 
 
-def operands(op: str, shape: Shape) -> Operands:
-    case = DenseCase.make(shape) if op == DENSE else GroupedCase.make(op, shape)
-    return Operands(case.lhs, case.rhs, case.grouping, case.poisoned_out(), case.judge)
-
-
 def time_cold(call: Callable[[], object]) -> float:
     """Mean in microseconds."""
     time.sleep(REST_SECONDS)
@@ -83,7 +78,7 @@ def time_cold(call: Callable[[], object]) -> float:
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     problem = problem_of(op, shape, num_sms)
     configs = [choice.config for choice in heuristics.rank(problem)]
-    calls = checked_calls(problem, configs, operands(op, shape))
+    calls = checked_calls(problem, configs, make_case(op, shape))
 
     beside = shape if op == DENSE else calibration_shape(shape)
     has_cublaslt = beside[0] % 16 == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,12 +79,13 @@ class DenseCase:
     shape: Shape
     lhs: Operand
     rhs: Operand
+    out_dtype: torch.dtype = torch.bfloat16
     op: str = DENSE
 
     @staticmethod
-    def make(shape: Shape, device: str = "cuda") -> DenseCase:
+    def make(shape: Shape, device: str = "cuda", out_dtype: torch.dtype = torch.bfloat16) -> DenseCase:
         m, n, k = shape
-        return DenseCase(shape, *testing.make_inputs(m, n, k, device=device))
+        return DenseCase(shape, *testing.make_inputs(m, n, k, device=device), out_dtype)
 
     @property
     def grouping(self) -> tuple[Tensor | int, ...]:
@@ -103,9 +104,9 @@ class DenseCase:
         return dequantized_product(a, torch.ones_like(sa), b, torch.ones_like(sb))
 
     def poisoned_out(self) -> Tensor:
-        """A bf16 result of NaN, as it is before a call."""
+        """A result of NaN, as it is before a call."""
         m, n, _ = self.shape
-        return torch.full((m, n), torch.nan, dtype=torch.bfloat16, device=self.lhs[0].device)
+        return torch.full((m, n), torch.nan, dtype=self.out_dtype, device=self.lhs[0].device)
 
     def ours(self, layout: str, num_sms: int) -> Call:
         """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
@@ -140,25 +141,39 @@ class GroupedCase:
     op: str
     shape: Shape
     inputs: testing.GroupedInputs
+    out_dtype: torch.dtype = torch.bfloat16
 
     @staticmethod
     def make(op: str, shape: Shape, device: str = "cuda") -> GroupedCase:
-        groups, expected_m, n, k = shape
-        rows = draw_rows(groups, expected_m)
+        """Groups of as many rows as the peers had."""
+        rows = draw_rows(*shape[:2])
+        return GroupedCase.of_rows(op, shape, rows, device, capacity=_MASKED_CAPACITY)
+
+    @staticmethod
+    def of_rows(
+        op: str,
+        shape: Shape,
+        rows: Sequence[int],
+        device: str = "cuda",
+        out_dtype: torch.dtype = torch.bfloat16,
+        *,
+        capacity: int = 0,
+    ) -> GroupedCase:
+        """Groups of these rows; where each has a matrix of its own, those have ``capacity`` rows or more."""
+        n, k = shape[2:]
         if op == CONTIGUOUS:
             inputs = testing.make_contiguous_inputs(rows, n, k, device=device)
         elif op == OFFSETS:
             inputs = testing.make_offsets_inputs(rows, n, k, device=device)
         else:
             padded = ceil_div(max(rows), CONTIGUOUS_ALIGNMENT) * CONTIGUOUS_ALIGNMENT
-            capacity = max(_MASKED_CAPACITY, padded)
-            inputs = testing.make_masked_inputs(rows, capacity, n, k, device=device)
+            inputs = testing.make_masked_inputs(rows, max(capacity, padded), n, k, device=device)
         # Rows of no group are NaN, which costs less power than numbers.
         (a, sa), empty = inputs.lhs, inputs.row_groups < 0
         count, given = int(empty.sum()), a.view(torch.uint8)[~empty]
         a.view(torch.uint8)[empty] = given[torch.arange(count, device=device) % len(given)]
         sa[empty] = 1.0
-        return GroupedCase(op, shape, inputs)
+        return GroupedCase(op, shape, inputs, out_dtype)
 
     @property
     def lhs(self) -> Operand:
@@ -174,9 +189,9 @@ class GroupedCase:
         return (self.inputs.index, 1) if self.op == OFFSETS else (self.inputs.index,)
 
     def poisoned_out(self) -> Tensor:
-        """A bf16 result of NaN, as it is before a call."""
+        """A result of NaN, as it is before a call."""
         n, (a, _) = self.shape[2], self.lhs
-        return torch.full((*a.shape[:-1], n), torch.nan, dtype=torch.bfloat16, device=a.device)
+        return torch.full((*a.shape[:-1], n), torch.nan, dtype=self.out_dtype, device=a.device)
 
     def ours(self, layout: str, num_sms: int) -> Call:
         """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
@@ -220,3 +235,8 @@ class GroupedCase:
 
 
 Case = DenseCase | GroupedCase
+
+
+def make_case(op: str, shape: Shape, device: str = "cuda") -> Case:
+    """Operands of a shape in the layout of ``op``."""
+    return DenseCase.make(shape, device) if op == DENSE else GroupedCase.make(op, shape, device)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .cases import Call, Case, DenseCase, GroupedCase
+from .cases import Call, Case, make_case
 from .peers import Peer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
 from .records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
@@ -49,7 +49,7 @@ class Bench:
         """
         timed: list[tuple[Work, Call]] = []
         for op in job.ops:
-            case = self._case(op, job.shape)
+            case = make_case(op, job.shape, self.device)
             calls = [case.ours(layout, self.num_sms) for layout in _layouts(job)]
             calls += [call for peer in self.peers for call in self._calls_of(peer, case)]
             timed += [(Work.of(op, job.shape), call) for call in calls]
@@ -89,9 +89,6 @@ class Bench:
             yield row
         if wrong:
             raise AssertionError("; ".join(wrong))
-
-    def _case(self, op: str, shape: tuple[int, ...]) -> Case:
-        return DenseCase.make(shape, self.device) if op == DENSE else GroupedCase.make(op, shape, self.device)
 
     def _calls_of(self, peer: Peer, case: Case) -> list[Call]:
         """The calls of a peer that it does not refuse."""

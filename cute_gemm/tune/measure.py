@@ -11,7 +11,7 @@ from ..bench.timers import Timer
 from ..problem import KernelConfig
 from ..tuned import files
 from ..tuned.table import Entry
-from .candidates import Operands, checked_calls
+from .candidates import case_of, checked_calls
 from .plan import Job, candidates
 
 # Differences of less are noise: the model's order decides, and more M have the same configuration.
@@ -55,7 +55,7 @@ def measure(job: Job, timers: Mapping[str, Timer], within: float, device: str = 
         RuntimeError: one cannot be launched or timed.
     """
     configs = candidates(job.problem, within)
-    calls = checked_calls(job.problem, configs, Operands.make(job, device))
+    calls = checked_calls(job.problem, configs, case_of(job, device))
     times = {regime: [each.median for each in timer(calls)] for regime, timer in timers.items()}
     return Pick(job, configs, times, fastest(list(times.values())))
 

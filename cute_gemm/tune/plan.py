@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .. import heuristics
+from ..bench.records import Shape, shape_text
 from ..problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, GemmProblem, KernelConfig, ceil_div
 from . import TuneError
 from .models import Layer
-
-Shape = tuple[int, ...]
-"""``(m, n, k)``, or ``(groups, m, n, k)`` with ``m`` rows of each group on average."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +28,19 @@ class Job:
     label: str = ""
 
     @property
+    def shape(self) -> Shape:
+        """``(m, n, k)``, or ``(groups, m, n, k)`` with ``m`` rows of each group on average."""
+        groups = () if self.problem.layout == "dense" else (self.problem.groups,)
+        return *groups, sum(self.sizes) // len(self.sizes), self.problem.n, self.problem.k
+
+    @property
     def title(self) -> str:
-        problem = self.problem
-        rows = (
-            f"{problem.m}"
-            if problem.layout == "dense"
-            else f"{problem.groups}x{sum(self.sizes) // problem.groups}"
-        )
-        shape = f"{problem.layout} {rows}x{problem.n}x{problem.k}"
-        return f"{shape} ({self.label})" if self.label else shape
+        title = f"{self.problem.layout} {shape_text(self.shape)}"
+        return f"{title} ({self.label})" if self.label else title
 
 
 def plan_shapes(op: str, shapes: Iterable[Shape], out_dtype: str, num_sms: int) -> list[Job]:
-    """A job for each of ``shapes``, of the layout ``op``.
+    """A job for each of ``shapes``, which are as `Job.shape` of the layout ``op``.
 
     Raises:
         TuneError: a shape that the operation does not take.
@@ -51,7 +49,7 @@ def plan_shapes(op: str, shapes: Iterable[Shape], out_dtype: str, num_sms: int) 
     for shape in shapes:
         if len(shape) != (3 if op == "dense" else 4):
             wanted = "MxNxK" if op == "dense" else "GxMxNxK, the groups and the rows of each in front,"
-            raise TuneError(f"{'x'.join(map(str, shape))}: want {wanted} for --op {op}")
+            raise TuneError(f"{shape_text(shape)}: want {wanted} for --op {op}")
         m, n, k = shape[-3:]
         groups = 1 if op == "dense" else shape[0]
         jobs.append(_job(op, groups, m, n, k, out_dtype, num_sms))

@@ -12,7 +12,7 @@ from bench_rows import SMALL
 import cute_gemm
 from cute_gemm import dispatch, heuristics
 from cute_gemm.bench import records
-from cute_gemm.bench.cases import DenseCase, GroupedCase
+from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.work import problem_of
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -29,14 +29,12 @@ def timed(monkeypatch):
         timed.append(call)
         return 10.0 + len(timed)
 
-    on_cpu = DenseCase.make, GroupedCase.make
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
     )
     monkeypatch.setattr("cute_gemm.bench.cases._MASKED_CAPACITY", 128)
-    monkeypatch.setattr(DenseCase, "make", staticmethod(lambda shape: on_cpu[0](shape, "cpu")))
-    monkeypatch.setattr(GroupedCase, "make", staticmethod(lambda op, shape: on_cpu[1](op, shape, "cpu")))
+    monkeypatch.setattr(candidates, "make_case", lambda op, shape: make_case(op, shape, "cpu"))
     monkeypatch.setattr(candidates, "calibration_call", lambda shape: lambda: None)
     monkeypatch.setattr(candidates, "compile_configs", list)
     monkeypatch.setattr(candidates, "time_cold", time_cold)

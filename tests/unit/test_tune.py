@@ -14,7 +14,7 @@ from cute_gemm import dispatch, heuristics
 from cute_gemm.bench.timers import Times
 from cute_gemm.problem import LAYOUTS, KernelConfig
 from cute_gemm.tune import TuneError
-from cute_gemm.tune.candidates import Operands, checked_calls
+from cute_gemm.tune.candidates import case_of, checked_calls
 from cute_gemm.tune.measure import Pick, fastest, measure, run_jobs
 from cute_gemm.tune.models import Layer
 from cute_gemm.tune.plan import Job, candidates, plan_layers, plan_shapes
@@ -175,8 +175,8 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
     job = job_of(layout, out_dtype)
     configs = candidates(job.problem, 2.0)
     assert len(configs) > 2
-    operands = Operands.make(job, "cpu")
-    calls = checked_calls(job.problem, configs, operands)
+    case = case_of(job, "cpu")
+    calls = checked_calls(job.problem, configs, case)
     assert kernels.launched == [(config, 78) for config in configs]
     for call in calls:
         call()
@@ -186,10 +186,10 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
         with pytest.raises(
             AssertionError, match=rf"^{configs[place].name}( differs from {configs[0].name}$|: )"
         ):
-            checked_calls(job.problem, configs, operands)
+            checked_calls(job.problem, configs, case)
     kernels.wrong, kernels.different = [], [configs[-1]]
     with pytest.raises(AssertionError, match=rf"^{configs[-1].name} differs from {configs[0].name}$"):
-        checked_calls(job.problem, configs, operands)
+        checked_calls(job.problem, configs, case)
 
 
 def test_what_sums_in_another_order_is_judged_by_itself(
@@ -203,28 +203,28 @@ def test_what_sums_in_another_order_is_judged_by_itself(
         "is_suitable",
         lambda problem, config: not (problem.batch_invariant and config in other),
     )
-    operands = Operands.make(job, "cpu")
+    case = case_of(job, "cpu")
     kernels.different = [other[0]]
-    assert len(checked_calls(job.problem, configs, operands)) == len(configs)
+    assert len(checked_calls(job.problem, configs, case)) == len(configs)
     kernels.wrong = [other[1]]
     with pytest.raises(AssertionError, match=rf"^{other[1].name}: "):
-        checked_calls(job.problem, configs, operands)
+        checked_calls(job.problem, configs, case)
     kernels.wrong, kernels.different = [], [configs[3]]
     with pytest.raises(AssertionError, match=rf"^{configs[3].name} differs from {configs[1].name}$"):
-        checked_calls(job.problem, configs, operands)
+        checked_calls(job.problem, configs, case)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "masked"])
 def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: str, kernels: Kernels) -> None:
     job = job_of(layout)
-    operands = Operands.make(job, "cpu")
-    a, sa = operands.lhs
+    case = case_of(job, "cpu")
+    a, sa = case.lhs
     assert a.float().isfinite().all()
     assert (a.float().abs().sum(-1) > 0).all()
     assert sa.isfinite().all()
     kernels.writes_padding = True
     with pytest.raises(AssertionError, match="a row of no group was written"):
-        checked_calls(job.problem, candidates(job.problem, 1.0), operands)
+        checked_calls(job.problem, candidates(job.problem, 1.0), case)
 
 
 # What is picked

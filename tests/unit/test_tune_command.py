@@ -15,7 +15,8 @@ from cute_gemm import cli, dispatch, hardware, tuned
 from cute_gemm.bench import timers
 from cute_gemm.bench.timers import Times
 from cute_gemm.problem import GemmProblem
-from cute_gemm.tune import candidates, command, plan
+from cute_gemm.tune import command, measure, plan
+from cute_gemm.tune.candidates import case_of
 from cute_gemm.tuned import choice, files
 
 Run = Callable[..., tuple[int, str, str]]
@@ -50,8 +51,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     monkeypatch.setattr(command, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
     monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
-    on_cpu = candidates.Operands.make
-    monkeypatch.setattr(candidates.Operands, "make", staticmethod(lambda job, device: on_cpu(job, "cpu")))
+    monkeypatch.setattr(measure, "case_of", lambda job, device: case_of(job, "cpu"))
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path / "user"))
     return kernels
 
