@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cute_gemm import __version__
+from cute_gemm.arguments import positive
+from cute_gemm.console import wide_console
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--weights", type=Path, metavar="FILE", help="run a safetensors file's 2-D weights")
     demo.add_argument(
         "--tokens",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="M",
         help="with --weights: rows of the random activations (default: 128)",
@@ -122,14 +124,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_shape(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     meanings = {"--m": "rows of A and D", "--n": "rows of B, columns of D", "--k": "columns of A and B"}
     for name, meaning in meanings.items():
-        parser.add_argument(name, type=_positive, required=required, help=meaning)
+        parser.add_argument(name, type=positive, required=required, help=meaning)
     parser.add_argument("--out-dtype", choices=("bfloat16", "float32"), default="bfloat16", help="type of D")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 # demo
@@ -166,7 +162,7 @@ def _demo(args: argparse.Namespace) -> None:
                 update(f"{result.label}: {_shape(result.problem)} done")
     except demo.DemoError as error:
         raise UsageError(str(error)) from error
-    console = _console()
+    console = wide_console(_TABLE_WIDTH)
     console.print(where)
     console.print(_results_table(done, device))
     for reason in dict.fromkeys(result.untimed for result in done if result.untimed):
@@ -253,7 +249,7 @@ def _inspect(args: argparse.Namespace) -> None:
     problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
     choices = heuristics.rank(problem)
     chosen = dispatch.select(problem)
-    console = _console()
+    console = wide_console(_TABLE_WIDTH)
     console.print(_rivals_table(problem, choices, chosen))
     try:
         with _progress(f"compiling {chosen.name} ..."):
@@ -331,7 +327,7 @@ def _info(args: argparse.Namespace) -> None:
     if cache.refusal:
         table.add_row("not used, because", cache.refusal)
     table.add_row("tuned choices", str(files.user_directory() or "those of the package only"))
-    _console().print(table)
+    wide_console(_TABLE_WIDTH).print(table)
 
 
 def _related_distributions() -> list[tuple[str, str]]:
@@ -349,12 +345,6 @@ def _related_distributions() -> list[tuple[str, str]]:
 
 def _shape(problem: GemmProblem) -> str:
     return f"{problem.m} x {problem.n} x {problem.k}"
-
-
-def _console() -> Console:
-    # Rich would cut figures to fit a narrow terminal, or the 80 columns it gives a pipe; let lines wrap.
-    console = Console()
-    return Console(width=max(console.width, _TABLE_WIDTH))
 
 
 class _ForwardRecords(logging.Handler):

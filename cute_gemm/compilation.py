@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
 from . import dispatch
 from .problem import KernelConfig
+
+
+def compile_and_tell(configs: Iterable[KernelConfig]) -> None:
+    """As :func:`compile_configs`; prints how many there were and how long they took."""
+    different = set(configs)
+    started = time.perf_counter()
+    compile_configs(different)
+    print(f"{len(different)} kernels ready after {time.perf_counter() - started:.1f} s")
 
 
 def compile_configs(configs: Iterable[KernelConfig]) -> None:

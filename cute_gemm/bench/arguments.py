@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
+from ..arguments import number_from
 from .peers.registry import PEERS
 from .records import COLD, GROUPED, SUSTAINED, Shape
 from .suite import SUITES
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=_percent,
+        type=number_from(0, "percent, a number"),
         default=2.0,
         metavar="PERCENT",
         help="with --compare: by how much a time may grow (default: %(default)g)",
@@ -72,13 +72,3 @@ def _peers(text: str) -> tuple[str, ...]:
         if name not in PEERS:
             raise argparse.ArgumentTypeError(f"want some of {','.join(PEERS)}, or none; got {name!r}")
     return names
-
-
-def _percent(text: str) -> float:
-    try:
-        percent = float(text)
-    except ValueError:
-        percent = math.nan
-    if not 0 <= percent < math.inf:
-        raise argparse.ArgumentTypeError(f"want percent, a number from 0 on; got {text!r}")
-    return percent

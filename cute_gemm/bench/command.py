@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from .. import dispatch, hardware
-from ..compilation import compile_configs
+from ..compilation import compile_and_tell
+from ..console import wide_console
 from ..progress import track
 from . import BenchError, changes, tables
 from .arguments import DEFAULT_OUT
@@ -21,7 +20,7 @@ from .origin import describe_origin
 from .peers.registry import split_available
 from .records import COLD, SUSTAINED, Row, Shape, read_results
 from .run import Bench, run_jobs
-from .suite import SUITES, Job, plan
+from .suite import SUITES, plan
 from .timers import Sustained, timers_of
 from .work import problem_of
 
@@ -85,7 +84,7 @@ def measure(
     for note in (*missing, *replaced):
         print(note)
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    _compile(jobs, num_sms)
+    compile_and_tell(dispatch.select(problem_of(op, job.shape, num_sms)) for job in jobs for op in job.ops)
     bench = Bench(timers, peers, describe_origin(peers), num_sms)
     rows, failures = run_jobs(bench, track(jobs, "measuring"), out)
     _print_comparisons(rows)
@@ -118,10 +117,7 @@ def compare_runs(old: Path, new: Path, threshold: float) -> int:
     """
     before, after = read_results(old), read_results(new)
     found = changes.compare(before, after)
-    # Rich would cut figures to fit a narrow terminal, or the 80 columns it gives a pipe; let lines wrap.
-    console = Console()
-    console = Console(width=max(console.width, _TABLE_WIDTH))
-    console.print(changes.table(found, threshold))
+    wide_console(_TABLE_WIDTH).print(changes.table(found, threshold))
     print(changes.summary(before, after, found, threshold))
     return 1 if any(each.is_regression(threshold) for each in found) else 0
 
@@ -150,13 +146,6 @@ def _need_hopper() -> None:
         )
     if not hardware.is_hopper():
         raise BenchError(f"bench times a Hopper GPU; this is {hardware.describe()}")
-
-
-def _compile(jobs: Sequence[Job], num_sms: int) -> None:
-    configs = {dispatch.select(problem_of(op, job.shape, num_sms)) for job in jobs for op in job.ops}
-    started = time.perf_counter()
-    compile_configs(configs)
-    print(f"{len(configs)} kernels ready after {time.perf_counter() - started:.1f} s")
 
 
 def _print_comparisons(rows: Sequence[Row]) -> None:

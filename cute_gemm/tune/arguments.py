@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
+from ..arguments import number_from, positive
 from ..bench.records import COLD, SUSTAINED
 from ..problem import LAYOUTS, OUT_BYTES
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--m",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="M",
         help=f"with --model: rows of A, or of each group (default: {' '.join(map(str, DEFAULT_M))})",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", choices=LAYOUTS, default="dense", help="default: %(default)s")
     parser.add_argument("--out-dtype", choices=tuple(OUT_BYTES), default="bfloat16", help="type of D")
     parser.add_argument(
-        "--num-sms", type=_positive, metavar="N", help="as of cute_gemm.config (default: all of the device)"
+        "--num-sms", type=positive, metavar="N", help="as of cute_gemm.config (default: all of the device)"
     )
     parser.add_argument(
         "--regime",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--within",
-        type=_factor,
+        type=number_from(1),
         default=DEFAULT_WITHIN,
         metavar="FACTOR",
         help="time what is predicted to take at most so many times the least (default: %(default)g)",
@@ -70,19 +70,3 @@ def _shape(text: str) -> tuple[int, ...]:
     if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, numbers from 1 on; got {text!r}")
     return tuple(map(int, parts))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not 1 <= factor < math.inf:
-        raise argparse.ArgumentTypeError(f"want a number from 1 on, got {text!r}")
-    return factor

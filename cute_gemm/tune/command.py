@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from .. import hardware
 from ..bench.records import COLD, SUSTAINED
 from ..bench.timers import Sustained, timers_of
-from ..compilation import compile_configs
+from ..compilation import compile_and_tell
 from ..problem import GemmProblem
 from ..progress import track
 from ..tuned import files
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
         for note in notes:
             print(note)
-        _compile(jobs, args.within)
+        compile_and_tell(config for job in jobs for config in candidates(job.problem, args.within))
         failures = run_jobs(track(jobs, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:
         raise TuneError(f"cannot keep choices in {path}: {error}") from error
@@ -103,10 +102,3 @@ def _user_file(device_name: str) -> Path:
             "switched off; name a file by --out"
         )
     return directory / files.file_name(device_name)
-
-
-def _compile(jobs: Sequence[Job], within: float) -> None:
-    configs = {config for job in jobs for config in candidates(job.problem, within)}
-    started = time.perf_counter()
-    compile_configs(configs)
-    print(f"{len(configs)} kernels ready after {time.perf_counter() - started:.1f} s")

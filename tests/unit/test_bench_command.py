@@ -10,7 +10,7 @@ import pytest
 import torch
 from bench_rows import ORIGIN, StandInTimer, grouped_row, row
 
-from cute_gemm import cli, hardware
+from cute_gemm import cli, compilation, hardware
 from cute_gemm.bench import command, origin, records, timers
 from cute_gemm.bench.run import Bench
 from cute_gemm.bench.work import problem_of
@@ -41,7 +41,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
     monkeypatch.setattr(command, "Sustained", StandInTimer)
     monkeypatch.setattr(command, "describe_origin", lambda peers: ORIGIN)
-    monkeypatch.setattr(command, "compile_configs", compiled.extend)
+    monkeypatch.setattr(compilation, "compile_configs", compiled.extend)
     monkeypatch.setattr(command, "Bench", lambda *arguments: Bench(*arguments, device="cpu"))
     return compiled
 

@@ -11,7 +11,7 @@ import torch
 from test_tune import Kernels, StandInTimer
 from test_tune_models import DEEPSEEK
 
-from cute_gemm import cli, dispatch, hardware, tuned
+from cute_gemm import cli, compilation, dispatch, hardware, tuned
 from cute_gemm.bench import timers
 from cute_gemm.bench.timers import Times
 from cute_gemm.problem import GemmProblem
@@ -48,7 +48,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     properties = SimpleNamespace(multi_processor_count=78)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
     monkeypatch.setattr(dispatch, "instance", kernels.instance)
-    monkeypatch.setattr(command, "compile_configs", list)
+    monkeypatch.setattr(compilation, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
     monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
     monkeypatch.setattr(measure, "case_of", lambda job, device: case_of(job, "cpu"))

@@ -1,0 +1,29 @@
+"""Types of arguments on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def number_from(least: float, what: str = "a number") -> Callable[[str], float]:
+    """The type of a finite number of at least ``least``; ``what`` it is, a message says."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number < math.inf:
+            raise argparse.ArgumentTypeError(f"want {what} from {least} on, got {text!r}")
+        return number
+
+    return parse
