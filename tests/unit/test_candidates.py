@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from bench_rows import SMALL
+from test_tune import Kernels
 
-import cute_gemm
 from cute_gemm import dispatch, heuristics
 from cute_gemm.bench import records
 from cute_gemm.bench.cases import make_case
@@ -51,32 +51,14 @@ OPS = {
 
 @pytest.mark.parametrize(("op", "shape"), OPS.items())
 def test_all_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_path):
-    launched, wrong = [], []
-
-    def instance(config):
-        def launch(a, sa, b, sb, out, num_sms, *grouping):
-            launched.append(config)
-            assert num_sms == 78
-            if op == "dense_1d2d":
-                cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
-            else:
-                index, *alignment = grouping
-                assert alignment == ([1] if op == "m_grouped_offsets" else [])
-                rest = (20, out) if op == "m_grouped_masked" else (out,)
-                operation = getattr(cute_gemm, op.replace("m_grouped", "m_grouped_fp8_gemm_nt"))
-                operation((a, sa), (b, sb), index, *rest)
-            if config.name in wrong:
-                out.view(torch.int16)[..., 0, 0] += 1
-
-        return launch
-
-    monkeypatch.setattr(dispatch, "instance", instance)
+    kernels = Kernels()
+    monkeypatch.setattr(dispatch, "instance", kernels.instance)
     text = "x".join(map(str, shape))
     arguments = ["candidates.py", "--op", op, "--shapes", text, "--out", str(tmp_path / "rows.jsonl")]
     monkeypatch.setattr(sys, "argv", arguments)
     assert candidates.main() == 0
     suitable = [choice.config for choice in heuristics.rank(problem_of(op, shape, 78))]
-    assert set(launched) == set(suitable)
+    assert set(kernels.launched) == {(config, 78) for config in suitable}
     assert len(timed) == len(suitable) + 1
     rows = records.read_rows(tmp_path / "rows.jsonl")
     assert len(rows) == len(suitable)
@@ -85,6 +67,6 @@ def test_all_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, 
     assert rows[0]["cublaslt_us"] == len(suitable) + 11
     assert [each["us"] for each in rows] == [11 + i for i in range(len(rows))]
 
-    wrong.append(suitable[-1].name)
+    kernels.different.append(suitable[-1])
     with pytest.raises(AssertionError, match=f"{suitable[-1].name} differs from {suitable[0].name}"):
         candidates.main()
