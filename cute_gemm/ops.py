@@ -100,8 +100,9 @@ def m_grouped_fp8_gemm_nt_contiguous(
 
     Row m of the result is row m of A times `B[group_index[m]].T`, computed as :func:`fp8_gemm_nt` does it.
     This is the layout of mixture-of-experts layers in training and prefill, the tokens of each expert and
-    then padding, as DeepGEMM's function of this name takes it (https://github.com/deepseek-ai/DeepGEMM). For
-    groups without padding there is :func:`m_grouped_fp8_gemm_nt_offsets`.
+    then padding, as DeepGEMM's function of this name takes it (https://github.com/deepseek-ai/DeepGEMM),
+    where `out` comes before `group_index`. For groups without padding there is
+    :func:`m_grouped_fp8_gemm_nt_offsets`.
 
     Args:
         lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[M, K]`; `sa` its scales, torch.float32
@@ -116,8 +117,11 @@ def m_grouped_fp8_gemm_nt_contiguous(
         validate: read `group_index` and raise a ValueError where it breaks the rules above. The host waits
             for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA graph.
 
-    Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. A
-    block of padding alone costs next to nothing. M need not be a multiple of 128.
+    Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. M
+    need not be a multiple of 128. A block of padding alone is skipped for the price of a look at it. Its
+    turns are not given to others, though: where such blocks recur at a regular distance, as with slots of 256
+    rows half empty, some multiprocessors may have most of the work. For such data there are
+    :func:`m_grouped_fp8_gemm_nt_offsets` with an `alignment`, and :func:`m_grouped_fp8_gemm_nt_masked`.
 
     Without `validate` nothing on the host depends on `group_index`, and no value in it leads to a read or a
     write out of bounds. All negative numbers are padding, and so is a block that starts with a number of G or
@@ -198,6 +202,12 @@ def m_grouped_fp8_gemm_nt_offsets(
 
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`m_grouped_fp8_gemm_nt_contiguous`; TypeError also for
+            an `alignment` that is no int, ValueError also for one outside of 1 to 1024.
+
+    When it raises one of these, `out` is as it was.
     """
     checks_grouped.count("alignment", alignment, checks_grouped.MAX_ALIGNMENT)
     a, sa, b, sb, shape = checks_grouped.m_grouped(lhs, 2, rhs, "offsets", offsets, "G", out, out_dtype)
@@ -250,6 +260,12 @@ def m_grouped_fp8_gemm_nt_masked(
 
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`m_grouped_fp8_gemm_nt_contiguous`; TypeError also for
+            `expected_rows` that is no int, ValueError also for one below 1.
+
+    When it raises one of these, `out` is as it was.
     """
     checks_grouped.count("expected_rows", expected_rows)
     a, sa, b, sb, shape = checks_grouped.m_grouped(lhs, 3, rhs, "valid_rows", valid_rows, "G", out, out_dtype)

@@ -18,7 +18,8 @@ STATIC_SMEM = 1024
 """What the compiler reserves of it in front of what a launch asks for, in bytes."""
 
 BARRIER_SMEM = 1024
-"""What mbarriers and the queue of tiles take: swizzled tiles, which come next, are aligned to it."""
+"""What mbarriers and the queue of tiles take, aligned to what swizzled tiles are. A table of groups, where a
+scheduler has one, lies between them and those tiles, and takes TABLE_SMEM more."""
 
 CONTIGUOUS_ALIGNMENT = 128
 """Rows that a group's first row is aligned to in the contiguous layout."""

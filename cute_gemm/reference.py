@@ -118,10 +118,9 @@ def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
 
     An element whose terms cancel is small, its error is not; and a tile may hold rows a million times larger
     than others. Per element this is ``sqrt(sum over k-blocks of (|A_i,block| |B_j,block|)**2)`` with
-        Euclidean norms of
-    the dequantised blocks: by Cauchy and Schwarz no k-block adds more than its own term, and the errors of
-    different k-blocks are independent when the data's signs are. It is about 11 times the standard deviation
-    of the result for data of random sign, whatever K.
+    Euclidean norms of the dequantised blocks: by Cauchy and Schwarz no k-block adds more than its own term,
+    and the errors of different k-blocks are independent when the data's signs are. It is about 11 times the
+    standard deviation of the result for data of random sign, whatever K.
 
     Args:
         a, sa, b, sb: as for `fp8_gemm_nt`.

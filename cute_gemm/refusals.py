@@ -72,6 +72,8 @@ def operand_dtype(name: str, q: Tensor) -> TypeError:
 def result_dtype(out: Tensor, shape: tuple[int, ...]) -> TypeError:
     """A result that kernels do not store."""
     fix = _allocate(shape, torch.bfloat16, out.device)
+    if out.dtype is torch.int32 and out.dim() == 1:
+        fix = f"an index of groups comes before `out`, unlike in DeepGEMM; for a result {fix}"
     return TypeError(f"out has dtype {out.dtype}; wanted torch.bfloat16 or torch.float32: {fix}")
 
 
@@ -260,8 +262,13 @@ def index_dtype(name: str, index: Tensor) -> TypeError:
 def index_shape(name: str, index: Tensor, axis: str, length: int) -> ValueError:
     """An index with more or fewer elements than there are rows or groups."""
     what = {"M": "rows of a", "G": "matrices of b"}[axis]
-    shape = tuple(index.shape)
-    return ValueError(f"{name} has shape {shape}; wanted [{axis}] = ({length},), one for each of the {what}")
+    fix = ""
+    if name == "offsets" and index.shape == (length + 1,):
+        fix = ": if they begin with a 0, where the first group starts, `offsets[1:]`"
+    return ValueError(
+        f"{name} has shape {tuple(index.shape)}; wanted [{axis}] = ({length},), one for each of the {what}"
+        f"{fix}"
+    )
 
 
 def index_stride(name: str, index: Tensor) -> ValueError:
@@ -274,7 +281,11 @@ def index_stride(name: str, index: Tensor) -> ValueError:
 
 def no_count(name: str, value: object) -> TypeError:
     """A number that is no int, and may be on a device."""
-    fix = f": `int({name})`, which waits for the device if it is there" if isinstance(value, Tensor) else ""
+    fix = ""
+    if isinstance(value, Tensor):
+        fix = f": `int({name})`, which waits for the device if it is there"
+        if value.dim():
+            fix = "; an index of groups comes before it, and `out` behind it, unlike in DeepGEMM"
     return TypeError(f"{name} is {_kind(value)}; wanted an int that the host knows{fix}")
 
 

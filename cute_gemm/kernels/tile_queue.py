@@ -42,6 +42,7 @@ class TileQueue:
     @staticmethod
     def make(scheduler, storage: Storage, consumer_warps: int) -> "TileQueue":
         """An empty queue of the tiles of ``scheduler``, each of which is for all ``consumer_warps``."""
+        assert len(scheduler.varying) <= FIELDS, "a slot is too small for what varies from tile to tile"
         pipe = pipeline.PipelineAsync.create(
             barrier_storage=storage.barriers.data_ptr(),
             num_stages=SLOTS,

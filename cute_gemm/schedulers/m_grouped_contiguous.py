@@ -17,6 +17,9 @@ from .dense import DenseScheduler
 class MGroupedContiguousScheduler:
     """The schedule of a dense GEMM, less the tiles of padding.
 
+    What it skips it does not replace: padding at regular distances may leave most tiles to few clusters. With
+    32 groups in slots of 256 rows, 100 of them valid, 33 of 66 clusters have all tiles.
+
     A tile, never higher than the blocks that groups are made of, belongs to the group that its first row
     names, and ends before the first row that names a negative one. It is padding if its first row names no
     group that there is.
@@ -87,7 +90,8 @@ class MGroupedContiguousScheduler:
     def look_at(self, tile: WorkTile) -> tuple[Int32, Int32, Int32]:
         """The group of ``tile`` and that of the other CTA along M, if any, and the rows before any padding.
 
-        A group is negative if its tile is padding. No load waits for another: math warps wait for them.
+        A group is negative if its tile is padding. No load waits for another: every role waits for those of
+        its first tile.
         """
         rows = warp.first_where(self.dense.block_m, lambda i: self.index_of(tile.row + i) < 0)
         group = self.group_at(tile.row)

@@ -1,49 +1,131 @@
-"""The first call of a kernel must not be captured: in a process of its own, which has loaded none."""
+"""The first call of a kernel must not be captured: in processes of their own, which have loaded none."""
 
 import subprocess
 import sys
 
-SCRIPT = """
+import pytest
+from groups import LAYOUTS
+
+DENSE = """
 import torch
-from cute_gemm import dispatch, fp8_gemm_nt
-from cute_gemm.problem import GemmProblem
+from cute_gemm import fp8_gemm_nt
 from cute_gemm.testing import assert_correct, make_inputs
 
-FIRST, SECOND = (129, 264, 1040), (129, 264, 1056)
-num_sms = torch.cuda.get_device_properties(0).multi_processor_count
-first, second = (dispatch.select(GemmProblem(*shape, num_sms=num_sms)) for shape in (FIRST, SECOND))
-assert first == second, "want two shapes of one kernel"
 
-operands = make_inputs(*FIRST, device="cuda")
-out = torch.full((129, 264), 7.0, dtype=torch.bfloat16, device="cuda")
+def make(k):
+    return make_inputs(129, 264, k, device="cuda")
+
+
+def new_out(operands):
+    return torch.full((129, 264), 7.0, dtype=torch.bfloat16, device="cuda")
+
+
+def call(operands, out):
+    fp8_gemm_nt(*operands, out)
+
+
+def check(operands, out):
+    (a, sa), (b, sb) = operands
+    assert_correct(out, a, sa, b, sb)
+"""
+
+GROUPED = """
+import torch
+import groups
+from cute_gemm.testing import assert_grouped_correct, make_contiguous_inputs, make_masked_inputs
+from cute_gemm.testing import make_offsets_inputs
+
+LAYOUT = "{layout}"
+SIZES = [129, 0, 7, 300]
+
+
+def make(k):
+    if LAYOUT == "masked":
+        return make_masked_inputs(SIZES, 310, 264, k, device="cuda")
+    maker = make_contiguous_inputs if LAYOUT == "contiguous" else make_offsets_inputs
+    return maker(SIZES, 264, k, device="cuda")
+
+
+def new_out(inputs):
+    return torch.full((*inputs.row_groups.shape, 264), 7.0, dtype=torch.bfloat16, device="cuda")
+
+
+def call(inputs, out, **options):
+    groups.call(LAYOUT, inputs, out, **options)
+
+
+def check(inputs, out):
+    assert_grouped_correct(out, inputs.lhs, inputs.rhs, inputs.row_groups)
+"""
+
+FIRST_CALL = """
+operands = make(1040)
+out = new_out(operands)
 graph = torch.cuda.CUDAGraph()
 try:
     with torch.cuda.graph(graph):
-        fp8_gemm_nt(*operands, out)
+        call(operands, out)
 except RuntimeError as error:
     print(error)
 torch.cuda.synchronize()
 assert (out == 7).all()
 
-(a, sa), (b, sb) = operands
-assert_correct(fp8_gemm_nt(*operands, out), a, sa, b, sb)
+call(operands, out)
+check(operands, out)
 
-operands = make_inputs(*SECOND, device="cuda")
+# Another shape of the same kernel.
+operands = make(1056)
 graph = torch.cuda.CUDAGraph()
 with torch.cuda.graph(graph):
-    fp8_gemm_nt(*operands, out)
-out.zero_()
+    call(operands, out)
+out.fill_(7.0)
 graph.replay()
-(a, sa), (b, sb) = operands
-assert_correct(out, a, sa, b, sb)
+check(operands, out)
 print("replayed")
 """
 
+VALIDATE = """
+operands = make(1040)
+out = new_out(operands)
+call(operands, out, validate=True)
+check(operands, out)
+out.fill_(7.0)
+try:
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        call(operands, out, validate=True)
+except RuntimeError as error:
+    print(error)
+torch.cuda.synchronize()
+assert (out == 7).all()
+call(operands, out, validate=True)
+check(operands, out)
+"""
 
-def test_a_first_call_in_a_capture_is_refused_and_everything_works_afterwards() -> None:
-    ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
+
+def lines(script: str, cwd: str) -> list[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd=cwd, check=False
+    )
     assert ran.returncode == 0, ran.stderr
-    refusal, last = ran.stdout.splitlines()
-    assert refusal.startswith("M = 129, N = 264, K = 1040 needs the kernel ")
+    return ran.stdout.splitlines()
+
+
+def setting(layout: str) -> str:
+    return DENSE if layout == "dense" else GROUPED.format(layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["dense", *LAYOUTS])
+def test_a_first_call_in_a_capture_is_refused_and_everything_works_afterwards(
+    layout: str, request: pytest.FixtureRequest
+) -> None:
+    refusal, last = lines(setting(layout) + FIRST_CALL, cwd=request.path.parent)
+    assert ", K = 1040" in refusal
+    assert " needs the kernel " in refusal
     assert refusal.endswith("make the same call once before the capture")
     assert last == "replayed"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_validating_in_a_capture_is_refused(layout: str, request: pytest.FixtureRequest) -> None:
+    (refusal,) = lines(setting(layout) + VALIDATE, cwd=request.path.parent)
+    assert "has no values while a CUDA graph is being captured" in refusal

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cuda.bindings import driver
 from groups import LAYOUTS, Problem, call, launch, run, run_config, wait
 from tensors import DTYPES, bits
 from torch import Tensor
@@ -458,6 +459,35 @@ def test_a_call_neither_waits_nor_allocates(layout: str) -> None:
     for statistic in ("allocation.all.allocated", "segment.all.allocated"):
         assert after[statistic] == before[statistic]
     problem.assert_equals(out, inputs)
+
+
+@pytest.mark.parametrize("scales", ["row-major", "M-major"])
+@every_layout
+def test_a_call_is_one_kernel(layout: str, scales: str) -> None:
+    inputs = Problem.make([129, 0, 300, 71], 264, 528).arranged(layout)
+    if scales == "M-major":
+        a, sa = inputs.lhs
+        inputs = GroupedInputs((a, SCALE_LAYOUTS[scales](sa)), inputs.rhs, inputs.index, inputs.row_groups)
+    out = call(layout, inputs)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        call(layout, inputs, out)
+        kinds = captured_nodes()
+    assert kinds == [driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL]
+
+
+def captured_nodes() -> list[driver.CUgraphNodeType]:
+    """The kinds of all nodes that the capture on the current stream has recorded so far."""
+
+    def value_of(answer: tuple) -> tuple:
+        error, *values = answer
+        assert error == driver.CUresult.CUDA_SUCCESS
+        return tuple(values)
+
+    _, _, graph, *_ = value_of(driver.cuStreamGetCaptureInfo(torch.cuda.current_stream().cuda_stream))
+    _, count = value_of(driver.cuGraphGetNodes(graph))
+    nodes, _ = value_of(driver.cuGraphGetNodes(graph, count))
+    return [value_of(driver.cuGraphNodeGetType(node))[0] for node in nodes]
 
 
 @every_layout

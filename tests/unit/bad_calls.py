@@ -53,7 +53,7 @@ def refused(given: dict[str, Any], error: type[Exception], argument: str) -> str
 
 def mended(given: dict[str, Any], argument: str, message: str) -> dict[str, Any]:
     """The call after the first piece of code in the message was run, as a reader would run it."""
-    code = next(code for code in re.findall(r"`([^`]+)`", message) if "(" in code)
+    code = next(code for code in re.findall(r"`([^`]+)`", message) if "(" in code or "[" in code)
     names = {"torch": torch, "cute_gemm": cute_gemm, **given}
     if " = " in code:
         exec(code, names)

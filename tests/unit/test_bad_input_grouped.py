@@ -61,6 +61,10 @@ MENDABLE = {
         "has stride 2; wanted its elements one behind the other",
     ),
     "offsets repeated": ("offsets", "offsets", lambda x: x[1:].expand(2), ValueError, "has stride 0"),
+    "offsets with a 0 in front": (
+        "offsets", "offsets", lambda x: torch.nn.functional.pad(x, (1, 0)), ValueError,
+        "has shape (3,); wanted [G] = (2,), one for each of the matrices of b: if they begin with a 0",
+    ),
     "valid_rows misaligned": (
         "valid_rows", "valid_rows", byte_shifted, ValueError, "2 bytes off; wanted a multiple of 4",
     ),
@@ -167,9 +171,9 @@ REFUSED = {
         "has shape (3,); wanted [M] = (4,), one for each of the rows of a",
     ),
     "group_index 2-D": ("group_index", "group_index", lambda x: x[None], ValueError, "has shape (1, 4)"),
-    "offsets with a 0 in front": (
-        "offsets", "offsets", lambda x: torch.cat([x[:1], x]), ValueError,
-        "has shape (3,); wanted [G] = (2,), one for each of the matrices of b",
+    "offsets of fewer groups": (
+        "offsets", "offsets", lambda x: x[:1], ValueError,
+        "offsets has shape (1,); wanted [G] = (2,), one for each of the matrices of b",
     ),
     "valid_rows 0-D": ("valid_rows", "valid_rows", lambda x: x[0], ValueError, "has shape (); wanted [G]"),
     "group_index meta": (
@@ -229,6 +233,19 @@ def test_message_says_what_is_wrong(
     given = arguments(index)
     given[argument] = change(given[argument])
     assert says in refused(given, error, says.split(" ")[0] if says.startswith("sa ") else argument)
+
+
+def test_the_order_of_arguments_in_deep_gemm_is_explained() -> None:
+    given = arguments("group_index")
+    given["group_index"], given["out"] = given["out"], given["group_index"]
+    says = "an index of groups comes before `out`, unlike in DeepGEMM; for a result `torch.empty((4, 16), "
+    assert says in refused(given, TypeError, "out")
+
+    given = arguments("valid_rows")
+    order = given["out"], given["valid_rows"], given["expected_rows"]
+    given["valid_rows"], given["expected_rows"], given["out"] = order
+    says = "wanted an int that the host knows; an index of groups comes before it, and `out` behind it, un"
+    assert says in refused(given, TypeError, "expected_rows")
 
 
 @pytest.mark.parametrize("alignment", [0, -1, 1025])

@@ -607,7 +607,10 @@ def contiguous_index(blocks: Sequence[tuple[int, int]], last: int) -> list[int]:
 
 
 BLOCKS = st.lists(
-    st.tuples(st.integers(-1, 8), st.one_of(st.just(128), st.sampled_from([0, 1, 64]), st.integers(0, 128))),
+    st.tuples(
+        st.one_of(st.integers(-1, 8), st.integers(0, 256)),
+        st.one_of(st.just(128), st.sampled_from([0, 1, 64]), st.integers(0, 128)),
+    ),
     min_size=1,
     max_size=24,
 )
@@ -622,7 +625,7 @@ BLOCKS = st.lists(
 @example(call=Call(m=0, n=320), groups=256, blocks=[(i, i % 129) for i in range(256)], last=64)
 # No such group.
 @example(call=Call(m=0, n=320), groups=2, blocks=[(2, 128), (1, 128), (2**31 - 1, 7)], last=8)
-@given(call=GROUPED_CALLS, groups=st.integers(1, 9), blocks=BLOCKS, last=st.integers(1, 128))
+@given(call=GROUPED_CALLS, groups=GROUPS, blocks=BLOCKS, last=st.integers(1, 128))
 def test_contiguous(
     schedule: Schedule, call: Call, groups: int, blocks: list[tuple[int, int]], last: int
 ) -> None:
