@@ -288,7 +288,9 @@ def test_processes_may_merge_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_the_files_that_come_with_the_package_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in Path(tuned.__file__).parent.glob("*.json"):
+    paths = list(Path(tuned.__file__).parent.glob("*.json"))
+    assert paths
+    for path in paths:
         text = path.read_text()
         device = json.loads(text)["device"]
         assert path.name == files.file_name(device)
