@@ -87,6 +87,8 @@ class KernelConfig:
         cluster_n: CTAs of a cluster along N; they share the tile of A by multicast.
         epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
         epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
+        splits: CTAs of a cluster that sum up a part of the k-blocks each; with more than one, each cluster
+            computes one tile, and the buffers to store through give way to one for partial sums.
         temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
             promoted.
         raster: clusters along M that are walked before the next column of them, for the sake of L2; groups of
@@ -102,6 +104,7 @@ class KernelConfig:
     cluster_n: int = 1
     epi_n: int = 64
     epi_stages: int = 2
+    splits: int = 1
     temporaries: int = 1
     raster: int = 8
     out_dtype: str = "bfloat16"
@@ -114,7 +117,8 @@ class KernelConfig:
         temporaries = "_t2" if self.temporaries == 2 else ""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         layout = "" if self.layout == "dense" else f"_{self.layout}"
-        return f"{self.block_m}x{self.block_n}_{cluster}_s{self.stages}{temporaries}_{out}{layout}"
+        splits = f"_k{self.splits}" if self.splits > 1 else ""
+        return f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{temporaries}_{out}{layout}"
 
     @property
     def math_warpgroups(self) -> int:
@@ -129,7 +133,7 @@ class KernelConfig:
     @property
     def cluster_size(self) -> int:
         """CTAs of one cluster."""
-        return self.cluster_m * self.cluster_n
+        return self.cluster_m * self.cluster_n * self.splits
 
     @property
     def prefetches_scales(self) -> bool:
@@ -153,7 +157,9 @@ class KernelConfig:
 
     @property
     def store_bytes(self) -> int:
-        """Shared memory of the store buffers of all math warpgroups."""
+        """Shared memory of the store buffers of all math warpgroups, or of partial sums."""
+        if self.splits > 1:
+            return self.block_m * self.block_n * 4
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property

@@ -72,20 +72,20 @@ def tile_along_k(matrices: cute.Tensor, rows: int, first_row, matrix) -> cute.Te
     )
 
 
-def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx):
+def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mnk: tuple, tidx):
     """The mbarrier ring between TMA and the math warpgroups; arrivals per phase:
 
     - full: one, of the TMA warp, which also announces ``stage_bytes`` of both operands;
     - empty: one of each math warp of each CTA that shares an operand with this CTA by multicast.
     """
-    sharing_ctas = cluster_mn[0] + cluster_mn[1] - 1
+    sharing_ctas = cluster_mnk[0] + cluster_mnk[1] - 1
     return pipeline.PipelineTmaAsync.create(
         barrier_storage=storage,
         num_stages=stages,
         producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread),
         consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, math_warps * sharing_ctas),
         tx_count=stage_bytes,
-        cta_layout_vmnk=cute.make_layout((1, *cluster_mn, 1)),
+        cta_layout_vmnk=cute.make_layout((1, *cluster_mnk)),
         tidx=tidx,
         defer_sync=True,
     )
