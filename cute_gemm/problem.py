@@ -159,7 +159,7 @@ class KernelConfig:
     def store_bytes(self) -> int:
         """Shared memory of the store buffers of all math warpgroups, or of partial sums."""
         if self.splits > 1:
-            return self.block_m * self.block_n * 4
+            return self.block_m * ceil_div(self.block_n, 8 * self.splits) * 8 * self.splits * 4
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property

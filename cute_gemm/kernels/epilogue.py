@@ -114,7 +114,8 @@ class StoreRows(StoreD):
         if first[0] + 64 * len(accs) <= row_end:
             StoreD.__call__(self, accs, operands, sD, first, row_end, warpgroup_idx, tidx)
         else:
-            store_rows(accs, operands[-1], first, row_end, tidx, self.dtype)
+            mD = operands[-1]
+            store_rows(accs, mD, first, (row_end, mD.shape[1]), tidx)
 
 
 @dataclass(frozen=True)
@@ -134,15 +135,23 @@ class StoreSum:
     dtype: type
 
     @property
+    def per_cta(self) -> int:
+        """Eights of columns that a CTA adds up; the last ones may have fewer, or none."""
+        return -(-self.block_n // (8 * self.splits))
+
+    @property
+    def layout(self) -> cute.Layout:
+        """Of partial sums: (four of a thread, threads, eights of columns, CTAs)."""
+        return cute.make_layout((4, WARPGROUP * self.warpgroups, self.per_cta, self.splits))
+
+    @property
     def Storage(self):
         """Its shared memory."""
 
         @cute.struct
         class Storage:
             barrier: cute.struct.MemRange[Int64, 1]
-            partials: cute.struct.Align[
-                cute.struct.MemRange[Float32, self.warpgroups * 64 * self.block_n], 1024
-            ]
+            partials: cute.struct.Align[cute.struct.MemRange[Float32, cute.size(self.layout)], 1024]
 
         return Storage
 
@@ -153,40 +162,40 @@ class StoreSum:
     @cute.jit
     def open(self, storage, tidx: Int32):
         """Where partial sums arrive, and the barrier, at which each warpgroup says how much it expects."""
-        threads, per_cta = WARPGROUP * self.warpgroups, self.block_n // 8 // self.splits
         barrier = storage.barrier.data_ptr()
         if tidx == 0:
             cute.arch.mbarrier_init(barrier, self.warpgroups)
-        return storage.partials.get_tensor(cute.make_layout((4, threads, per_cta, self.splits))), barrier
+        return storage.partials.get_tensor(self.layout), barrier
 
     @cute.jit
     def __call__(self, accs, operands, shared, first, row_end, warpgroup_idx: Int32, tidx: Int32):
         """As :class:`StoreRows`."""
         ((acc,), (mD,), (partials, barrier)) = accs, operands, shared
-        per_cta = partials.shape[2]
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
         # Of a thread's two rows, the second is eight below: where the first is not stored, neither is.
         row = first[0] + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4
-        rows = cutlass.min(row_end - first[0], 64)
+        rows = cutlass.max(cutlass.min(row_end - first[0], 64), 0)
         senders = 4 * (rows // 16 * 8 + cutlass.min(rows % 16, 8))
+        own_column = 8 * self.per_cta * rank
+        eights = cutlass.max(cutlass.min(self.block_n - own_column, 8 * self.per_cta), 0) // 8
         if tidx % WARPGROUP == 0:
-            cute.arch.mbarrier_arrive_and_expect_tx(barrier, 16 * per_cta * self.splits * senders)
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, 16 * eights * self.splits * senders)
         if row < row_end:
             for eight_columns in cutlass.range_constexpr(self.block_n // 8):
-                cta, place = divmod(eight_columns, per_cta)
+                cta, place = divmod(eight_columns, self.per_cta)
                 four = tuple(bits(acc[4 * eight_columns + i]) for i in range(4))
                 target = partials[None, tidx, place, rank].iterator.align(16)
                 cute.arch.store_async_dsmem(target, four, barrier, cta)
         cute.arch.mbarrier_wait(barrier, 0)
-        total = cute.make_rmem_tensor((4, per_cta), Float32)
+        total = cute.make_rmem_tensor((4, self.per_cta), Float32)
         four = cute.make_rmem_tensor(4, Float32)
         total.fill(0.0)
-        for place, cta in product(range(per_cta), range(self.splits)):
+        for place, cta in product(range(self.per_cta), range(self.splits)):
             cute.autovec_copy(partials[None, tidx, place, cta], four)
             for i in cutlass.range_constexpr(4):
                 total[i, place] += four[i]
-        first = (first[0], first[1] + 8 * per_cta * rank, first[2])
-        store_rows([total], mD, first, row_end, tidx, self.dtype)
+        column_end = cutlass.min(first[1] + self.block_n, mD.shape[1])
+        store_rows([total], mD, (first[0], first[1] + own_column, first[2]), (row_end, column_end), tidx)
 
 
 def bits(value: Float32) -> Int32:
@@ -195,19 +204,22 @@ def bits(value: Float32) -> Int32:
 
 
 @cute.jit
-def store_rows(accs, mD, first, row_end, tidx: Int32, dtype):
-    """Each thread stores its own elements, two columns at a time (see promotion.add_scaled)."""
-    pair = cute.make_rmem_tensor(2, dtype)
+def store_rows(accs, mD, first, end, tidx: Int32):
+    """Each thread stores its own elements before row and column ``end``, two columns at a time.
+
+    Which those are, see promotion.add_scaled.
+    """
+    pair = cute.make_rmem_tensor(2, mD.element_type)
     row = first[0] + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4
     column = first[1] + tidx % 4 * 2
     for wave, half in product(range(len(accs)), range(2)):
         own_row = row + 64 * wave + 8 * half
-        if own_row < row_end:
+        if own_row < end[0]:
             gD = cute.domain_offset((own_row, column, first[2]), mD)
             for eight_columns in cutlass.range_constexpr(cute.size(accs[wave]) // 4):
-                if column + 8 * eight_columns < mD.shape[1]:
+                if column + 8 * eight_columns < end[1]:
                     for i in range(2):
-                        pair[i] = accs[wave][4 * eight_columns + 2 * half + i].to(dtype)
+                        pair[i] = accs[wave][4 * eight_columns + 2 * half + i].to(mD.element_type)
                     store_vector(pair, gD.iterator + 8 * eight_columns)
 
 
