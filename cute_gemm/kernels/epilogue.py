@@ -13,7 +13,16 @@ from cutlass import Float32, Int32, Int64, const_expr
 from cutlass._mlir.dialects import llvm
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync, warp
 
-from .hopper import WARP, WARPGROUP, NamedBarrier, fp8_mma, hidden_tensor, row_major_smem_layout, tma_store
+from .hopper import (
+    WARP,
+    WARPGROUP,
+    NamedBarrier,
+    fp8_mma,
+    hidden_tensor,
+    hide_lane,
+    row_major_smem_layout,
+    tma_store,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class StoreD:
             atom = cute.make_copy_atom(warp.StMatrix8x8x16bOp(False, 4), self.dtype)
         else:
             atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=64)
+            # Eight addresses would be kept throughout the main loop: 256x128 tiles then spill two registers.
+            tidx = hide_lane(tidx)
         r2s = cute.make_tiled_copy_C(atom, mma).get_slice(tidx % WARPGROUP)
         sD = cute.local_tile(sD, (64, self.epi_n, self.stages), (0, 0, warpgroup_idx))  # (64, epi_n, stages)
         tRS_sD = r2s.partition_D(sD)  # (R2S, R2S_M, R2S_N, stages)

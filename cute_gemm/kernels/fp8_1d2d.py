@@ -170,7 +170,7 @@ class Fp8Gemm1D2D:
                 tiles.find()
             if const_expr(self.config.prefetches_scales):
                 if warp == self.prefetch_warp:
-                    prefetch_scales(tiles.scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
+                    prefetch_scales(tiles.scheduler, tiles.first, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
 
     @cute.jit
     def load(self, ring, tiles, tma_a, mA, sA, tma_b, mB, sB):
@@ -187,7 +187,7 @@ class Fp8Gemm1D2D:
         ctas_m, ctas_n = (cute.make_layout(extent) for extent in self.cluster_mn)
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.config.stages)
-        tile, turn = tiles.first()
+        tile, turn = tiles.begin()
         while tile.is_valid:
             gA = tile_along_k(mA, block_m, tile.row, tile.m_group)  # (bM, bK, restK)
             gB = tile_along_k(mB, block_n, tile.n_tile * block_n, tile.group)  # (bN, bK, restK)
@@ -236,7 +236,7 @@ class Fp8Gemm1D2D:
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.config.stages)
         scales = ScaleFeed.make(mSFA, mSFB, self.waves, self.promote.num_b_scales)
-        tile, turn = tiles.first()
+        tile, turn = tiles.begin()
         scales.start(tile, row, block_n)
         while tile.is_valid:
             first_row = tile.row + wg * rows

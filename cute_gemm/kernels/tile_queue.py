@@ -27,7 +27,7 @@ class TileQueue:
 
     To find a tile takes divisions, loads that wait for each other, and reductions: 300 to 1500 cycles in
     which a math warpgroup multiplied nothing, as long as it did so itself (up to 3 % of contiguous and
-    offsets, 2026-11-24). Only its first tile each role finds alone: all would wait for it.
+    offsets, 2026-11-24). Only the first tile each warp finds alone, before it turns to its role.
 
     Barriers, and who arrives how often per phase:
 
@@ -38,6 +38,7 @@ class TileQueue:
     scheduler: Any
     pipe: pipeline.PipelineAsync
     slots: cute.Tensor  # (FIELDS, SLOTS)
+    first: Any = None  # the tile that the CTA begins with
 
     @staticmethod
     def make(scheduler, storage: Storage, consumer_warps: int) -> "TileQueue":
@@ -53,26 +54,29 @@ class TileQueue:
 
     def prepare(self, table: cute.Tensor, tidx: Int32) -> "TileQueue":
         """The queue to use once all threads of the CTA have called this."""
-        return replace(self, scheduler=self.scheduler.prepare(table, tidx))
+        scheduler = self.scheduler.prepare(table, tidx)
+        return replace(self, scheduler=scheduler, first=scheduler.initial_work())
 
     @cute.jit
     def find(self):
         """Role of the scheduler warp: finds all tiles but the first, and the end."""
         turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, SLOTS)
-        tile = self.scheduler.initial_work()
+        tile = self.first
         while tile.is_valid:
             tile = self.scheduler.advance(tile)
             self.pipe.producer_acquire(turn)
             if cute.arch.lane_idx() == 0:
+                slot = cute.make_rmem_tensor(FIELDS, Int32)
+                slot.fill(0)
                 for place, name in enumerate(self.scheduler.varying):
-                    self.slots[place, turn.index] = Int32(getattr(tile, name))
+                    slot[place] = Int32(getattr(tile, name))
+                cute.autovec_copy(slot, self.slots[None, turn.index])
                 self.pipe.producer_commit(turn)
             turn.advance()
 
-    def first(self):
+    def begin(self):
         """The first tile of the calling warp, and its turn to take the next."""
-        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, SLOTS)
-        return self.scheduler.initial_work(), turn
+        return self.first, pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, SLOTS)
 
     @cute.jit
     def take(self, tile, turn):

@@ -32,8 +32,8 @@ class WorkTile:
 class TileScheduler(Protocol):
     """A frozen dataclass of DSL integers and of tensors with the sizes of groups, passed to the kernel.
 
-    All threads of a CTA call ``prepare`` once. Of what it returns, each role asks for ``initial_work``, and
-    the scheduler warp for what follows, until ``is_valid`` is false; the queue takes it to the others. The
+    All threads of a CTA call ``prepare`` once, and of what it returns ``initial_work``. The scheduler warp
+    asks for what follows, until ``is_valid`` is false; the queue takes it to the others. The
     CTAs of a cluster agree on ``index``, ``k_start``, ``k_count``, ``is_valid`` and ``shares_b``. What they
     read in memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever, or
     load over what another reads. Whole warps make these calls: a scheduler may let lanes work together.

@@ -8,14 +8,14 @@ import cutlass.cute as cute
 from cutlass import Boolean, Constexpr, Int32
 
 from .base import WorkTile
-from .raster import banded
+from .raster import Bands
 
 
 @dataclass(frozen=True)
 class DenseScheduler:
     """Tiles of an ``[m, n]`` output, counted in whole clusters.
 
-    The first four fields are fixed when the kernel is compiled, the others arrive with a call.
+    The first three fields are fixed when the kernel is compiled, the others arrive with a call.
     """
 
     table_entries: ClassVar[int] = 0
@@ -23,10 +23,8 @@ class DenseScheduler:
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]
     cluster_n: Constexpr[int]
-    raster: Constexpr[int]
+    bands: Bands  # of clusters
     m: Int32
-    m_clusters: Int32
-    n_clusters: Int32
     k_blocks: Int32
     max_clusters: Int32
 
@@ -39,10 +37,12 @@ class DenseScheduler:
             block_m=block_mn[0],
             cluster_m=cluster_mnk[0],
             cluster_n=cluster_mnk[1],
-            raster=raster,
+            bands=Bands.make(
+                cute.ceil_div(m, block_mn[0] * cluster_mnk[0]),
+                cute.ceil_div(n, block_mn[1] * cluster_mnk[1]),
+                raster,
+            ),
             m=m,
-            m_clusters=cute.ceil_div(m, block_mn[0] * cluster_mnk[0]),
-            n_clusters=cute.ceil_div(n, block_mn[1] * cluster_mnk[1]),
             k_blocks=k_blocks,
             max_clusters=cutlass.max(num_sms // (cluster_mnk[0] * cluster_mnk[1]), 1),
         )
@@ -55,7 +55,7 @@ class DenseScheduler:
     @cute.jit
     def grid_shape(self):
         """CTAs to launch: as many clusters as fit at once, or as there are tiles for."""
-        clusters = cutlass.min(self.m_clusters * self.n_clusters, self.max_clusters)
+        clusters = cutlass.min(self.bands.m_tiles * self.bands.n_tiles, self.max_clusters)
         return (self.cluster_m, self.cluster_n, clusters)
 
     def prepare(self, table, tidx) -> "DenseScheduler":
@@ -81,9 +81,8 @@ class DenseScheduler:
 
         Past the end it is the last tile, marked invalid: a role may prepare for it before it looks.
         """
-        total = self.m_clusters * self.n_clusters
-        within = cutlass.min(index, total - 1)
-        m_cluster, n_cluster = banded(within, self.m_clusters, self.n_clusters, self.raster)
+        total = self.bands.m_tiles * self.bands.n_tiles
+        m_cluster, n_cluster = self.bands.tile(cutlass.min(index, total - 1))
         return WorkTile(
             index=index,
             row=(m_cluster * self.cluster_m + rank_m) * self.block_m,

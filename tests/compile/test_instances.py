@@ -123,11 +123,13 @@ def test_results_pass_through_shared_memory_and_scales_do_not(instance: Instance
     if config.out_dtype == "bfloat16":
         # stmatrix: 8 elements of each thread.
         assert stats.count("STSM.16.M88.4") == elements // 8
-        assert stats.count("STS.64", "STS.128") == 0
+        assert stats.count("STS.64") == 0
     else:
         assert stats.count("STS.64") == elements // 2
         assert stats.count("STSM") == 0
     assert stats.count("LDSM", "LD") == 0
+    # A slot of the tile queue.
+    assert stats.count("STS.128") == 2
     # A number at a time: the schedulers' table.
-    assert (stats.opcodes["STS"] > 0) == (stats.count("LDS") > 0) == (config.table_bytes > 0)
+    assert (stats.opcodes["STS"] > 0) == (config.table_bytes > 0)
     assert {name for name in stats.opcodes if name.startswith("LDG")} == {"LDG.E"}

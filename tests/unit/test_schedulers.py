@@ -480,7 +480,7 @@ class Edge(HostFunction):
 
     @cute.jit
     def run(self, out, table, scheduler):
-        last = scheduler.m_clusters * scheduler.n_clusters - 1
+        last = scheduler.bands.m_tiles * scheduler.bands.n_tiles - 1
         row = 0
         for i in cutlass.range_constexpr(2):
             for x in cutlass.range_constexpr(self.schedule.cluster_mn[0]):
