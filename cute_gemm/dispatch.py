@@ -143,7 +143,8 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
     out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
     if config.splits > 1:
         scheduler = SplitKScheduler
-        store = StoreSum(config.block_n, config.splits, config.math_warpgroups, out_dtype)
+        import os; from .kernels.epilogue import StoreSumRemote, StoreSumBulk
+        store = {'async': StoreSum, 'remote': StoreSumRemote, 'bulk': StoreSumBulk}[os.environ.get('CG_SUM', 'async')](config.block_n, config.splits, config.math_warpgroups, out_dtype)
     else:
         Store = StoreD if config.layout == "dense" else StoreRows
         store = Store(config.epi_n, config.epi_stages, config.math_warpgroups, out_dtype)

@@ -123,12 +123,12 @@ class KernelConfig:
     @property
     def math_warpgroups(self) -> int:
         """Warpgroups that multiply and promote."""
-        return 1 if self.block_m == 64 else 2
+        return 1 if self.block_m <= 64 else 2
 
     @property
     def waves(self) -> int:
         """64-row fragments that each math warpgroup computes of a tile, one after the other."""
-        return self.block_m // (64 * self.math_warpgroups)
+        return max(self.block_m // (64 * self.math_warpgroups), 1)
 
     @property
     def cluster_size(self) -> int:
@@ -138,7 +138,7 @@ class KernelConfig:
     @property
     def prefetches_scales(self) -> bool:
         """Whether a spare warp asks L2 for scales ahead: tiles of 64 rows gain by it, others lose."""
-        return self.block_m == 64
+        return self.block_m <= 64
 
     @property
     def scale_group_n(self) -> int:
@@ -159,7 +159,8 @@ class KernelConfig:
     def store_bytes(self) -> int:
         """Shared memory of the store buffers of all math warpgroups, or of partial sums."""
         if self.splits > 1:
-            return self.block_m * ceil_div(self.block_n, 8 * self.splits) * 8 * self.splits * 4
+            import os
+            return 64 * self.math_warpgroups * ceil_div(self.block_n, 8 * self.splits) * 8 * self.splits * 4 * (2 if os.environ.get('CG_SUM') == 'bulk' else 1)
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property

@@ -10,7 +10,7 @@ from itertools import product
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
-from cutlass._mlir.dialects import llvm
+from cutlass._mlir.dialects import llvm, nvvm
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync, warp
 
 from .hopper import (
@@ -207,6 +207,107 @@ class StoreSum:
                 total[i, place] += four[i]
         column_end = cutlass.min(first[1] + self.block_n, mD.shape[1])
         store_rows([total], mD, (first[0], first[1] + own_column, first[2]), (row_end, column_end), tidx)
+
+
+@dataclass(frozen=True)
+class StoreSumWarp(StoreSum):
+    """Warp to warp: (4, lanes, eights, CTAs, warps)."""
+
+    @property
+    def layout(self):
+        return cute.make_layout((4, WARP, self.per_cta, self.splits, 4 * self.warpgroups))
+
+    @property
+    def Storage(self):
+        copies = 2 if self.bulk else 1
+
+        @cute.struct
+        class Storage:
+            barrier: cute.struct.MemRange[Int64, 4 * self.warpgroups]
+            partials: cute.struct.Align[cute.struct.MemRange[Float32, copies * cute.size(self.layout)], 1024]
+
+        return Storage
+
+    bulk = False
+
+    @cute.jit
+    def open(self, storage, tidx: Int32):
+        barrier = storage.barrier.data_ptr()
+        if tidx < 4 * self.warpgroups:
+            cute.arch.mbarrier_init(barrier + tidx, 1 if self.bulk else self.splits)
+        received = cute.make_tensor(storage.partials.data_ptr(), self.layout)
+        sent = cute.make_tensor(storage.partials.data_ptr() + (cute.size(self.layout) if self.bulk else 0), self.layout)
+        return received, sent, barrier
+
+    def eights(self, cta):
+        return max(min(self.block_n // 8 - cta * self.per_cta, self.per_cta), 0)
+
+    @cute.jit
+    def __call__(self, accs, operands, shared, first, row_end, warpgroup_idx: Int32, tidx: Int32):
+        ((acc,), (mD,), (received, sent, barriers)) = accs, operands, shared
+        rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
+        warp_idx = cute.arch.make_warp_uniform(tidx // WARP)
+        lane = tidx % WARP
+        own_column = 8 * self.per_cta * rank
+        barrier = barriers + warp_idx
+        if first[0] + warp_idx % 4 * 16 < row_end:
+            self.send(acc, received, sent, barrier, rank, warp_idx, lane, own_column)
+            cute.arch.mbarrier_wait(barrier, 0)
+            if const_expr(not self.bulk):
+                cute.arch.fence_acq_rel_cluster()
+            total = cute.make_rmem_tensor((4, self.per_cta), Float32)
+            four = cute.make_rmem_tensor(4, Float32)
+            total.fill(0.0)
+            for place, cta in product(range(self.per_cta), range(self.splits)):
+                cute.autovec_copy(received[None, lane, place, cta, warp_idx], four)
+                for i in cutlass.range_constexpr(4):
+                    total[i, place] += four[i]
+            column_end = cutlass.min(first[1] + self.block_n, mD.shape[1])
+            store_rows([total], mD, (first[0], first[1] + own_column, first[2]), (row_end, column_end), tidx)
+
+
+@dataclass(frozen=True)
+class StoreSumRemote(StoreSumWarp):
+    @cute.jit
+    def send(self, acc, received, sent, barrier, rank, warp_idx, lane, own_column):
+        four = cute.make_rmem_tensor(4, Float32)
+        for eight in cutlass.range_constexpr(self.block_n // 8):
+            cta, place = divmod(eight, self.per_cta)
+            for i in cutlass.range_constexpr(4):
+                four[i] = acc[4 * eight + i]
+            target = cute.arch.map_dsmem_ptr(received[None, lane, place, rank, warp_idx].iterator, Int32(cta)).align(16)
+            cute.autovec_copy(four, cute.make_tensor(target, cute.make_layout(4)))
+        cute.arch.fence_acq_rel_cluster()
+        cute.arch.sync_warp()
+        if lane < self.splits:
+            cute.arch.mbarrier_arrive(barrier, lane, scope=nvvm.MemScopeKind.CLUSTER)
+
+
+@dataclass(frozen=True)
+class StoreSumBulk(StoreSumWarp):
+    bulk = True
+
+    @cute.jit
+    def send(self, acc, received, sent, barrier, rank, warp_idx, lane, own_column):
+        four = cute.make_rmem_tensor(4, Float32)
+        for eight in cutlass.range_constexpr(self.block_n // 8):
+            cta, place = divmod(eight, self.per_cta)
+            for i in cutlass.range_constexpr(4):
+                four[i] = acc[4 * eight + i]
+            cute.autovec_copy(four, sent[None, lane, place, cta, warp_idx])
+        cute.arch.fence_proxy("async.shared", space="cta")
+        cute.arch.sync_warp()
+        eights = cutlass.max(cutlass.min(self.block_n - own_column, 8 * self.per_cta), 0) // 8
+        if lane == 0:
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, 512 * eights * self.splits)
+            for cta in cutlass.range_constexpr(self.splits):
+                n = self.eights(cta)
+                if const_expr(n > 0):
+                    atom = cute.make_copy_atom(cpasync.CopyBulkS2SOp(), Float32, num_bits_per_copy=512 * 8 * n)
+                    flat = cute.make_layout(128 * n)
+                    src = cute.make_tensor(sent[None, 0, 0, cta, warp_idx].iterator.align(16), flat)
+                    dst = cute.make_tensor(received[None, 0, 0, rank, warp_idx].iterator.align(16), flat)
+                    cute.copy(atom, src, dst, mbar_ptr=barrier, cta_rank=Int32(cta))
 
 
 def bits(value: Float32) -> Int32:

@@ -52,6 +52,7 @@ from .hopper import (
     hidden_tensor,
     hide_lane,
     make_ring,
+    overlapping_stages,
     row_major_smem_layout,
     tile_along_k,
     tma_load,
@@ -154,6 +155,9 @@ class Fp8Gemm1D2D:
         # From here to the wait, no barrier may be touched: their initial state is on its way to the cluster.
         pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mnk, is_relaxed=True)
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
+        sA_mma = sA
+        if const_expr(self.tile_mn[0] < 64):
+            sA_mma = hidden_tensor(storage.sA, overlapping_stages(64, self.config.stages, self.tile_mn[0], cutlass.Float8E4M3FN), cutlass.Float8E4M3FN)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
         tiles = tiles.prepare(table, tidx)
@@ -161,7 +165,7 @@ class Fp8Gemm1D2D:
 
         if warp < self.math_warps:
             cute.arch.setmaxregister_increase(self.math_registers)
-            self.mma(ring, tiles, sA, sB, mSFA, mSFB, out, sD, tidx)
+            self.mma(ring, tiles, sA_mma, sB, mSFA, mSFB, out, sD, tidx)
         else:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:

@@ -43,6 +43,14 @@ def row_major_smem_layout(rows: int, columns: int, stages: int, dtype) -> cute.C
     return cute.tile_to_shape(atom, (rows, columns, stages), order=(0, 1, 2))
 
 
+def overlapping_stages(rows: int, stages: int, stage_rows: int, dtype) -> cute.ComposedLayout:
+    """``(rows, BLOCK_K, stages)`` of stages that have ``stage_rows`` rows: any more are of the next ones."""
+    whole = row_major_smem_layout(rows, BLOCK_K, 1, dtype)
+    rows_columns = cute.select(whole.outer, mode=[0, 1])
+    outer = cute.append(rows_columns, cute.make_layout(stages, stride=stage_rows * BLOCK_K))
+    return cute.make_composed_layout(whole.inner, 0, outer)
+
+
 def tma_load(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: int):
     """TMA atom and coordinate tensor that load a ``tile`` of ``tensor`` into ``multicast`` CTAs at once."""
     op = cpasync.CopyBulkTensorTileG2SOp() if multicast == 1 else cpasync.CopyBulkTensorTileG2SMulticastOp()

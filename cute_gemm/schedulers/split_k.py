@@ -34,7 +34,7 @@ class SplitKScheduler:
 
     def grid_shape(self):
         """CTAs to launch: a cluster, along the last axis, for each tile."""
-        return (1, 1, self.dense.m_clusters * self.dense.n_clusters * self.splits)
+        return (1, 1, self.dense.bands.m_tiles * self.dense.bands.n_tiles * self.splits)
 
     @property
     def varying(self) -> tuple[str, ...]:
