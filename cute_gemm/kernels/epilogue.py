@@ -264,6 +264,9 @@ class StoreSumWarp(StoreSum):
                     total[i, place] += four[i]
             column_end = cutlass.min(first[1] + self.block_n, mD.shape[1])
             store_rows([total], mD, (first[0], first[1] + own_column, first[2]), (row_end, column_end), tidx)
+        if const_expr(self.bulk):
+            cute.arch.cluster_arrive_relaxed()
+            cute.arch.cluster_wait()
 
 
 @dataclass(frozen=True)
