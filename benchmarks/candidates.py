@@ -63,7 +63,8 @@ MORE_SHAPES: dict[str, list[Shape]] = {
 def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: float | None) -> Row:
     key = dict(zip(KEYS[op], shape, strict=True))
     tile = {
-        name: getattr(config, name) for name in ("block_m", "block_n", "cluster_m", "cluster_n", "stages")
+        name: getattr(config, name)
+        for name in ("block_m", "block_n", "cluster_m", "cluster_n", "splits", "stages")
     }
     times = {"us": round(us, 2), "cublaslt_us": None if cublaslt_us is None else round(cublaslt_us, 2)}
     return {"op": op, **key, **tile, **times}

@@ -143,12 +143,13 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
-    from .kernels.epilogue import StoreD, StoreRows
+    from .kernels.epilogue import StoreD, StoreRows, StoreSum
     from .kernels.fp8_1d2d import Fp8Gemm1D2D
     from .schedulers.dense import DenseScheduler
     from .schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
     from .schedulers.m_grouped_masked import MGroupedMaskedScheduler
     from .schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
+    from .schedulers.split_k import SplitKScheduler
 
     m, n, k, k_blocks, n_blocks, groups = (cute.sym_int32() for _ in range(6))
 
@@ -171,7 +172,12 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
         "masked": (MGroupedMaskedScheduler, (groups,), (groups,), (sizes(groups),)),
     }[config.layout]
     out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
-    store = (StoreD if config.layout == "dense" else StoreRows)(config.epi_n, config.epi_stages, out_dtype)
+    if config.splits > 1:
+        scheduler = SplitKScheduler
+        store: Any = StoreSum(config.block_n, config.splits, config.math_warpgroups, out_dtype)
+    else:
+        Store = StoreD if config.layout == "dense" else StoreRows
+        store = Store(config.epi_n, config.epi_stages, config.math_warpgroups, out_dtype)
     operands = (
         matrix(cutlass.Float8E4M3FN, *m_groups, m, k),
         scales(*m_groups, m, k_blocks),

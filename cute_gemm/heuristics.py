@@ -5,6 +5,7 @@ Pure Python, so that a choice can be explained and tested on any machine.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +30,12 @@ _BLOCK_N = {
     64: (16, 32, 48, 64, 80, 96, 112, 128),
     128: (64, 80, 96, 112, 128, 144, 160, 192),
     256: (112, 128),
+}
+# Tiles whose k-blocks the CTAs of a cluster share out, and what is of few rows only: block_m, block_n, splits.
+_SPLIT = {
+    8: ((64, 128), (1, 2, 4, 8)),
+    64: ((48, 64, 96, 128), (2, 3, 4, 5, 8)),
+    128: ((64, 128), (2, 3)),
 }
 # Grouped problems have many tiles, so fewer widths do.
 _GROUPED_BLOCK_N = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
@@ -84,13 +91,22 @@ def is_legal(config: KernelConfig) -> bool:
         and accumulators <= _ACCUMULATORS
         and (config.temporaries == 1 or config.waves == 1)
         and (config.layout != "contiguous" or config.block_m <= CONTIGUOUS_ALIGNMENT)
+        and (config.splits == 1 or _can_split(config))
     )
+
+
+def _can_split(config: KernelConfig) -> bool:
+    """Whether the k-blocks of a tile can be shared out: no CTA is without columns to add up."""
+    columns = 8 * ceil_div(config.block_n, 8 * config.splits)
+    alone = config.layout == "dense" and config.cluster_m == config.cluster_n == config.waves == 1
+    return alone and columns * (config.splits - 1) < config.block_n
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether a cluster fits the multiprocessors given, and no lower tile would do.
 
-    At most half of a tile's rows, and no CTA, lie beyond a group's rows.
+    At most half of a tile's rows, and no CTA, lie beyond a group's rows. Where k-blocks are shared out, all
+    CTAs run at once and each has some.
 
     Contiguous groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24), those of
     other layouts from half a cluster on. In a group's last tile a warpgroup without rows multiplies nothing,
@@ -98,19 +114,30 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     """
     if config.cluster_size > problem.num_sms:
         return False
+    if config.splits > 1:
+        tiles = ceil_div(problem.m, config.block_m) * ceil_div(problem.n, config.block_n)
+        fits = tiles * config.splits <= problem.num_sms and config.splits <= problem.k_blocks
+        if problem.batch_invariant or not fits:
+            return False
+    if config.block_m == 8 and problem.m > 8:
+        return False
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
         return False
     least = height if problem.layout == "contiguous" else height - config.block_m
     has_rows = least < rows or config.cluster_m == 1
-    return has_rows and (config.block_m == 64 or config.block_m < 2 * rows)
+    return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
 
 
 def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
     for block_m, block_ns in (_BLOCK_N if layout == "dense" else _GROUPED_BLOCK_N).items():
         for block_n in block_ns:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
-                yield _fill(block_m, block_n, cluster_m, cluster_n, out_dtype, layout)
+                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout)
+    if layout == "dense":
+        for block_m, (block_ns, splits) in _SPLIT.items():
+            for block_n, each in itertools.product(block_ns, splits):
+                yield _fill(block_m, block_n, 1, 1, each, out_dtype, layout)
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
@@ -120,13 +147,15 @@ def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
 
 
 def _fill(
-    block_m: int, block_n: int, cluster_m: int, cluster_n: int, out_dtype: str, layout: str
+    block_m: int, block_n: int, cluster_m: int, cluster_n: int, splits: int, out_dtype: str, layout: str
 ) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest."""
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
-    temporaries = 2 if block_m == 64 else 1
+    temporaries = 2 if block_m <= 64 else 1
     width = OUT_BYTES[out_dtype]
     epi_n = next(columns for columns in (128 // width, 64 // width, 16) if block_n % columns == 0)
+    if splits > 1:
+        epi_n = block_n
     bare = KernelConfig(
         block_m,
         block_n,
@@ -135,6 +164,7 @@ def _fill(
         cluster_n=cluster_n,
         epi_n=epi_n,
         epi_stages=0,
+        splits=splits,
         temporaries=temporaries,
         raster=_RASTER // cluster_m,
         out_dtype=out_dtype,
@@ -153,7 +183,12 @@ def _fill(
 _LAUNCH_US = 3.62
 _CLUSTER_US = 1.52  # a launch of clusters, over one without
 _TILE_US = 0.347, 1.02  # prologue and store of a tile: fixed, and per 64 x 128 elements
-_K_BLOCK_US = {64: (0.0197, 0.139), 128: (0.132, 0.0649), 256: (0.325, 0.0665)}  # the same for a k-block
+_K_BLOCK_US = {
+    8: (0.0197, 0.139),
+    64: (0.0197, 0.139),
+    128: (0.132, 0.0649),
+    256: (0.325, 0.0665),
+}  # the same for a k-block
 _STRADDLING = 1.252  # on top of that, for selecting among two scales of B
 _SM_BYTES_PER_US = 123e3  # into one SM
 _L2_BYTES_PER_US = 11.15e6  # out of L2, to all SMs
@@ -174,14 +209,14 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
-    if config.cluster_size == 4:
+    if config.cluster_n == 4:
         slots = slots * _RESIDENT_CTAS_IN_FOURS // 132
     # One cluster is launched even where there is no room for it.
     slots = max(slots, config.cluster_size)
     ctas = m_clusters * n_clusters * config.cluster_size
     waves, active = ceil_div(ctas, slots), min(ctas, slots)
 
-    unit = config.block_m * config.block_n / 8192
+    unit = max(config.block_m, 64) * config.block_n / 8192
     fixed, per_unit = _K_BLOCK_US[config.block_m]
     read_rows = min(config.block_m, m) / config.cluster_n + config.block_n / config.cluster_m
     sharers = active / (config.cluster_n * min(m_clusters * config.cluster_m, active))
@@ -191,7 +226,8 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
         active * read_rows * BLOCK_K / _L2_BYTES_PER_US,
         sharers * _SAME_LINE_US,
     )
-    tiles = waves * (problem.k_blocks * k_block + _TILE_US[0] + _TILE_US[1] * unit)
+    k_blocks = ceil_div(problem.k_blocks, config.splits)
+    tiles = waves * (k_blocks * k_block + _TILE_US[0] + _TILE_US[1] * unit)
     rereads = 1 + _REREAD if m_clusters > groups else 1
     dram = (m * k + rereads * groups * n * k + m * n * OUT_BYTES[problem.out_dtype]) / _DRAM_BYTES_PER_US
     return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)

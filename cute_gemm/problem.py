@@ -83,13 +83,16 @@ class KernelConfig:
     """Compile-time parameters of one kernel instance. M, N, K, strides and the SM count stay dynamic.
 
     Args:
-        block_m: rows of the tile one CTA computes: 64 (one math warpgroup), 128 or 256 (two).
+        block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). Of 8 rows,
+            others than M are not loaded: WGMMA multiplies 64, the others of which are what the next stages hold.
         block_n: columns of that tile, a multiple of 16.
         stages: depth of the shared-memory ring, in k-blocks.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
         cluster_n: CTAs of a cluster along N; they share the tile of A by multicast.
         epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
         epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
+        splits: CTAs of a cluster that sum up a part of the k-blocks each; with more than one, each cluster
+            computes one tile, and the buffers to store through give way to one for partial sums.
         temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
             promoted.
         raster: clusters along M that are walked before the next column of them, for the sake of L2; groups of
@@ -105,6 +108,7 @@ class KernelConfig:
     cluster_n: int = 1
     epi_n: int = 64
     epi_stages: int = 2
+    splits: int = 1
     temporaries: int = 1
     raster: int = 8
     out_dtype: str = "bfloat16"
@@ -117,27 +121,28 @@ class KernelConfig:
         temporaries = "_t2" if self.temporaries == 2 else ""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         layout = "" if self.layout == "dense" else f"_{self.layout}"
-        return f"{self.block_m}x{self.block_n}_{cluster}_s{self.stages}{temporaries}_{out}{layout}"
+        splits = f"_k{self.splits}" if self.splits > 1 else ""
+        return f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{temporaries}_{out}{layout}"
 
     @property
     def math_warpgroups(self) -> int:
         """Warpgroups that multiply and promote."""
-        return 1 if self.block_m == 64 else 2
+        return 1 if self.block_m <= 64 else 2
 
     @property
     def waves(self) -> int:
         """64-row fragments that each math warpgroup computes of a tile, one after the other."""
-        return self.block_m // (64 * self.math_warpgroups)
+        return max(self.block_m // (64 * self.math_warpgroups), 1)
 
     @property
     def cluster_size(self) -> int:
         """CTAs of one cluster."""
-        return self.cluster_m * self.cluster_n
+        return self.cluster_m * self.cluster_n * self.splits
 
     @property
     def prefetches_scales(self) -> bool:
         """Whether a spare warp asks L2 for scales ahead: tiles of 64 rows gain by it, others lose."""
-        return self.block_m == 64
+        return self.block_m <= 64
 
     @property
     def scale_group_n(self) -> int:
@@ -156,7 +161,9 @@ class KernelConfig:
 
     @property
     def store_bytes(self) -> int:
-        """Shared memory of the store buffers of all math warpgroups."""
+        """Shared memory of the store buffers of all math warpgroups, or of partial sums."""
+        if self.splits > 1:
+            return 4 * 64 * self.math_warpgroups * 8 * self.splits * ceil_div(self.block_n, 8 * self.splits)
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property

@@ -1,14 +1,28 @@
-"""From FP32 accumulators to the output: registers -> shared memory -> TMA store."""
+"""From FP32 accumulators to the output.
+
+A store says what it takes: ``operands`` of D made on the host, ``Storage`` in shared memory, which all threads
+``open`` before the cluster's barriers are ready. Then each math warpgroup calls it, tile by tile.
+"""
 
 from dataclasses import dataclass
 from itertools import product
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, const_expr
+from cutlass import Float32, Int32, Int64, const_expr
+from cutlass._mlir.dialects import llvm
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync, warp
 
-from .hopper import WARP, WARPGROUP, NamedBarrier, fp8_mma, hide_lane
+from .hopper import (
+    WARP,
+    WARPGROUP,
+    NamedBarrier,
+    fp8_mma,
+    hidden_tensor,
+    hide_lane,
+    row_major_smem_layout,
+    tma_store,
+)
 
 
 @dataclass(frozen=True)
@@ -21,14 +35,43 @@ class StoreD:
 
     epi_n: int
     stages: int
+    warpgroups: int
     dtype: type
 
+    @property
+    def layout(self) -> cute.ComposedLayout:
+        """Of the buffers: (64, epi_n, stages of all warpgroups)."""
+        return row_major_smem_layout(64, self.epi_n, self.warpgroups * self.stages, self.dtype)
+
+    @property
+    def Storage(self):
+        """Its shared memory."""
+
+        @cute.struct
+        class Storage:
+            sD: cute.struct.Align[cute.struct.MemRange[self.dtype, cute.cosize(self.layout)], 1024]
+
+        return Storage
+
+    def operands(self, mD: cute.Tensor) -> tuple:
+        """TMA's atom and view of D, and D."""
+        return (*tma_store(mD, self.layout, (64, self.epi_n)), mD)
+
+    def prefetch(self, operands):
+        """Asks for what a store needs first."""
+        cpasync.prefetch_descriptor(operands[0])
+
+    def open(self, storage, tidx: Int32) -> cute.Tensor:
+        """The buffers."""
+        return hidden_tensor(storage.sD, self.layout, self.dtype)  # (64, epi_n, buffers)
+
     @cute.jit
-    def __call__(self, accs, tma_atom, tma_mD, mD, first, row_end, sD, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, accs, operands, sD, first, row_end, warpgroup_idx: Int32, tidx: Int32):
         """Stores fragments ``accs``, one for 64 rows, through ``sD``.
 
-        ``first`` is where in D (M, N, matrices) their first element belongs, ``tma_mD`` D as TMA sees it.
+        ``first`` is where in D (M, N, matrices) their first element belongs.
         """
+        tma_atom, tma_mD, _ = operands
         gD = cute.domain_offset(first, tma_mD)
         gD = cute.local_tile(gD, (64, self.epi_n), (None, None, 0))  # (64, epi_n, restM, restN)
         mma = fp8_mma(self.epi_n)  # never issued: its C layout is that of a chunk
@@ -81,28 +124,121 @@ class StoreRows(StoreD):
     """
 
     @cute.jit
-    def __call__(self, accs, tma_atom, tma_mD, mD, first, row_end, sD, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, accs, operands, sD, first, row_end, warpgroup_idx: Int32, tidx: Int32):
         """As :class:`StoreD`, but rows of D from ``row_end`` on are left alone."""
         if first[0] + 64 * len(accs) <= row_end:
-            StoreD.__call__(self, accs, tma_atom, tma_mD, mD, first, row_end, sD, warpgroup_idx, tidx)
+            StoreD.__call__(self, accs, operands, sD, first, row_end, warpgroup_idx, tidx)
         else:
-            self.store_rows(accs, mD, first, row_end, tidx)
+            mD = operands[-1]
+            store_rows(accs, mD, first, (row_end, mD.shape[1]), tidx)
+
+
+@dataclass(frozen=True)
+class StoreSum:
+    """The CTAs of a cluster have partial sums of one tile, and each adds up and stores some columns of it.
+
+    Every thread sends its elements of these columns to the thread of the same number in the CTA that adds
+    them up, eight columns at a time, four elements each. A barrier counts the bytes that have arrived.
+    Partial sums are added in the order of the CTAs, so a result does not depend on who comes first.
+
+    For one tile: nobody says when what has arrived was read.
+    """
+
+    block_n: int
+    splits: int
+    warpgroups: int
+    dtype: type
+
+    @property
+    def per_cta(self) -> int:
+        """Eights of columns that a CTA adds up; the last ones may have fewer, or none."""
+        return -(-self.block_n // (8 * self.splits))
+
+    @property
+    def layout(self) -> cute.Layout:
+        """Of partial sums: (four of a thread, threads, eights of columns, CTAs)."""
+        return cute.make_layout((4, WARPGROUP * self.warpgroups, self.per_cta, self.splits))
+
+    @property
+    def Storage(self):
+        """Its shared memory."""
+
+        @cute.struct
+        class Storage:
+            barrier: cute.struct.MemRange[Int64, 1]
+            partials: cute.struct.Align[cute.struct.MemRange[Float32, cute.size(self.layout)], 1024]
+
+        return Storage
+
+    def operands(self, mD: cute.Tensor) -> tuple:
+        """D."""
+        return (mD,)
+
+    def prefetch(self, operands):
+        """Nothing."""
 
     @cute.jit
-    def store_rows(self, accs, mD, first, row_end, tidx: Int32):
-        """Each thread stores its own elements, two columns at a time (see promotion.add_scaled)."""
-        pair = cute.make_rmem_tensor(2, self.dtype)
+    def open(self, storage, tidx: Int32):
+        """Where partial sums arrive, and the barrier, at which each warpgroup says how much it expects."""
+        barrier = storage.barrier.data_ptr()
+        if tidx == 0:
+            cute.arch.mbarrier_init(barrier, self.warpgroups)
+        return storage.partials.get_tensor(self.layout), barrier
+
+    @cute.jit
+    def __call__(self, accs, operands, shared, first, row_end, warpgroup_idx: Int32, tidx: Int32):
+        """As :class:`StoreRows`."""
+        ((acc,), (mD,), (partials, barrier)) = accs, operands, shared
+        rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
+        # Of a thread's two rows, the second is eight below: where the first is not stored, neither is.
         row = first[0] + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4
-        column = first[1] + tidx % 4 * 2
-        for wave, half in product(range(len(accs)), range(2)):
-            own_row = row + 64 * wave + 8 * half
-            if own_row < row_end:
-                gD = cute.domain_offset((own_row, column, first[2]), mD)
-                for eight_columns in cutlass.range_constexpr(cute.size(accs[wave]) // 4):
-                    if column + 8 * eight_columns < mD.shape[1]:
-                        for i in range(2):
-                            pair[i] = accs[wave][4 * eight_columns + 2 * half + i].to(self.dtype)
-                        store_vector(pair, gD.iterator + 8 * eight_columns)
+        rows = cutlass.max(cutlass.min(row_end - first[0], 64), 0)
+        senders = 4 * (rows // 16 * 8 + cutlass.min(rows % 16, 8))
+        own_column = 8 * self.per_cta * rank
+        eights = cutlass.max(cutlass.min(self.block_n - own_column, 8 * self.per_cta), 0) // 8
+        if tidx % WARPGROUP == 0:
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, 16 * eights * self.splits * senders)
+        if row < row_end:
+            for eight_columns in cutlass.range_constexpr(self.block_n // 8):
+                cta, place = divmod(eight_columns, self.per_cta)
+                four = tuple(bits(acc[4 * eight_columns + i]) for i in range(4))
+                target = partials[None, tidx, place, rank].iterator.align(16)
+                cute.arch.store_async_dsmem(target, four, barrier, cta)
+        cute.arch.mbarrier_wait(barrier, 0)
+        total = cute.make_rmem_tensor((4, self.per_cta), Float32)
+        four = cute.make_rmem_tensor(4, Float32)
+        total.fill(0.0)
+        for place, cta in product(range(self.per_cta), range(self.splits)):
+            cute.autovec_copy(partials[None, tidx, place, cta], four)
+            for i in cutlass.range_constexpr(4):
+                total[i, place] += four[i]
+        column_end = cutlass.min(first[1] + self.block_n, mD.shape[1])
+        store_rows([total], mD, (first[0], first[1] + own_column, first[2]), (row_end, column_end), tidx)
+
+
+def bits(value: Float32) -> Int32:
+    """``value`` as it is stored."""
+    return Int32(llvm.bitcast(Int32.mlir_type, value.ir_value()))
+
+
+@cute.jit
+def store_rows(accs, mD, first, end, tidx: Int32):
+    """Each thread stores its own elements before row and column ``end``, two columns at a time.
+
+    Which those are, see promotion.add_scaled.
+    """
+    pair = cute.make_rmem_tensor(2, mD.element_type)
+    row = first[0] + tidx % WARPGROUP // WARP * 16 + tidx % WARP // 4
+    column = first[1] + tidx % 4 * 2
+    for wave, half in product(range(len(accs)), range(2)):
+        own_row = row + 64 * wave + 8 * half
+        if own_row < end[0]:
+            gD = cute.domain_offset((own_row, column, first[2]), mD)
+            for eight_columns in cutlass.range_constexpr(cute.size(accs[wave]) // 4):
+                if column + 8 * eight_columns < end[1]:
+                    for i in range(2):
+                        pair[i] = accs[wave][4 * eight_columns + 2 * half + i].to(mD.element_type)
+                    store_vector(pair, gD.iterator + 8 * eight_columns)
 
 
 def store_vector(values: cute.Tensor, pointer: cute.Pointer):

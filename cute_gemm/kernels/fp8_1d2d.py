@@ -52,10 +52,10 @@ from .hopper import (
     hidden_tensor,
     hide_lane,
     make_ring,
+    overlapping_stages,
     row_major_smem_layout,
     tile_along_k,
     tma_load,
-    tma_store,
 )
 from .mainloop import OverlappedMainloop, SerialMainloop
 from .promotion import StraddlingPromotion, UniformPromotion
@@ -76,6 +76,7 @@ class Fp8Gemm1D2D:
         self.store = store
         self.tile_mn = (config.block_m, config.block_n)
         self.cluster_mn = (config.cluster_m, config.cluster_n)
+        self.cluster_mnk = (*self.cluster_mn, config.splits)
         self.waves = config.waves
         self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
@@ -103,11 +104,8 @@ class Fp8Gemm1D2D:
         config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
         sA_layout = row_major_smem_layout(block_m, BLOCK_K, config.stages, fp8)
         sB_layout = row_major_smem_layout(block_n, BLOCK_K, config.stages, fp8)
-        store_buffers = config.math_warpgroups * config.epi_stages
-        sD_layout = row_major_smem_layout(64, config.epi_n, store_buffers, self.store.dtype)
         tma_a, tma_mA = tma_load(mA, sA_layout, (block_m, BLOCK_K), self.cluster_mn[1])
         tma_b, tma_mB = tma_load(mB, sB_layout, (block_n, BLOCK_K), self.cluster_mn[0])
-        tma_d, tma_mD = tma_store(mD, sD_layout, (64, config.epi_n))
 
         @cute.struct
         class Storage:
@@ -116,7 +114,7 @@ class Fp8Gemm1D2D:
             table: cute.struct.MemRange[Int32, self.scheduler_type.table_entries]
             sA: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sA_layout)], 1024]
             sB: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sB_layout)], 1024]
-            sD: cute.struct.Align[cute.struct.MemRange[self.store.dtype, cute.cosize(sD_layout)], 1024]
+            store: self.store.Storage
 
         self.Storage = Storage
         scheduler = self.scheduler_type.to_params(
@@ -127,46 +125,49 @@ class Fp8Gemm1D2D:
             grouping,
             num_sms,
             block_mn=self.tile_mn,
-            cluster_mn=self.cluster_mn,
+            cluster_mnk=self.cluster_mnk,
             raster=config.raster,
         )
-        layouts = (sA_layout, sB_layout, sD_layout)
-        self.kernel(tma_a, tma_mA, tma_b, tma_mB, tma_d, tma_mD, mD, mSFA, mSFB, scheduler, *layouts).launch(
+        out = self.store.operands(mD)
+        self.kernel(tma_a, tma_mA, tma_b, tma_mB, out, mSFA, mSFB, scheduler, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
-            cluster=(*self.cluster_mn, 1),
+            cluster=self.cluster_mnk,
             min_blocks_per_mp=1,  # setmaxnreg is ignored without it
             stream=stream,
         )
 
     @cute.kernel
-    def kernel(
-        self, tma_a, mA, tma_b, mB, tma_d, tma_mD, mD, mSFA, mSFB, scheduler, sA_layout, sB_layout, sD_layout
-    ):
+    def kernel(self, tma_a, mA, tma_b, mB, out, mSFA, mSFB, scheduler, sA_layout, sB_layout):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
         if warp == self.tma_warp:
-            for atom in (tma_a, tma_b, tma_d):
+            for atom in (tma_a, tma_b):
                 cpasync.prefetch_descriptor(atom)
+            self.store.prefetch(out)
 
         storage = SmemAllocator().allocate(self.Storage)
         stage_bytes = sum(self.tile_mn) * BLOCK_K
         barriers = storage.barriers.data_ptr()
-        ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
+        ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mnk, tidx)
         tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
+        sD = self.store.open(storage.store, tidx)
         # From here to the wait, no barrier may be touched: their initial state is on its way to the cluster.
-        pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mn, is_relaxed=True)
+        pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mnk, is_relaxed=True)
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
+        sA_mma = sA  # (max(bM, 64), bK, stages)
+        if const_expr(self.tile_mn[0] < 64):
+            read_on = overlapping_stages(64, self.config.stages, self.tile_mn[0], cutlass.Float8E4M3FN)
+            sA_mma = hidden_tensor(storage.sA, read_on, cutlass.Float8E4M3FN)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
-        sD = hidden_tensor(storage.sD, sD_layout, self.store.dtype)  # (64, epi_n, buffers)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
         tiles = tiles.prepare(table, tidx)
-        pipeline.pipeline_init_wait(cluster_shape_mn=self.cluster_mn)
+        pipeline.pipeline_init_wait(cluster_shape_mn=self.cluster_mnk)
 
         if warp < self.math_warps:
             cute.arch.setmaxregister_increase(self.math_registers)
-            self.mma(ring, tiles, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx)
+            self.mma(ring, tiles, sA_mma, sB, mSFA, mSFB, out, sD, tidx)
         else:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
@@ -181,14 +182,14 @@ class Fp8Gemm1D2D:
     def load(self, ring, tiles, tma_a, mA, sA, tma_b, mB, sB):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
         block_m, block_n = self.tile_mn
-        cluster = cute.make_layout(self.cluster_mn)
+        cluster = cute.make_layout(self.cluster_mnk)
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
-        rank_m, rank_n = cluster.get_flat_coord(rank)
+        rank_m, rank_n, rank_k = cluster.get_flat_coord(rank)
         mask_a = mask_b = 0
         if const_expr(self.cluster_mn[1] > 1):
-            mask_a = cute.make_layout_image_mask(cluster, (rank_m, rank_n), mode=1)
+            mask_a = cute.make_layout_image_mask(cluster, (rank_m, rank_n, rank_k), mode=1)
         if const_expr(self.cluster_mn[0] > 1):
-            mask_b = cute.make_layout_image_mask(cluster, (rank_m, rank_n), mode=0)
+            mask_b = cute.make_layout_image_mask(cluster, (rank_m, rank_n, rank_k), mode=0)
         ctas_m, ctas_n = (cute.make_layout(extent) for extent in self.cluster_mn)
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.config.stages)
@@ -223,7 +224,7 @@ class Fp8Gemm1D2D:
         ring.producer_tail(state)
 
     @cute.jit
-    def mma(self, ring, tiles, sA, sB, mSFA, mSFB, tma_d, tma_mD, mD, sD, tidx):
+    def mma(self, ring, tiles, sA, sB, mSFA, mSFB, out, sD, tidx):
         """Role of the math warpgroups: multiplies, promotes and stores 64 x waves rows of each tile."""
         block_n, rows = self.tile_mn[1], 64 * self.waves
         wg = cute.arch.make_warp_uniform(tidx // WARPGROUP)
@@ -251,6 +252,6 @@ class Fp8Gemm1D2D:
             following, turn = tiles.take(tile, turn)
             scales.start(following, row, block_n)
             first = (first_row, tile.n_tile * block_n, tile.m_group)
-            self.store(accs, tma_d, tma_mD, mD, first, tile.row_end, sD, wg, tidx)
+            self.store(accs, out, sD, first, tile.row_end, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0)

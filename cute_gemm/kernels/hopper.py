@@ -43,6 +43,14 @@ def row_major_smem_layout(rows: int, columns: int, stages: int, dtype) -> cute.C
     return cute.tile_to_shape(atom, (rows, columns, stages), order=(0, 1, 2))
 
 
+def overlapping_stages(rows: int, stages: int, stage_rows: int, dtype) -> cute.ComposedLayout:
+    """``(rows, BLOCK_K, stages)`` of stages that have ``stage_rows`` rows: any more are of the next ones."""
+    whole = row_major_smem_layout(rows, BLOCK_K, 1, dtype)
+    rows_columns = cute.select(whole.outer, mode=[0, 1])
+    outer = cute.append(rows_columns, cute.make_layout(stages, stride=stage_rows * BLOCK_K))
+    return cute.make_composed_layout(whole.inner, 0, outer)
+
+
 def tma_load(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: int):
     """TMA atom and coordinate tensor that load a ``tile`` of ``tensor`` into ``multicast`` CTAs at once."""
     op = cpasync.CopyBulkTensorTileG2SOp() if multicast == 1 else cpasync.CopyBulkTensorTileG2SMulticastOp()
@@ -72,20 +80,20 @@ def tile_along_k(matrices: cute.Tensor, rows: int, first_row, matrix) -> cute.Te
     )
 
 
-def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx):
+def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mnk: tuple, tidx):
     """The mbarrier ring between TMA and the math warpgroups; arrivals per phase:
 
     - full: one, of the TMA warp, which also announces ``stage_bytes`` of both operands;
     - empty: one of each math warp of each CTA that shares an operand with this CTA by multicast.
     """
-    sharing_ctas = cluster_mn[0] + cluster_mn[1] - 1
+    sharing_ctas = cluster_mnk[0] + cluster_mnk[1] - 1
     return pipeline.PipelineTmaAsync.create(
         barrier_storage=storage,
         num_stages=stages,
         producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread),
         consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, math_warps * sharing_ctas),
         tx_count=stage_bytes,
-        cta_layout_vmnk=cute.make_layout((1, *cluster_mn, 1)),
+        cta_layout_vmnk=cute.make_layout((1, *cluster_mnk)),
         tidx=tidx,
         defer_sync=True,
     )

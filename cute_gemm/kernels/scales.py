@@ -123,7 +123,7 @@ def prefetch_scales(scheduler, mSFA, mSFB, block_m: int, block_n: int, num_b: in
     tile = scheduler.initial_work()
     while tile.is_valid:
         for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, step, unroll=1):
-            for i in cutlass.range_constexpr(block_m // WARP):
+            for i in cutlass.range_constexpr(-(-block_m // WARP)):
                 prefetch(mSFA, tile.row + i * WARP + lane, k, tile.m_group)
             if lane < num_b * step:
                 prefetch(mSFB, tile.n_tile * block_n // BLOCK_K + lane % num_b, k + lane // num_b, tile.group)

@@ -49,7 +49,7 @@ class TileScheduler(Protocol):
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
     ) -> "TileScheduler":
         """The schedule of one call, made on the host.
 
@@ -61,7 +61,7 @@ class TileScheduler(Protocol):
             grouping: what says how rows fall into groups; a tuple that each scheduler defines.
             num_sms: CTAs that may run at once.
             block_mn: rows and columns of one CTA's tile.
-            cluster_mn: CTAs of a cluster, along M and N.
+            cluster_mnk: CTAs of a cluster, along M, N and K.
             raster: most cluster-high rows of tiles that are walked side by side.
         """
 

@@ -30,21 +30,21 @@ class DenseScheduler:
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
     ) -> "DenseScheduler":
         """The schedule of one call; ``grouping`` is empty."""
         return DenseScheduler(
             block_m=block_mn[0],
-            cluster_m=cluster_mn[0],
-            cluster_n=cluster_mn[1],
+            cluster_m=cluster_mnk[0],
+            cluster_n=cluster_mnk[1],
             bands=Bands.make(
-                cute.ceil_div(m, block_mn[0] * cluster_mn[0]),
-                cute.ceil_div(n, block_mn[1] * cluster_mn[1]),
+                cute.ceil_div(m, block_mn[0] * cluster_mnk[0]),
+                cute.ceil_div(n, block_mn[1] * cluster_mnk[1]),
                 raster,
             ),
             m=m,
             k_blocks=k_blocks,
-            max_clusters=cutlass.max(num_sms // (cluster_mn[0] * cluster_mn[1]), 1),
+            max_clusters=cutlass.max(num_sms // (cluster_mnk[0] * cluster_mnk[1]), 1),
         )
 
     @property

@@ -48,19 +48,19 @@ class GroupTableScheduler:
     band: Int32 | None = None  # rows of clusters that are walked side by side
 
     @classmethod
-    def make(cls, max_blocks, n, k_blocks, groups, num_sms, block_mn, cluster_mn, raster, **rows):
+    def make(cls, max_blocks, n, k_blocks, groups, num_sms, block_mn, cluster_mnk, raster, **rows):
         """A schedule of at most ``max_blocks`` blocks of rows; ``rows`` are the fields of a subclass."""
-        n_clusters = cute.ceil_div(n, block_mn[1] * cluster_mn[1])
-        max_clusters = cutlass.max(num_sms // (cluster_mn[0] * cluster_mn[1]), 1)
+        n_clusters = cute.ceil_div(n, block_mn[1] * cluster_mnk[1])
+        max_clusters = cutlass.max(num_sms // (cluster_mnk[0] * cluster_mnk[1]), 1)
         return cls(
             block_m=block_mn[0],
-            cluster_m=cluster_mn[0],
-            cluster_n=cluster_mn[1],
+            cluster_m=cluster_mnk[0],
+            cluster_n=cluster_mnk[1],
             raster=raster,
             groups=groups,
             n_clusters=n_clusters,
             k_blocks=k_blocks,
-            clusters=cutlass.min(cute.ceil_div(max_blocks, cluster_mn[0]) * n_clusters, max_clusters),
+            clusters=cutlass.min(cute.ceil_div(max_blocks, cluster_mnk[0]) * n_clusters, max_clusters),
             block_limit=TILE_LIMIT // n_clusters,
             **rows,
         )

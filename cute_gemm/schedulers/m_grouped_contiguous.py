@@ -37,13 +37,13 @@ class MGroupedContiguousScheduler:
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mn, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
     ) -> "MGroupedContiguousScheduler":
         """The schedule of one call; ``grouping`` is the group of each row."""
         assert block_mn[0] <= CONTIGUOUS_ALIGNMENT, "a tile may be of two groups"
-        assert cluster_mn[0] <= 2, "a CTA looks at one peer only"
+        assert cluster_mnk[0] <= 2, "a CTA looks at one peer only"
         extents = m, n, k_blocks, groups, (), num_sms
-        dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mn=cluster_mn, raster=raster)
+        dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mnk=cluster_mnk, raster=raster)
         (group_index,) = grouping
         return MGroupedContiguousScheduler(dense, groups, group_index)
 

@@ -177,7 +177,7 @@ class HostFunction:
             grouping,
             num_sms,
             block_mn=(block_m if fixed_block_m is None else fixed_block_m, block_n),
-            cluster_mn=cluster_mn,
+            cluster_mnk=(*cluster_mn, 1),
             raster=raster,
         )
         self.run(out, table, scheduler)

@@ -1,0 +1,59 @@
+"""One tile a cluster, whose CTAs share out the k-blocks: for few tiles, which alone would leave SMs idle."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import cutlass.cute as cute
+from cutlass import Boolean, Constexpr, Int32
+
+from .base import WorkTile
+from .dense import DenseScheduler
+
+
+@dataclass(frozen=True)
+class SplitKScheduler:
+    """The tiles of a dense GEMM, each for a cluster of ``splits`` CTAs that take as many k-blocks, or one more.
+
+    All clusters are launched at once, whether they fit or not: a tile's CTAs leave when it is stored, so
+    that nothing need tell them when their peers have read what they handed over.
+    """
+
+    table_entries: ClassVar[int] = 0
+
+    splits: Constexpr[int]
+    dense: DenseScheduler
+
+    @staticmethod
+    def to_params(
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
+    ) -> "SplitKScheduler":
+        """The schedule of one call; ``grouping`` is empty. Each CTA gets a k-block, if there are enough."""
+        extents = m, n, k_blocks, groups, grouping, num_sms
+        dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mnk=(1, 1, 1), raster=raster)
+        return SplitKScheduler(cluster_mnk[2], dense)
+
+    def grid_shape(self):
+        """CTAs to launch: a cluster, along the last axis, for each tile."""
+        return (1, 1, self.dense.bands.m_tiles * self.dense.bands.n_tiles * self.splits)
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The fields of a tile that may differ from those of the first."""
+        return ("is_valid",)
+
+    def prepare(self, table, tidx) -> "SplitKScheduler":
+        """The same: nothing about it depends on data."""
+        return self
+
+    @cute.jit
+    def initial_work(self) -> WorkTile:
+        """The tile of the calling CTA's cluster, and the CTA's own k-blocks."""
+        _, _, place = cute.arch.block_idx()
+        part = place % self.splits
+        tile = self.dense.work(place // self.splits, Int32(0), Int32(0))
+        first, end = (part * tile.k_count // self.splits, (part + 1) * tile.k_count // self.splits)
+        return replace(tile, k_start=first, k_count=end - first)
+
+    def advance(self, tile: WorkTile) -> WorkTile:
+        """None."""
+        return replace(tile, is_valid=Boolean(False))
