@@ -282,10 +282,10 @@ def index_stride(name: str, index: Tensor) -> ValueError:
 def no_count(name: str, value: object) -> TypeError:
     """A number that is no int, and may be on a device."""
     fix = ""
-    if isinstance(value, Tensor):
+    if name == "expected_rows" and isinstance(value, Tensor) and value.dim():
+        fix = "; an index of groups comes before it, and `out` behind it, unlike in DeepGEMM"
+    elif isinstance(value, Tensor):
         fix = f": `int({name})`, which waits for the device if it is there"
-        if value.dim():
-            fix = "; an index of groups comes before it, and `out` behind it, unlike in DeepGEMM"
     return TypeError(f"{name} is {_kind(value)}; wanted an int that the host knows{fix}")
 
 

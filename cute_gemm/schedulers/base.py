@@ -34,10 +34,10 @@ class TileScheduler(Protocol):
 
     All threads of a CTA call ``prepare`` once. Of what it returns, each role asks for ``initial_work``, and
     the scheduler warp for what follows, until ``is_valid`` is false; the queue takes it to the others, but
-    for the warp that prefetches scales, which walks by itself. The
-    CTAs of a cluster agree on ``index``, ``k_start``, ``k_count``, ``is_valid`` and ``shares_b``. What they
-    read in memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever, or
-    load over what another reads. Whole warps make these calls: a scheduler may let lanes work together.
+    for the warp that prefetches scales, which walks by itself. The CTAs of a cluster agree on ``index``,
+    ``k_start``, ``k_count``, ``is_valid`` and ``shares_b``. What they read in memory must not change
+    meanwhile: roles or CTAs that disagree wait for each other for ever, or load over what another reads.
+    Whole warps make these calls: a scheduler may let lanes work together.
     """
 
     table_entries: ClassVar[int]
