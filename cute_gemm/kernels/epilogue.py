@@ -198,6 +198,7 @@ class StoreSum:
         eights = cutlass.max(cutlass.min(self.block_n - own_column, 8 * self.per_cta), 0) // 8
         if tidx % WARPGROUP == 0:
             cute.arch.mbarrier_arrive_and_expect_tx(barrier, 16 * eights * self.splits * senders)
+        cute.arch.cluster_wait()
         if row < row_end:
             for eight_columns in cutlass.range_constexpr(self.block_n // 8):
                 cta, place = divmod(eight_columns, self.per_cta)

@@ -142,19 +142,19 @@ class Fp8Gemm1D2D:
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
+        storage = SmemAllocator().allocate(self.Storage)
+        stage_bytes = sum(self.tile_mn) * BLOCK_K
+        barriers = storage.barriers.data_ptr()
+        ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
+        tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
         if warp == self.tma_warp:
             for atom in (tma_a, tma_b):
                 cpasync.prefetch_descriptor(atom)
             self.store.prefetch(out)
-
-        storage = SmemAllocator().allocate(self.Storage)
-        stage_bytes = sum(self.tile_mn) * BLOCK_K
-        barriers = storage.barriers.data_ptr()
-        ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mnk, tidx)
-        tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
         sD = self.store.open(storage.store, tidx)
-        # From here to the wait, no barrier may be touched: their initial state is on its way to the cluster.
-        pipeline.pipeline_init_arrive(cluster_shape_mn=self.cluster_mnk, is_relaxed=True)
+        cute.arch.mbarrier_init_fence()
+        if const_expr(self.config.cluster_size > 1):
+            cute.arch.cluster_arrive_relaxed()
         sA = hidden_tensor(storage.sA, sA_layout, cutlass.Float8E4M3FN)  # (bM, bK, stages)
         sA_mma = sA  # (max(bM, 64), bK, stages)
         if const_expr(self.tile_mn[0] < 64):
@@ -163,7 +163,7 @@ class Fp8Gemm1D2D:
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
         tiles = tiles.prepare(table, tidx)
-        pipeline.pipeline_init_wait(cluster_shape_mn=self.cluster_mnk)
+        cute.arch.sync_threads()
 
         if warp < self.math_warps:
             cute.arch.setmaxregister_increase(self.math_registers)
@@ -171,6 +171,8 @@ class Fp8Gemm1D2D:
         else:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
+                if const_expr(self.config.cluster_m * self.config.cluster_n > 1):
+                    cute.arch.cluster_wait()
                 self.load(ring, tiles, tma_a, mA, sA, tma_b, mB, sB)
             if warp == self.scheduler_warp:
                 tiles.find()

@@ -6,6 +6,8 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import Int32, Int64, pipeline
 
+from .hopper import make_mbarriers
+
 SLOTS = 2
 """Tiles that may wait: the TMA warp is at the next one while the math warpgroups are at the one before."""
 
@@ -43,13 +45,9 @@ class TileQueue:
     def make(scheduler, storage: Storage, consumer_warps: int) -> "TileQueue":
         """An empty queue of the tiles of ``scheduler``, each of which is for all ``consumer_warps``."""
         assert len(scheduler.varying) <= FIELDS, "a slot is too small for what varies from tile to tile"
-        pipe = pipeline.PipelineAsync.create(
-            barrier_storage=storage.barriers.data_ptr(),
-            num_stages=SLOTS,
-            producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread),
-            consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, consumer_warps),
-            defer_sync=True,
-        )
+        thread = pipeline.PipelineOp.AsyncThread
+        barriers = make_mbarriers(storage.barriers.data_ptr(), SLOTS, (thread, 1), (thread, consumer_warps))
+        pipe = pipeline.PipelineAsync(*barriers, SLOTS, None, None)
         return TileQueue(scheduler, pipe, storage.slots.get_tensor(cute.make_layout((FIELDS, SLOTS))))
 
     def prepare(self, table: cute.Tensor, tidx: Int32) -> "TileQueue":
