@@ -20,8 +20,8 @@ from cute_gemm.problem import KernelConfig
 
 CANDIDATES = Path(__file__).parent / "candidates"
 
-Tile = tuple[int, int, int, int]
-"""BLOCK_M, BLOCK_N and the cluster's two extents: what tells candidates apart."""
+Tile = tuple[int, ...]
+"""BLOCK_M, BLOCK_N and the cluster's three extents: what tells candidates apart."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Pick:
 
 
 def tile_of(config: KernelConfig) -> Tile:
-    return config.block_m, config.block_n, config.cluster_m, config.cluster_n
+    return config.block_m, config.block_n, config.cluster_m, config.cluster_n, config.splits
 
 
 def timings() -> dict[tuple[str, str, Shape], dict[Tile, float]]:
@@ -49,8 +49,8 @@ def timings() -> dict[tuple[str, str, Shape], dict[Tile, float]]:
     times: dict[tuple[str, str, Shape], dict[Tile, float]] = defaultdict(dict)
     for path in sorted(CANDIDATES.glob("*.jsonl")):
         for row in read_rows(path):
-            tile = row["block_m"], row["block_n"], row["cluster_m"], row["cluster_n"]
-            times[path.stem, row.get("op", DENSE), shape_of(row)][tile] = row["us"]
+            extents = row["block_m"], row["block_n"], row["cluster_m"], row["cluster_n"], row.get("splits", 1)
+            times[path.stem, row.get("op", DENSE), shape_of(row)][extents] = row["us"]
     return times
 
 

@@ -5,7 +5,6 @@ Pure Python, so that a choice can be explained and tested on any machine.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +22,9 @@ from .problem import (
 )
 
 _MAX_STAGES = 16
+# Of dense tiles that one math warpgroup computes and no CTA shares operands of: they wait for DRAM, which is
+# slower the more is asked of it at once (docs/performance.md, 34).
+_MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 _RASTER = 16  # tiles along M; with 8, 4096 x 32768 x 512 took 6 % longer, and others up to 1 % less or more
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
@@ -31,11 +33,14 @@ _BLOCK_N = {
     128: (64, 80, 96, 112, 128, 144, 160, 192),
     256: (112, 128),
 }
-# Tiles whose k-blocks the CTAs of a cluster share out, and what is of few rows only: block_m, block_n, splits.
-_SPLIT = {
-    8: ((64, 128), (1, 2, 4, 8)),
-    64: ((48, 64, 96, 128), (2, 3, 4, 5, 8)),
-    128: ((64, 128), (2, 3)),
+# Dense only, and for few tiles: among how many CTAs the k-blocks of one are shared out; 8 rows also for one.
+_SPLITS = {
+    (8, 64): (1, 2, 4),
+    (64, 48): (2, 3),
+    (64, 64): (2, 4, 8),
+    (64, 96): (3, 4),
+    (64, 128): (4,),
+    (128, 64): (2, 3),
 }
 # Grouped problems have many tiles, so fewer widths do.
 _GROUPED_BLOCK_N = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
@@ -102,24 +107,32 @@ def _can_split(config: KernelConfig) -> bool:
     return alone and columns * (config.splits - 1) < config.block_n
 
 
+def is_able(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether the kernel of ``config`` computes all of ``problem``, and in the order that it asks for.
+
+    Tiles of 8 rows know of no others. Where k-blocks are shared out, each CTA has some, and partial sums are
+    added up in another order than without.
+    """
+    shares_k = config.splits > 1
+    return (config.block_m > 8 or problem.m <= 8) and not (
+        shares_k and (problem.batch_invariant or config.splits > problem.k_blocks)
+    )
+
+
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether a cluster fits the multiprocessors given, and no lower tile would do.
+    """Whether a kernel is able, a cluster fits the multiprocessors given, and no lower tile would do.
 
     At most half of a tile's rows, and no CTA, lie beyond a group's rows. Where k-blocks are shared out, all
-    CTAs run at once and each has some.
+    CTAs run at once.
 
     Contiguous groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24), those of
     other layouts from half a cluster on. In a group's last tile a warpgroup without rows multiplies nothing,
     but one of two waves always both.
     """
-    if config.cluster_size > problem.num_sms:
+    if config.cluster_size > problem.num_sms or not is_able(problem, config):
         return False
-    if config.splits > 1:
-        tiles = ceil_div(problem.m, config.block_m) * ceil_div(problem.n, config.block_n)
-        fits = tiles * config.splits <= problem.num_sms and config.splits <= problem.k_blocks
-        if problem.batch_invariant or not fits:
-            return False
-    if config.block_m == 8 and problem.m > 8:
+    tiles = ceil_div(problem.m, config.block_m) * ceil_div(problem.n, config.block_n)
+    if config.splits > 1 and tiles * config.splits > problem.num_sms:
         return False
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
@@ -135,9 +148,9 @@ def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
                 yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout)
     if layout == "dense":
-        for block_m, (block_ns, splits) in _SPLIT.items():
-            for block_n, each in itertools.product(block_ns, splits):
-                yield _fill(block_m, block_n, 1, 1, each, out_dtype, layout)
+        for (block_m, block_n), each in _SPLITS.items():
+            for splits in each:
+                yield _fill(block_m, block_n, 1, 1, splits, out_dtype, layout)
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
@@ -173,28 +186,27 @@ def _fill(
     chunks = bare.waves * block_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
-    return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, _MAX_STAGES))
+    alone = layout == "dense" and block_m <= 64 and cluster_m == cluster_n == 1
+    most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
+    return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most))
 
 
 # Predicted time. The constants were fitted to 2,139 timings in benchmarks/candidates (H200, cold L2): what is
 # picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py). CTAs of
 # two groups are taken to share B like others.
 
-_LAUNCH_US = 3.62
-_CLUSTER_US = 1.52  # a launch of clusters, over one without
-_TILE_US = 0.347, 1.02  # prologue and store of a tile: fixed, and per 64 x 128 elements
-_K_BLOCK_US = {
-    8: (0.0197, 0.139),
-    64: (0.0197, 0.139),
-    128: (0.132, 0.0649),
-    256: (0.325, 0.0665),
-}  # the same for a k-block
-_STRADDLING = 1.252  # on top of that, for selecting among two scales of B
-_SM_BYTES_PER_US = 123e3  # into one SM
-_L2_BYTES_PER_US = 11.15e6  # out of L2, to all SMs
-_SAME_LINE_US = 0.00225  # one CTA's turn at a line of A that all CTAs of a row of tiles ask for at once
-_DRAM_BYTES_PER_US = 4.5e6
-_REREAD = 1.136  # how often more B is read where groups have several rows of tiles; fitted
+_LAUNCH_US = 1.87
+_CLUSTER_US = 1.18  # a launch of clusters, over one without
+_TILE_US = 0.273, 1.15  # prologue and store of a tile: fixed, and per 64 x 128 elements
+# The same for a k-block. Of 8 rows, 64 are multiplied.
+_K_BLOCK_US = {8: (0.0286, 0.231), 64: (0.0, 0.188), 128: (0.132, 0.0649), 256: (0.325, 0.0665)}
+_SUM_US = 0.418, 0.737  # the same as of a tile where partial sums are handed over and added up
+_STRADDLING = 1.237  # on top of that, for selecting among two scales of B
+_SM_BYTES_PER_US = 144e3  # into one SM
+_L2_BYTES_PER_US = 11.0e6  # out of L2, to all SMs
+_SAME_LINE_US = 0.00281  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
+_DRAM_BYTES_PER_US = 3.46e6
+_REREAD = 0.817  # how often more B is read where groups have several rows of tiles; fitted
 _RESIDENT_CTAS_IN_FOURS = 114  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
 _SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))  # sizes of groups, as shares of their mean
 
@@ -209,7 +221,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
-    if config.cluster_n == 4:
+    if config.cluster_size == 4:
         slots = slots * _RESIDENT_CTAS_IN_FOURS // 132
     # One cluster is launched even where there is no room for it.
     slots = max(slots, config.cluster_size)
@@ -224,10 +236,11 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
         (fixed + per_unit * unit) * (_STRADDLING if config.straddles else 1),
         (config.block_m + config.block_n) * BLOCK_K / _SM_BYTES_PER_US,
         active * read_rows * BLOCK_K / _L2_BYTES_PER_US,
-        sharers * _SAME_LINE_US,
+        sharers * min(config.block_m, 64) / 64 * _SAME_LINE_US,
     )
     k_blocks = ceil_div(problem.k_blocks, config.splits)
-    tiles = waves * (k_blocks * k_block + _TILE_US[0] + _TILE_US[1] * unit)
+    fixed, per_unit = _TILE_US if config.splits == 1 else _SUM_US
+    tiles = waves * (k_blocks * k_block + fixed + per_unit * unit)
     rereads = 1 + _REREAD if m_clusters > groups else 1
     dram = (m * k + rereads * groups * n * k + m * n * OUT_BYTES[problem.out_dtype]) / _DRAM_BYTES_PER_US
     return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)

@@ -83,8 +83,8 @@ class KernelConfig:
     """Compile-time parameters of one kernel instance. M, N, K, strides and the SM count stay dynamic.
 
     Args:
-        block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). Of 8 rows,
-            others than M are not loaded: WGMMA multiplies 64, the others of which are what the next stages hold.
+        block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). With 8,
+            which is for M up to 8, WGMMA takes what follows in shared memory for the other 56.
         block_n: columns of that tile, a multiple of 16.
         stages: depth of the shared-memory ring, in k-blocks.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.

@@ -1,7 +1,7 @@
 """From FP32 accumulators to the output.
 
-A store says what it takes: ``operands`` of D made on the host, ``Storage`` in shared memory, which all threads
-``open`` before the cluster's barriers are ready. Then each math warpgroup calls it, tile by tile.
+A store says what it takes: ``operands`` of D made on the host, ``Storage`` in shared memory, which all
+threads ``open`` before any of them goes on to its role. Then each math warpgroup calls it, tile by tile.
 """
 
 from dataclasses import dataclass
@@ -138,10 +138,11 @@ class StoreSum:
     """The CTAs of a cluster have partial sums of one tile, and each adds up and stores some columns of it.
 
     Every thread sends its elements of these columns to the thread of the same number in the CTA that adds
-    them up, eight columns at a time, four elements each. A barrier counts the bytes that have arrived.
-    Partial sums are added in the order of the CTAs, so a result does not depend on who comes first.
+    them up, eight columns at a time, four elements each. A barrier counts the bytes that have arrived: plain
+    stores and a barrier of the cluster took up to 7 % longer, bulk copies up to 10 % (2026-11-24). Partial
+    sums are added in the order of the CTAs, so a result does not depend on who comes first.
 
-    For one tile: nobody says when what has arrived was read.
+    For one tile of a CTA: nobody says when what has arrived was read.
     """
 
     block_n: int
@@ -151,7 +152,7 @@ class StoreSum:
 
     @property
     def per_cta(self) -> int:
-        """Eights of columns that a CTA adds up; the last ones may have fewer, or none."""
+        """Eights of columns that a CTA adds up; the last one may have fewer."""
         return -(-self.block_n // (8 * self.splits))
 
     @property
@@ -198,6 +199,7 @@ class StoreSum:
         eights = cutlass.max(cutlass.min(self.block_n - own_column, 8 * self.per_cta), 0) // 8
         if tidx % WARPGROUP == 0:
             cute.arch.mbarrier_arrive_and_expect_tx(barrier, 16 * eights * self.splits * senders)
+        # Answers the arrival at the kernel's start: the peers' barriers are there.
         cute.arch.cluster_wait()
         if row < row_end:
             for eight_columns in cutlass.range_constexpr(self.block_n // 8):

@@ -23,7 +23,11 @@ Barriers, and who arrives how often per phase:
     tiles           two slots of a queue with a pair of barriers each, see TileQueue
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
-    sync_threads    all threads, once, where the scheduler fills a table in shared memory (its `prepare`)
+    sync_threads    all threads, once all barriers of the CTA are initialised, and before that where the
+                    scheduler fills a table in shared memory (its `prepare`)
+    cluster         all threads arrive before `sync_threads`; only who first touches a peer's barriers waits:
+                    the TMA warp where operands are shared, the math warps in StoreSum
+    StoreSum's      1 of each math warpgroup, with the bytes it expects of the CTAs of its cluster
 
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
 producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. With a
@@ -31,7 +35,8 @@ cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of 
 multicasts it, so a stage may be filled only once all of them have released it. CTAs along M whose tiles are
 of two groups each load all shares of their own B, by multicast to themselves, and keep in step all the same.
 Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still
-arrives at its barriers.
+arrives at its barriers. Where k-blocks are shared out instead (SplitKScheduler, StoreSum), each CTA of a
+cluster has a ring of its own, and one tile.
 
 Scales travel apart from all this, from global memory into the registers of the threads that use them.
 """

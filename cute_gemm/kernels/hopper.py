@@ -11,7 +11,7 @@ from ..problem import BLOCK_K
 
 WARP = 32
 WARPGROUP = 128
-INIT_WARPS = 8
+INIT_WARPS = 8  # as many as the smallest CTA has
 
 
 class NamedBarrier(IntEnum):
@@ -82,11 +82,15 @@ def tile_along_k(matrices: cute.Tensor, rows: int, first_row, matrix) -> cute.Te
 
 
 class Mbarriers(pipeline.MbarrierArray):
-    """Mbarriers that eight warps of a CTA initialise, in turns: it took one warp 23 cycles each (2026-11-24)."""
+    """Mbarriers that the first warps of a CTA initialise, in turns.
+
+    One warp took 23 cycles for each of up to 40. Its lanes cannot share them out, as the instruction takes
+    its address from a uniform register (2026-11-24).
+    """
 
     @cute.jit
     def mbarrier_init(self, *, loc=None, ip=None):
-        """Initialises them all; called when they are made, by all threads."""
+        """Called by all threads, when the barriers are made."""
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         for first in range(0, self.num_stages, INIT_WARPS):
             if warp < min(INIT_WARPS, self.num_stages - first):
@@ -97,9 +101,10 @@ class Mbarriers(pipeline.MbarrierArray):
 def make_mbarriers(
     storage, stages: int, producer: tuple, consumer: tuple, tx_count: int = 0
 ) -> tuple[Mbarriers, Mbarriers]:
-    """The barriers of a ring, full and empty: who arrives there, and how often per phase."""
+    """The barriers of a ring, full and empty; of each, what arrives there and how often per phase."""
     full, empty = (
-        (op, pipeline.CooperativeGroup(pipeline.Agent.Thread, arrivals)) for op, arrivals in (producer, consumer)
+        (op, pipeline.CooperativeGroup(pipeline.Agent.Thread, arrivals))
+        for op, arrivals in (producer, consumer)
     )
     return Mbarriers(storage, stages, full, tx_count), Mbarriers(storage + stages, stages, empty)
 

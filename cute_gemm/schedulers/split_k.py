@@ -12,7 +12,7 @@ from .dense import DenseScheduler
 
 @dataclass(frozen=True)
 class SplitKScheduler:
-    """The tiles of a dense GEMM, each for a cluster of ``splits`` CTAs that take as many k-blocks, or one more.
+    """The tiles of a dense GEMM, each for a cluster of ``splits`` CTAs, of as many k-blocks or one more.
 
     All clusters are launched at once, whether they fit or not: a tile's CTAs leave when it is stored, so
     that nothing need tell them when their peers have read what they handed over.

@@ -9,7 +9,7 @@ import pytest
 
 from cute_gemm import dispatch, heuristics, jit
 from cute_gemm.inspection import KernelStats, read_cubin
-from cute_gemm.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig
+from cute_gemm.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig, ceil_div
 
 CONFIGS = heuristics.every_config()
 REGISTER_FILE = 65536
@@ -31,6 +31,16 @@ class Instance(NamedTuple):
     def blocks_multiplied(self) -> int:
         """How often the code multiplies 64 rows by a k-block, in all its copies of the loop."""
         return self.stats.count("QGMMA") // WGMMAS_PER_BLOCK
+
+    @property
+    def rows(self) -> int:
+        """That are multiplied of a tile: with 8, 64 are."""
+        return 64 * self.config.math_warpgroups * self.config.waves
+
+    @property
+    def stored_columns(self) -> int:
+        """Columns of a tile that a CTA stores, all of its rows."""
+        return 8 * ceil_div(self.config.block_n, 8 * self.config.splits)
 
     @property
     def blocks_promoted(self) -> int:
@@ -67,7 +77,7 @@ def test_tensor_cores_multiply_whole_blocks(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
     opcode = f"QGMMA.64x{config.block_n}x32.F32.E4M3.E4M3"
     assert {name for name in stats.opcodes if "GMMA" in name} == {opcode}
-    assert stats.count("QGMMA") % (WGMMAS_PER_BLOCK * config.block_m // (64 * config.math_warpgroups)) == 0
+    assert stats.count("QGMMA") % (WGMMAS_PER_BLOCK * config.waves) == 0
 
 
 def test_wgmma_is_not_serialised(instance: Instance) -> None:
@@ -104,23 +114,29 @@ def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     assert stats.count("UTMALDG.2D.MULTICAST", "UTMALDG.3D.MULTICAST") == multicast
     assert (stats.count("UCGABAR_WAIT") > 0) == (config.cluster_size > 1)
     # A chunk of 64 rows by epi_n columns at a time.
-    rows = config.block_m // config.math_warpgroups
-    assert stats.count("UTMASTG") == rows * config.block_n // (64 * config.epi_n)
+    chunks = config.waves * config.block_n // config.epi_n
+    assert stats.count("UTMASTG") == (chunks if config.splits == 1 else 0)
     assert stats.count("ST", "RED", "ATOMG") == 0
 
 
 def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instance) -> None:
     """Two columns at a time, where TMA would store what belongs to another group."""
     stats, config = instance.stats, instance.config
-    elements = config.block_m * config.block_n // (config.math_warpgroups * WARPGROUP)
+    elements = instance.rows * instance.stored_columns // (config.math_warpgroups * WARPGROUP)
     width = ".E" if config.out_dtype == "bfloat16" else ".E.64"
-    assert stats.count("STG") == stats.count(f"STG{width}") == (config.layout != "dense") * elements // 2
+    one_by_one = config.layout != "dense" or config.splits > 1
+    assert stats.count("STG") == stats.count(f"STG{width}") == one_by_one * elements // 2
 
 
 def test_results_pass_through_shared_memory_and_scales_do_not(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
-    elements = config.block_m * config.block_n // (config.math_warpgroups * WARPGROUP)
-    if config.out_dtype == "bfloat16":
+    elements = instance.rows * config.block_n // (config.math_warpgroups * WARPGROUP)
+    if config.splits > 1:
+        # Four elements at a time, to where they are added up, and from there those of each CTA.
+        assert stats.count("STSM", "STS.64") == 0
+        assert stats.count("STAS.128") == elements // 4
+        assert stats.count("LDS.128") >= config.splits * instance.stored_columns // 8
+    elif config.out_dtype == "bfloat16":
         # stmatrix: 8 elements of each thread.
         assert stats.count("STSM.16.M88.4") == elements // 8
         assert stats.count("STS.64") == 0

@@ -68,6 +68,11 @@ DENSE = {
     # More chunks than store buffers, which are used again within a tile and by the next.
     "128, fp32": Case(pick("float32", block_m=128, straddles=True, cluster_size=1), (130,), 200, 528),
     "256, fp32, multicast of B": Case(pick("float32", block_m=256, cluster_m=2), (600,), 72, 528),
+    # 8 rows, multiplied with what the next stages hold. Partial sums that CTAs send each other.
+    "8": Case(pick(block_m=8, splits=1), (7,), 264, 1168),
+    "8, fp32, shared k": Case(pick("float32", block_m=8, splits=2), (5,), 40, 4240),
+    "64, shared k": Case(pick(block_m=64, splits=2), (50,), 56, 4240),
+    "128, fp32, shared k": Case(pick("float32", block_m=128, splits=2), (100,), 56, 4240),
 }
 # Groups that are empty, groups that end within a tile, so that rows are stored one by one, and groups that do
 # not, between which store buffers are used again.

@@ -5,7 +5,7 @@ import torch
 from tensors import DTYPES, bits
 
 from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import OUT_BYTES, KernelConfig
+from cute_gemm.problem import OUT_BYTES, GemmProblem, KernelConfig
 from cute_gemm.reference import dequantized_product, product_scale
 from cute_gemm.testing import assert_close_per_tile, make_inputs, poisoned
 
@@ -23,12 +23,20 @@ SHAPES = [
     (64, 144, 768),  # 6
     (200, 520, 784),  # 7, partial
     (600, 584, 1040),  # 9, partial
+    (7, 328, 1424),  # 12, partial: rows for the lowest tiles, k-blocks for each of eight CTAs
+    (8, 64, 2048),  # 16
 ]
 REPEATED = (600, 584, 1040)
 # Enough where only the number of CTAs changes. Not every third: most tiles come with three clusters.
 SOME_CONFIGS = CONFIGS[::5]
 
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+
+
+def is_able(config: KernelConfig, operands: Operands) -> bool:
+    """Whether ``config`` is for as few rows, or as many k-blocks."""
+    a, _, b, _ = operands
+    return heuristics.is_able(GemmProblem(len(a), len(b), a.shape[1], config.out_dtype), config)
 
 
 def run(config: KernelConfig, operands: Operands, num_sms: int = 132) -> torch.Tensor:
@@ -57,7 +65,9 @@ def exact() -> list[tuple[Operands, torch.Tensor]]:
 
 @every_config
 def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operands, torch.Tensor]]) -> None:
-    for operands, truth in exact:
+    able = [case for case in exact if is_able(config, case[0])]
+    assert len(able) >= 2
+    for operands, truth in able:
         out = run(config, operands)
         wrong = (out != truth.to(out.dtype)).nonzero()
         assert not len(wrong), f"{len(wrong)} of {out.shape} wrong, from {wrong[0].tolist()} on"
@@ -68,7 +78,7 @@ def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operan
 def test_runs_on_fewer_multiprocessors(
     config: KernelConfig, num_sms: int, exact: list[tuple[Operands, torch.Tensor]]
 ) -> None:
-    for operands, truth in exact[1:]:
+    for operands, truth in (case for case in exact[1:] if is_able(config, case[0])):
         out = run(config, operands, num_sms)
         assert torch.equal(out, truth.to(out.dtype))
 
@@ -92,6 +102,8 @@ def test_all_kernels_give_the_same_bits_every_time(
     agreed: dict[str, torch.Tensor],
 ) -> None:
     (a, sa, b, sb), truth, scale = normal
+    if config.block_m == 8:
+        a, sa, truth, scale = a[:8], sa[:8], truth[:8], scale[:8]
     first = run(config, (a, sa, b, sb))
     assert_close_per_tile(first, truth, scale)
     # Launched without a pause, so that runs overlap: a race shows as a difference.
@@ -100,5 +112,7 @@ def test_all_kernels_give_the_same_bits_every_time(
     for out in outs:
         launch(a, sa, b, sb, out, 132)
     assert (bits(outs) == bits(first)).all()
-    # All sum the k-blocks in the same order.
-    assert torch.equal(bits(first), agreed.setdefault(config.out_dtype, bits(first)))
+    # All sum the k-blocks in the same order, but for those that share them out.
+    if config.splits == 1:
+        expected = agreed.setdefault(config.out_dtype, bits(first))
+        assert torch.equal(bits(first)[: len(expected)], expected[: len(first)])

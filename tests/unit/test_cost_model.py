@@ -11,8 +11,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 cost_model = importlib.import_module("cost_model")
 
 SHAPES = {
-    "dense": 41,
-    "dense_warm": 35,
+    "dense": 13,
+    "dense_few_rows": 52,
+    "dense_warm": 11,
     "m_grouped_contiguous": 11,
     "m_grouped_masked": 19,
     "m_grouped_masked_warm": 4,

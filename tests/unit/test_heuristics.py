@@ -37,8 +37,10 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
     assert all(heuristics.is_legal(config) for config in configs)
     # A tile of 256 rows would be of two contiguous groups.
     heights = {64, 128} if layout == "contiguous" else {64, 128, 256}
-    assert {config.block_m for config in configs} == heights
+    few_rows = {8} if layout == "dense" else set()
+    assert {config.block_m for config in configs} == heights | few_rows
     assert any(config.block_n & (config.block_n - 1) for config in configs)
+    assert {config.layout for config in configs if config.splits > 1} <= {"dense"}
     for block_m in heights:
         clusters = {(config.cluster_m, config.cluster_n) for config in configs if config.block_m == block_m}
         assert {(1, 1), (2, 1), (1, 2)} <= clusters
@@ -48,7 +50,8 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
 def test_shared_memory_is_used_up(config: KernelConfig) -> None:
     left = SMEM_CAPACITY - config.smem_bytes
     assert left >= 0
-    assert left < config.stage_bytes or config.stages == 16
+    alone = config.layout == "dense" and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
+    assert left < config.stage_bytes or config.stages == (8 if alone else 16)
 
 
 LEGAL = KernelConfig(128, 128, 4)
@@ -63,6 +66,10 @@ ILLEGAL: dict[str, dict[str, Any]] = {
     "more accumulators with two temporaries": {"block_n": 160, "epi_n": 32, "temporaries": 2},
     "two temporaries for each of two waves": {"block_m": 256, "block_n": 64, "temporaries": 2},
     "a tile of two groups": TALL | {"layout": "contiguous"},
+    "k-blocks of a tile of groups shared out": {"splits": 2, "epi_n": 128, "layout": "masked"},
+    "k-blocks of tiles that share A shared out": {"splits": 2, "epi_n": 128, "cluster_n": 2},
+    "k-blocks of a tile of two waves shared out": TALL | {"block_n": 64, "splits": 2},
+    "a CTA without columns to add up": {"block_m": 64, "block_n": 96, "epi_n": 96, "splits": 5},
 }
 
 
@@ -99,8 +106,8 @@ def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
 @given(problem=PROBLEMS)
 @settings(deadline=None)
 def test_more_k_costs_more(problem: GemmProblem) -> None:
-    longer = replace(problem, k=problem.k + 128)
     for config in heuristics.all_configs(problem.out_dtype, problem.layout):
+        longer = replace(problem, k=problem.k + 128 * config.splits)
         assert heuristics.cost_us(problem, config) < heuristics.cost_us(longer, config)
 
 
@@ -110,8 +117,31 @@ def test_every_configuration_has_a_name_and_a_turn() -> None:
     assert {config.out_dtype for config in CONFIGS} == set(OUT_BYTES)
 
 
+@given(problem=PROBLEMS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_chosen_computes_everything(problem: GemmProblem) -> None:
+    for choice in heuristics.rank(problem):
+        config = choice.config
+        assert heuristics.is_able(problem, config)
+        if config.splits > 1:
+            tiles = -(-problem.m // config.block_m) * -(-problem.n // config.block_n)
+            assert tiles * config.splits <= problem.num_sms, "CTAs that sum up one tile do not run at once"
+            assert config.splits <= problem.k_blocks, "a CTA without k-blocks"
+        assert config.block_m != 8 or problem.m <= 8
+
+
+def test_k_is_shared_out_where_tiles_are_few_but_not_if_rows_must_not_depend_on_their_number() -> None:
+    for m in (1, 8, 9, 64, 128):
+        problem = GemmProblem(m, 576, 7168)
+        assert heuristics.best(problem).splits > 1
+        invariant = replace(problem, batch_invariant=True)
+        assert {choice.config.splits for choice in heuristics.rank(invariant)} == {1}
+    assert heuristics.best(GemmProblem(64, 24576, 1536)).splits == 1
+
+
 def test_few_rows_get_a_low_tile_and_many_a_tall_one() -> None:
-    assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (1, 8, 33, 64)} == {64}
+    assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (1, 8)} == {8}
+    assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (9, 33, 64)} == {64}
     assert {heuristics.best(GemmProblem(4096, n, 7168)).block_m for n in (2112, 4096, 7168)} <= {128, 256}
 
 

@@ -61,6 +61,7 @@ def test_a_name_says_what_tells_a_configuration_from_others() -> None:
     assert wide.name == "256x128_c2x1_s4_bf16"
     low = KernelConfig(64, 112, 9, cluster_n=4, temporaries=2, out_dtype="float32")
     assert low.name == "64x112_c1x4_s9_t2_fp32"
+    assert replace(low, cluster_n=1, splits=3).name == "64x112_c1x1_k3_s9_t2_fp32"
     assert replace(wide, layout="masked").name == "256x128_c2x1_s4_bf16_masked"
     assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
 
@@ -69,8 +70,11 @@ def test_a_name_says_what_tells_a_configuration_from_others() -> None:
 def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
     e4m3 = 1
     tiles = (config.block_m + config.block_n) * BLOCK_K * e4m3
-    rows = config.block_m // config.waves
+    rows = 64 * config.math_warpgroups
     stores = rows * config.epi_n * config.epi_stages * OUT_BYTES[config.out_dtype]
+    if config.splits > 1:
+        # FP32 from each CTA, of whole groups of eight columns.
+        stores = rows * config.splits * 8 * ceil_div(config.block_n // 8, config.splits) * 4
     assert config.stage_bytes == tiles
     assert config.store_bytes == stores
     table = 4 * (MAX_GROUPS + 2) if config.layout in ("offsets", "masked") else 0
@@ -82,8 +86,9 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
 
 @every_config
 def test_warpgroups_and_waves_cover_the_tile(config: KernelConfig) -> None:
-    assert config.block_m == 64 * config.math_warpgroups * config.waves
-    assert config.cluster_size == config.cluster_m * config.cluster_n
+    # With 8 rows, 64 are multiplied.
+    assert max(config.block_m, 64) == 64 * config.math_warpgroups * config.waves
+    assert config.cluster_size == config.cluster_m * config.cluster_n * config.splits
 
 
 @every_config

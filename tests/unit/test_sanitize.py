@@ -32,6 +32,8 @@ def clusters(case: Any) -> tuple[int, int]:
 
 def tiles_of_a_cta(case: Any) -> int:
     """How many tiles even the least busy CTA comes by."""
+    if case.config.splits > 1:
+        return 1
     along_m, along_n = clusters(case)
     return along_m * along_n // max(1, sanitize.NUM_SMS // case.config.cluster_size)
 
@@ -42,14 +44,18 @@ def store_chunks(config: KernelConfig) -> int:
 
 @every_case
 def test_a_cta_comes_by_several_tiles(case: Any) -> None:
-    """So that store buffers are filled again for the next tile, and rings go on from one to the other."""
-    assert tiles_of_a_cta(case) >= 2
+    """So that store buffers are filled again for the next tile, and rings go on from one to the other.
+
+    Where k-blocks are shared out, a CTA has one tile.
+    """
+    assert tiles_of_a_cta(case) >= 2 or case.config.splits > 1
 
 
 @every_case
 def test_rings_go_round_twice(case: Any) -> None:
     """Once for a stage to be filled again, once more for the phases of its barriers to return."""
-    assert tiles_of_a_cta(case) * ceil_div(case.k, BLOCK_K) > 2 * case.config.stages
+    k_blocks = ceil_div(case.k, BLOCK_K) // case.config.splits
+    assert tiles_of_a_cta(case) * k_blocks > 2 * case.config.stages
 
 
 @every_case
@@ -83,6 +89,8 @@ def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
         lambda config: (config.cluster_m, config.cluster_n),
         lambda config: (config.out_dtype, config.math_warpgroups),
         lambda config: (config.out_dtype, config.cluster_size > 1),
+        lambda config: (config.block_m, config.splits > 1),
+        lambda config: (config.out_dtype, config.splits > 1),
     ]
     for kind in kinds:
         assert {kind(case.config) for case in cases_of("dense")} == {kind(config) for config in configs}

@@ -31,9 +31,11 @@ from cute_gemm.schedulers.group_table import TILE_LIMIT, GroupTableScheduler
 from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
 from cute_gemm.schedulers.m_grouped_masked import MGroupedMaskedScheduler
 from cute_gemm.schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
+from cute_gemm.schedulers.split_k import SplitKScheduler
 
 SCHEDULERS = {
     "dense": DenseScheduler,
+    "split_k": SplitKScheduler,
     "contiguous": MGroupedContiguousScheduler,
     "offsets": MGroupedOffsetsScheduler,
     "masked": MGroupedMaskedScheduler,
@@ -48,6 +50,7 @@ class Schedule(NamedTuple):
     cluster_mn: tuple[int, int]
     raster: int
     block_m: int | None = None
+    splits: int = 1
 
 
 USED = {((config.cluster_m, config.cluster_n), config.raster) for config in CONFIGS}
@@ -164,11 +167,11 @@ class HostFunction:
         block_m: Int32,
         block_n: Int32,
     ):
-        kind, cluster_mn, raster, fixed_block_m = self.schedule
+        kind, cluster_mn, raster, fixed_block_m, splits = self.schedule
         out[OUTSIDE] = Int32(0)
         data = Watched(data, m if kind == "contiguous" else groups, out)
         table = Counted(table, groups + 2, out)
-        grouping = {"dense": (), "offsets": (data, alignment)}.get(kind, (data,))
+        grouping = {"dense": (), "split_k": (), "offsets": (data, alignment)}.get(kind, (data,))
         scheduler = SCHEDULERS[kind].to_params(
             m,
             n,
@@ -177,7 +180,7 @@ class HostFunction:
             grouping,
             num_sms,
             block_mn=(block_m if fixed_block_m is None else fixed_block_m, block_n),
-            cluster_mnk=(*cluster_mn, 1),
+            cluster_mnk=(*cluster_mn, splits),
             raster=raster,
         )
         self.run(out, table, scheduler)
@@ -525,6 +528,44 @@ def offsets_call(call: Call, sizes: Sequence[int], spare: int) -> tuple[Call, li
         end = ceil_div(end, call.alignment) * call.alignment + size
         ends.append(end)
     return call._replace(m=max(1, end + spare), groups=len(ends)), ends
+
+
+SPLIT_K = [Schedule("split_k", (1, 1), 16, splits=splits) for splits in (2, 3, 4, 8)]
+
+
+def test_all_numbers_of_ctas_that_share_out_k_are_tested() -> None:
+    used = {(config.splits, config.raster) for config in CONFIGS if config.splits > 1}
+    assert used == {(schedule.splits, schedule.raster) for schedule in SPLIT_K}
+
+
+@pytest.mark.parametrize("schedule", SPLIT_K, ids=str)
+@given(call=CALLS)
+@example(Call(m=1, n=8, k_blocks=8))
+@settings(max_examples=100, deadline=None)
+def test_split_k(schedule: Schedule, call: Call) -> None:
+    run(Walk(schedule), call)
+    *grid, rows = OUT[0, :4].tolist()
+    steps = [Step(*row) for row in OUT[1:rows].tolist()]
+    tiles_mn = [
+        (row, n_tile)
+        for row in range(0, call.m, call.block_m)
+        for n_tile in range(ceil_div(call.n, call.block_n))
+    ]
+    assert grid == [1, 1, len(tiles_mn) * schedule.splits]
+    assert [step.is_valid for step in steps] == [1, 0] * grid[2], "not one tile each"
+    firsts = steps[::2]
+    assert all((step.row_end, step.m_group, step.group) == (call.m, 0, 0) for step in steps)
+
+    clusters = [firsts[i : i + schedule.splits] for i in range(0, len(firsts), schedule.splits)]
+    assert sorted((cluster[0].row, cluster[0].n_tile) for cluster in clusters) == tiles_mn
+    for cluster in clusters:
+        assert {(step.row, step.n_tile) for step in cluster} == {(cluster[0].row, cluster[0].n_tile)}
+        ends = [step.k_start + step.k_count for step in cluster]
+        assert [step.k_start for step in cluster] == [0, *ends[:-1]], "k-blocks left out, or summed up twice"
+        assert ends[-1] == call.k_blocks
+        counts = [step.k_count for step in cluster]
+        assert max(counts) - min(counts) <= 1
+        assert min(counts) > 0 or call.k_blocks < schedule.splits
 
 
 @pytest.mark.parametrize("schedule", OFFSETS, ids=str)
