@@ -191,8 +191,8 @@ def _fill(
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most))
 
 
-# Predicted time. The constants were fitted to 2,139 timings in benchmarks/candidates (H200, cold L2): what is
-# picked took 1 % longer than the best candidate on average, 15 % at worst (benchmarks/cost_model.py). CTAs of
+# Predicted time. The constants were fitted to 2,925 timings in benchmarks/candidates (H200, cold L2): what is
+# picked took 1 % longer than the best candidate on average, 9 % at worst (benchmarks/cost_model.py). CTAs of
 # two groups are taken to share B like others.
 
 _LAUNCH_US = 1.87

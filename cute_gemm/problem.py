@@ -161,9 +161,11 @@ class KernelConfig:
 
     @property
     def store_bytes(self) -> int:
-        """Shared memory of the store buffers of all math warpgroups, or of partial sums."""
+        """Shared memory of the store buffers of all math warpgroups, or of partial sums and their barrier."""
         if self.splits > 1:
-            return 4 * 64 * self.math_warpgroups * 8 * self.splits * ceil_div(self.block_n, 8 * self.splits)
+            return BARRIER_SMEM + 4 * 64 * self.math_warpgroups * 8 * self.splits * ceil_div(
+                self.block_n, 8 * self.splits
+            )
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property
