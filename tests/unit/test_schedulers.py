@@ -497,13 +497,16 @@ class Edge(HostFunction):
 @pytest.mark.parametrize(("m", "n"), [(checks.MAX_EXTENT, 8), (1, checks.MAX_EXTENT // 8 * 8)])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: int) -> None:
-    """Not even in the CTAs of the last cluster whose tiles lie beyond the output."""
+    """Not even in the CTAs of the last cluster whose tiles lie beyond the output.
+
+    Where k-blocks are shared out, all CTAs of a cluster have the tile that one of a dense schedule has.
+    """
     cluster_mn, block_mn = (config.cluster_m, config.cluster_n), (config.block_m, config.block_n)
     schedule = Schedule("dense", cluster_mn, config.raster)
     run(Edge(schedule), Call(m=m, n=n, block_m=config.block_m, block_n=config.block_n))
     ends = [
-        ceil_div(extent, block * ctas) * block * ctas
-        for extent, block, ctas in zip((m, n), block_mn, cluster_mn, strict=True)
+        ceil_div(extent, block * peers) * block * peers
+        for extent, block, peers in zip((m, n), block_mn, cluster_mn, strict=True)
     ]
     # A thread adds the place of its element in the tile.
     assert max(ends) <= 2**31
@@ -512,10 +515,11 @@ def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: in
         for x in range(cluster_mn[0])
         for y in range(cluster_mn[1])
     ]
-    seen = OUT[: 2 * config.cluster_size, :3].tolist()
+    ctas = len(firsts)
+    seen = OUT[: 2 * ctas, :3].tolist()
     # After the last tile comes no other, but the same one again.
     assert [row[:2] for row in seen] == firsts * 2
-    assert [row[2] for row in seen] == [1] * config.cluster_size + [0] * config.cluster_size
+    assert [row[2] for row in seen] == [1] * ctas + [0] * ctas
 
 
 # Groups in one matrix, of any size
