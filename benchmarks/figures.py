@@ -108,6 +108,9 @@ def _means(comparisons: Sequence[Comparison]) -> Iterable[str]:
 
 
 def _notes(comparisons: Sequence[Comparison]) -> Iterable[str]:
+    beside = sum(each.is_beside for each in comparisons)
+    if beside:
+        yield f"DeepGEMM took turns with our kernels at {beside} of {len(comparisons)} shapes."
     card = mean_of(comparisons, lambda each: each.card)
     if card is not None:
         yield (

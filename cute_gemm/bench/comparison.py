@@ -1,4 +1,4 @@
-"""Our rows beside the figures of DeepGEMM in `published`: ratios, calibration and geometric means."""
+"""Our rows beside DeepGEMM's, measured or published: ratios, calibration and geometric means."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from .records import (
     Row,
     Shape,
     by_kind,
+    peers_beside,
+    right_times,
     shape_of,
     shape_text,
 )
@@ -32,6 +34,8 @@ class Comparison:
     row: Row
     deepgemm_us: float
     """Of groups without padding DeepGEMM was given a padded copy; what the copy took is not in it."""
+    is_beside: bool
+    """Whether DeepGEMM took turns with ours. Else its time is a published one, of another run on an H200."""
     card: float | None
     """This card's cuBLASLt time over that of the card in the peers' file; None if it was not measured."""
     m_major_us: float | None
@@ -59,12 +63,21 @@ class Comparison:
 def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Comparison]:
     """Comparisons for the shapes of `op` that DeepGEMM was measured at, in the order of the peers' file.
 
+    What was published of it stands in where it was not timed beside ours, for a card of the same name.
+
     Raises:
         BenchError: two rows measured the same thing.
     """
+    rows = list(rows)
     times = by_kind(rows, op, regime)
     ours, m_major = times.get((OURS, ROW_MAJOR), {}), times.get((OURS, M_MAJOR), {})
-    deepgemm = published.peer_times(regime, op).get(DEEPGEMM, {})
+    beside = right_times(peers_beside(rows, op, regime).get(DEEPGEMM, {}))
+    # Also of shapes beside ours, whose times replace these: they come in the order of the file.
+    elsewhere = {
+        shape: us
+        for shape, us in published.peer_times(regime, op).get(DEEPGEMM, {}).items()
+        if shape in beside or (shape in ours and ours[shape]["device"] == published.DEVICE)
+    }
     # Of a dense shape cuBLASLt has a row of its own, of a grouped one a measurement within ours.
     measured, there = times.get((FAST, None), {}), published.peer_times(regime)[FAST]
 
@@ -80,18 +93,19 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
             shape=shape,
             row=ours[shape],
             deepgemm_us=deepgemm_us,
-            card=card(shape),
+            is_beside=shape in beside,
+            card=None if shape in beside else card(shape),
             m_major_us=m_major[shape]["us"] if shape in m_major else None,
         )
-        for shape, deepgemm_us in deepgemm.items()
+        for shape, deepgemm_us in (elsewhere | beside).items()
         if shape in ours
     ]
 
 
 def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
     """Of each shape the speed of our offsets operation relative to our contiguous one, padding included."""
-    padded = {each.shape: each.us for each in compare(rows, regime, CONTIGUOUS)}
-    return [padded[each.shape] / each.us for each in compare(rows, regime, OFFSETS) if each.shape in padded]
+    padded, unpadded = (by_kind(rows, op, regime).get((OURS, ROW_MAJOR), {}) for op in (CONTIGUOUS, OFFSETS))
+    return [padded[shape]["us"] / row["us"] for shape, row in unpadded.items() if shape in padded]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -119,13 +133,14 @@ def by_rows(comparisons: Iterable[Comparison]) -> dict[str, list[Comparison]]:
 def text_table(comparisons: Sequence[Comparison], title: str) -> str:
     """What a person who waits at the terminal wants to know."""
     lines = [
-        f"{title}: ours against DeepGEMM; above 1 we are faster; scaled: as if on the peers' card",
+        f"{title}: ours against DeepGEMM; above 1 we are faster; *: of another run, on an H200; scaled: as if"
+        " on that card",
         _line("shape", "config", "ours us", "DeepGEMM us", "raw", "scaled", "row/M-major"),
     ]
     for each in comparisons:
         numbers = (each.ratio, each.scaled_ratio, each.row_major_cost)
         shape = shape_text(each.shape)
-        times = (f"{each.us:.2f}", f"{each.deepgemm_us:.2f}")
+        times = (f"{each.us:.2f}", f"{each.deepgemm_us:.2f}{'' if each.is_beside else '*'}")
         lines.append(_line(shape, each.row["config"], *times, *map(_number, numbers)))
     classes = by_rows(comparisons)
     if {"M = 64", "M = 128"} <= classes.keys():

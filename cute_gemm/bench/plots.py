@@ -28,8 +28,10 @@ from .records import (
     Row,
     Shape,
     by_kind,
+    peers_beside,
+    right_times,
 )
-from .tables import OPS, REGIMES, TITLES, dimension_names, peers_beside
+from .tables import OPS, REGIMES, TITLES, dimension_names
 from .work import Card, Work, card_named
 
 # The colours of Okabe and Ito, which the colour-blind tell apart; markers say the same again.
@@ -118,8 +120,7 @@ def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:
     found: dict[str, _Times] = {}
     for peer in _LOOK:
         if peer in beside:
-            times = {shape: row["us"] for shape, row in beside[peer].items() if "wrong" not in row}
-            label = peer
+            times, label = right_times(beside[peer]), peer
         else:
             times, label = published.get(peer, {}), f"{peer}, reference"
         if times.keys() & shapes:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .records import COLD, DEEPGEMM, DENSE, PEER_OPS, SUSTAINED, Shape, read_rows, shape_of
 
+DEVICE = "NVIDIA H200"
 DIRECTORY = Path(__file__).parent / "peer_figures"
 FILES = {COLD: DIRECTORY / "h200.jsonl", SUSTAINED: DIRECTORY / "h200_sustained.jsonl"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ def by_kind(rows: Iterable[Row], op: str, regime: str) -> dict[tuple[str, str | 
             raise BenchError(f"two {what} rows of {row['peer']} ({layout}) at {shape_of(row)}")
         kind[shape_of(row)] = row
     return found
+
+
+def peers_beside(rows: Iterable[Row], op: str, regime: str) -> dict[str, dict[Shape, Row]]:
+    """Rows of each peer that was measured in this run at what ``op`` is compared with."""
+    kinds = by_kind(rows, PEER_OPS[op], regime)
+    return {peer: found for (peer, _), found in kinds.items() if peer != OURS}
+
+
+def right_times(rows: Mapping[Shape, Row]) -> dict[Shape, float]:
+    """Microseconds of the rows whose results were right."""
+    return {shape: row["us"] for shape, row in rows.items() if "wrong" not in row}
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -15,12 +15,13 @@ from .records import (
     MASKED,
     OFFSETS,
     OURS,
-    PEER_OPS,
     ROW_MAJOR,
     SUSTAINED,
     Row,
     Shape,
     by_kind,
+    peers_beside,
+    right_times,
 )
 from .work import Work, card_named
 
@@ -55,12 +56,6 @@ def dimension_names(op: str) -> list[str]:
     """What heads the columns of a shape."""
     names = {"groups": "groups", "expected_m": "rows of each"}
     return [names.get(key, key.upper()) for key in KEYS[op]]
-
-
-def peers_beside(rows: Iterable[Row], op: str, regime: str) -> dict[str, dict[Shape, Row]]:
-    """Rows of each peer that was measured in this run at what ``op`` is compared with."""
-    kinds = by_kind(rows, PEER_OPS[op], regime)
-    return {peer: found for (peer, _), found in kinds.items() if peer != OURS}
 
 
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
@@ -127,10 +122,7 @@ def _means(
     reference: Mapping[str, Mapping[Shape, float]],
 ) -> Iterable[str]:
     """How many times as fast as each peer we are, over the shapes at which both were timed."""
-    times = {
-        peer: {shape: row["us"] for shape, row in found.items() if "wrong" not in row}
-        for peer, found in measured.items()
-    }
+    times = {peer: right_times(found) for peer, found in measured.items()}
     times |= {f"{peer}, reference": dict(found) for peer, found in reference.items()}
     ratios = {
         peer: [us / ours[shape]["us"] for shape, us in found.items() if shape in ours]

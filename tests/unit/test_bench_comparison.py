@@ -17,6 +17,38 @@ def test_ratios():
     assert found.row_major_cost == pytest.approx(200.0 / 190.0)
 
 
+def test_deepgemm_beside_ours_goes_before_what_was_published():
+    beside = row(180.0, peer=records.DEEPGEMM, layout="m_major")
+    rows = [row(200.0), beside, row(peer=records.FAST, layout=None), row(10.0, shape=(64, 2112, 7168))]
+    few, found = comparison.compare(rows, "cold")
+    assert (found.ratio, found.is_beside, found.card) == (0.9, True, None)
+    assert (few.ratio, few.is_beside) == (pytest.approx(10.02 / 10.0), False)
+    lines = [line.split() for line in comparison.text_table([few, found], "cold").splitlines()]
+    assert ["180.00", "0.900"] in [line[3:5] for line in lines]
+    assert ["10.02*", "1.002"] in [line[3:5] for line in lines]
+    (_, found) = comparison.compare([*rows[:1], beside | {"wrong": "beyond its limit"}, *rows[2:]], "cold")
+    assert found.ratio == pytest.approx(168.73 / 200.0)
+    # Groups without padding, beside what the peer needs instead.
+    rows = [grouped_row(2000.0, "m_grouped_offsets"), grouped_row(1900.0, peer=records.DEEPGEMM)]
+    (found,) = comparison.compare(rows, "cold", records.OFFSETS)
+    assert (found.ratio, found.is_beside) == (0.95, True)
+
+
+def test_another_card_is_not_compared_with_what_was_published():
+    ours = row(300.0) | {"device": "NVIDIA H100 80GB HBM3"}
+    assert comparison.compare([ours], "cold") == []
+    shape = (96, 4096, 7168)  # the peers' file does not have it
+    rows = [each | {"device": "NVIDIA H100 80GB HBM3"} for each in (ours, row(270.0, peer=records.DEEPGEMM))]
+    rows += [row(20.0, shape), row(30.0, shape, records.DEEPGEMM)]
+    assert [each.ratio for each in comparison.compare(rows, "cold")] == [0.9, 1.5]
+
+
+def test_ours_without_padding_needs_no_peer():
+    rows = [grouped_row(2000.0), grouped_row(1600.0, "m_grouped_offsets")]
+    rows = [each | {"device": "NVIDIA H100 80GB HBM3"} for each in rows]
+    assert comparison.speeds_without_padding(rows, "cold") == [1.25]
+
+
 def test_what_was_not_measured_is_not_made_up():
     (found,) = comparison.compare([row()], "cold")
     assert found.card is found.scaled_ratio is found.row_major_cost is None
@@ -66,7 +98,7 @@ def test_grouped_table():
     table = comparison.text_table(comparison.compare(rows, "cold", records.CONTIGUOUS), "cold")
     lines = [line.split() for line in table.splitlines()]
     name = "256x128_c2x1_s3_bf16"
-    assert ["8x4096x4096x4096", name, "864.67", "864.67", "1.000", "-", "-"] in lines
+    assert ["8x4096x4096x4096", name, "864.67", "864.67*", "1.000", "-", "-"] in lines
     assert ["4", "x", "8192", "least", "0.400", "0.600", "-", "-"] in lines
     assert ["all", "least", "0.400", f"{(0.9 * 0.4) ** (1 / 3):.3f}", "-", "-"] in lines
 
@@ -91,7 +123,7 @@ def test_table():
     table = comparison.text_table(comparison.compare(rows, "cold"), "cold")
     lines = [line.split() for line in table.splitlines()]
     name = "256x128_c2x1_s3_bf16"
-    assert ["4096x4096x7168", name, "168.73", "168.73", "1.000", "-", "1.030"] in lines
-    assert ["64x2112x7168", name, "11.13", "10.02", "0.900", "-", "-"] in lines
+    assert ["4096x4096x7168", name, "168.73", "168.73*", "1.000", "-", "1.030"] in lines
+    assert ["64x2112x7168", name, "11.13", "10.02*", "0.900", "-", "-"] in lines
     assert ["M", "=", "64,", "128", "least", "0.400", "0.600", "-", "-"] in lines
     assert ["M", "=", "4096", "least", "1.000", "1.000", "-", "1.030"] in lines
