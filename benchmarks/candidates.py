@@ -1,18 +1,20 @@
 """Times every candidate of the cost model on a Hopper GPU: what its constants are fitted to.
 
-    python benchmarks/candidates.py --out /tmp/candidates.jsonl     # about three minutes on an H200
+    python benchmarks/candidates.py --out /tmp/candidates.jsonl     # about a minute on an H100
+    python benchmarks/candidates.py --random 24 --seed 1 --out /tmp/random.jsonl
     python benchmarks/candidates.py --op m_grouped_masked --shapes 32x20x4096x4096 --out /tmp/masked.jsonl
 
-After the candidates of a shape comes cuBLASLt (`torch._scaled_mm`, tensorwise fast-accumulate): at a dense
-shape itself, where it takes that, and for grouped ones at a dense shape near by. Cold L2, row-major scales,
-bf16 out, standard normal operands, and a rest before each. All candidates that sum k-blocks in one order must
-give the same bits. `cost_model.py` shows how good the choices are.
+The candidates of a shape take turns, but for those that the model predicts to take twice as long as its best
+one, and among them cuBLASLt (`torch._scaled_mm`, tensorwise fast-accumulate): at a dense shape itself, where
+it takes that, and for grouped ones at a dense shape near by. Cold L2, row-major scales, bf16 out, standard
+normal operands, and a rest before each shape. All candidates that sum k-blocks in one order must give the
+same bits. `cost_model.py` shows how good the choices are.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -38,11 +40,12 @@ from cute_gemm.bench.records import (
 )
 from cute_gemm.bench.work import problem_of
 from cute_gemm.compilation import compile_configs
-from cute_gemm.problem import KernelConfig
+from cute_gemm.problem import GemmProblem, KernelConfig
 from cute_gemm.tune.candidates import checked_calls
 
 REPEATS = 10
 REST_SECONDS = 0.1
+WITHIN = 2.0  # times what the best is predicted to take
 # Between the peers' shapes, where the choice changes most.
 MORE_SHAPES: dict[str, list[Shape]] = {
     DENSE: [
@@ -70,20 +73,36 @@ def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: 
     return {"op": op, **key, **tile, **times}
 
 
-def time_cold(call: Callable[[], object]) -> float:
-    """Mean in microseconds."""
-    time.sleep(REST_SECONDS)
-    return statistics.mean(testing.time_cold(call, REPEATS))
+def random_shapes(count: int, seed: int) -> list[Shape]:
+    """Dense shapes: M from 1 to 4096, N from 512 to 16384 by 64, K from 512 to 8192 by 128, by logarithms."""
+    draw = random.Random(seed)
+    return [
+        (
+            round(2 ** draw.uniform(0, 12)),
+            64 * round(2 ** draw.uniform(9, 14) / 64),
+            128 * round(2 ** draw.uniform(9, 13) / 128),
+        )
+        for _ in range(count)
+    ]
+
+
+def configs_of(problem: GemmProblem) -> list[KernelConfig]:
+    """What is timed, the one predicted to be fastest first."""
+    ranked = heuristics.rank(problem)
+    return [choice.config for choice in ranked if choice.cost_us < WITHIN * ranked[0].cost_us]
 
 
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     problem = problem_of(op, shape, num_sms)
-    configs = [choice.config for choice in heuristics.rank(problem)]
-    calls = checked_calls(problem, configs, make_case(op, shape))
+    configs = configs_of(problem)
+    calls: list[Callable[[], object]] = checked_calls(problem, configs, make_case(op, shape))
 
     beside = shape if op == DENSE else calibration_shape(shape)
     has_cublaslt = beside[0] % 16 == 0
-    times = [time_cold(call) for call in ([*calls, calibration_call(beside)] if has_cublaslt else calls)]
+    if has_cublaslt:
+        calls.append(calibration_call(beside))
+    time.sleep(REST_SECONDS)
+    times = [taken.median_us for taken in testing.time_cold_together(calls, REPEATS)]
     cublaslt_us = times.pop() if has_cublaslt else None
     rows = [row_of(op, shape, config, us, cublaslt_us) for config, us in zip(configs, times, strict=True)]
     return sorted(rows, key=lambda row: row["us"])
@@ -99,17 +118,23 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--op", choices=MORE_SHAPES, default=DENSE)
-    parser.add_argument("--shapes", nargs="+", type=parse_shape, metavar="[Gx]MxNxK")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--shapes", nargs="+", type=parse_shape, metavar="[Gx]MxNxK")
+    which.add_argument("--random", type=int, metavar="COUNT", help="as many dense shapes, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--out", type=Path, required=True, help="the JSON lines to write")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("candidates.py times a GPU, and torch sees none", file=sys.stderr)
         return 1
     op = options.op
+    if options.random and op != DENSE:
+        parser.error("--random draws dense shapes")
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    shapes = options.shapes or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
+    drawn = random_shapes(options.random, options.seed) if options.random else None
+    shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
     problems = [problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(choice.config for each in problems for choice in heuristics.rank(each))
+    compile_configs(config for each in problems for config in configs_of(each))
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)

@@ -14,6 +14,7 @@ from cute_gemm import dispatch, heuristics
 from cute_gemm.bench import records
 from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.work import problem_of
+from cute_gemm.testing.timing import ColdTimes
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 candidates = importlib.import_module("candidates")
@@ -24,10 +25,13 @@ def timed(monkeypatch):
     """Everything that needs a GPU replaced; gives the calls that were timed."""
     timed = []
 
-    def time_cold(call):
-        call()
-        timed.append(call)
-        return 10.0 + len(timed)
+    def time_cold_together(calls, repeats):
+        times = []
+        for call in calls:
+            call()
+            timed.append(call)
+            times.append(ColdTimes([10.0 + len(timed)] * repeats))
+        return times
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
@@ -37,7 +41,7 @@ def timed(monkeypatch):
     monkeypatch.setattr(candidates, "make_case", lambda op, shape: make_case(op, shape, "cpu"))
     monkeypatch.setattr(candidates, "calibration_call", lambda shape: lambda: None)
     monkeypatch.setattr(candidates, "compile_configs", list)
-    monkeypatch.setattr(candidates, "time_cold", time_cold)
+    monkeypatch.setattr(candidates.testing, "time_cold_together", time_cold_together)
     return timed
 
 
@@ -50,14 +54,15 @@ OPS = {
 
 
 @pytest.mark.parametrize(("op", "shape"), OPS.items())
-def test_all_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_path):
+def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_path):
     kernels = Kernels()
     monkeypatch.setattr(dispatch, "instance", kernels.instance)
     text = "x".join(map(str, shape))
     arguments = ["candidates.py", "--op", op, "--shapes", text, "--out", str(tmp_path / "rows.jsonl")]
     monkeypatch.setattr(sys, "argv", arguments)
     assert candidates.main() == 0
-    suitable = [choice.config for choice in heuristics.rank(problem_of(op, shape, 78))]
+    ranked = heuristics.rank(problem_of(op, shape, 78))
+    suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
     assert set(kernels.launched) == {(config, 78) for config in suitable}
     assert len(timed) == len(suitable) + 1
     rows = records.read_rows(tmp_path / "rows.jsonl")
@@ -70,3 +75,35 @@ def test_all_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, 
     kernels.different.append(suitable[-1])
     with pytest.raises(AssertionError, match=f"{suitable[-1].name} differs from {suitable[0].name}"):
         candidates.main()
+
+
+def test_random_shapes_are_those_of_a_seed():
+    shapes = candidates.random_shapes(200, 1)
+    assert shapes == candidates.random_shapes(200, 1)
+    assert shapes != candidates.random_shapes(200, 2)
+    for m, n, k in shapes:
+        assert 1 <= m <= 4096
+        assert 512 <= n <= 16384
+        assert n % 64 == 0
+        assert 512 <= k <= 8192
+        assert k % 128 == 0
+    assert len({m for m, _, _ in shapes if m <= 64}) > 20
+
+
+def test_random_shapes_are_timed(timed, monkeypatch, tmp_path):
+    kernels = Kernels()
+    monkeypatch.setattr(dispatch, "instance", kernels.instance)
+    monkeypatch.setattr(candidates, "random_shapes", lambda count, seed: [(seed, 136, 272)] * count)
+    out = tmp_path / "rows.jsonl"
+    arguments = ["candidates.py", "--random", "1", "--seed", "5", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert candidates.main() == 0
+    assert {records.shape_of(each) for each in records.read_rows(out)} == {(5, 136, 272)}
+
+
+def test_random_shapes_are_dense(timed, monkeypatch, capsys):
+    arguments = ["candidates.py", "--op", "m_grouped_masked", "--random", "1", "--out", "x"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        candidates.main()
+    assert "--random draws dense shapes" in capsys.readouterr().err

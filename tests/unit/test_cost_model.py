@@ -11,9 +11,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 cost_model = importlib.import_module("cost_model")
 
 SHAPES = {
-    "dense": 13,
-    "dense_few_rows": 52,
-    "dense_warm": 11,
+    "dense": 66,
     "m_grouped_contiguous": 11,
     "m_grouped_masked": 19,
     "m_grouped_masked_warm": 4,
@@ -33,8 +31,6 @@ def test_all_runs_are_judged() -> None:
     assert {pick.run for pick in cost_model.picks()} == set(SHAPES)
 
 
-def test_stand_ins_are_few() -> None:
-    """They say nothing of the choice itself; the first run did not have all of today's candidates."""
-    chosen = cost_model.picks()
-    assert sum(pick.is_stand_in for pick in chosen) <= 7
-    assert all(pick.run.startswith("dense") for pick in chosen if pick.is_stand_in)
+def test_what_is_chosen_was_measured() -> None:
+    """A stand-in says nothing of the choice itself."""
+    assert not any(pick.is_stand_in for pick in cost_model.picks())
