@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import heuristics, jit, settings, tuned
-from .problem import GemmProblem, KernelConfig
+from .problem import GemmProblem, Hint, KernelConfig
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
@@ -31,8 +31,8 @@ def fp8_gemm_nt(
         RuntimeError: the stream is being captured into a CUDA graph, and the kernel has not been launched on
             this device before.
     """
-    launch, num_sms = _launcher("dense", 1, m, n, k, out.dtype, device)
-    launch(a, sa, b, sb, out, num_sms)
+    launch, options = _launcher("dense", 1, m, n, k, out.dtype, device)
+    launch(a, sa, b, sb, out, *options)
 
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -40,8 +40,8 @@ def m_grouped_fp8_gemm_nt_contiguous(
 ) -> None:
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous`."""
     groups, n, k = b.shape
-    launch, num_sms = _launcher("contiguous", groups, a.shape[0], n, k, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, num_sms, group_index)
+    launch, options = _launcher("contiguous", groups, a.shape[0], n, k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, *options, group_index)
 
 
 def m_grouped_fp8_gemm_nt_offsets(
@@ -49,8 +49,8 @@ def m_grouped_fp8_gemm_nt_offsets(
 ) -> None:
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`."""
     groups, n, k = b.shape
-    launch, num_sms = _launcher("offsets", groups, a.shape[0], n, k, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, num_sms, offsets, alignment)
+    launch, options = _launcher("offsets", groups, a.shape[0], n, k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, *options, offsets, alignment)
 
 
 def m_grouped_fp8_gemm_nt_masked(
@@ -59,8 +59,8 @@ def m_grouped_fp8_gemm_nt_masked(
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`."""
     groups, n, k = b.shape
     rows = groups * min(expected_rows, a.shape[1])
-    launch, num_sms = _launcher("masked", groups, rows, n, k, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, num_sms, valid_rows)
+    launch, options = _launcher("masked", groups, rows, n, k, out.dtype, a.get_device())
+    launch(a, sa, b, sb, out, *options, valid_rows)
 
 
 def select(problem: GemmProblem) -> KernelConfig:
@@ -72,12 +72,18 @@ def select(problem: GemmProblem) -> KernelConfig:
 
 
 def instance(config: KernelConfig) -> Callable[..., None]:
-    """The kernel of ``config``, ready to be called as ``(a, sa, b, sb, out, num_sms, *grouping)``."""
+    """The kernel of ``config``, to be called as ``(a, sa, b, sb, out, *launch_options(...), *grouping)``."""
     # With all that kernels derive from a configuration: `problem` is imported with the package, long before
     # its source is read for the key, so the source alone need not be what is in use.
     derived = [name for name, member in vars(KernelConfig).items() if isinstance(member, property)]
     values = tuple((name, getattr(config, name)) for name in derived)
     return jit.instance(("Fp8Gemm1D2D", config, values), lambda: _fp8_1d2d(config), config.name)
+
+
+def launch_options(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> tuple[int, int]:
+    """How to launch ``config`` for ``problem``: the multiprocessors to run on, and :class:`Hint`."""
+    hints = heuristics.l2_hints(problem, config)
+    return problem.num_sms, int(hints | Hint.PDL if pdl else hints)
 
 
 def cubin(config: KernelConfig) -> bytes:
@@ -87,11 +93,11 @@ def cubin(config: KernelConfig) -> bytes:
 
 def _launcher(
     layout: str, groups: int, m: int, n: int, k: int, out_dtype: torch.dtype, device: int
-) -> tuple[Callable[..., None], int]:
-    """What to launch for a shape under the settings in force, and on how many multiprocessors."""
+) -> tuple[Callable[..., None], tuple[int, ...]]:
+    """What to launch for a shape under the settings in force, and its :func:`launch_options`."""
     now = settings.current()
     # By fields: a hash of the dataclass takes 0.1 us, more than all of this adds to a warm call (0.06 us).
-    return _choose(layout, groups, m, n, k, out_dtype, device, now.num_sms, now.batch_invariant)
+    return _choose(layout, groups, m, n, k, out_dtype, device, now.num_sms, now.batch_invariant, now.pdl)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -105,7 +111,8 @@ def _choose(
     device: int,
     most_sms: int | None,
     batch_invariant: bool,
-) -> tuple[Callable[..., None], int]:
+    pdl: bool,
+) -> tuple[Callable[..., None], tuple[int, ...]]:
     """As :func:`_launcher`, for given settings: remembered, so whoever asks launches.
 
     Raises:
@@ -119,7 +126,8 @@ def _choose(
             "most that, or None for all"
         )
     num_sms = there if most_sms is None else most_sms
-    config = select(GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms, layout, groups, batch_invariant))
+    problem = GemmProblem(m, n, k, _OUT_NAMES[out_dtype], num_sms, layout, groups, batch_invariant)
+    config = select(problem)
     if (config, device) not in _launched and _is_capturing():
         rows = f"{groups} x {m // groups} expected rows" if layout == "masked" else f"M = {m}"
         product = f"{rows}, N = {n}, K = {k}" + ("" if layout == "dense" else f", {groups} groups")
@@ -129,7 +137,7 @@ def _choose(
         )
     launch = instance(config)
     _launched.add((config, device))
-    return launch, num_sms
+    return launch, launch_options(problem, config, pdl)
 
 
 def _is_capturing() -> bool:
@@ -187,4 +195,5 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
     )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     kernel = Fp8Gemm1D2D(config, scheduler, store)
-    return kernel, (*operands, cutlass.Int32(0), stream, *grouping)
+    options = cutlass.Int32(0), cutlass.Int32(0)
+    return kernel, (*operands, *options, stream, *grouping)

@@ -17,6 +17,7 @@ from .problem import (
     OUT_BYTES,
     SMEM_CAPACITY,
     GemmProblem,
+    Hint,
     KernelConfig,
     ceil_div,
 )
@@ -27,6 +28,7 @@ _MAX_STAGES = 16
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 _RASTER = 16  # tiles along M; with 8, 4096 x 32768 x 512 took 6 % longer, and others up to 1 % less or more
+_MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _BLOCK_N = {
     64: (16, 32, 48, 64, 80, 96, 112, 128),
@@ -142,6 +144,24 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
 
 
+def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
+    """Of which operands what is loaded should leave L2 first, for the tiles of ``config``.
+
+    An operand that few tiles read, all at about the same time, is not needed again. If its lines give way
+    first, they replace each other and not the rest of L2: an output that has to be written back before its
+    line is free, or the other operand. That saves up to 14 % with few rows, and loses as much where an
+    operand is read again later (docs/performance.md, 37).
+    """
+    readers_of_a = ceil_div(problem.n, config.block_n)
+    readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
+    hints = Hint(0)
+    if readers_of_a <= _MOST_READERS_AT_ONCE:
+        hints |= Hint.A_FIRST
+    if readers_of_b <= _MOST_READERS_AT_ONCE:
+        hints |= Hint.B_FIRST
+    return hints
+
+
 def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
     for block_m, block_ns in (_BLOCK_N if layout == "dense" else _GROUPED_BLOCK_N).items():
         for block_n in block_ns:
@@ -162,7 +182,10 @@ def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
 def _fill(
     block_m: int, block_n: int, cluster_m: int, cluster_n: int, splits: int, out_dtype: str, layout: str
 ) -> KernelConfig:
-    """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest."""
+    """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
+
+    Dense tiles of two waves have two buffers, for the sake of a fourth stage.
+    """
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
     temporaries = 2 if block_m <= 64 else 1
     width = OUT_BYTES[out_dtype]
@@ -186,33 +209,45 @@ def _fill(
     chunks = bare.waves * block_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
+    if tile.waves > 1 and layout == "dense":
+        # A fourth stage is worth more than buffers for all of the tile (docs/performance.md, 39).
+        tile = replace(tile, epi_stages=2)
     alone = layout == "dense" and block_m <= 64 and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most))
 
 
-# Predicted time. The constants were fitted to 2,925 timings in benchmarks/candidates (H200, cold L2): what is
-# picked took 1 % longer than the best candidate on average, 9 % at worst (benchmarks/cost_model.py). CTAs of
-# two groups are taken to share B like others.
+# Predicted time. The constants were fitted to the timings in benchmarks/candidates (cold L2): 66 dense shapes
+# on an H100, 43 grouped ones on an H200, of the kernels of two days before. What is picked took 1.2 % longer
+# than the best candidate on average, 12 % at worst (benchmarks/cost_model.py). They are what makes choices
+# good, not what a part of the chip does: DRAM is given more than it has, as times add up. CTAs of two groups
+# are taken to share B like others.
 
-_LAUNCH_US = 1.87
-_CLUSTER_US = 1.18  # a launch of clusters, over one without
-_TILE_US = 0.273, 1.15  # prologue and store of a tile: fixed, and per 64 x 128 elements
+_LAUNCH_US = 2.59
+_CLUSTER_US = 1.04  # a launch of clusters, over one without
+_TILE_US = 0.442, 0.345  # prologue and store of a tile: fixed, and per 64 x 128 elements
 # The same for a k-block. Of 8 rows, 64 are multiplied.
-_K_BLOCK_US = {8: (0.0286, 0.231), 64: (0.0, 0.188), 128: (0.132, 0.0649), 256: (0.325, 0.0665)}
-_SUM_US = 0.418, 0.737  # the same as of a tile where partial sums are handed over and added up
-_STRADDLING = 1.237  # on top of that, for selecting among two scales of B
-_SM_BYTES_PER_US = 144e3  # into one SM
-_L2_BYTES_PER_US = 11.0e6  # out of L2, to all SMs
-_SAME_LINE_US = 0.00281  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
-_DRAM_BYTES_PER_US = 3.46e6
-_REREAD = 0.817  # how often more B is read where groups have several rows of tiles; fitted
-_RESIDENT_CTAS_IN_FOURS = 114  # clusters of four do not fill every GPC of 132 SMs; fitted, 112 are sure
+_K_BLOCK_US = {
+    8: (0.0375, 0.238),
+    64: (0.0363, 0.141),
+    128: (0.179, 0.0579),
+    256: (0.314, 0.0716),
+}
+_SUM_US = 0.000583, 0.278  # the same as of a tile where partial sums are handed over and added up
+_STRADDLING = 1.23  # on top of that, for selecting among two scales of B
+_SM_BYTES_PER_US = 125e3  # into one SM
+# Out of L2, to all SMs. Clusters are placed GPC by GPC, which gets less out of it (docs/performance.md, 40).
+_L2_BYTES_PER_US = {"alone": 13.5e6, "along M": 12e6, "along N": 9.68e6}
+_SAME_LINE_US = 0.00341  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
+_DRAM_BYTES_PER_US = 4.1e6
+_REREAD = 1.01  # how often more B is read where groups have several rows of tiles; fitted
+# Clusters of four and of eight do not fill every GPC of 132 SMs; the first is fitted, 112 are sure.
+_RESIDENT_CTAS = {4: 114, 8: 112}
 _SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))  # sizes of groups, as shares of their mean
 
 
 def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
-    """Predicted time of ``problem`` with ``config`` on an H200 with a cold L2, in microseconds.
+    """Predicted time of ``problem`` with ``config`` on a Hopper GPU with a cold L2, in microseconds.
 
     Waves of tiles, each k-block of a wave as slow as its slowest resource (tensor cores and promotion, the
     way into an SM, L2, lines that many CTAs want), but in all no faster than DRAM delivers.
@@ -221,8 +256,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
     n_clusters = ceil_div(n, config.block_n * config.cluster_n)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
-    if config.cluster_size == 4:
-        slots = slots * _RESIDENT_CTAS_IN_FOURS // 132
+    slots = slots * _RESIDENT_CTAS.get(config.cluster_size, 132) // 132
     # One cluster is launched even where there is no room for it.
     slots = max(slots, config.cluster_size)
     ctas = m_clusters * n_clusters * config.cluster_size
@@ -235,7 +269,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     k_block = _soft_max(
         (fixed + per_unit * unit) * (_STRADDLING if config.straddles else 1),
         (config.block_m + config.block_n) * BLOCK_K / _SM_BYTES_PER_US,
-        active * read_rows * BLOCK_K / _L2_BYTES_PER_US,
+        active * read_rows * BLOCK_K / _L2_BYTES_PER_US[_sharing(config)],
         sharers * min(config.block_m, 64) / 64 * _SAME_LINE_US,
     )
     k_blocks = ceil_div(problem.k_blocks, config.splits)
@@ -244,6 +278,13 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     rereads = 1 + _REREAD if m_clusters > groups else 1
     dram = (m * k + rereads * groups * n * k + m * n * OUT_BYTES[problem.out_dtype]) / _DRAM_BYTES_PER_US
     return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)
+
+
+def _sharing(config: KernelConfig) -> str:
+    """How the CTAs of a cluster share operands."""
+    if config.cluster_m > 1:
+        return "along M"
+    return "along N" if config.cluster_n > 1 else "alone"
 
 
 def _row_blocks(problem: GemmProblem, height: int) -> int:

@@ -57,10 +57,15 @@ class KernelStats:
     """Static shared memory; what a launch asks for dynamically is not in the cubin."""
     stack_bytes: int
     """Local memory per thread; more than 0 means spilled or indexed registers."""
-    opcodes: Counter[str]
-    """How often each full opcode occurs."""
+    code: tuple[str, ...]
+    """The full opcode of each instruction, by address."""
     loops: tuple[Loop, ...]
     """Backward branches in the order they occur."""
+
+    @property
+    def opcodes(self) -> Counter[str]:
+        """How often each full opcode occurs."""
+        return Counter(self.code)
 
     @property
     def instructions(self) -> Counter[str]:
@@ -128,7 +133,7 @@ def read_cubin(cubin: bytes) -> KernelStats:
         registers=int(resources["reg"]),
         shared_bytes=int(resources["shared"]),
         stack_bytes=int(resources["stack"]),
-        opcodes=Counter(i["opcode"] for i in code),
+        code=tuple(i["opcode"] for i in code),
         loops=tuple(_loops(code)),
     )
 

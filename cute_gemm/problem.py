@@ -6,6 +6,7 @@ Plain frozen dataclasses: no torch and no DSL here, so that heuristics, tests an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntFlag
 from math import gcd
 
 BLOCK_K = 128
@@ -40,6 +41,17 @@ OUT_BYTES = {"bfloat16": 2, "float32": 4}
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below ``a / b``, for non-negative ``a`` and positive ``b``."""
     return -(-a // b)
+
+
+class Hint(IntFlag):
+    """How a kernel is to be launched. No result depends on it."""
+
+    PDL = 1
+    """By programmatic dependent launch: it may start before the kernels ahead of it have ended."""
+    A_FIRST = 2
+    """What is loaded of A leaves L2 before other lines do."""
+    B_FIRST = 4
+    """The same of B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +92,14 @@ class GemmProblem:
 
 @dataclass(frozen=True, slots=True)
 class KernelConfig:
-    """Compile-time parameters of one kernel instance. M, N, K, strides and the SM count stay dynamic.
+    """Compile-time parameters of one kernel instance. M, N, K, strides, SM count and hints stay dynamic.
 
     Args:
         block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). With 8,
             which is for M up to 8, WGMMA takes what follows in shared memory for the other 56.
         block_n: columns of that tile, a multiple of 16.
-        stages: depth of the shared-memory ring, in k-blocks.
+        stages: depth of the shared-memory ring, in k-blocks; with a multiple of four, tiles of more than 64
+            rows go through it by groups of four, which takes fewer instructions.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
         cluster_n: CTAs of a cluster along N; they share the tile of A by multicast.
         epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.

@@ -1,4 +1,4 @@
-"""What holds for all calls within a scope: how much of a device they use, what results may depend on."""
+"""What holds for all calls within a scope: how they use a device, and what results may depend on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Settings:
 
     num_sms: int | None = None
     batch_invariant: bool = False
+    pdl: bool = False
     outer: Settings | None = field(default=None, repr=False, compare=False)
 
 
@@ -28,7 +29,12 @@ current: Callable[[], Settings] = _current.get
 """The settings in force. Every call of an operation asks."""
 
 
-def config(*, num_sms: int | EllipsisType | None = ..., batch_invariant: bool | EllipsisType = ...) -> Scope:
+def config(
+    *,
+    num_sms: int | EllipsisType | None = ...,
+    batch_invariant: bool | EllipsisType = ...,
+    pdl: bool | EllipsisType = ...,
+) -> Scope:
     """Settings for all calls within a scope.
 
         with cute_gemm.config(num_sms=100):
@@ -45,6 +51,13 @@ def config(*, num_sms: int | EllipsisType | None = ..., batch_invariant: bool | 
         batch_invariant: whether a row of a result must have the same bits however many rows there are and
             whatever the others hold: each element is then summed up in one order of k-blocks. False outside
             all scopes.
+        pdl: whether kernels are launched by programmatic dependent launch: a kernel is then set up while the
+            one before it on the stream runs, and touches no memory until that has ended, with all before it.
+            Nothing is asked of the caller. There is something to gain only where one kernel is launched right
+            behind the other, also in a graph that is captured: such launches become programmatic edges. A
+            kernel that waits may hold multiprocessors that ``num_sms`` leaves to others. False outside all
+            scopes. Without it, too, a kernel of another library that is launched in this way may start while
+            one of ours runs.
 
     Raises:
         TypeError: an argument of another type; or, as a decorator, a function that runs after it was called
@@ -63,6 +76,10 @@ def config(*, num_sms: int | EllipsisType | None = ..., batch_invariant: bool | 
         if not isinstance(batch_invariant, bool):
             raise TypeError(f"batch_invariant is {batch_invariant!r}; want a bool")
         changes["batch_invariant"] = batch_invariant
+    if pdl is not ...:
+        if not isinstance(pdl, bool):
+            raise TypeError(f"pdl is {pdl!r}; want a bool")
+        changes["pdl"] = pdl
     return Scope(changes)
 
 

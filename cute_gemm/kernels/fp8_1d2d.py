@@ -18,19 +18,22 @@ Roles, all of which walk the same tiles:
 
 Barriers, and who arrives how often per phase:
 
-    full[stage]     1: the TMA warp, with the bytes of one stage; TMA counts them down as they land
+    full[stage]     1: the TMA warp, with the bytes of one stage, which TMA counts down as they land; or with
+                    none, where the stage is passed over
     empty[stage]    4 x math warpgroups x CTAs that share an operand: lane r of a math warp tells CTA r
     tiles           two slots of a queue with a pair of barriers each, see TileQueue
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
     sync_threads    all threads, once barriers are initialised, and before that where the scheduler fills a
                     table in shared memory (its `prepare`)
-    cluster         all threads arrive once barriers are initialised; where operands are shared all wait, in
-                    place of `sync_threads`, otherwise only the math warps do, in StoreSum
+    cluster         if there is one: all threads arrive once barriers are initialised; where operands are
+                    shared all wait, in place of `sync_threads`, otherwise the math warps do, in StoreSum
     StoreSum's      1 of each math warpgroup, with the bytes it expects of the CTAs of its cluster
 
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
-producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. With a
+producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. Where a
+ring has whole groups of four stages, a tile's k-blocks are made up to whole groups, in all CTAs of a cluster
+alike: stages are passed over, that is filled with nothing, waited for and released (mainloop.py). With a
 cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each loads its share and
 multicasts it, so a stage may be filled only once all of them have released it. CTAs along M whose tiles are
 of two groups each load all shares of their own B, by multicast to themselves, and keep in step all the same.
@@ -38,7 +41,8 @@ Before a CTA ends, its TMA warp waits until all its stages are released (`produc
 arrives at its barriers. Where k-blocks are shared out instead (SplitKScheduler, StoreSum), each CTA of a
 cluster has a ring of its own, and one tile.
 
-Scales travel apart from all this, from global memory into the registers of the threads that use them.
+Scales travel apart from all this, from global memory into the registers of the threads that use them. No role
+touches global memory before the kernels ahead on the stream have ended (`griddepcontrol_wait`).
 """
 
 import cutlass
@@ -47,7 +51,7 @@ from cutlass import Float32, Int32, const_expr, pipeline
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from ..problem import BLOCK_K, KernelConfig
+from ..problem import BLOCK_K, Hint, KernelConfig
 from . import tile_queue
 from .hopper import (
     WARP,
@@ -56,6 +60,7 @@ from .hopper import (
     fp8_mma,
     hidden_tensor,
     hide_lane,
+    l2_policy,
     make_ring,
     overlapping_stages,
     row_major_smem_layout,
@@ -96,14 +101,14 @@ class Fp8Gemm1D2D:
         if config.temporaries == 2:
             self.mainloop = OverlappedMainloop(config.block_n)
         else:
-            self.mainloop = SerialMainloop(config.block_n, self.waves)
+            self.mainloop = SerialMainloop(config.block_n, self.waves, config.stages)
 
     @cute.jit
-    def __call__(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, stream, *grouping):
+    def __call__(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, hints: Int32, stream, *grouping):
         """Launches on ``stream``: A (M, K), its scales (M, K / 128), B (N, K), its scales, D (M, N).
 
         Each may have a leading dimension of several such matrices, which ``grouping`` and the scheduler
-        combine. At most ``num_sms`` CTAs run, each on an SM of its own.
+        combine. At most ``num_sms`` CTAs run, each on an SM of its own. ``hints`` is a problem.Hint.
         """
         mA, mSFA, mB, mSFB, mD = (as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
         config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
@@ -134,16 +139,19 @@ class Fp8Gemm1D2D:
             raster=config.raster,
         )
         out = self.store.operands(mD)
-        self.kernel(tma_a, tma_mA, tma_b, tma_mB, out, mSFA, mSFB, scheduler, sA_layout, sB_layout).launch(
+        a = tma_a, tma_mA, l2_policy(hints & Hint.A_FIRST)
+        b = tma_b, tma_mB, l2_policy(hints & Hint.B_FIRST)
+        self.kernel(a, b, out, mSFA, mSFB, scheduler, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
-            cluster=self.cluster_mnk,
+            cluster=self.cluster_mnk if config.cluster_size > 1 else None,
             min_blocks_per_mp=1,  # setmaxnreg is ignored without it
             stream=stream,
+            use_pdl=hints & Hint.PDL,
         )
 
     @cute.kernel
-    def kernel(self, tma_a, mA, tma_b, mB, out, mSFA, mSFB, scheduler, sA_layout, sB_layout):
+    def kernel(self, a, b, out, mSFA, mSFB, scheduler, sA_layout, sB_layout):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
@@ -153,7 +161,7 @@ class Fp8Gemm1D2D:
         ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
         tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
         if warp == self.tma_warp:
-            for atom in (tma_a, tma_b):
+            for atom, _, _ in (a, b):
                 cpasync.prefetch_descriptor(atom)
             self.store.prefetch(out)
         sD = self.store.open(storage.store, tidx)
@@ -167,6 +175,10 @@ class Fp8Gemm1D2D:
             sA_mma = hidden_tensor(storage.sA, read_on, cutlass.Float8E4M3FN)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
+        # By dependent launch, kernels that write what this one reads, or read what it writes, may still run:
+        # nothing before the wait may touch global memory. Dependents start only then: those have all ended.
+        cute.arch.griddepcontrol_wait()
+        cute.arch.griddepcontrol_launch_dependents()
         tiles = tiles.prepare(table, tidx)
         # With only the TMA warp waiting for the cluster, racecheck never came to an end (2026-11-24).
         if const_expr(self.config.cluster_m * self.config.cluster_n > 1):
@@ -174,22 +186,24 @@ class Fp8Gemm1D2D:
         else:
             cute.arch.sync_threads()
 
-        if warp < self.math_warps:
-            cute.arch.setmaxregister_increase(self.math_registers)
-            self.mma(ring, tiles, sA_mma, sB, mSFA, mSFB, out, sD, tidx)
-        else:
+        # The producer's code is first in memory: its first load waits for fewer lines of instructions.
+        if warp >= self.math_warps:
             cute.arch.setmaxregister_decrease(self.producer_registers)
             if warp == self.tma_warp:
-                self.load(ring, tiles, tma_a, mA, sA, tma_b, mB, sB)
+                self.load(ring, tiles, a, sA, b, sB)
             if warp == self.scheduler_warp:
                 tiles.find()
             if const_expr(self.config.prefetches_scales):
                 if warp == self.prefetch_warp:
                     prefetch_scales(tiles.scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
+        else:
+            cute.arch.setmaxregister_increase(self.math_registers)
+            self.mma(ring, tiles, sA_mma, sB, mSFA, mSFB, out, sD, tidx)
 
     @cute.jit
-    def load(self, ring, tiles, tma_a, mA, sA, tma_b, mB, sB):
+    def load(self, ring, tiles, a, sA, b, sB):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
+        (tma_a, mA, policy_a), (tma_b, mB, policy_b) = a, b
         block_m, block_n = self.tile_mn
         cluster = cute.make_layout(self.cluster_mnk)
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
@@ -218,16 +232,18 @@ class Fp8Gemm1D2D:
             ]
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
-                full = ring.producer_get_barrier(state)
                 stage = state.index
-                cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], tma_bar_ptr=full, mcast_mask=mask_a)
+                to_a = {"tma_bar_ptr": ring.producer_get_barrier(state), "cache_policy": policy_a}
+                to_b = {**to_a, "cache_policy": policy_b}
+                cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
                 if tile.shares_b:
-                    cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], tma_bar_ptr=full, mcast_mask=mask_b)
+                    cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)
                 else:
                     for sB_i, gB_i in all_shares:
-                        cute.copy(
-                            tma_b, gB_i[None, k], sB_i[None, stage], tma_bar_ptr=full, mcast_mask=1 << rank
-                        )
+                        cute.copy(tma_b, gB_i[None, k], sB_i[None, stage], mcast_mask=1 << rank, **to_b)
+                state.advance()
+            for _ in cutlass.range(self.mainloop.passed_over(tile.k_count), unroll=1):
+                ring.pass_over(state)
                 state.advance()
             tile, turn = tiles.take(tile, turn)
         ring.producer_tail(state)
@@ -263,4 +279,4 @@ class Fp8Gemm1D2D:
             first = (first_row, tile.n_tile * block_n, tile.m_group)
             self.store(accs, out, sD, first, tile.row_end, wg, tidx)
             tile = following
-        cute.arch.cp_async_bulk_wait_group(0)
+        cute.arch.cp_async_bulk_wait_group(0, read=True)

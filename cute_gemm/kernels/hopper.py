@@ -1,10 +1,11 @@
 """Pieces Hopper kernels are built from: tiled MMA, shared-memory layouts, TMA atoms, the mbarrier ring."""
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import pipeline
+from cutlass import Int32, Int64, const_expr, pipeline
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 
 from ..problem import BLOCK_K
@@ -65,6 +66,11 @@ def tma_store(tensor: cute.Tensor, smem_layout, tile: tuple):
     return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileS2GOp(), tensor, stage_layout, tile)
 
 
+def l2_policy(leaves_first) -> Int64:
+    """The cache policy, as `createpolicy` encodes it, of lines that leave L2 first, or as others do."""
+    return cutlass.select_(leaves_first != 0, Int64(0x12F0000000000000), Int64(0x1000000000000000))
+
+
 def as_matrices(tensor: cute.Tensor) -> cute.Tensor:
     """(rows, columns) or (matrices, rows, columns) as (rows, columns, matrices)."""
     if len(tensor.shape) == 2:
@@ -109,10 +115,35 @@ def make_mbarriers(
     return Mbarriers(storage, stages, full, tx_count), Mbarriers(storage + stages, stages, empty)
 
 
-def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx):
-    """The mbarrier ring between TMA and the math warpgroups; arrivals per phase:
+@dataclass(frozen=True)
+class Ring(pipeline.PipelineTmaAsync):
+    """The mbarrier ring between TMA and the math warpgroups, whose stages may also be passed over."""
 
-    - full: one, of the TMA warp, which also announces ``stage_bytes`` of both operands;
+    first_empty: Int32 | None
+    """Address of stage 0's empty barrier in the CTA that the calling lane tells; None without peers."""
+
+    @cute.jit
+    def consumer_release(self, state):
+        """Gives a stage back. The peer's address is mapped once, not in every k-block."""
+        if const_expr(self.first_empty is None):
+            pipeline.PipelineTmaAsync.consumer_release(self, state)
+        else:
+            if self.is_signaling_thread:
+                address = self.first_empty + 8 * state.index
+                cute.arch.mbarrier_arrive(cute.make_ptr(Int64, address, cutlass.AddressSpace.dsmem))
+
+    @cute.jit
+    def pass_over(self, state):
+        """In place of filling a stage: its consumers find nothing in it, and give it back all the same."""
+        self.sync_object_empty.wait(state.index, state.phase)
+        with cute.arch.elect_one():
+            cute.arch.mbarrier_arrive(self.producer_get_barrier(state))
+
+
+def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx) -> Ring:
+    """The ring of one CTA; arrivals per phase:
+
+    - full: one, of the TMA warp, which also announces ``stage_bytes`` of both operands, or passes over;
     - empty: one of each math warp of each CTA that shares an operand with this CTA by multicast.
     """
     sharing_ctas = cluster_mn[0] + cluster_mn[1] - 1
@@ -124,11 +155,12 @@ def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_m
         stage_bytes,
     )
     if sharing_ctas == 1:
-        told, tells = None, cute.arch.lane_idx() == 0
+        told, tells, first_empty = None, cute.arch.lane_idx() == 0, None
     else:
         cluster = cute.make_layout((1, *cluster_mn, 1))
         told, tells = pipeline.PipelineTmaAsync.init_empty_barrier_arrive_signal(cluster, tidx)
-    return pipeline.PipelineTmaAsync(full, empty, stages, None, told, tells)
+        first_empty = hide_lane(cute.arch.map_dsmem_ptr(storage + stages, told).toint())
+    return Ring(full, empty, stages, None, told, tells, first_empty)
 
 
 # The compiler re-derives what it can compute (thread ids, shared-memory addresses) inside loops, on the

@@ -50,9 +50,17 @@ class StraddlingPromotion:
         """As in :class:`UniformPromotion`, with one select per row half and group of columns."""
         per_group = self.group_n // 8
         for group in cutlass.range_constexpr(self.block_n // self.group_n):
-            row_scale = [select(group < split, first, second) for first, second in scales]
+            row_scale = [self.scale_of(group, first, second, split) for first, second in scales]
             for eight_columns in cutlass.range_constexpr(group * per_group, (group + 1) * per_group):
                 add_scaled(acc, temp, row_scale, eight_columns)
+
+    def scale_of(self, group: int, first, second, split: Int32):
+        """The scale of a group of columns. Of 192 columns, all but those in the middle need no select."""
+        if group < 1:
+            return first
+        if group >= BLOCK_K // self.group_n:
+            return second
+        return select(group < split, first, second)
 
 
 def add_scaled(acc, temp, row_scale, eight_columns: int):

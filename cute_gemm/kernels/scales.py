@@ -92,10 +92,12 @@ class ScaleFeed:
                 self.rB[i] = load(self.mSFB, self.rB_offset[i] + k_offset)
 
     @cute.jit
-    def hand_out(self, tile, k: Int32):
-        """The scales of k-block ``k``, to be asked for in turn: ``[wave][row half][scale block of B]``."""
+    def hand_out(self, tile, k: Int32, place):
+        """The scales of k-block ``k``, to be asked for in turn: ``[wave][row half][scale block of B]``.
+
+        ``place`` is ``k % GROUP``, which is best known when compiling.
+        """
         num_b, halves, waves = self.rHeld.shape
-        place = k % GROUP
         if place == 0:
             for b, half, wave in coordinates(self.rHeld):
                 self.rHeld[b, half, wave] = self.rA[half, wave] * self.rB[b]

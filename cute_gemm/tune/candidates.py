@@ -40,7 +40,12 @@ def checked_calls(
     first: tuple[str, Tensor] | None = None
     for config in configs:
         call = functools.partial(
-            dispatch.instance(config), *case.lhs, *case.rhs, out, problem.num_sms, *case.grouping
+            dispatch.instance(config),
+            *case.lhs,
+            *case.rhs,
+            out,
+            *dispatch.launch_options(problem, config),
+            *case.grouping,
         )
         out.fill_(torch.nan)
         call()

@@ -14,6 +14,10 @@ from cute_gemm.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig, ceil_div
 CONFIGS = heuristics.every_config()
 REGISTER_FILE = 65536
 WARPGROUP = 128
+GLOBAL_MEMORY = {
+    *("LD", "LDG", "LDGSTS", "ST", "STG", "RED", "REDG", "ATOM", "ATOMG", "CCTL"),
+    *("UBLKCP", "UBLKPF", "UTMALDG", "UTMAPF", "UTMASTG", "UTMAREDG"),
+}
 WGMMAS_PER_BLOCK = 4
 """A WGMMA of e4m3 is 32 deep, a k-block 128."""
 
@@ -117,6 +121,16 @@ def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     chunks = config.waves * config.block_n // config.epi_n
     assert stats.count("UTMASTG") == (chunks if config.splits == 1 else 0)
     assert stats.count("ST", "RED", "ATOMG") == 0
+
+
+def test_the_end_of_earlier_kernels_is_awaited_before_global_memory_is_touched(instance: Instance) -> None:
+    """In the order of addresses, which is that of execution up to the wait: no branch goes past it."""
+    code = [opcode.partition(".")[0] for opcode in instance.stats.code]
+    assert code.count("ACQBULK") == code.count("PREEXIT") == 1
+    wait = code.index("ACQBULK")
+    assert not GLOBAL_MEMORY.intersection(code[:wait])
+    assert {"LDG", "UTMALDG"} <= GLOBAL_MEMORY.intersection(code[wait:])
+    assert wait < code.index("PREEXIT")
 
 
 def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instance) -> None:

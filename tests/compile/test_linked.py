@@ -24,8 +24,9 @@ def test_a_kernel_is_stored_linked_and_refuses_cpu_tensors(
     def refuses() -> None:
         monkeypatch.setattr(jit, "_loaded", {})
         kernel = dispatch.instance(config)
-        with pytest.raises(ValueError, match=rf"{config.out_dtype}\), num_sms: .*expected device_type=cuda"):
-            kernel(a, sa, b, sb, out, 132)
+        arguments = rf"{config.out_dtype}\), num_sms: .*, hints: .*"
+        with pytest.raises(ValueError, match=arguments + "expected device_type=cuda"):
+            kernel(a, sa, b, sb, out, 132, 0)
         assert (out == 7).all()
 
     refuses()

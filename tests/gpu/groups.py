@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tensors import DTYPES, bits
+from tensors import DTYPES, HINTS, bits
 from torch import Tensor
 
 import cute_gemm
@@ -145,7 +145,7 @@ def call(
 def launch(config: KernelConfig, inputs: GroupedInputs, out: Tensor, num_sms: int = 132) -> None:
     """One kernel, whether it would be chosen or not."""
     alignment = (1,) if config.layout == "offsets" else ()
-    dispatch.instance(config)(*inputs.lhs, *inputs.rhs, out, num_sms, inputs.index, *alignment)
+    dispatch.instance(config)(*inputs.lhs, *inputs.rhs, out, num_sms, HINTS, inputs.index, *alignment)
 
 
 def run(

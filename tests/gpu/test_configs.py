@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tensors import DTYPES, bits
+from tensors import DTYPES, HINTS, bits
 
 from cute_gemm import dispatch, heuristics
 from cute_gemm.problem import OUT_BYTES, GemmProblem, KernelConfig
@@ -42,7 +42,7 @@ def is_able(config: KernelConfig, operands: Operands) -> bool:
 def run(config: KernelConfig, operands: Operands, num_sms: int = 132) -> torch.Tensor:
     a, sa, b, sb = operands
     out, check = poisoned(a.shape[0], b.shape[0], DTYPES[config.out_dtype], "cuda")
-    dispatch.instance(config)(a, sa, b, sb, out, num_sms)
+    dispatch.instance(config)(a, sa, b, sb, out, num_sms, HINTS)
     check()
     return out
 
@@ -110,7 +110,7 @@ def test_all_kernels_give_the_same_bits_every_time(
     outs = torch.full((20, *first.shape), torch.nan, dtype=first.dtype, device="cuda")
     launch = dispatch.instance(config)
     for out in outs:
-        launch(a, sa, b, sb, out, 132)
+        launch(a, sa, b, sb, out, 132, HINTS)
     assert (bits(outs) == bits(first)).all()
     # All sum the k-blocks in the same order, but for those that share them out.
     if config.splits == 1:

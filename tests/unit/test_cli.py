@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections import Counter
 from typing import NamedTuple
 
 import pytest
@@ -293,7 +292,7 @@ def test_inspect_ranks_the_rivals(run, monkeypatch):
     last = choices[-1].config
     monkeypatch.setattr(dispatch, "select", lambda problem: last)
     monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
-    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, Counter(), ()))
+    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, (), ()))
     _, out, _ = run("inspect", "--m", 4096, "--n", 4096, "--k", 7168)
     table = rows(out[: out.index("Compiled kernel")])
     assert [row[0] for row in table[:3]] == [choice.config.name for choice in choices[:3]]

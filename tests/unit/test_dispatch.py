@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from cute_gemm import dispatch, jit
-from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm import config, dispatch, jit
+from cute_gemm.problem import GemmProblem, Hint, KernelConfig
 
 LOW, TALL = KernelConfig(64, 64, 4), KernelConfig(256, 128, 4, cluster_m=2)
 
@@ -74,6 +74,14 @@ def test_new_shapes_of_a_kernel_that_was_called_are_captured(device: Device) -> 
         device.call(65)
 
 
+def test_a_kernel_is_the_same_with_dependent_launch(device: Device) -> None:
+    device.call(3)
+    device.capturing = True
+    with config(pdl=True):
+        device.call(3)
+    assert set(device.made) == {LOW.name}
+
+
 GROUPED: dict[str, tuple[Callable[..., None], tuple[int, ...], tuple[Any, ...], GemmProblem]] = {
     "contiguous": (
         dispatch.m_grouped_fp8_gemm_nt_contiguous,
@@ -102,9 +110,10 @@ GROUPED: dict[str, tuple[Callable[..., None], tuple[int, ...], tuple[Any, ...], 
 }
 
 
+@pytest.mark.parametrize("pdl", [False, True])
 @pytest.mark.parametrize("case", GROUPED)
 def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
-    device: Device, monkeypatch: pytest.MonkeyPatch, case: str
+    device: Device, monkeypatch: pytest.MonkeyPatch, case: str, pdl: bool
 ) -> None:
     call, rows, grouping, problem = GROUPED[case]
     asked: list[GemmProblem] = []
@@ -112,11 +121,14 @@ def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
     monkeypatch.setattr(dispatch, "select", lambda problem: asked.append(problem) or LOW)
     monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
     a, b, out = torch.zeros(*rows, 16), torch.zeros(3, 8, 16), torch.zeros(*rows, 8, dtype=torch.bfloat16)
-    call(a, "sa", b, "sb", out, *grouping)
+    with config(pdl=pdl):
+        call(a, "sa", b, "sb", out, *grouping)
     assert asked == [problem]
     # What only shapes the choice of a kernel is not for the kernel.
     told = grouping[:1] if problem.layout == "masked" else grouping
-    assert launched == [(a, "sa", b, "sb", out, 132, *told)]
+    assert launched == [(a, "sa", b, "sb", out, *dispatch.launch_options(problem, LOW, pdl), *told)]
+    assert launched[0][5] == 132
+    assert (Hint.PDL in Hint(launched[0][6])) == pdl
 
 
 def test_a_refused_grouped_call_says_how_many_groups(device: Device) -> None:

@@ -9,7 +9,15 @@ import torch
 from hypothesis import given, settings
 
 from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import LAYOUTS, MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY, GemmProblem, KernelConfig
+from cute_gemm.problem import (
+    LAYOUTS,
+    MAX_GROUPS,
+    OUT_BYTES,
+    SMEM_CAPACITY,
+    GemmProblem,
+    Hint,
+    KernelConfig,
+)
 from cute_gemm.testing import limit_us
 
 CONFIGS = heuristics.every_config()
@@ -98,7 +106,7 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 @given(problem=PROBLEMS)
 @settings(max_examples=300, deadline=None)
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
-    """Of the H200, whose figures both the limit and the model hold."""
+    """Of an H200, whose limit no other Hopper GPU is below."""
     problem = replace(problem, num_sms=132)
     assert all(choice.cost_us > max(2, limit_us(problem)) for choice in heuristics.rank(problem))
 
@@ -193,4 +201,23 @@ def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         dispatch._choose.cache_clear()
     assert asked == [GemmProblem(3, 8, 16, "float32", 78), GemmProblem(4, 8, 16, "float32", 78)]
-    assert [arguments[-1] for arguments in launched] == [78, 78, 78]
+    assert [arguments[5] for arguments in launched] == [78, 78, 78]
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "layout", "groups", "hints"),
+    [
+        (64, 4096, "dense", 1, Hint.B_FIRST),  # a tile reads a row of B, 32 read one of A
+        (512, 4096, "dense", 1, Hint.B_FIRST),
+        (513, 4096, "dense", 1, Hint(0)),
+        (4096, 512, "dense", 1, Hint.A_FIRST),
+        (128, 128, "dense", 1, Hint.A_FIRST | Hint.B_FIRST),
+        (32 * 512, 4096, "offsets", 32, Hint.B_FIRST),  # few rows in each group
+        (32 * 600, 4096, "offsets", 32, Hint(0)),
+    ],
+)
+def test_operands_that_few_tiles_read_leave_l2_first(
+    m: int, n: int, layout: str, groups: int, hints: Hint
+) -> None:
+    problem = GemmProblem(m, n, 1024, layout=layout, groups=groups)
+    assert heuristics.l2_hints(problem, KernelConfig(128, 128, 6, layout=layout)) == hints

@@ -38,6 +38,9 @@ cute.compile(host, x, Int32(1))
 """
 
 
+ORDER = "LDG", "STS", "BAR", "LDS", "STG"
+
+
 @pytest.fixture(scope="module")
 def cubin(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cubin")
@@ -66,6 +69,9 @@ def test_instruction_counts(stats):
     assert stats.count("LDG") == stats.count("STG") == stats.count("LDS") == stats.count("STS") == 1
     assert stats.instructions["LDG"] == 1
     assert stats.instructions.total() == stats.opcodes.total() > 10
+    assert Counter(stats.code) == stats.opcodes
+    places = [next(i for i, opcode in enumerate(stats.code) if opcode.startswith(name)) for name in ORDER]
+    assert places == sorted(places)
 
 
 def test_loop(stats):
@@ -79,7 +85,7 @@ def test_loop(stats):
 
 def test_opcodes_match_by_whole_components():
     counts = Counter({"LDG.E": 3, "LDGSTS.E": 5, "LDG": 7, "WARPGROUP.DEPBAR.LE": 2, "WARPGROUP.ARRIVE": 1})
-    stats = KernelStats("k", 8, 0, 0, counts, ())
+    stats = KernelStats("k", 8, 0, 0, tuple(counts.elements()), ())
     assert stats.count("LDG") == 10
     assert stats.count("WARPGROUP.DEPBAR") == 2
     assert stats.count("WARPGROUP") == 3
@@ -92,7 +98,7 @@ def test_main_loop_is_dense_in_tensor_work_and_has_most_of_it():
     steady = Loop(100, 500, Counter({"QGMMA.64x128x32": 8}))
     last_block = Loop(600, 790, Counter({"QGMMA.64x128x32": 4}))
     spin = Loop(200, 220, Counter({"SYNCS": 1}))
-    stats = KernelStats("k", 168, 0, 0, Counter(), (spin, steady, last_block, persistent))
+    stats = KernelStats("k", 168, 0, 0, (), (spin, steady, last_block, persistent))
     assert stats.main_loop is steady
 
 

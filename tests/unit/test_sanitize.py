@@ -58,6 +58,18 @@ def test_rings_go_round_twice(case: Any) -> None:
     assert tiles_of_a_cta(case) * k_blocks > 2 * case.config.stages
 
 
+def goes_by_groups_and_passes_over(case: Any) -> bool:
+    """Whether a tile has a whole group of four k-blocks, and stages that hold nothing behind its last."""
+    config, k_blocks = case.config, ceil_div(case.k, BLOCK_K)
+    return config.temporaries == 1 and config.stages % 4 == 0 and k_blocks > 4 and k_blocks % 4 > 0
+
+
+@pytest.mark.parametrize("layout", ["dense", "contiguous", "masked"])
+def test_some_rings_are_gone_through_by_groups(layout: str) -> None:
+    """Those of offsets have three stages or one math warpgroup, or are like contiguous ones."""
+    assert any(goes_by_groups_and_passes_over(case) for case in cases_of(layout))
+
+
 @every_case
 def test_tiles_are_ragged_every_way(case: Any) -> None:
     config = case.config

@@ -10,7 +10,7 @@ import torch
 
 import cute_gemm
 from cute_gemm import config, dispatch, heuristics, settings, testing
-from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm.problem import GemmProblem, Hint, KernelConfig
 
 
 def in_force() -> tuple[int | None, bool]:
@@ -31,6 +31,19 @@ def test_scopes_nest_and_an_inner_one_changes_what_it_names() -> None:
             assert in_force() == (100, True)
         assert in_force() == (100, False)
     assert in_force() == (None, False)
+
+
+def test_dependent_launch_is_a_setting_like_the_others() -> None:
+    assert not settings.current().pdl
+    with config(pdl=True):
+        assert in_force() == (None, False)
+        with config(num_sms=100, batch_invariant=True):
+            assert settings.current().pdl
+            with config(pdl=False):
+                assert not settings.current().pdl
+                assert in_force() == (100, True)
+            assert settings.current().pdl
+    assert not settings.current().pdl
 
 
 def test_a_scope_ends_with_an_exception() -> None:
@@ -127,6 +140,8 @@ def test_tasks_have_settings_of_their_own_and_start_with_their_creators() -> Non
         ({"num_sms": True}, TypeError, "num_sms is True"),
         ({"batch_invariant": 1}, TypeError, "batch_invariant is 1; want a bool"),
         ({"batch_invariant": None}, TypeError, "batch_invariant is None"),
+        ({"pdl": 1}, TypeError, "pdl is 1; want a bool"),
+        ({"pdl": None}, TypeError, "pdl is None"),
     ],
 )
 def test_bad_settings_are_refused_before_a_scope_is_entered(
@@ -139,15 +154,18 @@ def test_bad_settings_are_refused_before_a_scope_is_entered(
 # What becomes of them
 
 
+Launch = tuple[GemmProblem, int, int]
+
+
 class Device:
     multi_processor_count = 132
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[GemmProblem, int]]]:
-    """The problems that kernels were chosen for, and the multiprocessors that they were launched on."""
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
+    """The problems that kernels were chosen for, and the `num_sms` and `hints` they were launched with."""
     problems: list[GemmProblem] = []
-    launched: list[tuple[GemmProblem, int]] = []
+    launched: list[Launch] = []
 
     def select(problem: GemmProblem) -> KernelConfig:
         problems.append(problem)
@@ -155,7 +173,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[GemmProblem
 
     def instance(config: KernelConfig) -> Callable[..., None]:
         problem = problems[-1]
-        return lambda a, sa, b, sb, out, num_sms, *grouping: launched.append((problem, num_sms))
+        return lambda a, sa, b, sb, out, num_sms, hints, *grouping: launched.append((problem, num_sms, hints))
 
     monkeypatch.setattr(dispatch, "select", select)
     monkeypatch.setattr(dispatch, "instance", instance)
@@ -179,7 +197,7 @@ def multiply(layout: str = "dense", m: int = 24) -> None:
 
 @pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
 def test_settings_reach_the_choice_and_the_launch(
-    layout: str, launched: list[tuple[GemmProblem, int]], monkeypatch: pytest.MonkeyPatch
+    layout: str, launched: list[Launch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = 1 if layout == "dense" else 3
     bare = GemmProblem(24, 8, 16, layout=layout, groups=groups)
@@ -187,12 +205,24 @@ def test_settings_reach_the_choice_and_the_launch(
     for num_sms, batch_invariant in ((None, False), (100, False), (100, True), (132, True), (None, False)):
         with config(num_sms=num_sms, batch_invariant=batch_invariant):
             multiply(layout)
-        problem, sms = launched[-1]
+        problem, sms, hints = launched[-1]
         wanted = GemmProblem(24, 8, 16, "bfloat16", num_sms or 132, layout, groups, batch_invariant)
         assert (problem, sms) == (wanted, num_sms or 132)
+        assert Hint.PDL not in Hint(hints)
 
 
-def test_more_multiprocessors_than_there_are_are_refused(launched: list[tuple[GemmProblem, int]]) -> None:
+@pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
+def test_dependent_launch_reaches_the_launch_alone(layout: str, launched: list[Launch]) -> None:
+    for wanted in (False, True, False, True):
+        with config(pdl=wanted):
+            multiply(layout)
+    assert [hints & Hint.PDL for _, _, hints in launched] == [0, 1, 0, 1]
+    assert len({hints & ~Hint.PDL for _, _, hints in launched}) == 1
+    assert {type(hints) for _, _, hints in launched} == {int}, "kernels take an Int32"
+    assert len({problem for problem, _, _ in launched}) == 1
+
+
+def test_more_multiprocessors_than_there_are_are_refused(launched: list[Launch]) -> None:
     message = r"^config\(num_sms=133\) is in force, but cuda:0 has 132 multiprocessors; want at most that"
     with config(num_sms=133):
         for _ in range(2):
@@ -218,5 +248,5 @@ def test_no_cluster_is_larger_than_what_may_be_used(num_sms: int, layout: str) -
 def test_the_reference_has_no_use_for_multiprocessors() -> None:
     lhs, rhs = testing.make_inputs(3, 16, 144)
     expected = cute_gemm.fp8_gemm_nt(lhs, rhs)
-    with config(num_sms=10**6, batch_invariant=True):
+    with config(num_sms=10**6, batch_invariant=True, pdl=True):
         assert torch.equal(cute_gemm.fp8_gemm_nt(lhs, rhs), expected)

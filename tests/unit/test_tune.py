@@ -48,6 +48,7 @@ class Kernels:
             sb: torch.Tensor,
             out: torch.Tensor,
             num_sms: int,
+            hints: int,
             *grouping: Any,
         ) -> None:
             self.launched.append((config, num_sms))
