@@ -1,4 +1,6 @@
-"""Writes the README's figures from the JSON lines in benchmarks/results/h200/, or checks them.
+"""Writes the README's figures from the JSON lines in benchmarks/results/, or checks them.
+
+Of each operation and regime, those of the card that was measured last.
 
 After new results: ``python benchmarks/figures.py``. With ``--check``, it exits with 1 if that was forgotten.
 """
@@ -31,7 +33,7 @@ from cute_gemm.bench.records import (
 from cute_gemm.bench.tables import dimension_names
 
 BENCHMARKS = Path(__file__).parent
-RESULTS = BENCHMARKS / "results" / "h200"
+RESULTS = BENCHMARKS / "results"
 README = BENCHMARKS.parent / "README.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
@@ -67,10 +69,22 @@ def replaced(text: str, figures: str) -> str:
 
 
 def read_results(directory: Path = RESULTS) -> list[Row]:
-    return [row for path in sorted(directory.glob("*.jsonl")) for row in read_rows(path)]
+    return [row for path in sorted(directory.rglob("*.jsonl")) for row in read_rows(path)]
+
+
+def _of_the_last_card(rows: Sequence[Row], op: str, regime: str) -> list[Row]:
+    """The rows of the card on which ``op`` was measured last."""
+    dates = {
+        row["device"]: row["date"]
+        for row in sorted(rows, key=lambda row: row["date"])
+        if (row["op"], row["regime"]) == (op, regime)
+    }
+    last = max(dates, key=lambda device: dates[device], default=None)
+    return [row for row in rows if row["device"] == last]
 
 
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
+    rows = _of_the_last_card(rows, op, regime)
     comparisons = compare(rows, regime, op)
     if not comparisons:
         return ""

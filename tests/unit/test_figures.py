@@ -175,3 +175,22 @@ def test_two_results_for_one_thing_are_refused(results):
 def test_a_readme_without_its_markers_is_refused(text):
     with pytest.raises(ValueError, match="want one"):
         figures.replaced(text, "new")
+
+
+def test_figures_are_those_of_the_card_that_was_measured_last(results):
+    shape, other = (4096, 4096, 7168), {"device": "NVIDIA H100 80GB HBM3"}
+    newer = [
+        each | other | {"date": "2026-12-01"} for each in (row(shape, 180.0), row(shape, 150.0, "DeepGEMM"))
+    ]
+    older = [row(shape, 200.0, regime="sustained") | other | {"date": "2026-11-01"}]
+    text = figures.render([row(shape, 200.0), *newer, row(shape, 210.0, regime="sustained"), *older])
+    assert "| 180.0 | 1234 | 150.0 | 0.83 |" in text
+    assert "| 200.0 |" not in text
+    assert "| 210.0 |" in text
+    assert "DeepGEMM took turns with our kernels at 1 of 1 shapes." in text
+
+
+def test_results_are_read_whatever_folder_they_are_in(tmp_path):
+    for folder, us in (("h100", 180.0), ("h200", 200.0)):
+        records.write_rows(tmp_path / folder / "dense_cold.jsonl", [row((4096, 4096, 7168), us)])
+    assert [each["us"] for each in figures.read_results(tmp_path)] == [180.0, 200.0]
