@@ -15,6 +15,7 @@ from .problem import (
     CONTIGUOUS_ALIGNMENT,
     LAYOUTS,
     OUT_BYTES,
+    RASTER,
     SMEM_CAPACITY,
     GemmProblem,
     Hint,
@@ -27,7 +28,9 @@ _MAX_STAGES = 16
 # slower the more is asked of it at once (docs/performance.md, 34).
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
-_RASTER = 16  # tiles along M; with 8, 4096 x 32768 x 512 took 6 % longer, and others up to 1 % less or more
+# Bands of 256-row tiles are half as high where their rows of A are more bytes than L2 keeps for them: with
+# 16 tiles 4096 x 7168 x 16384 took 0.7 % longer, with 8 4096 x 32768 x 512 10 % (docs/performance.md, 46).
+_BAND_BYTES = 24e6
 _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _BLOCK_N = {
@@ -39,7 +42,7 @@ _BLOCK_N = {
 _SPLITS = {
     (8, 64): (1, 2, 4),
     (64, 48): (2, 3),
-    (64, 64): (2, 4, 8),
+    (64, 64): (2, 3, 4, 8),
     (64, 96): (3, 4),
     (64, 128): (4,),
     (128, 64): (2, 3),
@@ -76,10 +79,23 @@ def all_configs(out_dtype: str = "bfloat16", layout: str = "dense") -> tuple[Ker
 
 
 def every_config() -> tuple[KernelConfig, ...]:
-    """Every configuration that can be chosen at all."""
-    return tuple(
+    """Every configuration that can be chosen at all, for scales that TMA can load and for others."""
+    configs = [
         config for layout in LAYOUTS for out_dtype in OUT_BYTES for config in all_configs(out_dtype, layout)
-    )
+    ]
+    return tuple(dict.fromkeys(variant for each in configs for variant in (each, with_tma_scales(each))))
+
+
+def with_tma_scales(config: KernelConfig) -> KernelConfig:
+    """``config`` for scales of A that TMA can load: with them in its stages, if there is room.
+
+    TMA starts on 16 bytes only, with an illegal instruction where it does not, so rows of tiles must be
+    multiples of four: those of offsets begin anywhere. For one math warpgroup, which has few rows, there is
+    nothing to gain (docs/performance.md, 45).
+    """
+    staged = replace(config, tma_scales=True)
+    pays = config.math_warpgroups > 1 and config.layout != "offsets"
+    return staged if pays and staged.smem_bytes <= SMEM_CAPACITY else config
 
 
 def is_legal(config: KernelConfig) -> bool:
@@ -122,7 +138,7 @@ def is_able(problem: GemmProblem, config: KernelConfig) -> bool:
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether a kernel is able, a cluster fits the multiprocessors given, and no lower tile would do.
+    """Whether a kernel is able, in bands that suit, a cluster fits the SMs given, and no lower tile would do.
 
     At most half of a tile's rows, and no CTA, lie beyond a group's rows. Where k-blocks are shared out, all
     CTAs run at once.
@@ -139,9 +155,18 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
         return False
+    if config.raster != _raster(problem, config):
+        return False
     least = height if problem.layout == "contiguous" else height - config.block_m
     has_rows = least < rows or config.cluster_m == 1
     return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
+
+
+def _raster(problem: GemmProblem, config: KernelConfig) -> int:
+    """Clusters along M of a band: how far tiles are walked along M before the next column of them."""
+    rows = min(RASTER * config.block_m, problem.m)
+    halves = config.waves > 1 and problem.layout == "dense" and rows * problem.k > _BAND_BYTES
+    return (RASTER // 2 if halves else RASTER) // config.cluster_m
 
 
 def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
@@ -166,7 +191,10 @@ def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
     for block_m, block_ns in (_BLOCK_N if layout == "dense" else _GROUPED_BLOCK_N).items():
         for block_n in block_ns:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
-                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout)
+                config = _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout)
+                yield config
+                if config.waves > 1 and layout == "dense":
+                    yield replace(config, raster=config.raster // 2)
     if layout == "dense":
         for (block_m, block_n), each in _SPLITS.items():
             for splits in each:
@@ -184,12 +212,15 @@ def _fill(
 ) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
 
-    Dense tiles of two waves have two buffers, for the sake of a fourth stage.
+    Tiles of two waves have two buffers, for the sake of a fourth stage. Masked ones have them half as wide,
+    as a table takes some of the room; those of offsets, mostly of large groups, lost 1 % by it
+    (docs/performance.md, 39 and 47).
     """
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
     temporaries = 2 if block_m <= 64 else 1
     width = OUT_BYTES[out_dtype]
-    epi_n = next(columns for columns in (128 // width, 64 // width, 16) if block_n % columns == 0)
+    widest = 64 if block_m > 128 and layout == "masked" else 128
+    epi_n = next(columns for columns in (widest // width, 64 // width, 16) if block_n % columns == 0)
     if splits > 1:
         epi_n = block_n
     bare = KernelConfig(
@@ -202,15 +233,14 @@ def _fill(
         epi_stages=0,
         splits=splits,
         temporaries=temporaries,
-        raster=_RASTER // cluster_m,
+        raster=RASTER // cluster_m,
         out_dtype=out_dtype,
         layout=layout,
     )
     chunks = bare.waves * block_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
-    if tile.waves > 1 and layout == "dense":
-        # A fourth stage is worth more than buffers for all of the tile (docs/performance.md, 39).
+    if tile.waves > 1 and layout != "offsets":
         tile = replace(tile, epi_stages=2)
     alone = layout == "dense" and block_m <= 64 and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES

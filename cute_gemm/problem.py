@@ -25,6 +25,9 @@ scheduler has one, lies between them and those tiles, and takes TABLE_SMEM more.
 CONTIGUOUS_ALIGNMENT = 128
 """Rows that a group's first row is aligned to in the contiguous layout."""
 
+RASTER = 16
+"""Tiles along M of a band, unless a configuration's name says otherwise."""
+
 MAX_GROUPS = 1022
 """Most groups of one call."""
 
@@ -112,6 +115,9 @@ class KernelConfig:
             hardly more than one cluster are walked one by one.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
         layout: how rows find their matrix B, one of :data:`LAYOUTS`.
+        tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use
+            them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
+            first row a multiple of four.
     """
 
     block_m: int
@@ -123,9 +129,10 @@ class KernelConfig:
     epi_stages: int = 2
     splits: int = 1
     temporaries: int = 1
-    raster: int = 8
+    raster: int = RASTER
     out_dtype: str = "bfloat16"
     layout: str = "dense"
+    tma_scales: bool = False
 
     @property
     def name(self) -> str:
@@ -135,7 +142,10 @@ class KernelConfig:
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         layout = "" if self.layout == "dense" else f"_{self.layout}"
         splits = f"_k{self.splits}" if self.splits > 1 else ""
-        return f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{temporaries}_{out}{layout}"
+        raster = f"_r{self.raster}" if self.raster * self.cluster_m != RASTER else ""
+        scales = "_tma-scales" if self.tma_scales else ""
+        tile = f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{temporaries}"
+        return f"{tile}{raster}_{out}{layout}{scales}"
 
     @property
     def math_warpgroups(self) -> int:
@@ -182,6 +192,11 @@ class KernelConfig:
         return self.math_warpgroups * self.epi_stages * 64 * self.epi_n * OUT_BYTES[self.out_dtype]
 
     @property
+    def scales_bytes(self) -> int:
+        """Shared memory of the scales of A of all stages, aligned as tiles are."""
+        return ceil_div(4 * self.block_m * self.stages, 1024) * 1024 if self.tma_scales else 0
+
+    @property
     def table_bytes(self) -> int:
         """Shared memory of the scheduler's table, where finding a tile's group takes one."""
         return TABLE_SMEM if self.layout in ("offsets", "masked") else 0
@@ -189,5 +204,5 @@ class KernelConfig:
     @property
     def smem_bytes(self) -> int:
         """Shared memory of one CTA: all stages and store buffers, mbarriers, table, and what is static."""
-        fixed = STATIC_SMEM + BARRIER_SMEM + self.table_bytes
+        fixed = STATIC_SMEM + BARRIER_SMEM + self.table_bytes + self.scales_bytes
         return fixed + self.stages * self.stage_bytes + self.store_bytes

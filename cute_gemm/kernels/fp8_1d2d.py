@@ -34,15 +34,16 @@ A stage is released as soon as its WGMMAs have retired, before their result is p
 producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. Where a
 ring has whole groups of four stages, a tile's k-blocks are made up to whole groups, in all CTAs of a cluster
 alike: stages are passed over, that is filled with nothing, waited for and released (mainloop.py). With a
-cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; each loads its share and
-multicasts it, so a stage may be filled only once all of them have released it. CTAs along M whose tiles are
-of two groups each load all shares of their own B, by multicast to themselves, and keep in step all the same.
+cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; the first of them loads it
+for all by multicast, so a stage may be filled only once all of them have released it. CTAs along M whose
+tiles are of two groups each load their own B, by multicast to themselves, and keep in step all the same.
 Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still
 arrives at its barriers. Where k-blocks are shared out instead (SplitKScheduler, StoreSum), each CTA of a
 cluster has a ring of its own, and one tile.
 
-Scales travel apart from all this, from global memory into the registers of the threads that use them. No role
-touches global memory before the kernels ahead on the stream have ended (`griddepcontrol_wait`).
+Scales travel apart from all this, from global memory into the registers of the threads that use them; but
+those of A come with the stages where they lie in memory as TMA needs them and there is room (scales.py). No
+role touches global memory before the kernels ahead on the stream have ended (`griddepcontrol_wait`).
 """
 
 import cutlass
@@ -56,6 +57,7 @@ from . import tile_queue
 from .hopper import (
     WARP,
     WARPGROUP,
+    along_k,
     as_matrices,
     fp8_mma,
     hidden_tensor,
@@ -64,12 +66,11 @@ from .hopper import (
     make_ring,
     overlapping_stages,
     row_major_smem_layout,
-    tile_along_k,
     tma_load,
 )
 from .mainloop import OverlappedMainloop, SerialMainloop
 from .promotion import StraddlingPromotion, UniformPromotion
-from .scales import ScaleFeed, prefetch_scales
+from .scales import LoadedScales, StagedScales, prefetch_scales
 from .tile_queue import TileQueue
 
 
@@ -98,6 +99,10 @@ class Fp8Gemm1D2D:
             self.promote = StraddlingPromotion(config.block_n, config.scale_group_n)
         else:
             self.promote = UniformPromotion(config.block_n)
+        if config.tma_scales:
+            self.scales = StagedScales(config.block_m, config.stages, self.waves, self.promote.num_b_scales)
+        else:
+            self.scales = LoadedScales(self.waves, self.promote.num_b_scales)
         if config.temporaries == 2:
             self.mainloop = OverlappedMainloop(config.block_n)
         else:
@@ -114,14 +119,15 @@ class Fp8Gemm1D2D:
         config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
         sA_layout = row_major_smem_layout(block_m, BLOCK_K, config.stages, fp8)
         sB_layout = row_major_smem_layout(block_n, BLOCK_K, config.stages, fp8)
-        tma_a, tma_mA = tma_load(mA, sA_layout, (block_m, BLOCK_K), self.cluster_mn[1])
-        tma_b, tma_mB = tma_load(mB, sB_layout, (block_n, BLOCK_K), self.cluster_mn[0])
+        tma_a, tma_mA = tma_load(mA, sA_layout, (block_m, BLOCK_K), self.cluster_mn[1] > 1)
+        tma_b, tma_mB = tma_load(mB, sB_layout, (block_n, BLOCK_K), self.cluster_mn[0] > 1)
 
         @cute.struct
         class Storage:
             barriers: cute.struct.MemRange[cutlass.Int64, 2 * config.stages]
             queue: tile_queue.Storage
             table: cute.struct.MemRange[Int32, self.scheduler_type.table_entries]
+            sSFA: cute.struct.Align[cute.struct.MemRange[Float32, self.scales.entries], 1024]
             sA: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sA_layout)], 1024]
             sB: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sB_layout)], 1024]
             store: self.store.Storage
@@ -138,10 +144,11 @@ class Fp8Gemm1D2D:
             cluster_mnk=self.cluster_mnk,
             raster=config.raster,
         )
+        sfa = self.scales.operands(mSFA)
         out = self.store.operands(mD)
         a = tma_a, tma_mA, l2_policy(hints & Hint.A_FIRST)
         b = tma_b, tma_mB, l2_policy(hints & Hint.B_FIRST)
-        self.kernel(a, b, out, mSFA, mSFB, scheduler, sA_layout, sB_layout).launch(
+        self.kernel(a, b, out, sfa, mSFB, scheduler, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
@@ -151,12 +158,12 @@ class Fp8Gemm1D2D:
         )
 
     @cute.kernel
-    def kernel(self, a, b, out, mSFA, mSFB, scheduler, sA_layout, sB_layout):
+    def kernel(self, a, b, out, sfa, mSFB, scheduler, sA_layout, sB_layout):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
         storage = SmemAllocator().allocate(self.Storage)
-        stage_bytes = sum(self.tile_mn) * BLOCK_K
+        stage_bytes = sum(self.tile_mn) * BLOCK_K + self.scales.stage_bytes
         barriers = storage.barriers.data_ptr()
         ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
         tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
@@ -174,6 +181,7 @@ class Fp8Gemm1D2D:
             read_on = overlapping_stages(64, self.config.stages, self.tile_mn[0], cutlass.Float8E4M3FN)
             sA_mma = hidden_tensor(storage.sA, read_on, cutlass.Float8E4M3FN)
         sB = hidden_tensor(storage.sB, sB_layout, cutlass.Float8E4M3FN)  # (bN, bK, stages)
+        sSFA = self.scales.open(storage.sSFA)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
         # By dependent launch, kernels that write what this one reads, or read what it writes, may still run:
         # nothing before the wait may touch global memory. Dependents start only then: those have all ended.
@@ -188,8 +196,8 @@ class Fp8Gemm1D2D:
 
         # What is first here is first in memory, and waits for fewer lines of instructions: 1 % with few rows.
         # With two math warpgroups it made 256x128 tiles of offsets spill.
-        for_producer = ring, tiles, a, sA, b, sB, mSFA, mSFB, warp
-        for_math = ring, tiles, sA_mma, sB, mSFA, mSFB, out, sD, tidx
+        for_producer = ring, tiles, a, sA, b, sB, sfa, sSFA, mSFB, warp
+        for_math = ring, tiles, sA_mma, sB, sfa, sSFA, mSFB, out, sD, tidx
         if const_expr(self.config.math_warpgroups == 1):
             if warp >= self.math_warps:
                 self.produce(*for_producer)
@@ -202,19 +210,19 @@ class Fp8Gemm1D2D:
                 self.produce(*for_producer)
 
     @cute.jit
-    def produce(self, ring, tiles, a, sA, b, sB, mSFA, mSFB, warp):
+    def produce(self, ring, tiles, a, sA, b, sB, sfa, sSFA, mSFB, warp):
         """Sends each warp of the last warpgroup to its role."""
         cute.arch.setmaxregister_decrease(self.producer_registers)
         if warp == self.tma_warp:
-            self.load(ring, tiles, a, sA, b, sB)
+            self.load(ring, tiles, a, sA, b, sB, sfa, sSFA)
         if warp == self.scheduler_warp:
             tiles.find()
         if const_expr(self.config.prefetches_scales):
             if warp == self.prefetch_warp:
-                prefetch_scales(tiles.scheduler, mSFA, mSFB, *self.tile_mn, self.promote.num_b_scales)
+                prefetch_scales(tiles.scheduler, *sfa, mSFB, *self.tile_mn, self.promote.num_b_scales)
 
     @cute.jit
-    def load(self, ring, tiles, a, sA, b, sB):
+    def load(self, ring, tiles, a, sA, b, sB, sfa, sSFA):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
         (tma_a, mA, policy_a), (tma_b, mB, policy_b) = a, b
         block_m, block_n = self.tile_mn
@@ -226,34 +234,27 @@ class Fp8Gemm1D2D:
             mask_a = cute.make_layout_image_mask(cluster, (rank_m, rank_n, rank_k), mode=1)
         if const_expr(self.cluster_mn[0] > 1):
             mask_b = cute.make_layout_image_mask(cluster, (rank_m, rank_n, rank_k), mode=0)
-        ctas_m, ctas_n = (cute.make_layout(extent) for extent in self.cluster_mn)
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.config.stages)
         tile, turn = tiles.first()
         while tile.is_valid:
-            gA = tile_along_k(mA, block_m, tile.row, tile.m_group)  # (bM, bK, restK)
-            gB = tile_along_k(mB, block_n, tile.n_tile * block_n, tile.group)  # (bN, bK, restK)
-            tAsA, tAgA = cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
-                tma_a, rank_n, ctas_n, cute.group_modes(sA, 0, 2), cute.group_modes(gA, 0, 2)
-            )
-            # This CTA's share of B, then all of them, for tiles that do not share it.
-            (tBsB, tBgB), *all_shares = [
-                cpasync.tma_partition(  # (TMA, stages), (TMA, restK)
-                    tma_b, share, ctas_m, cute.group_modes(sB, 0, 2), cute.group_modes(gB, 0, 2)
-                )
-                for share in (rank_m, *range(self.cluster_mn[0]))
-            ]
+            tAsA, tAgA = along_k(tma_a, mA, sA, block_m, tile.row, tile.m_group)
+            tBsB, tBgB = along_k(tma_b, mB, sB, block_n, tile.n_tile * block_n, tile.group)
+            tSsS, tSgS = self.scales.along_k(sfa, sSFA, tile)
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
                 stage = state.index
                 to_a = {"tma_bar_ptr": ring.producer_get_barrier(state), "cache_policy": policy_a}
                 to_b = {**to_a, "cache_policy": policy_b}
-                cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
+                if rank_n == 0:
+                    cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
+                if const_expr(self.config.tma_scales):
+                    cute.copy(sfa[0], tSgS[None, k], tSsS[None, stage], tma_bar_ptr=to_a["tma_bar_ptr"])
                 if tile.shares_b:
-                    cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)
+                    if rank_m == 0:
+                        cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)
                 else:
-                    for sB_i, gB_i in all_shares:
-                        cute.copy(tma_b, gB_i[None, k], sB_i[None, stage], mcast_mask=1 << rank, **to_b)
+                    cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=1 << rank, **to_b)
                 state.advance()
             for _ in cutlass.range(self.mainloop.passed_over(tile.k_count), unroll=1):
                 ring.pass_over(state)
@@ -262,7 +263,7 @@ class Fp8Gemm1D2D:
         ring.producer_tail(state)
 
     @cute.jit
-    def mma(self, ring, tiles, sA, sB, mSFA, mSFB, out, sD, tidx):
+    def mma(self, ring, tiles, sA, sB, sfa, sSFA, mSFB, out, sD, tidx):
         """Role of the math warpgroups: multiplies, promotes and stores 64 x waves rows of each tile."""
         cute.arch.setmaxregister_increase(self.math_registers)
         block_n, rows = self.tile_mn[1], 64 * self.waves
@@ -280,16 +281,16 @@ class Fp8Gemm1D2D:
         ]
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.config.stages)
-        scales = ScaleFeed.make(mSFA, mSFB, self.waves, self.promote.num_b_scales)
+        scales = self.scales.feed(sfa, sSFA, mSFB, row)
         tile, turn = tiles.first()
-        scales.start(tile, row, block_n)
+        scales.start(tile, block_n)
         while tile.is_valid:
             first_row = tile.row + wg * rows
             has_rows = first_row < tile.row_end
             state = self.mainloop(ring, state, tile, has_rows, tCrA, tCrB, scales, self.promote, accs)
             # The next tile's first scales arrive while this one is stored.
             following, turn = tiles.take(tile, turn)
-            scales.start(following, row, block_n)
+            scales.start(following, block_n)
             first = (first_row, tile.n_tile * block_n, tile.m_group)
             self.store(accs, out, sD, first, tile.row_end, wg, tidx)
             tile = following

@@ -95,7 +95,7 @@ class SerialMainloop:
             multiply(self.block_n, temp, tCrA[None, None, None, wave, None], tCrB, state.index)
             # In the shadow of the WGMMAs: nothing else stands between a full stage and their issue.
             if const_expr(wave == 0):
-                row_scales = scales.hand_out(tile, k, place)
+                row_scales = scales.hand_out(tile, k, place, state.index)
             warpgroup.wait_group(0)
             if const_expr(wave == self.waves - 1):
                 ring.consumer_release(state)
@@ -132,7 +132,7 @@ class OverlappedMainloop:
         even, odd = cute.make_rmem_tensor_like(acc), cute.make_rmem_tensor_like(acc)
         ring.consumer_wait(state)
         multiply(self.block_n, even, tCrA, tCrB, state.index)
-        held = scales.hand_out(tile, Int32(0), 0)[0]
+        held = scales.hand_out(tile, Int32(0), 0, state.index)[0]
         last = tile.k_count - 1
         for pair in cutlass.range(last // 2, unroll=1):
             state, held = self.step(operands, state, 2 * pair + 1, odd, even, held)
@@ -157,7 +157,7 @@ class OverlappedMainloop:
         state.advance()
         ring.consumer_wait(state)
         multiply(self.block_n, issued, tCrA, tCrB, state.index)
-        following = scales.hand_out(tile, k, k % GROUP)[0]
+        following = scales.hand_out(tile, k, k % GROUP, state.index)[0]
         warpgroup.wait_group(1)
         ring.consumer_release(previous)
         promote(acc, done, held, split)

@@ -1,14 +1,20 @@
-"""How a math thread comes by the scales of its rows: loaded a group ahead, handed out by shuffles."""
+"""How a math thread comes by the scales of its rows: loaded a group ahead, or with the stages, by TMA.
+
+Both ways are objects that say what they take, as stores are (epilogue.py): ``operands`` of the scales of A,
+made on the host, and shared memory, which they ``open``. The TMA warp loads what is ``along_k``, and each
+math thread has a ``feed``.
+"""
 
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 
 from ..problem import BLOCK_K
-from .hopper import WARP, hide_lane
+from .hopper import WARP, along_k, hide_lane, tma_load
 
 GROUP = 4
 """k-blocks that a load fetches: one for each of the four lanes that hold the same rows of an accumulator."""
@@ -25,7 +31,78 @@ SECTOR = 8
 
 
 @dataclass(frozen=True)
-class ScaleFeed:
+class ColumnScales:
+    """Scales of B for the calling thread, which are those of all threads, a group of k-blocks ahead.
+
+    Lane q of a quad loads those of k-block ``4 g + q`` of group g. Column blocks beyond the end are clamped:
+    their products are never stored.
+    """
+
+    mSFB: cute.Tensor  # (N / 128, K / 128, matrices)
+    lane_k: Int32  # which k-block of a group this lane holds
+    offset: cute.Tensor  # (scale blocks of B,)
+    fetched: cute.Tensor  # (scale blocks of B,)
+
+    @staticmethod
+    def make(mSFB, num_b: int) -> "ColumnScales":
+        """For ``num_b`` scale blocks of B a tile."""
+        return ColumnScales(
+            mSFB,
+            lane_k=hide_lane(cute.arch.lane_idx() % GROUP),
+            offset=cute.make_rmem_tensor((num_b,), Int32),
+            fetched=cute.make_rmem_tensor((num_b,), Float32),
+        )
+
+    @cute.jit
+    def start(self, tile, block_n: int):
+        """Turns to ``tile``."""
+        matrix = tile.group * Int32(self.mSFB.stride[2])
+        for (b,) in coordinates(self.offset):
+            row = cutlass.min(tile.n_tile * block_n // BLOCK_K + b, self.mSFB.shape[0] - 1)
+            self.offset[b] = matrix + row * Int32(self.mSFB.stride[0])
+
+    @cute.jit
+    def fetch(self, tile, k: Int32):
+        """Issues the loads of the group that begins at k-block ``k`` of ``tile``."""
+        k_offset = self.k_block(tile, k) * Int32(self.mSFB.stride[1])
+        for i in coordinates(self.fetched):
+            self.fetched[i] = load(self.mSFB, self.offset[i] + k_offset)
+
+    def k_block(self, tile, k: Int32) -> Int32:
+        """Which k-block of all this lane fetches of the group that begins at ``k`` of ``tile``."""
+        return tile.k_start + cutlass.min(k + self.lane_k, tile.k_count - 1)
+
+
+@dataclass(frozen=True)
+class LoadedScales:
+    """Threads load the scales of A that they need, of any strides, from global memory: no TMA, no barrier."""
+
+    waves: int
+    num_b: int
+
+    entries: ClassVar[int] = 0
+    """In shared memory."""
+    stage_bytes: ClassVar[int] = 0
+    """That TMA brings with a stage."""
+
+    def operands(self, mSFA: cute.Tensor) -> tuple:
+        """The scales of A."""
+        return (mSFA,)
+
+    def open(self, storage):
+        """Nothing."""
+
+    def along_k(self, operands, sSFA, tile) -> tuple:
+        """Nothing to load."""
+        return None, None
+
+    def feed(self, operands, sSFA, mSFB: cute.Tensor, row: Int32) -> "LoadedFeed":
+        """What a math thread asks for scales."""
+        return LoadedFeed.make(*operands, mSFB, self.waves, self.num_b, row)
+
+
+@dataclass(frozen=True)
+class LoadedFeed:
     """Combined scales ``scale_a[row, k] * scale_b[column block, k]`` of the calling thread's rows.
 
     WGMMA gives the lanes of a quad the same rows, so lane q of a quad loads and keeps k-block ``4 g + q`` of
@@ -38,42 +115,35 @@ class ScaleFeed:
     """
 
     mSFA: cute.Tensor  # (M, K / 128, matrices)
-    mSFB: cute.Tensor  # (N / 128, K / 128, matrices)
-    lane_k: Int32  # which k-block of a group this lane holds
+    row: Int32  # the first of this thread's in a tile
     rA_offset: cute.Tensor  # (2 row halves, waves)
-    rB_offset: cute.Tensor  # (scale blocks of B,)
     rA: cute.Tensor  # (2 row halves, waves): the group being fetched
-    rB: cute.Tensor  # (scale blocks of B,)
+    columns: ColumnScales
     rHeld: cute.Tensor  # (scale blocks of B, 2 row halves, waves): the group in use
 
     @staticmethod
-    def make(mSFA, mSFB, waves: int, num_b: int) -> "ScaleFeed":
+    def make(mSFA, mSFB, waves: int, num_b: int, row: Int32) -> "LoadedFeed":
         """A feed for ``waves`` fragments of 64 rows and ``num_b`` scale blocks of B a tile."""
-        return ScaleFeed(
+        return LoadedFeed(
             mSFA,
-            mSFB,
-            lane_k=hide_lane(cute.arch.lane_idx() % GROUP),
+            row,
             rA_offset=cute.make_rmem_tensor((2, waves), Int32),
-            rB_offset=cute.make_rmem_tensor((num_b,), Int32),
             rA=cute.make_rmem_tensor((2, waves), Float32),
-            rB=cute.make_rmem_tensor((num_b,), Float32),
+            columns=ColumnScales.make(mSFB, num_b),
             rHeld=cute.make_rmem_tensor((num_b, 2, waves), Float32),
         )
 
     @cute.jit
-    def start(self, tile, first_row: Int32, block_n: int):
-        """Turns to ``tile``, of which this thread's rows begin at ``first_row``, and fetches the first group.
+    def start(self, tile, block_n: int):
+        """Turns to ``tile``, and fetches the first group.
 
-        Rows and column blocks beyond the end are clamped: their products are never stored.
+        Rows beyond the end are clamped: their products are never stored.
         """
         matrix = tile.m_group * Int32(self.mSFA.stride[2])
         for half, wave in coordinates(self.rA):
-            row = cutlass.min(tile.row + first_row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
+            row = cutlass.min(tile.row + self.row + (64 * wave + 8 * half), self.mSFA.shape[0] - 1)
             self.rA_offset[half, wave] = matrix + row * Int32(self.mSFA.stride[0])
-        matrix = tile.group * Int32(self.mSFB.stride[2])
-        for (b,) in coordinates(self.rB):
-            row = cutlass.min(tile.n_tile * block_n // BLOCK_K + b, self.mSFB.shape[0] - 1)
-            self.rB_offset[b] = matrix + row * Int32(self.mSFB.stride[0])
+        self.columns.start(tile, block_n)
         for place in cutlass.range_constexpr(GROUP):
             self.fetch(tile, Int32(0), place)
 
@@ -81,32 +151,119 @@ class ScaleFeed:
     def fetch(self, tile, k: Int32, place: int):
         """Issues the loads due at ``place`` of the group that begins at k-block ``k`` of ``tile``."""
         waves_at, b_at = FETCH_AT[self.rA.shape[1]]
-        k = tile.k_start + cutlass.min(k + self.lane_k, tile.k_count - 1)
-        k_offset = k * Int32(self.mSFA.stride[1])
+        k_offset = self.columns.k_block(tile, k) * Int32(self.mSFA.stride[1])
         for half, wave in coordinates(self.rA):
             if const_expr(waves_at[wave] == place):
                 self.rA[half, wave] = load(self.mSFA, self.rA_offset[half, wave] + k_offset)
         if const_expr(b_at == place):
-            k_offset = k * Int32(self.mSFB.stride[1])
-            for i in coordinates(self.rB):
-                self.rB[i] = load(self.mSFB, self.rB_offset[i] + k_offset)
+            self.columns.fetch(tile, k)
 
     @cute.jit
-    def hand_out(self, tile, k: Int32, place):
+    def hand_out(self, tile, k: Int32, place, stage: Int32):
         """The scales of k-block ``k``, to be asked for in turn: ``[wave][row half][scale block of B]``.
 
-        ``place`` is ``k % GROUP``, which is best known when compiling.
+        ``place`` is ``k % GROUP``, which is best known when compiling; ``stage`` is where the k-block is.
         """
         num_b, halves, waves = self.rHeld.shape
         if place == 0:
             for b, half, wave in coordinates(self.rHeld):
-                self.rHeld[b, half, wave] = self.rA[half, wave] * self.rB[b]
+                self.rHeld[b, half, wave] = self.rA[half, wave] * self.columns.fetched[b]
         for each in cutlass.range_constexpr(GROUP):
             if place == each:
                 self.fetch(tile, k - each + GROUP, each)
         return [
             [[from_quad(self.rHeld[b, half, wave], place) for b in range(num_b)] for half in range(halves)]
             for wave in range(waves)
+        ]
+
+
+@dataclass(frozen=True)
+class StagedScales:
+    """The scales of A come with the stages of the ring, by TMA: they must be M-major, on 16 bytes.
+
+    A stage has those of ``block_m`` rows for its k-block. That is a few whole lines, where a load by quads
+    takes a line for one or two rows: large GEMMs take 1 to 3 % less, with 128 rows a tile (2026-11-25).
+    """
+
+    block_m: int
+    stages: int
+    waves: int
+    num_b: int
+
+    @property
+    def entries(self) -> int:
+        """In shared memory."""
+        return self.block_m * self.stages
+
+    @property
+    def stage_bytes(self) -> int:
+        """That TMA brings with a stage."""
+        return 4 * self.block_m
+
+    @property
+    def layout(self) -> cute.Layout:
+        """In shared memory: (bM, 1, stages)."""
+        return cute.make_layout((self.block_m, 1, self.stages), stride=(1, self.block_m, self.block_m))
+
+    def operands(self, mSFA: cute.Tensor) -> tuple:
+        """TMA's atom and view of the scales of A."""
+        return tma_load(mSFA, self.layout, (self.block_m, 1))
+
+    def open(self, storage) -> cute.Tensor:
+        """The stages."""
+        return storage.get_tensor(self.layout)
+
+    def along_k(self, operands, sSFA: cute.Tensor, tile) -> tuple:
+        """Where a tile's scales come from and go to, see hopper.along_k."""
+        return along_k(*operands, sSFA, self.block_m, tile.row, tile.m_group, 1)
+
+    def feed(self, operands, sSFA: cute.Tensor, mSFB: cute.Tensor, row: Int32) -> "StagedFeed":
+        """What a math thread asks for scales."""
+        return StagedFeed.make(sSFA, mSFB, self.waves, self.num_b, row)
+
+
+@dataclass(frozen=True)
+class StagedFeed:
+    """As :class:`LoadedFeed`, but those of A are read from the stage that is in use.
+
+    Each warp gives a stage back behind its WGMMAs, which all of its lanes wait for together: they have read
+    its scales by then.
+    """
+
+    sSFA: cute.Tensor  # (bM, 1, stages), from this thread's first row on
+    columns: ColumnScales
+    rB: cute.Tensor  # (scale blocks of B,): the group in use
+    waves: int
+
+    @staticmethod
+    def make(sSFA, mSFB, waves: int, num_b: int, row: Int32) -> "StagedFeed":
+        """A feed for ``waves`` fragments of 64 rows and ``num_b`` scale blocks of B a tile."""
+        address = hide_lane(sSFA.iterator.toint() + 4 * row)
+        pointer = cute.make_ptr(Float32, address, cutlass.AddressSpace.smem, assumed_align=4)
+        return StagedFeed(
+            cute.make_tensor(pointer, sSFA.layout),
+            ColumnScales.make(mSFB, num_b),
+            cute.make_rmem_tensor((num_b,), Float32),
+            waves,
+        )
+
+    @cute.jit
+    def start(self, tile, block_n: int):
+        """Turns to ``tile``, and fetches the first group of B's scales."""
+        self.columns.start(tile, block_n)
+        self.columns.fetch(tile, Int32(0))
+
+    @cute.jit
+    def hand_out(self, tile, k: Int32, place, stage: Int32):
+        """As :meth:`LoadedFeed.hand_out`."""
+        if place == 0:
+            for i in coordinates(self.rB):
+                self.rB[i] = self.columns.fetched[i]
+            self.columns.fetch(tile, k + GROUP)
+        scales_b = [from_quad(self.rB[i], place) for i in coordinates(self.rB)]
+        return [
+            [[self.sSFA[64 * wave + 8 * half, 0, stage] * b for b in scales_b] for half in range(2)]
+            for wave in range(self.waves)
         ]
 
 

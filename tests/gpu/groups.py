@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tensors import DTYPES, HINTS, bits
+from tensors import DTYPES, HINTS, bits, scales_for
 from torch import Tensor
 
 import cute_gemm
@@ -142,8 +142,14 @@ def call(
     return cute_gemm.m_grouped_fp8_gemm_nt_masked(lhs, rhs, index, expected_rows, out, **options)
 
 
+def inputs_for(config: KernelConfig, inputs: GroupedInputs) -> GroupedInputs:
+    """The same, with scales of A as the kernel takes them."""
+    a, sa = inputs.lhs
+    return replace(inputs, lhs=(a, scales_for(config, sa)))
+
+
 def launch(config: KernelConfig, inputs: GroupedInputs, out: Tensor, num_sms: int = 132) -> None:
-    """One kernel, whether it would be chosen or not."""
+    """One kernel, whether it would be chosen or not, with :func:`inputs_for` it."""
     alignment = (1,) if config.layout == "offsets" else ()
     dispatch.instance(config)(*inputs.lhs, *inputs.rhs, out, num_sms, HINTS, inputs.index, *alignment)
 
@@ -162,7 +168,7 @@ def run(
     if config is None:
         assert call(layout, inputs, out, **options) is out
     else:
-        launch(config, inputs, out, num_sms)
+        launch(config, inputs_for(config, inputs), out, num_sms)
     wait()
     check()
     return out

@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 import torch
-from tensors import DTYPES, HINTS
+from tensors import DTYPES, HINTS, scales_for
 
 from cute_gemm import dispatch, heuristics
 from cute_gemm.problem import KernelConfig
@@ -43,9 +43,10 @@ class Case(NamedTuple):
 
 def pick(out_dtype: str = "bfloat16", layout: str = "dense", **wanted: object) -> KernelConfig:
     """Of the configurations with these properties the one with the largest tile, and the smallest cluster."""
+    wanted = {"out_dtype": out_dtype, "layout": layout, "tma_scales": False} | wanted
     found = [
         config
-        for config in heuristics.all_configs(out_dtype, layout)
+        for config in heuristics.every_config()
         if all(getattr(config, name) == value for name, value in wanted.items())
     ]
     return max(found, key=lambda config: (config.block_m * config.block_n, -config.cluster_size))
@@ -65,6 +66,14 @@ DENSE = {
         pick(block_m=128, straddles=True, cluster_m=2), (300,), 184, 784
     ),
     "256, multicast of A": Case(pick(block_m=256, cluster_n=2), (300,), 136, 528),
+    # Scales of A come with the stages.
+    "128, two scales of B, multicast of B, scales by TMA": Case(
+        pick(block_m=128, straddles=True, cluster_m=2, tma_scales=True), (300,), 184, 784
+    ),
+    "128, shared k, scales by TMA": Case(pick(block_m=128, splits=3, tma_scales=True), (100,), 56, 5648),
+    "256, fp32, scales by TMA": Case(
+        pick("float32", block_m=256, cluster_size=1, tma_scales=True), (300,), 136, 528
+    ),
     # More chunks than store buffers, which are used again within a tile and by the next.
     "128, fp32": Case(pick("float32", block_m=128, straddles=True, cluster_size=1), (130,), 200, 528),
     "256, fp32, multicast of B": Case(pick("float32", block_m=256, cluster_m=2), (600,), 72, 528),
@@ -90,6 +99,9 @@ GROUPED = {
     "contiguous, 128, multicast of B": Case(
         pick(layout="contiguous", block_m=128, cluster_m=2), (128, 0, 300, 7), 136, 528
     ),
+    "contiguous, 128, multicast of B, scales by TMA": Case(
+        pick(layout="contiguous", block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
+    ),
     "offsets, 64, cluster of four": Case(
         pick(layout="offsets", block_m=64, cluster_n=4), (0, 64, 0, 7, 70), 72, 912
     ),
@@ -108,6 +120,9 @@ GROUPED = {
         pick("float32", "masked", block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
     ),
     "masked, 128": Case(pick(layout="masked", block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 528),
+    "masked, 256, multicast of A, scales by TMA": Case(
+        pick(layout="masked", block_m=256, cluster_n=2, tma_scales=True), (0, 200, 512), 136, 272
+    ),
     "masked, 256, fp32, multicast of B": Case(
         pick("float32", "masked", block_m=256, cluster_m=2), (0, 200, 512), 136, 272
     ),
@@ -159,7 +174,8 @@ def run(case: Case) -> float:
     out = torch.full((*lhs[0].shape[:-1], n), torch.nan, dtype=DTYPES[config.out_dtype])
     launch = dispatch.instance(config)
     a, sa, b, sb, out, *grouping = (
-        x.cuda() if isinstance(x, torch.Tensor) else x for x in (*lhs, *rhs, out, *grouping)
+        x.cuda() if isinstance(x, torch.Tensor) else x
+        for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping)
     )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
     launch(a, sa, b, sb, out, NUM_SMS, HINTS, *grouping)

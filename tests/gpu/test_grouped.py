@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cuda.bindings import driver
-from groups import LAYOUTS, Problem, call, launch, run, run_config, wait
+from groups import LAYOUTS, Problem, call, inputs_for, launch, run, run_config, wait
 from tensors import DTYPES, bits
 from torch import Tensor
 
@@ -578,7 +578,7 @@ def test_a_cluster_comes_by_tiles_that_share_b_and_others(config: KernelConfig, 
 def test_no_kernel_does_harm_whatever_the_index_holds(config: KernelConfig) -> None:
     groups, n = 5, 264
     sizes = [140] * groups if config.layout == "masked" else [700] + [0] * (groups - 1)
-    inputs = Problem.make(sizes, n, 272).arranged(config.layout, rows=max(sizes))
+    inputs = inputs_for(config, Problem.make(sizes, n, 272).arranged(config.layout, rows=max(sizes)))
     draw = random.Random(config.name)
     for pool in (GARBAGE, range(-1, groups + 1), range(-9, 709)):
         inputs.index.copy_(torch.tensor(draw.choices(pool, k=len(inputs.index))))
@@ -610,6 +610,7 @@ def test_all_kernels_give_the_same_bits_every_time(config: KernelConfig, agreed:
     first = run_config(config, inputs)
     # Launched without a pause, so that runs overlap: a race shows as a difference.
     outs = first.new_full((20, *first.shape), torch.nan)
+    inputs = inputs_for(config, inputs)
     for out in outs:
         launch(config, inputs, out)
     wait()

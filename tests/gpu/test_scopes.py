@@ -34,7 +34,7 @@ def test_products_on_few_multiprocessors(
     out, check = poisoned(*shape[:2], dtype, "cuda")
     with cute_gemm.config(num_sms=num_sms):
         cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
-        assert dispatch._launcher("dense", 1, *shape, dtype, a.get_device())[1][0] == num_sms
+        assert dispatch._launcher("dense", 1, *shape, sa, dtype, a.get_device())[1][0] == num_sms
     groups.wait()
     check()
     assert_correct(out, a, sa, b, sb)

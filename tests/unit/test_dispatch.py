@@ -1,12 +1,13 @@
 """What the dispatcher asks for and when it refuses, with stand-ins for kernels and for CUDA."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from cute_gemm import config, dispatch, jit
+from cute_gemm import config, dispatch, heuristics, jit
 from cute_gemm.problem import GemmProblem, Hint, KernelConfig
 
 LOW, TALL = KernelConfig(64, 64, 4), KernelConfig(256, 128, 4, cluster_m=2)
@@ -37,7 +38,7 @@ class Device:
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     device = Device()
 
-    def select(problem: GemmProblem) -> KernelConfig:
+    def select(problem: GemmProblem, tma_scales: bool) -> KernelConfig:
         return LOW if problem.m <= 64 else TALL
 
     monkeypatch.setattr(dispatch, "select", select)
@@ -116,17 +117,22 @@ def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
     device: Device, monkeypatch: pytest.MonkeyPatch, case: str, pdl: bool
 ) -> None:
     call, rows, grouping, problem = GROUPED[case]
-    asked: list[GemmProblem] = []
+    asked: list[tuple[GemmProblem, bool]] = []
     launched: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(dispatch, "select", lambda problem: asked.append(problem) or LOW)
+    monkeypatch.setattr(dispatch, "select", lambda *problem: asked.append(problem) or LOW)
     monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
     a, b, out = torch.zeros(*rows, 16), torch.zeros(3, 8, 16), torch.zeros(*rows, 8, dtype=torch.bfloat16)
+    sa, of_tma = torch.zeros(*rows, 3), torch.zeros(*rows[:-1], 3, rows[-1]).mT
     with config(pdl=pdl):
-        call(a, "sa", b, "sb", out, *grouping)
-    assert asked == [problem]
+        call(a, sa, b, "sb", out, *grouping)
+        call(a, of_tma, b, "sb", out, *grouping)
+    assert asked == [(problem, False), (problem, True)]
     # What only shapes the choice of a kernel is not for the kernel.
     told = grouping[:1] if problem.layout == "masked" else grouping
-    assert launched == [(a, "sa", b, "sb", out, *dispatch.launch_options(problem, LOW, pdl), *told)]
+    for arguments, scales in zip(launched, (sa, of_tma), strict=True):
+        operands = a, scales, b, "sb", out
+        assert all(got is wanted for got, wanted in zip(arguments[:5], operands, strict=True))
+        assert arguments[5:] == (*dispatch.launch_options(problem, LOW, pdl), *told)
     assert launched[0][5] == 132
     assert (Hint.PDL in Hint(launched[0][6])) == pdl
 
@@ -134,16 +140,16 @@ def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
 def test_a_refused_grouped_call_says_how_many_groups(device: Device) -> None:
     device.capturing = True
     with pytest.raises(RuntimeError, match=r"^M = 20, N = 8, K = 16, 3 groups needs the kernel"):
-        dispatch._launcher("offsets", 3, 20, 8, 16, torch.float32, 0)
+        dispatch._launcher("offsets", 3, 20, 8, 16, torch.zeros(20, 1), torch.float32, 0)
     with pytest.raises(RuntimeError, match=r"^3 x 5 expected rows, N = 8, K = 16, 3 groups needs the kernel"):
-        dispatch._launcher("masked", 3, 15, 8, 16, torch.float32, 0)
+        dispatch._launcher("masked", 3, 15, 8, 16, torch.zeros(3, 5, 1), torch.float32, 0)
 
 
 def test_each_device_has_its_own_first_call(device: Device) -> None:
     device.call(3)
     device.capturing = True
     with pytest.raises(RuntimeError, match="was not called on cuda:1 before"):
-        dispatch._launcher("dense", 1, 3, 8, 16, torch.float32, 1)
+        dispatch._launcher("dense", 1, 3, 8, 16, torch.zeros(3, 1), torch.float32, 1)
 
 
 def test_a_kernel_that_could_not_be_made_was_not_called(device: Device) -> None:
@@ -153,6 +159,37 @@ def test_a_kernel_that_could_not_be_made_was_not_called(device: Device) -> None:
     device.capturing = True
     with pytest.raises(RuntimeError, match="before the capture"):
         device.call(3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset", "can"),
+    [
+        ((6, 3), (1, 8), 0, True),
+        ((6, 1), (1, 8), 4, True),
+        ((2, 6, 3), (24, 1, 8), 0, True),
+        ((6, 3), (3, 1), 0, False),
+        ((6, 3), (1, 6), 0, False),
+        ((6, 3), (1, 8), 1, False),
+        ((6, 3), (4, 8), 0, False),
+        ((2, 6, 3), (25, 1, 8), 0, False),
+        # The same for all k-blocks, or matrices.
+        ((6, 3), (1, 0), 0, False),
+        ((2, 6, 3), (0, 1, 8), 0, False),
+    ],
+)
+def test_tma_loads_scales_that_are_m_major_and_aligned(
+    shape: tuple[int, ...], strides: tuple[int, ...], offset: int, can: bool
+) -> None:
+    memory = torch.zeros(64)
+    assert memory.data_ptr() % 16 == 0
+    assert dispatch.tma_can_load(memory.as_strided(shape, strides, offset)) is can
+
+
+def test_a_kernel_for_the_scales_that_there_are_is_chosen() -> None:
+    problem = GemmProblem(4096, 2112, 7168)
+    config, staged = dispatch.select(problem), dispatch.select(problem, True)
+    assert not config.tma_scales
+    assert staged == replace(config, tma_scales=True) == heuristics.with_tma_scales(config)
 
 
 def test_a_warm_call_asks_nothing(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

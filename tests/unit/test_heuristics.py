@@ -56,10 +56,41 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_shared_memory_is_used_up(config: KernelConfig) -> None:
-    left = SMEM_CAPACITY - config.smem_bytes
-    assert left >= 0
+    left = SMEM_CAPACITY - replace(config, tma_scales=False).smem_bytes
+    assert left >= config.scales_bytes
     alone = config.layout == "dense" and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
     assert left < config.stage_bytes or config.stages == (8 if alone else 16)
+
+
+def test_scales_come_with_the_stages_where_there_is_room() -> None:
+    for config in CONFIGS:
+        bare = replace(config, tma_scales=False)
+        staged = heuristics.with_tma_scales(bare)
+        assert staged in CONFIGS
+        assert replace(staged, tma_scales=False) == bare
+        # Rows of offsets begin anywhere, where TMA cannot.
+        is_of_use = config.math_warpgroups == 2 and config.layout != "offsets"
+        fits = replace(bare, tma_scales=True).smem_bytes <= SMEM_CAPACITY
+        assert staged.tma_scales == (is_of_use and fits)
+        assert staged.smem_bytes <= SMEM_CAPACITY
+    staged = {config.block_m for config in CONFIGS if config.tma_scales}
+    assert staged == {128, 256}
+
+
+def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() -> None:
+    def rasters(m: int, k: int, layout: str = "dense") -> dict[int, set[int]]:
+        """Tiles along M, by the height of a tile."""
+        ranked = [choice.config for choice in heuristics.rank(GemmProblem(m, 4096, k, layout=layout))]
+        return {
+            block_m: {config.raster * config.cluster_m for config in ranked if config.block_m == block_m}
+            for block_m in (128, 256)
+        }
+
+    assert rasters(4096, 512) == rasters(4096, 4096) == {128: {16}, 256: {16}}
+    assert rasters(4096, 7168) == rasters(4096, 16384) == {128: {16}, 256: {8}}
+    # Two rows of tiles are no band.
+    assert rasters(512, 16384)[256] == {16}
+    assert rasters(4096, 16384, "masked")[256] == {16}
 
 
 LEGAL = KernelConfig(128, 128, 4)
@@ -185,7 +216,7 @@ def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked: list[GemmProblem] = []
 
-    def select(problem: GemmProblem) -> KernelConfig:
+    def select(problem: GemmProblem, tma_scales: bool) -> KernelConfig:
         asked.append(problem)
         return CONFIGS[0]
 

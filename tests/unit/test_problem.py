@@ -57,12 +57,16 @@ def test_problems_and_configurations_are_keys() -> None:
 
 
 def test_a_name_says_what_tells_a_configuration_from_others() -> None:
-    wide = KernelConfig(256, 128, 4, cluster_m=2)
+    wide = KernelConfig(256, 128, 4, cluster_m=2, raster=8)
     assert wide.name == "256x128_c2x1_s4_bf16"
     low = KernelConfig(64, 112, 9, cluster_n=4, temporaries=2, out_dtype="float32")
     assert low.name == "64x112_c1x4_s9_t2_fp32"
     assert replace(low, cluster_n=1, splits=3).name == "64x112_c1x1_k3_s9_t2_fp32"
     assert replace(wide, layout="masked").name == "256x128_c2x1_s4_bf16_masked"
+    # Of sixteen tiles along M a name says nothing.
+    assert replace(wide, raster=4).name == "256x128_c2x1_s4_r4_bf16"
+    scaled = replace(wide, raster=4, layout="masked", tma_scales=True)
+    assert scaled.name == "256x128_c2x1_s4_r4_bf16_masked_tma-scales"
     assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
 
 
@@ -79,7 +83,10 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
     assert config.store_bytes == stores
     table = 4 * (MAX_GROUPS + 2) if config.layout in ("offsets", "masked") else 0
     assert config.table_bytes == table
-    barriers = config.smem_bytes - STATIC_SMEM - table - config.stages * tiles - stores
+    # A number for each row of each stage, aligned.
+    scales = ceil_div(4 * config.block_m * config.stages, 1024) * 1024 if config.tma_scales else 0
+    assert config.scales_bytes == scales
+    barriers = config.smem_bytes - STATIC_SMEM - table - scales - config.stages * tiles - stores
     assert 2 * 8 * config.stages <= barriers <= 1024
     assert config.smem_bytes <= SMEM_CAPACITY
 

@@ -82,7 +82,7 @@ def test_tiles_are_ragged_every_way(case: Any) -> None:
 def test_cases_are_small(case: Any) -> None:
     """racecheck takes a thousand times as long as the kernel."""
     along_m, along_n = clusters(case)
-    assert along_m * along_n * case.config.cluster_size * ceil_div(case.k, BLOCK_K) <= 128
+    assert along_m * along_n * case.config.cluster_size * ceil_div(case.k, BLOCK_K) <= 136
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -91,6 +91,8 @@ def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
     shown = [case.config for case in cases_of(layout)]
     assert {config.block_m for config in shown} == {config.block_m for config in configs}
     assert {config.out_dtype for config in shown} == set(OUT_BYTES)
+    every = [config for config in heuristics.every_config() if config.layout == layout]
+    assert {config.tma_scales for config in shown} == {config.tma_scales for config in every}
 
 
 def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
@@ -104,8 +106,15 @@ def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
         lambda config: (config.block_m, config.splits > 1),
         lambda config: (config.out_dtype, config.splits > 1),
     ]
+    staged = [lambda config: config.waves, lambda config: config.straddles, lambda config: config.splits > 1]
     for kind in kinds:
         assert {kind(case.config) for case in cases_of("dense")} == {kind(config) for config in configs}
+    configs = [
+        config for config in heuristics.every_config() if config.tma_scales and config.layout == "dense"
+    ]
+    for kind in staged:
+        shown = {kind(case.config) for case in cases_of("dense") if case.config.tma_scales}
+        assert shown == {kind(config) for config in configs}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])

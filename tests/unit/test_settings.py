@@ -167,7 +167,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
     problems: list[GemmProblem] = []
     launched: list[Launch] = []
 
-    def select(problem: GemmProblem) -> KernelConfig:
+    def select(problem: GemmProblem, tma_scales: bool) -> KernelConfig:
         problems.append(problem)
         return KernelConfig(64, 64, 4)
 
