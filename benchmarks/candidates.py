@@ -134,7 +134,7 @@ def main() -> int:
     drawn = random_shapes(options.random, options.seed) if options.random else None
     shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
     problems = [problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(config for each in problems for config in configs_of(each))
+    compile_configs(heuristics.with_tma_scales(config) for each in problems for config in configs_of(each))
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)

@@ -133,11 +133,13 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterable[str]:
             " the calibrated means put that right, shape by shape."
         )
     costs = [each.row_major_cost for each in comparisons if each.row_major_cost is not None]
-    if costs:
-        yield (
-            f"Row-major scales of A, as here, take {geometric_mean(costs):.3f} times as long as M-major ones"
-            f" (geometric mean of {len(costs)} shapes; {max(costs):.3f} at worst)."
-        )
+    row_major = (
+        f"; row-major ones take {geometric_mean(costs):.3f} times as long"
+        f" (geometric mean of {len(costs)} shapes; {max(costs):.3f} at worst)"
+        if costs
+        else ""
+    )
+    yield f"Scales of A are M-major, as DeepGEMM takes them{row_major}."
     errors = [each.row["error_worst_tile"] for each in comparisons]
     yield f"The worst tile's error over all shapes is {max(errors):.2e}."
 

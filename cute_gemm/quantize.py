@@ -131,8 +131,9 @@ def dequantize_128x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32)
 def m_major(s: Tensor) -> Tensor:
     """Copy 1x128 scales into the M-major layout whose rows TMA can load: strides ``(1, round_up(M, 4))``.
 
-    DeepGEMM's users hold their scales in this layout. This library reads it and the row-major one alike, with
-    no further kernel, so nobody has to call this before a multiplication.
+    DeepGEMM's users hold their scales in this layout. This library multiplies with it and with the row-major
+    one, by no further kernel, so nobody has to call this before a multiplication. From about 128 rows on, the
+    kernels for this layout take 1 to 4 % less; with fewer rows, row-major scales are the better ones.
 
     Args:
         s: fp32 ``[M, ceil(K/128)]``, any strides.

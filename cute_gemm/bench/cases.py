@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cute_gemm
 
-from .. import dispatch, testing
+from .. import dispatch, quantize, testing
 from ..problem import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
 from .records import CONTIGUOUS, DENSE, MASKED, OFFSETS, OURS, ROW_MAJOR, Shape
@@ -56,8 +56,19 @@ class Call:
 
 
 def in_layout(sa: Tensor, layout: str) -> Tensor:
-    """Scales of A ``[..., M, ceil(K/128)]`` as they are, or with those of one k-block contiguous."""
-    return sa if layout == ROW_MAJOR else sa.mT.contiguous().mT
+    """Scales of A ``[..., M, ceil(K/128)]`` as they are, or M-major on 16 bytes, which TMA can load."""
+    if layout == ROW_MAJOR:
+        return sa
+    if sa.dim() == 2:
+        return quantize.m_major(sa)
+    # Capacities of groups are multiples of 128 rows, so nothing needs padding. `contiguous` would keep the
+    # stride of a single k-block, whatever it is.
+    return sa.mT.clone(memory_format=torch.contiguous_format).mT
+
+
+def _kernel_name(op: str, shape: Shape, num_sms: int, sa: Tensor) -> str:
+    """The kernel that an operation of ours launches, given these scales of A."""
+    return dispatch.select(problem_of(op, shape, num_sms), dispatch.tma_can_load(sa)).name
 
 
 def judge_within(error: Callable[[Tensor], float], limit: float) -> Callable[[Tensor], float]:
@@ -117,7 +128,7 @@ class DenseCase:
             lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out),
             self.judge,
             scale_layout=layout,
-            config=dispatch.select(problem_of(self.op, self.shape, num_sms)).name,
+            config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),
         )
 
     def judge(self, out: Tensor) -> float:
@@ -208,7 +219,7 @@ class GroupedCase:
             lambda: operations[self.op](lhs, self.rhs, self.inputs.index, *expected, out),
             self.judge,
             scale_layout=layout,
-            config=dispatch.select(problem_of(self.op, self.shape, num_sms)).name,
+            config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),
         )
 
     def judge(self, out: Tensor) -> float:

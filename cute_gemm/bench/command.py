@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .. import dispatch, hardware
+from .. import hardware
 from ..compilation import compile_and_tell
 from ..console import wide_console
 from ..progress import track
@@ -19,10 +19,9 @@ from .comparison import compare, geometric_mean, speeds_without_padding, text_ta
 from .origin import describe_origin
 from .peers.registry import split_available
 from .records import COLD, SUSTAINED, Row, Shape, read_results
-from .run import Bench, run_jobs
+from .run import Bench, kernels_of, run_jobs
 from .suite import SUITES, plan
 from .timers import Sustained, timers_of
-from .work import problem_of
 
 TABLES = "tables.md"
 _TABLE_WIDTH = 140
@@ -84,7 +83,7 @@ def measure(
     for note in (*missing, *replaced):
         print(note)
     num_sms = torch.cuda.get_device_properties().multi_processor_count
-    compile_and_tell(dispatch.select(problem_of(op, job.shape, num_sms)) for job in jobs for op in job.ops)
+    compile_and_tell(kernel for job in jobs for kernel in kernels_of(job, num_sms))
     bench = Bench(timers, peers, describe_origin(peers), num_sms)
     rows, failures = run_jobs(bench, track(jobs, "measuring"), out)
     _print_comparisons(rows)
@@ -135,8 +134,8 @@ def write_pictures(rows: Sequence[Row], out: Path) -> None:
         print("plots were left out, as matplotlib is not installed: pip install 'cute-gemm[bench]', then")
         print(f"cute-gemm bench --plot {out}")
         return
-    files = plots.draw(rows, out)
-    print(f"plots: {', '.join(file.name for file in files if file.suffix == '.png')} (and .svg)")
+    if files := plots.draw(rows, out):
+        print(f"plots: {', '.join(file.name for file in files if file.suffix == '.png')} (and .svg)")
 
 
 def _need_hopper() -> None:

@@ -28,7 +28,7 @@ from .records import (
 
 @dataclass(frozen=True)
 class Comparison:
-    """One shape: our time with row-major scales, DeepGEMM's, and what else was measured beside them."""
+    """One shape: our time with M-major scales, DeepGEMM's, and what else was measured beside them."""
 
     shape: Shape
     row: Row
@@ -38,7 +38,7 @@ class Comparison:
     """Whether DeepGEMM took turns with ours. Else its time is a published one, of another run on an H200."""
     card: float | None
     """This card's cuBLASLt time over that of the card in the peers' file; None if it was not measured."""
-    m_major_us: float | None
+    row_major_us: float | None
 
     @property
     def us(self) -> float:
@@ -57,7 +57,7 @@ class Comparison:
     @property
     def row_major_cost(self) -> float | None:
         """Time with row-major scales over that with M-major ones."""
-        return None if self.m_major_us is None else self.us / self.m_major_us
+        return None if self.row_major_us is None else self.row_major_us / self.us
 
 
 def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Comparison]:
@@ -70,7 +70,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
     """
     rows = list(rows)
     times = by_kind(rows, op, regime)
-    ours, m_major = times.get((OURS, ROW_MAJOR), {}), times.get((OURS, M_MAJOR), {})
+    ours, row_major = times.get((OURS, M_MAJOR), {}), times.get((OURS, ROW_MAJOR), {})
     beside = right_times(peers_beside(rows, op, regime).get(DEEPGEMM, {}))
     # Also of shapes beside ours, whose times replace these: they come in the order of the file.
     elsewhere = {
@@ -95,7 +95,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
             deepgemm_us=deepgemm_us,
             is_beside=shape in beside,
             card=None if shape in beside else card(shape),
-            m_major_us=m_major[shape]["us"] if shape in m_major else None,
+            row_major_us=row_major[shape]["us"] if shape in row_major else None,
         )
         for shape, deepgemm_us in (elsewhere | beside).items()
         if shape in ours
@@ -104,7 +104,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
 
 def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
     """Of each shape the speed of our offsets operation relative to our contiguous one, padding included."""
-    padded, unpadded = (by_kind(rows, op, regime).get((OURS, ROW_MAJOR), {}) for op in (CONTIGUOUS, OFFSETS))
+    padded, unpadded = (by_kind(rows, op, regime).get((OURS, M_MAJOR), {}) for op in (CONTIGUOUS, OFFSETS))
     return [padded[shape]["us"] / row["us"] for shape, row in unpadded.items() if shape in padded]
 
 

@@ -20,10 +20,10 @@ from .records import (
     DEEPGEMM,
     DENSE,
     FAST,
+    M_MAJOR,
     MASKED,
     OFFSETS,
     OURS,
-    ROW_MAJOR,
     TRITON,
     Row,
     Shape,
@@ -109,7 +109,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def _ours(rows: Sequence[Row], op: str, regime: str) -> dict[Shape, Row]:
-    return by_kind(rows, op, regime).get((OURS, ROW_MAJOR), {})
+    return by_kind(rows, op, regime).get((OURS, M_MAJOR), {})
 
 
 def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:

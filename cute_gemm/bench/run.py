@@ -8,16 +8,15 @@ from pathlib import Path
 
 import torch
 
+from .. import dispatch
+from ..problem import KernelConfig
 from .cases import Call, Case, make_case
 from .peers import Peer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
 from .records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
 from .suite import Job
 from .timers import Timer
-from .work import Work, measurement
-
-# From this M on, both orders of A's scales are measured.
-_M_MAJOR_FROM = 128
+from .work import Work, measurement, problem_of
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,14 @@ class Bench:
         self.say(f"  {peer}: refused: {lines[0]}")
 
 
+def kernels_of(job: Job, num_sms: int) -> Iterator[KernelConfig]:
+    """What a job launches of ours on a device of ``num_sms`` multiprocessors."""
+    for op in job.ops:
+        problem = problem_of(op, job.shape, num_sms)
+        for layout in _layouts(job):
+            yield dispatch.select(problem, tma_scales=layout == M_MAJOR)
+
+
 def run_jobs(bench: Bench, jobs: Iterable[Job], directory: Path) -> tuple[list[Row], list[str]]:
     """Takes all measurements; each row is in its file before the next job is measured.
 
@@ -164,9 +171,8 @@ def run_jobs(bench: Bench, jobs: Iterable[Job], directory: Path) -> tuple[list[R
 
 
 def _layouts(job: Job) -> tuple[str, ...]:
-    if job.regime != COLD or (job.ops == (DENSE,) and job.shape[0] < _M_MAJOR_FROM):
-        return (ROW_MAJOR,)
-    return ROW_MAJOR, M_MAJOR
+    """Those of A's scales that ours are timed with: M-major, as DeepGEMM takes them; cold also row-major."""
+    return (M_MAJOR, ROW_MAJOR) if job.regime == COLD else (M_MAJOR,)
 
 
 def _describe(row: Row) -> str:

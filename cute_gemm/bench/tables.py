@@ -39,7 +39,8 @@ _LEGEND = """\
 Times are in microseconds, means over rounds in which all took turns; the spread is the longest round less
 the shortest, as a share of the median. The limit is the larger of the times that FLOP and bytes take at the
 peaks of the card's data sheet. Behind a peer's time stands how many times as fast ours is. "Reference" is
-what the peer took on one H200 in another run. A result marked **wrong** was beyond the limit on errors."""
+what the peer took on one H200 in another run. A result marked **wrong** was beyond the limit on errors. Ours
+are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major."""
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -60,7 +61,7 @@ def dimension_names(op: str) -> list[str]:
 
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
     kinds = by_kind(rows, op, regime)
-    ours, m_major = (kinds.get((OURS, layout), {}) for layout in (ROW_MAJOR, M_MAJOR))
+    ours, row_major = (kinds.get((OURS, layout), {}) for layout in (M_MAJOR, ROW_MAJOR))
     if not ours:
         return ""
     measured = peers_beside(rows, op, regime)
@@ -71,7 +72,7 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
         "kernel",
         "us",
         "spread",
-        *(["M-major us"] if m_major else []),
+        *(["row-major us"] if row_major else []),
         "TFLOP/s",
         *(["limit us", "of it"] if has_limit else []),
         *measured,
@@ -87,8 +88,8 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
     ]
     for shape, row in ours.items():
         cells = [*map(str, shape), f"`{row['config']}`", f"{row['us']:.2f}", _share(row["spread"])]
-        if m_major:
-            cells.append(f"{m_major[shape]['us']:.2f}" if shape in m_major else "")
+        if row_major:
+            cells.append(f"{row_major[shape]['us']:.2f}" if shape in row_major else "")
         cells.append(f"{row['tflops']:.0f}")
         if has_limit:
             cells += _limit(row)

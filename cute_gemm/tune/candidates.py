@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import dispatch, heuristics
-from ..bench.cases import Case, DenseCase, GroupedCase
+from ..bench.cases import Case, DenseCase, GroupedCase, in_layout
+from ..bench.records import M_MAJOR
 from ..problem import GemmProblem, KernelConfig
 from .plan import Job
 
@@ -28,6 +29,8 @@ def checked_calls(
 ) -> list[Callable[[], object]]:
     """A call of the kernel of each configuration, each made once and its result checked.
 
+    Scales of A are M-major, and the kernels those that TMA brings them where there are such.
+
     Those that a batch-invariant problem may take sum k-blocks in one order: the first of them is judged, and
     the others must give the same bits. Every other one is judged.
 
@@ -36,13 +39,17 @@ def checked_calls(
     """
     invariant = replace(problem, batch_invariant=True)
     out = case.poisoned_out()
+    (a, sa), (b, sb) = case.lhs, case.rhs
+    sa = in_layout(sa, M_MAJOR)
     calls: list[Callable[[], object]] = []
     first: tuple[str, Tensor] | None = None
     for config in configs:
         call = functools.partial(
-            dispatch.instance(config),
-            *case.lhs,
-            *case.rhs,
+            dispatch.instance(heuristics.with_tma_scales(config)),
+            a,
+            sa,
+            b,
+            sb,
             out,
             *dispatch.launch_options(problem, config),
             *case.grouping,

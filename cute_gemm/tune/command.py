@@ -13,6 +13,7 @@ from .. import hardware
 from ..bench.records import COLD, SUSTAINED
 from ..bench.timers import Sustained, timers_of
 from ..compilation import compile_and_tell
+from ..heuristics import with_tma_scales
 from ..problem import GemmProblem
 from ..progress import track
 from ..tuned import files
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
         timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
         for note in notes:
             print(note)
-        compile_and_tell(config for job in jobs for config in candidates(job.problem, args.within))
+        compile_and_tell(
+            with_tma_scales(config) for job in jobs for config in candidates(job.problem, args.within)
+        )
         failures = run_jobs(track(jobs, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:
         raise TuneError(f"cannot keep choices in {path}: {error}") from error

@@ -12,7 +12,7 @@ GROUPED_SHAPE = (4, 8192, 6144, 7168)
 SMALL = {"contiguous": (4, 100, 136, 272), "masked": (3, 20, 136, 272)}
 
 
-def row(us=200.0, shape=SHAPE, peer=records.OURS, regime="cold", layout="row_major", op="dense_1d2d", **more):
+def row(us=200.0, shape=SHAPE, peer=records.OURS, regime="cold", layout="m_major", op="dense_1d2d", **more):
     spread = more.pop("spread", 0.01234567)
     found = measurement(
         Work.of(op, shape),

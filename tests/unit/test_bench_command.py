@@ -10,12 +10,13 @@ import pytest
 import torch
 from bench_rows import ORIGIN, StandInTimer, grouped_row, row
 
-from cute_gemm import cli, compilation, hardware
+from cute_gemm import cli, compilation, dispatch, hardware
 from cute_gemm.bench import command, origin, records, timers
 from cute_gemm.bench.run import Bench
 from cute_gemm.bench.work import problem_of
+from cute_gemm.problem import LAYOUTS, KernelConfig
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "h200"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "h100"
 
 
 @pytest.fixture
@@ -51,16 +52,17 @@ def test_whole_run(run, on_gpu, tmp_path):
     shapes = ["1x576x7168", "8x32x128", "2x20x32x128"]
     status, out, err = run("--out", tmp_path, "--peers", "none", "--shapes", *shapes)
     assert status == 0, err
-    for regime in ("cold", "sustained"):
+    for regime, layouts in (("cold", ["m_major", "row_major"]), ("sustained", ["m_major"])):
         rows = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
-        assert [records.shape_of(each) for each in rows] == [(1, 576, 7168), (8, 32, 128)]
+        timed = [(records.shape_of(each), each["scale_layout"]) for each in rows]
+        assert timed == [(shape, layout) for shape in [(1, 576, 7168), (8, 32, 128)] for layout in layouts]
         assert {each["regime"] for each in rows} == {regime}
         assert (tmp_path / f"grouped_{regime}.jsonl").exists()
     grouped = records.read_rows(tmp_path / "grouped_cold.jsonl")
     assert list(dict.fromkeys(each["op"] for each in grouped)) == list(records.GROUPED)
     problems = [problem_of("dense_1d2d", shape, 78) for shape in [(1, 576, 7168), (8, 32, 128)]]
     problems += [problem_of(op, (2, 20, 32, 128), 78) for op in records.GROUPED]
-    assert set(on_gpu) == {command.dispatch.select(problem) for problem in problems}
+    assert set(on_gpu) == {dispatch.select(problem, tma) for problem in problems for tma in (True, False)}
     # DeepGEMM's figures have the first shape only.
     assert "cold dense_1d2d: ours against DeepGEMM" in out
     assert "1x576x7168" in out.split("ours against DeepGEMM")[1]
@@ -68,6 +70,21 @@ def test_whole_run(run, on_gpu, tmp_path):
     assert "## Dense: cold L2" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "roofline_cold.png").exists() == ("matplotlib" in sys.modules)
     assert "FAILED" not in out + err
+
+
+@pytest.mark.parametrize(("regime", "kinds"), [("cold", [True, False]), ("sustained", [True])])
+def test_kernels_are_compiled_for_the_scales_that_are_timed(
+    regime, kinds, run, on_gpu, monkeypatch, tmp_path
+):
+    def select(problem, tma_scales=False):
+        return KernelConfig(128, 64, 4, layout=problem.layout, tma_scales=tma_scales)
+
+    monkeypatch.setattr(dispatch, "select", select)
+    arguments = ["--peers", "none", "--regime", regime, "--shapes", "1x32x128", "2x20x32x128"]
+    assert run("--out", tmp_path, *arguments)[0] == 0
+    wanted = {KernelConfig(128, 64, 4, layout=layout, tma_scales=tma) for layout in LAYOUTS for tma in kinds}
+    assert set(on_gpu) == wanted
+    assert {each["config"] for each in records.read_results(tmp_path)} == {each.name for each in wanted}
 
 
 def test_arguments_choose(run, on_gpu, tmp_path):
@@ -165,6 +182,14 @@ def test_tables_come_without_matplotlib(run, monkeypatch, tmp_path):
     assert "pip install 'cute-gemm[bench]'" in out
     assert f"cute-gemm bench --plot {tmp_path}" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense_cold.jsonl", "tables.md"]
+
+
+def test_row_major_results_alone_are_not_shown(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    records.write_rows(tmp_path / "dense_cold.jsonl", [row(layout="row_major")])
+    status, out, err = run("--plot", tmp_path)
+    assert (status, out, err) == (0, f"tables: {tmp_path / 'tables.md'}\n", "")
+    assert "##" not in (tmp_path / "tables.md").read_text()
 
 
 def test_results_that_are_not_there(run, tmp_path):

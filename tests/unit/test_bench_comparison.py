@@ -8,17 +8,17 @@ from cute_gemm.bench import comparison, published, records
 
 def test_ratios():
     fast = published.peer_times("cold")[records.FAST][SHAPE]
-    rows = [row(200.0), row(190.0, layout="m_major"), row(fast * 1.1, peer=records.FAST, layout=None)]
+    rows = [row(200.0), row(210.0, layout="row_major"), row(fast * 1.1, peer=records.FAST, layout=None)]
     (found,) = comparison.compare(rows, "cold")
     assert found.us == 200.0
     assert found.ratio == pytest.approx(168.73 / 200.0)
     # This card is slower than the peers' one, so on theirs we would be faster.
     assert found.scaled_ratio == pytest.approx(168.73 / 200.0 * 1.1, rel=1e-4)
-    assert found.row_major_cost == pytest.approx(200.0 / 190.0)
+    assert found.row_major_cost == pytest.approx(210.0 / 200.0)
 
 
 def test_deepgemm_beside_ours_goes_before_what_was_published():
-    beside = row(180.0, peer=records.DEEPGEMM, layout="m_major")
+    beside = row(180.0, peer=records.DEEPGEMM)
     rows = [row(200.0), beside, row(peer=records.FAST, layout=None), row(10.0, shape=(64, 2112, 7168))]
     few, found = comparison.compare(rows, "cold")
     assert (found.ratio, found.is_beside, found.card) == (0.9, True, None)
@@ -52,20 +52,26 @@ def test_ours_without_padding_needs_no_peer():
 def test_what_was_not_measured_is_not_made_up():
     (found,) = comparison.compare([row()], "cold")
     assert found.card is found.scaled_ratio is found.row_major_cost is None
-    assert comparison.compare([row(layout="m_major")], "cold") == []
     assert comparison.compare([row(regime="sustained")], "cold") == []
     assert comparison.compare([row(shape=(96, 4096, 7168))], "cold") == []
     assert comparison.compare([{**row(), "op": "m_grouped_masked"}], "cold") == []
 
 
+def test_row_major_rows_alone_are_not_ours():
+    """A run that timed no M-major scales is not compared by what it timed instead."""
+    assert comparison.compare([row(layout="row_major")], "cold") == []
+    rows = [grouped_row(2000.0), grouped_row(1600.0, "m_grouped_offsets", layout="row_major")]
+    assert comparison.speeds_without_padding(rows, "cold") == []
+
+
 def test_grouped_ratios():
     calibration = {"op": "dense_1d2d", "m": 4096, "n": 4096, "k": 7168, "us": 156.88 * 1.1}
-    rows = [grouped_row(calibration=calibration), grouped_row(1900.0, layout="m_major"), row()]
+    rows = [grouped_row(calibration=calibration), grouped_row(2100.0, layout="row_major"), row()]
     (found,) = comparison.compare(rows, "cold", records.CONTIGUOUS)
     assert found.shape == GROUPED_SHAPE
     assert found.ratio == pytest.approx(2079.18 / 2000.0)
     assert found.scaled_ratio == pytest.approx(2079.18 / 2000.0 * 1.1)
-    assert found.row_major_cost == pytest.approx(2000.0 / 1900.0)
+    assert found.row_major_cost == pytest.approx(2100.0 / 2000.0)
     assert [each.shape for each in comparison.compare(rows, "cold")] == [SHAPE]
     assert comparison.compare(rows, "cold", records.OFFSETS) == []
     # Groups without padding are compared with what the peer needs instead.
@@ -118,7 +124,7 @@ def test_table():
         row(10.02 / 0.9, (64, 2112, 7168)),
         row(11.05 / 0.4, (128, 2112, 7168)),
         row(168.73),
-        row(168.73 / 1.03, layout="m_major"),
+        row(168.73 * 1.03, layout="row_major"),
     ]
     table = comparison.text_table(comparison.compare(rows, "cold"), "cold")
     lines = [line.split() for line in table.splitlines()]

@@ -19,7 +19,8 @@ def rows():
     ours = [row(50.0 + 10 * i, shape) for i, shape in enumerate(SHAPES)]
     triton = [row(100.0 + 20 * i, shape, peer=records.TRITON) for i, shape in enumerate(SHAPES)]
     triton[1]["wrong"] = "beyond its limit"
-    return [*ours, *triton, grouped_row(2000.0)]
+    row_major = [each | {"us": 2 * each["us"], "scale_layout": "row_major"} for each in ours]
+    return [*row_major, *ours, *triton, grouped_row(2000.0)]
 
 
 def figures(rows):
@@ -113,6 +114,11 @@ def test_rates_over_m(rows):
     assert list(lines["DeepGEMM, reference"][0]) == [1, 64, 128, 512, 4096]
     named = [text.get_text() for text in legend.get_legend().get_texts()]
     assert named == list(lines)
+
+
+def test_row_major_rows_alone_are_not_drawn(tmp_path):
+    rows = [row(50.0, layout="row_major"), row(100.0, peer=records.TRITON)]
+    assert plots.draw(rows, tmp_path) == []
 
 
 def test_peers_look_different():

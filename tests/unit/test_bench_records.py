@@ -22,7 +22,7 @@ def test_row_holds_all_that_a_result_needs():
         "timer": "CUPTI",
         "regime": "cold",
         "config": "256x128_c2x1_s3_bf16",
-        "scale_layout": "row_major",
+        "scale_layout": "m_major",
         "error_worst_tile": 1.432e-6,
         # 2 * 4096 * 4096 * 7168 / 1979 TFLOP/s
         "limit_us": 121.535,
@@ -127,8 +127,8 @@ def test_what_is_no_result_is_refused(text, complaint, tmp_path):
 
 
 def test_one_thing_measured_twice_is_refused():
-    with pytest.raises(BenchError, match=r"two cold rows of cute_gemm \(row_major\) at \(4096, 4096, 7168\)"):
+    with pytest.raises(BenchError, match=r"two cold rows of cute_gemm \(m_major\) at \(4096, 4096, 7168\)"):
         records.by_kind([row(), row(199.0)], "dense_1d2d", "cold")
-    kinds = records.by_kind([row(), row(layout="m_major"), row(peer="x")], "dense_1d2d", "cold")
+    kinds = records.by_kind([row(), row(layout="row_major"), row(peer="x")], "dense_1d2d", "cold")
     assert kinds.keys() == {("cute_gemm", "row_major"), ("cute_gemm", "m_major"), ("x", None)}
     assert kinds["x", None].keys() == {SHAPE}

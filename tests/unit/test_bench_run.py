@@ -9,7 +9,7 @@ from bench_rows import ORIGIN, SMALL, StandInTimer, row
 import cute_gemm
 from cute_gemm import dispatch, heuristics
 from cute_gemm.bench import BenchError, records
-from cute_gemm.bench.cases import Call, DenseCase, GroupedCase
+from cute_gemm.bench.cases import Call, DenseCase, GroupedCase, in_layout, make_case
 from cute_gemm.bench.peers import cublas
 from cute_gemm.bench.run import Bench, run_jobs
 from cute_gemm.bench.suite import Job, plan
@@ -103,7 +103,51 @@ def test_problems_are_those_that_are_launched(op, monkeypatch):
     more = (1,) if op == "m_grouped_offsets" else (20,) if op == "m_grouped_masked" else ()
     launch(*case.inputs.lhs, *case.inputs.rhs, case.poisoned_out(), case.inputs.index, *more)
     problem = problem_of(op, small(op))
-    assert asked == [(problem.layout, problem.groups, problem.m, problem.n, problem.k, torch.bfloat16, -1)]
+    ((*extents, scales, dtype, device),) = asked
+    assert extents == [problem.layout, problem.groups, problem.m, problem.n, problem.k]
+    assert scales is case.inputs.lhs[1]
+    assert (dtype, device) == (torch.bfloat16, -1)
+
+
+@pytest.mark.parametrize("op", ["dense_1d2d", *OPS])
+def test_a_row_names_the_kernel_that_its_scales_select(op, monkeypatch):
+    name = "fp8_gemm_nt" if op == "dense_1d2d" else op.replace("m_grouped", "m_grouped_fp8_gemm_nt")
+    loadable, real = [], getattr(cute_gemm, name)
+
+    def spy(lhs, *arguments):
+        loadable.append(dispatch.tma_can_load(lhs[1]))
+        return real(lhs, *arguments)
+
+    def select(problem, tma_scales=False):
+        return SimpleNamespace(name=f"{problem.layout}, {'by TMA' if tma_scales else 'by threads'}")
+
+    monkeypatch.setattr(cute_gemm, name, spy)
+    monkeypatch.setattr(dispatch, "select", select)
+    shape = DENSE_JOB.shape if op == "dense_1d2d" else small(op)
+    rows = list(bench().measure(Job("any", "cold", (op,), shape)))
+    layout = problem_of(op, shape).layout
+    assert [(each["scale_layout"], each["config"]) for each in rows] == [
+        ("m_major", f"{layout}, by TMA"),
+        ("row_major", f"{layout}, by threads"),
+    ]
+    assert loadable == [True, False] * 2
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [
+        *(("dense_1d2d", (m, 8, k)) for m in (1, 4, 127, 130) for k in (16, 272)),
+        *((op, (groups, 20, 8, k)) for op in OPS for groups in (1, 3) for k in (16, 272)),
+    ],
+)
+def test_tma_can_load_m_major_scales(op, shape):
+    """Whatever extents are 1, of which a stride could be anything."""
+    _, sa = make_case(op, shape, "cpu").lhs
+    assert in_layout(sa, "row_major") is sa
+    assert not dispatch.tma_can_load(sa)
+    moved = in_layout(sa, "m_major")
+    assert torch.equal(moved, sa)
+    assert dispatch.tma_can_load(moved)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -134,15 +178,17 @@ def test_dense_rows(monkeypatch):
 
     monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", spy)
     rows = list(bench().measure(DENSE_JOB))
-    assert strides == [(4, 1), (1, 130)] * 2
-    assert [each["scale_layout"] for each in rows] == ["row_major", "m_major"]
+    # Columns of M-major scales start on 16 bytes: 130 rows take the place of 132.
+    assert strides == [(1, 132), (4, 1)] * 2
+    assert [each["scale_layout"] for each in rows] == ["m_major", "row_major"]
     assert [(each["us"], each["median"], each["spread"]) for each in rows] == [
         (10, 10, 0.2),
         (11, 11, 0.1818),
     ]
     for each in rows:
         assert (each["rounds"], each["timer"], each["regime"]) == (3, "stand-in", "cold")
-        assert each["config"] == dispatch.select(problem_of("dense_1d2d", DENSE_JOB.shape, 78)).name
+        tma = each["scale_layout"] == "m_major"
+        assert each["config"] == dispatch.select(problem_of("dense_1d2d", DENSE_JOB.shape, 78), tma).name
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
         assert each["device"] == "NVIDIA H200"
 
@@ -150,14 +196,14 @@ def test_dense_rows(monkeypatch):
 @pytest.mark.parametrize(
     ("job", "layouts"),
     [
-        (Job("dense", "cold", ("dense_1d2d",), (127, 8, 16)), ["row_major"]),
-        (Job("dense", "cold", ("dense_1d2d",), (128, 8, 16)), ["row_major", "m_major"]),
-        (Job("dense", "sustained", ("dense_1d2d",), (128, 8, 16)), ["row_major"]),
-        (Job("grouped", "cold", ("m_grouped_masked",), SMALL["masked"]), ["row_major", "m_major"]),
-        (Job("grouped", "sustained", ("m_grouped_masked",), SMALL["masked"]), ["row_major"]),
+        (Job("dense", "cold", ("dense_1d2d",), (1, 8, 16)), ["m_major", "row_major"]),
+        (Job("dense", "cold", ("dense_1d2d",), (128, 8, 16)), ["m_major", "row_major"]),
+        (Job("dense", "sustained", ("dense_1d2d",), (128, 8, 16)), ["m_major"]),
+        (Job("grouped", "cold", ("m_grouped_masked",), SMALL["masked"]), ["m_major", "row_major"]),
+        (Job("grouped", "sustained", ("m_grouped_masked",), SMALL["masked"]), ["m_major"]),
     ],
 )
-def test_both_orders_of_scales_are_measured_where_they_matter(job, layouts):
+def test_row_major_scales_are_measured_beside_m_major_ones_when_cold(job, layouts):
     assert [each["scale_layout"] for each in bench().measure(job)] == layouts
 
 
@@ -186,7 +232,7 @@ def test_a_wrong_result_gets_no_row_and_costs_no_other(wrong, monkeypatch):
     monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
     rows = bench(FakePeer()).measure(DENSE_JOB)
     assert next(rows)["peer"] == "Fake"
-    with pytest.raises(AssertionError, match=r"row_major.*(tile|element).*m_major.*(tile|element)"):
+    with pytest.raises(AssertionError, match=r"m_major.*(tile|element).*row_major.*(tile|element)"):
         next(rows)
 
 
@@ -227,7 +273,7 @@ def test_grouped_rows_are_calibrated(monkeypatch):
     job = Job("grouped", "cold", tuple(OPS[:2]), SMALL["contiguous"])
     rows = list(bench(cublas.Cublas(), timer=timer).measure(job))
     assert [(each["op"], each["scale_layout"]) for each in rows] == [
-        (op, layout) for op in OPS[:2] for layout in ("row_major", "m_major")
+        (op, layout) for op in OPS[:2] for layout in ("m_major", "row_major")
     ]
     assert [each["us"] for each in rows] == [10.0, 11.0, 12.0, 13.0]
     key = {"op": "dense_1d2d", "m": 64, "n": 7168, "k": 16384, "peer": records.FAST, "us": 14.0}
@@ -235,8 +281,10 @@ def test_grouped_rows_are_calibrated(monkeypatch):
         assert records.shape_of(each) == job.shape
         assert each["calibration"] == key
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
-        assert each["config"] == heuristics.best(problem_of(each["op"], job.shape, 78)).name
-        assert each["config"].endswith(each["op"].removeprefix("m_grouped"))
+        best = heuristics.best(problem_of(each["op"], job.shape, 78))
+        tma = each["scale_layout"] == "m_major"
+        assert each["config"] == (heuristics.with_tma_scales(best) if tma else best).name
+        assert best.name.endswith(each["op"].removeprefix("m_grouped"))
     assert [call.peer for call in timer.order] == [*["cute_gemm"] * 4, records.FAST] * 2
 
     lines = []
@@ -295,15 +343,16 @@ def test_each_suite_and_regime_has_its_file(tmp_path):
     lines = []
     rows, failures = run_jobs(bench(lines=lines), JOBS, tmp_path)
     assert failures == []
-    assert len(rows) == 7
-    for regime, masked in (("cold", 2), ("sustained", 1)):
+    assert len(rows) == 9
+    for regime, layouts in (("cold", 2), ("sustained", 1)):
         dense = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
-        assert [records.shape_of(each) for each in dense] == [(1, 32, 128), (8, 32, 128)]
+        shapes = [(1, 32, 128)] * layouts + [(8, 32, 128)] * layouts
+        assert [records.shape_of(each) for each in dense] == shapes
         grouped = records.read_rows(tmp_path / f"grouped_{regime}.jsonl")
-        assert [each["op"] for each in grouped] == [OPS[2]] * masked
+        assert [each["op"] for each in grouped] == [OPS[2]] * layouts
         assert {each["regime"] for each in dense + grouped} == {regime}
     assert lines[0].startswith("cold 1x32x128 dense_1d2d cute_gemm")
-    assert "row_major: 10.00 us, spread 20.0%, 0 TFLOP/s" in lines[0]
+    assert " m_major: 10.00 us, spread 20.0%, 0 TFLOP/s" in lines[0]
 
 
 @pytest.mark.parametrize("error", [AssertionError("tile (0, 0) is off"), RuntimeError("no such kernel")])
@@ -322,13 +371,13 @@ def test_a_shape_that_fails_costs_its_own_rows_only(error, monkeypatch, tmp_path
         f"{regime} 1x32x128: {type(error).__name__}: {error}" for regime in ("cold", "sustained")
     ]
     assert [f"FAILED {each}" in lines for each in failures] == [True, True]
-    assert len(rows) == 5
-    for regime in ("cold", "sustained"):
+    assert len(rows) == 6
+    for regime, layouts in (("cold", 2), ("sustained", 1)):
         dense = records.read_rows(tmp_path / f"dense_{regime}.jsonl")
-        assert [records.shape_of(each) for each in dense] == [(8, 32, 128)]
+        assert [records.shape_of(each) for each in dense] == [(8, 32, 128)] * layouts
 
 
-@pytest.mark.parametrize(("at", "kept"), [(1, []), (8, [(1, 32, 128)])])
+@pytest.mark.parametrize(("at", "kept"), [(1, []), (8, [(1, 32, 128)] * 2)])
 def test_rows_are_kept_when_a_run_is_cut_off(at, kept, monkeypatch, tmp_path):
     real = cute_gemm.fp8_gemm_nt
 

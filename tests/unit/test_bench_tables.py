@@ -27,7 +27,7 @@ def cells(text):
 def test_a_shape_is_a_line():
     rows = [
         row(200.0),
-        row(190.0, layout="m_major"),
+        row(210.0, layout="row_major"),
         row(160.0, peer=records.FAST, layout=None),
         row(400.0, peer=records.TRITON),
         row(100.0, peer=records.DEEPGEMM, wrong="beyond its limit"),
@@ -44,7 +44,7 @@ def test_a_shape_is_a_line():
         "kernel": "`256x128_c2x1_s3_bf16`",
         "us": "200.00",
         "spread": "1.2%",
-        "M-major us": "190.00",
+        "row-major us": "210.00",
         "TFLOP/s": "1203",
         "limit us": f"{limit:.2f}",
         "of it": "61%",
@@ -65,19 +65,25 @@ def test_a_shape_is_a_line():
 
 def test_what_was_not_measured_is_left_blank():
     other = row(100.0, shape=(64, 2112, 7168))
-    rows = [row(200.0), other, row(160.0, peer=records.FAST), row(190.0, layout="m_major")]
+    rows = [row(200.0), other, row(160.0, peer=records.FAST), row(210.0, layout="row_major")]
     ((first, second), means) = cells(tables.render(rows))["Dense: cold L2, one call at a time"]
     assert (first[records.FAST], second[records.FAST]) == ("160.00 (0.80x)", "")
-    assert (first["M-major us"], second["M-major us"]) == ("190.00", "")
+    assert (first["row-major us"], second["row-major us"]) == ("210.00", "")
     assert [each["shapes"] for each in means] == ["1", "2", "2", "2", "2"]
     old = {key: value for key, value in other.items() if key not in ("timer", "rounds", "limit_us")}
     ((line,), _) = cells(tables.render([old]))["Dense: cold L2, one call at a time"]
     assert records.FAST not in line
+    assert "row-major us" not in line
     assert line["limit us"] == "3.31"
     ((line,), _) = cells(tables.render([{**old, "device": "NVIDIA L4"}]))[
         "Dense: cold L2, one call at a time"
     ]
     assert "limit us" not in line
+
+
+def test_row_major_rows_alone_are_no_section():
+    rows = [row(200.0, layout="row_major"), row(160.0, peer=records.FAST), grouped_row(2000.0)]
+    assert list(cells(tables.render(rows))) == ["Grouped, contiguous: cold L2, one call at a time"]
 
 
 def test_operations_and_regimes_have_their_sections():

@@ -14,7 +14,7 @@ figures = importlib.import_module("figures")
 README = "# Title\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nThe end.\n"
 
 
-def row(shape, us, peer="cute_gemm", regime="cold", layout="row_major"):
+def row(shape, us, peer="cute_gemm", regime="cold", layout="m_major"):
     m, n, k = shape
     return {
         "op": "dense_1d2d",
@@ -98,8 +98,19 @@ def test_means_are_given_per_m_and_calibrated_where_they_can_be():
 
 def test_cost_of_row_major_scales_is_told():
     shape = (4096, 4096, 7168)
-    text = figures.render([row(shape, 206.0), row(shape, 200.0, layout="m_major")])
-    assert "take 1.030 times as long as M-major ones (geometric mean of 1 shapes; 1.030 at worst)" in text
+    other = (64, 2112, 7168)
+    rows = [row(shape, 200.0), row(other, 10.0), row(shape, 206.0, layout="row_major")]
+    note = "Scales of A are M-major, as DeepGEMM takes them"
+    cost = "row-major ones take 1.030 times as long (geometric mean of 1 shapes; 1.030 at worst)"
+    assert f"{note}; {cost}. The worst" in figures.render(rows)
+    rows.append(row(other, 10.6, layout="row_major"))
+    cost = "row-major ones take 1.045 times as long (geometric mean of 2 shapes; 1.060 at worst)"
+    assert f"{note}; {cost}." in figures.render(rows)
+    assert f"{note}. The worst" in figures.render(rows[:2])
+
+
+def test_row_major_rows_alone_are_no_figures():
+    assert figures.render([row((4096, 4096, 7168), 200.0, layout="row_major")]) == "No figures yet."
 
 
 def test_regimes_are_kept_apart():
@@ -158,7 +169,7 @@ def test_runs_that_were_mixed_show():
 def test_two_results_for_one_thing_are_refused(results):
     results([row((4096, 4096, 7168), 200.0)])
     results([row((4096, 4096, 7168), 190.0)], "experiment.jsonl")
-    with pytest.raises(ValueError, match=r"two cold rows of cute_gemm \(row_major\) at \(4096, 4096, 7168\)"):
+    with pytest.raises(ValueError, match=r"two cold rows of cute_gemm \(m_major\) at \(4096, 4096, 7168\)"):
         figures.render(figures.read_results())
 
 

@@ -36,6 +36,7 @@ class Kernels:
 
     def __init__(self) -> None:
         self.launched: list[tuple[KernelConfig, int]] = []
+        self.scales: list[torch.Tensor] = []
         self.wrong: list[KernelConfig] = []
         self.different: list[KernelConfig] = []
         self.writes_padding = False
@@ -52,6 +53,7 @@ class Kernels:
             *grouping: Any,
         ) -> None:
             self.launched.append((config, num_sms))
+            self.scales.append(sa)
             if config.layout == "dense":
                 cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
             else:
@@ -178,17 +180,20 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
     assert len(configs) > 2
     case = case_of(job, "cpu")
     calls = checked_calls(job.problem, configs, case)
-    assert kernels.launched == [(config, 78) for config in configs]
+    staged = [heuristics.with_tma_scales(config) for config in configs]
+    assert (staged != configs) == (layout == "contiguous"), "of which 20 rows a group are padded to 128"
+    assert kernels.launched == [(config, 78) for config in staged]
+    assert all(dispatch.tma_can_load(sa) for sa in kernels.scales)
     for call in calls:
         call()
     assert kernels.launched[len(configs) :] == kernels.launched[: len(configs)]
     for place in (0, 1, -1):
-        kernels.wrong = [configs[place]]
+        kernels.wrong = [staged[place]]
         with pytest.raises(
             AssertionError, match=rf"^{configs[place].name}( differs from {configs[0].name}$|: )"
         ):
             checked_calls(job.problem, configs, case)
-    kernels.wrong, kernels.different = [], [configs[-1]]
+    kernels.wrong, kernels.different = [], [staged[-1]]
     with pytest.raises(AssertionError, match=rf"^{configs[-1].name} differs from {configs[0].name}$"):
         checked_calls(job.problem, configs, case)
 

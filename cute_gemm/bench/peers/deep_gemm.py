@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ... import quantize
 from ..cases import Call, Case, GroupedCase, in_layout, judge_within
 from ..records import CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
 from . import PROMOTED_LIMIT
@@ -49,7 +48,8 @@ class DeepGemm:
             return []
         operation = self._operation(case.op)
         (a, sa), out = case.lhs, case.poisoned_out()
-        lhs = a, _aligned(sa)
+        # Scales in another layout it would rearrange by a kernel more.
+        lhs = a, in_layout(sa, M_MAJOR)
         grouping: tuple[Tensor | int, ...] = ()
         if isinstance(case, GroupedCase):
             grouping = (case.inputs.index, case.shape[1]) if case.op == MASKED else (case.inputs.index,)
@@ -66,9 +66,3 @@ class DeepGemm:
             if hasattr(module, name):
                 return getattr(module, name)
         raise NotImplementedError(f"it has none of {', '.join(_NAMES[op])}")
-
-
-def _aligned(sa: Tensor) -> Tensor:
-    """Scales as its TMA loads want them, M-major on 16 bytes: others it would rearrange by a kernel more."""
-    # Blocks and capacities of groups are multiples of 128 rows, so only dense scales need padding.
-    return quantize.m_major(sa) if sa.dim() == 2 else in_layout(sa, M_MAJOR)
