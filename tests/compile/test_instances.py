@@ -142,6 +142,14 @@ def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instanc
     assert stats.count("STG") == stats.count(f"STG{width}") == one_by_one * elements // 2
 
 
+def test_scales_are_read_from_the_stages_where_tma_brings_them(instance: Instance) -> None:
+    """A number for each of two rows of every block that is multiplied; else by loads and shuffles."""
+    stats, config = instance.stats, instance.config
+    # Where k-blocks are shared out and in the grouped layouts, others read numbers from shared memory, too.
+    if config.layout == "dense" and config.splits == 1:
+        assert stats.opcodes["LDS"] == (2 * instance.blocks_multiplied if config.tma_scales else 0)
+
+
 def test_results_pass_through_shared_memory(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
     elements = instance.rows * config.block_n // (config.math_warpgroups * WARPGROUP)
