@@ -6,7 +6,7 @@
 
 The candidates of a shape take turns, but for those that the model predicts to take twice as long as its best
 one, and among them cuBLASLt (`torch._scaled_mm`, tensorwise fast-accumulate): at a dense shape itself, where
-it takes that, and for grouped ones at a dense shape near by. Cold L2, row-major scales, bf16 out, standard
+it takes that, and for grouped ones at a dense shape near by. Cold L2, M-major scales, bf16 out, standard
 normal operands, and a rest before each shape. All candidates that sum k-blocks in one order must give the
 same bits. `cost_model.py` shows how good the choices are.
 """
@@ -134,7 +134,9 @@ def main() -> int:
     drawn = random_shapes(options.random, options.seed) if options.random else None
     shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
     problems = [problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(heuristics.with_tma_scales(config) for each in problems for config in configs_of(each))
+    compile_configs(
+        heuristics.as_run(each, config, tma_scales=True) for each in problems for config in configs_of(each)
+    )
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)

@@ -114,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="show the kernel chosen for a shape; needs no GPU")
     _add_shape(inspect, required=True)
+    inspect.add_argument(
+        "--m-major",
+        action="store_true",
+        help="with scales of A that are M-major, on 16 bytes: TMA can load them",
+    )
     inspect.set_defaults(command=_inspect)
 
     info = commands.add_parser("info", help="show versions, GPU and cache")
@@ -241,14 +246,18 @@ def _tune(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> None:
     from cute_gemm import dispatch, heuristics
+    from cute_gemm.heuristics import Choice
     from cute_gemm.inspection import InspectionError, read_cubin
     from cute_gemm.problem import GemmProblem
 
     if args.n % 8 or args.k % 16:
         raise UsageError(f"N must be a multiple of 8 and K of 16, got N = {args.n}, K = {args.k}")
     problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
-    choices = heuristics.rank(problem)
-    chosen = dispatch.select(problem)
+    choices = [
+        Choice(heuristics.as_run(problem, choice.config, args.m_major), choice.cost_us)
+        for choice in heuristics.rank(problem)
+    ]
+    chosen = dispatch.select(problem, args.m_major)
     console = wide_console(_TABLE_WIDTH)
     console.print(_rivals_table(problem, choices, chosen))
     try:

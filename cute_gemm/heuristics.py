@@ -29,7 +29,7 @@ _MAX_STAGES = 16
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 # Bands of 256-row tiles are half as high where their rows of A are more bytes than L2 keeps for them: with
-# 16 tiles 4096 x 7168 x 16384 took 0.7 % longer, with 8 4096 x 32768 x 512 10 % (docs/performance.md, 46).
+# 16 tiles 4096 x 7168 x 16384 took 0.5 % longer, with 8 4096 x 32768 x 512 8 % (docs/performance.md, 46).
 _BAND_BYTES = 24e6
 _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
@@ -79,29 +79,52 @@ def all_configs(out_dtype: str = "bfloat16", layout: str = "dense") -> tuple[Ker
 
 
 def every_config() -> tuple[KernelConfig, ...]:
-    """Every configuration that can be chosen at all, for scales that TMA can load and for others."""
+    """Every configuration that :func:`as_run` can make of one that can be chosen."""
     configs = [
         config for layout in LAYOUTS for out_dtype in OUT_BYTES for config in all_configs(out_dtype, layout)
     ]
-    return tuple(dict.fromkeys(variant for each in configs for variant in (each, with_tma_scales(each))))
+    banded = [variant for each in configs for variant in _in_bands(each)]
+    return tuple(dict.fromkeys(variant for each in banded for variant in (each, _with_tma_scales(each))))
 
 
-def with_tma_scales(config: KernelConfig) -> KernelConfig:
-    """``config`` for scales of A that TMA can load: with them in its stages, if there is room.
+def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> KernelConfig:
+    """``config``, which was chosen for ``problem``, in bands that suit it and for the scales that there are.
 
-    TMA starts on 16 bytes only, with an illegal instruction where it does not, so rows of tiles must be
-    multiples of four: those of offsets begin anywhere. For one math warpgroup, which has few rows, there is
-    nothing to gain (docs/performance.md, 45).
+    With ``tma_scales``, TMA can load those of A: they are M-major, on 16 bytes.
+    """
+    usual, *low = _in_bands(config)
+    banded = low[0] if low and _is_long(problem, config) else usual
+    return _with_tma_scales(banded) if tma_scales else banded
+
+
+def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
+    """``config`` as it is, and where that may be of use, with bands half as high."""
+    if config.waves > 1 and config.layout == "dense":
+        return config, replace(config, raster=config.raster // 2)
+    return (config,)
+
+
+def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether a whole band has more rows than half a band, and too many bytes of A."""
+    rows = min(RASTER * config.block_m, problem.m)
+    return rows > RASTER // 2 * config.block_m and rows * problem.k > _BAND_BYTES
+
+
+def _with_tma_scales(config: KernelConfig) -> KernelConfig:
+    """``config`` with the scales of A in its stages, if that is legal and pays.
+
+    One math warpgroup, which has few rows, takes 4 to 13 % longer (docs/performance.md, 45).
     """
     staged = replace(config, tma_scales=True)
-    pays = config.math_warpgroups > 1 and config.layout != "offsets"
-    return staged if pays and staged.smem_bytes <= SMEM_CAPACITY else config
+    return staged if config.math_warpgroups > 1 and is_legal(staged) else config
 
 
 def is_legal(config: KernelConfig) -> bool:
     """Whether a kernel of ``config`` can be built and does what its layout asks for.
 
-    Shared memory, scale blocks and registers suffice; and no tile has rows of two contiguous groups.
+    Shared memory, scale blocks and registers suffice; and no tile has rows of two contiguous groups. TMA
+    starts on 16 bytes, with an illegal instruction where it does not, so it brings no scales of tiles that
+    begin at any row, as those of offsets do.
     """
     accumulators = (config.waves + config.temporaries) * config.block_n // 2
     chunks = config.waves * config.block_n // config.epi_n
@@ -115,6 +138,7 @@ def is_legal(config: KernelConfig) -> bool:
         and (config.temporaries == 1 or config.waves == 1)
         and (config.layout != "contiguous" or config.block_m <= CONTIGUOUS_ALIGNMENT)
         and (config.splits == 1 or _can_split(config))
+        and not (config.tma_scales and config.layout == "offsets")
     )
 
 
@@ -138,7 +162,7 @@ def is_able(problem: GemmProblem, config: KernelConfig) -> bool:
 
 
 def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether a kernel is able, in bands that suit, a cluster fits the SMs given, and no lower tile would do.
+    """Whether a kernel is able, a cluster fits the multiprocessors given, and no lower tile would do.
 
     At most half of a tile's rows, and no CTA, lie beyond a group's rows. Where k-blocks are shared out, all
     CTAs run at once.
@@ -155,18 +179,9 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
     if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
         return False
-    if config.raster != _raster(problem, config):
-        return False
     least = height if problem.layout == "contiguous" else height - config.block_m
     has_rows = least < rows or config.cluster_m == 1
     return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
-
-
-def _raster(problem: GemmProblem, config: KernelConfig) -> int:
-    """Clusters along M of a band: how far tiles are walked along M before the next column of them."""
-    rows = min(RASTER * config.block_m, problem.m)
-    halves = config.waves > 1 and problem.layout == "dense" and rows * problem.k > _BAND_BYTES
-    return (RASTER // 2 if halves else RASTER) // config.cluster_m
 
 
 def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
@@ -191,10 +206,7 @@ def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
     for block_m, block_ns in (_BLOCK_N if layout == "dense" else _GROUPED_BLOCK_N).items():
         for block_n in block_ns:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
-                config = _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout)
-                yield config
-                if config.waves > 1 and layout == "dense":
-                    yield replace(config, raster=config.raster // 2)
+                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout)
     if layout == "dense":
         for (block_m, block_n), each in _SPLITS.items():
             for splits in each:
@@ -213,8 +225,7 @@ def _fill(
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
 
     Tiles of two waves have two buffers, for the sake of a fourth stage. Masked ones have them half as wide,
-    as a table takes some of the room; those of offsets, mostly of large groups, lost 1 % by it
-    (docs/performance.md, 39 and 47).
+    as a table takes some of the room; those of offsets lost 1 % by it (docs/performance.md, 39 and 47).
     """
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
     temporaries = 2 if block_m <= 64 else 1
@@ -251,7 +262,8 @@ def _fill(
 # on an H100, 43 grouped ones on an H200, of the kernels of two days before. What is picked took 1.2 % longer
 # than the best candidate on average, 12 % at worst (benchmarks/cost_model.py). They are what makes choices
 # good, not what a part of the chip does: DRAM is given more than it has, as times add up. CTAs of two groups
-# are taken to share B like others.
+# are taken to share B like others. Scales of A that TMA brings (docs/performance.md, 45) came later, and are
+# taken to cost what loaded ones do.
 
 _LAUNCH_US = 2.59
 _CLUSTER_US = 1.04  # a launch of clusters, over one without

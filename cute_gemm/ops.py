@@ -44,13 +44,16 @@ def fp8_gemm_nt(
     The last dimension of a, b and out is contiguous (stride 1). Rows may be further apart: the row stride is
     a multiple of 16 bytes, at least the length of a row (so rows that `expand` repeats are refused) and below
     2^40 bytes; it does not matter for a single row. a, b and out start at a multiple of 16 bytes. Scales may
-    have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place.
+    have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place. Those
+    of A that are M-major, at an address and with strides that are multiples of 16 bytes, as
+    `quantize.m_major` makes them, may take another kernel, which loads them by TMA and gives the same bits.
 
     All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
     it the current device or not, and returns without waiting. A call that needs a kernel which no call before
     it did compiles that in seconds, or finds it on disk; sizes are arguments of a kernel, so few are needed.
-    A kernel's first call in a process must not be within the capture of a CUDA graph. On the CPU the same
-    rules hold, and :mod:`cute_gemm.reference` computes the result in plain torch.
+    A kernel's first call in a process must not be within the capture of a CUDA graph: make the same call,
+    with scales laid out alike, once before. On the CPU the same rules hold, and :mod:`cute_gemm.reference`
+    computes the result in plain torch.
 
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.

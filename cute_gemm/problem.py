@@ -20,7 +20,7 @@ STATIC_SMEM = 1024
 
 BARRIER_SMEM = 1024
 """What mbarriers and the queue of tiles take, aligned to what swizzled tiles are. A table of groups, where a
-scheduler has one, lies between them and those tiles, and takes TABLE_SMEM more."""
+scheduler has one, and staged scales lie between them and those tiles: TABLE_SMEM and `scales_bytes` more."""
 
 CONTIGUOUS_ALIGNMENT = 128
 """Rows that a group's first row is aligned to in the contiguous layout."""
@@ -142,7 +142,8 @@ class KernelConfig:
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         layout = "" if self.layout == "dense" else f"_{self.layout}"
         splits = f"_k{self.splits}" if self.splits > 1 else ""
-        raster = f"_r{self.raster}" if self.raster * self.cluster_m != RASTER else ""
+        band = self.raster * self.cluster_m
+        raster = f"_r{band}" if band != RASTER else ""
         scales = "_tma-scales" if self.tma_scales else ""
         tile = f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{temporaries}"
         return f"{tile}{raster}_{out}{layout}{scales}"

@@ -159,7 +159,7 @@ def text_table(comparisons: Sequence[Comparison], title: str) -> str:
 
 
 def _line(label: str, text: str, *numbers: str) -> str:
-    return f"{label:>18}  {text:<34}" + "".join(f" {number:>11}" for number in numbers)
+    return f"{label:>18}  {text:<43}" + "".join(f" {number:>11}" for number in numbers)
 
 
 def _number(value: float | None) -> str:

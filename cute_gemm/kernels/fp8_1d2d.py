@@ -11,7 +11,7 @@ BLOCK_M x BLOCK_N tiles of D, one after the other, from k-blocks 128 wide:
 Roles, all of which walk the same tiles:
 
     math warpgroups (1 or 2)    `mma`     WGMMA, promotion, conversion, TMA store of D
-    warp 0 of the last group    `load`    TMA of A and B into a ring of stages in shared memory
+    warp 0 of the last group    `load`    TMA of A, B and staged scales into a ring of stages in shared memory
     warp 1 of the last group              finds tiles ahead and hands them to those roles (tile_queue.py)
     warp 2 of the last group              64-row tiles only: asks L2 for scales ahead (scales.prefetch_scales)
     its other warps                       none: they hand their registers over and leave
@@ -223,7 +223,7 @@ class Fp8Gemm1D2D:
 
     @cute.jit
     def load(self, ring, tiles, a, sA, b, sB, sfa, sSFA):
-        """Role of the TMA warp: keeps the ring full of k-blocks of A and B."""
+        """Role of the TMA warp: keeps the ring full of k-blocks of A and B, and of staged scales."""
         (tma_a, mA, policy_a), (tma_b, mB, policy_b) = a, b
         block_m, block_n = self.tile_mn
         cluster = cute.make_layout(self.cluster_mnk)
@@ -240,7 +240,7 @@ class Fp8Gemm1D2D:
         while tile.is_valid:
             tAsA, tAgA = along_k(tma_a, mA, sA, block_m, tile.row, tile.m_group)
             tBsB, tBgB = along_k(tma_b, mB, sB, block_n, tile.n_tile * block_n, tile.group)
-            tSsS, tSgS = self.scales.along_k(sfa, sSFA, tile)
+            scale_parts = self.scales.along_k(sfa, sSFA, tile)
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
                 stage = state.index
@@ -248,8 +248,7 @@ class Fp8Gemm1D2D:
                 to_b = {**to_a, "cache_policy": policy_b}
                 if rank_n == 0:
                     cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
-                if const_expr(self.config.tma_scales):
-                    cute.copy(sfa[0], tSgS[None, k], tSsS[None, stage], tma_bar_ptr=to_a["tma_bar_ptr"])
+                self.scales.load(sfa, scale_parts, k, stage, to_a["tma_bar_ptr"])
                 if tile.shares_b:
                     if rank_m == 0:
                         cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)

@@ -56,8 +56,9 @@ def overlapping_stages(rows: int, stages: int, stage_rows: int, dtype) -> cute.C
 def tma_load(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: bool = False):
     """TMA atom and coordinate tensor that load a ``tile`` of ``tensor``, with ``multicast`` for several CTAs.
 
-    The whole tile comes by one load. Where each of two CTAs loaded half of it for both, large GEMMs took 0.6
-    to 1 % longer (2026-11-25).
+    The whole tile comes by one load. Where each of two CTAs loaded half of it for both, dense GEMMs of 4096
+    rows took 0.6 to 0.9 % longer; but where each of four did a quarter, few rows took up to 2 % less
+    (2026-11-25).
     """
     op = cpasync.CopyBulkTensorTileG2SMulticastOp() if multicast else cpasync.CopyBulkTensorTileG2SOp()
     stage_layout = cute.slice_(smem_layout, (None, None, 0))
@@ -156,7 +157,7 @@ class Ring(pipeline.PipelineTmaAsync):
 def make_ring(storage, stages: int, stage_bytes: int, math_warps: int, cluster_mn: tuple, tidx) -> Ring:
     """The ring of one CTA; arrivals per phase:
 
-    - full: one, of the TMA warp, which also announces ``stage_bytes`` of both operands, or passes over;
+    - full: one, of the TMA warp, which also announces the ``stage_bytes`` that will come, or passes over;
     - empty: one of each math warp of each CTA that shares an operand with this CTA by multicast.
     """
     sharing_ctas = cluster_mn[0] + cluster_mn[1] - 1

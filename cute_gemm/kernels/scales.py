@@ -1,7 +1,7 @@
 """How a math thread comes by the scales of its rows: loaded a group ahead, or with the stages, by TMA.
 
 Both ways are objects that say what they take, as stores are (epilogue.py): ``operands`` of the scales of A,
-made on the host, and shared memory, which they ``open``. The TMA warp loads what is ``along_k``, and each
+made on the host, and shared memory, which they ``open``. The TMA warp may ``load`` k-blocks of them, and each
 math thread has a ``feed``.
 """
 
@@ -94,7 +94,10 @@ class LoadedScales:
 
     def along_k(self, operands, sSFA, tile) -> tuple:
         """Nothing to load."""
-        return None, None
+        return ()
+
+    def load(self, operands, parts, k: Int32, stage: Int32, barrier):
+        """Nothing."""
 
     def feed(self, operands, sSFA, mSFB: cute.Tensor, row: Int32) -> "LoadedFeed":
         """What a math thread asks for scales."""
@@ -214,8 +217,13 @@ class StagedScales:
         return storage.get_tensor(self.layout)
 
     def along_k(self, operands, sSFA: cute.Tensor, tile) -> tuple:
-        """Where a tile's scales come from and go to, see hopper.along_k."""
+        """Where a tile's scales go to and come from, see hopper.along_k."""
         return along_k(*operands, sSFA, self.block_m, tile.row, tile.m_group, 1)
+
+    def load(self, operands, parts, k: Int32, stage: Int32, barrier):
+        """Loads those of k-block ``k``, of :meth:`along_k`'s parts, into ``stage``."""
+        (atom, _), (tSsS, tSgS) = operands, parts
+        cute.copy(atom, tSgS[None, k], tSsS[None, stage], tma_bar_ptr=barrier)
 
     def feed(self, operands, sSFA: cute.Tensor, mSFB: cute.Tensor, row: Int32) -> "StagedFeed":
         """What a math thread asks for scales."""
@@ -261,10 +269,10 @@ class StagedFeed:
                 self.rB[i] = self.columns.fetched[i]
             self.columns.fetch(tile, k + GROUP)
         scales_b = [from_quad(self.rB[i], place) for i in coordinates(self.rB)]
-        return [
-            [[self.sSFA[64 * wave + 8 * half, 0, stage] * b for b in scales_b] for half in range(2)]
-            for wave in range(self.waves)
+        scales_a = [
+            [self.sSFA[64 * wave + 8 * half, 0, stage] for half in range(2)] for wave in range(self.waves)
         ]
+        return [[[a * b for b in scales_b] for a in halves] for halves in scales_a]
 
 
 @cute.jit

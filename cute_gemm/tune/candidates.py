@@ -29,7 +29,7 @@ def checked_calls(
 ) -> list[Callable[[], object]]:
     """A call of the kernel of each configuration, each made once and its result checked.
 
-    Scales of A are M-major, and the kernels those that TMA brings them where there are such.
+    Scales of A are M-major, so kernels are those that TMA brings them, where there are such.
 
     Those that a batch-invariant problem may take sum k-blocks in one order: the first of them is judged, and
     the others must give the same bits. Every other one is judged.
@@ -45,7 +45,7 @@ def checked_calls(
     first: tuple[str, Tensor] | None = None
     for config in configs:
         call = functools.partial(
-            dispatch.instance(heuristics.with_tma_scales(config)),
+            dispatch.instance(heuristics.as_run(problem, config, tma_scales=True)),
             a,
             sa,
             b,

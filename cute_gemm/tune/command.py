@@ -13,7 +13,7 @@ from .. import hardware
 from ..bench.records import COLD, SUSTAINED
 from ..bench.timers import Sustained, timers_of
 from ..compilation import compile_and_tell
-from ..heuristics import with_tma_scales
+from ..heuristics import as_run
 from ..problem import GemmProblem
 from ..progress import track
 from ..tuned import files
@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         for note in notes:
             print(note)
         compile_and_tell(
-            with_tma_scales(config) for job in jobs for config in candidates(job.problem, args.within)
+            as_run(job.problem, config, tma_scales=True)
+            for job in jobs
+            for config in candidates(job.problem, args.within)
         )
         failures = run_jobs(track(jobs, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:

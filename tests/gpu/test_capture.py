@@ -125,7 +125,7 @@ def test_a_first_call_in_a_capture_is_refused_and_everything_works_afterwards(
 ) -> None:
     refusal, last = lines(setting(layout) + FIRST_CALL, cwd=request.path.parent)
     assert refusal.startswith(f"{REFUSED[layout]} needs the kernel ")
-    assert refusal.endswith("make the same call once before the capture")
+    assert refusal.endswith("make the same call, scales laid out alike, once before the capture")
     assert last == "replayed"
 
 

@@ -281,9 +281,10 @@ def test_grouped_rows_are_calibrated(monkeypatch):
         assert records.shape_of(each) == job.shape
         assert each["calibration"] == key
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
-        best = heuristics.best(problem_of(each["op"], job.shape, 78))
+        problem = problem_of(each["op"], job.shape, 78)
+        best = heuristics.best(problem)
         tma = each["scale_layout"] == "m_major"
-        assert each["config"] == (heuristics.with_tma_scales(best) if tma else best).name
+        assert each["config"] == heuristics.as_run(problem, best, tma).name
         assert best.name.endswith(each["op"].removeprefix("m_grouped"))
     assert [call.peer for call in timer.order] == [*["cute_gemm"] * 4, records.FAST] * 2
 

@@ -63,7 +63,9 @@ def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_
     assert candidates.main() == 0
     ranked = heuristics.rank(problem_of(op, shape, 78))
     suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
-    assert set(kernels.launched) == {(heuristics.with_tma_scales(config), 78) for config in suitable}
+    problem = problem_of(op, shape, 78)
+    run = [heuristics.as_run(problem, config, True) for config in suitable]
+    assert set(kernels.launched) == {(config, 78) for config in run}
     assert len(timed) == len(suitable) + 1
     rows = records.read_rows(tmp_path / "rows.jsonl")
     assert len(rows) == len(suitable)
@@ -72,7 +74,7 @@ def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_
     assert rows[0]["cublaslt_us"] == len(suitable) + 11
     assert [each["us"] for each in rows] == [11 + i for i in range(len(rows))]
 
-    kernels.different.append(heuristics.with_tma_scales(suitable[-1]))
+    kernels.different.append(run[-1])
     with pytest.raises(AssertionError, match=f"{suitable[-1].name} differs from {suitable[0].name}"):
         candidates.main()
 

@@ -285,17 +285,19 @@ def test_inspect_compiles_and_reads_the_chosen_kernel(run):
     assert cells["LDL"][0] == cells["STL"][0] == "0"
 
 
-def test_inspect_ranks_the_rivals(run, monkeypatch):
+@pytest.mark.parametrize("m_major", [False, True])
+def test_inspect_ranks_the_rivals(run, monkeypatch, m_major):
     problem = GemmProblem(4096, 4096, 7168)
-    choices = heuristics.rank(problem)
+    run_as = [heuristics.as_run(problem, choice.config, m_major) for choice in heuristics.rank(problem)]
     # Were a measured table to prefer the configuration that the model ranks last, it would still be shown.
-    last = choices[-1].config
-    monkeypatch.setattr(dispatch, "select", lambda problem: last)
+    last = next(config for config in reversed(run_as) if config.tma_scales == m_major)
+    assert last not in run_as[:3]
+    monkeypatch.setattr(dispatch, "select", lambda problem, tma_scales: last)
     monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
     monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, (), ()))
-    _, out, _ = run("inspect", "--m", 4096, "--n", 4096, "--k", 7168)
+    _, out, _ = run("inspect", "--m", 4096, "--n", 4096, "--k", 7168, *(["--m-major"] if m_major else []))
     table = rows(out[: out.index("Compiled kernel")])
-    assert [row[0] for row in table[:3]] == [choice.config.name for choice in choices[:3]]
+    assert [row[0] for row in table[:3]] == [config.name for config in run_as[:3]]
     assert table[0][2] == "+0.0%"
     assert table[-1][0] == f"{last.name} (chosen)"
     cells = {row[0]: row[1:] for row in rows(out)}

@@ -55,7 +55,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 def test_a_kernel_is_not_first_called_within_a_capture(device: Device) -> None:
     device.capturing = True
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="make the same call once before the capture") as info:
+        with pytest.raises(RuntimeError, match="the same call, scales laid out alike, once") as info:
             device.call(3)
         assert f"M = 3, N = 8, K = 16 needs the kernel {LOW.name}" in str(info.value)
     assert not device.made
@@ -167,12 +167,15 @@ def test_a_kernel_that_could_not_be_made_was_not_called(device: Device) -> None:
         ((6, 3), (1, 8), 0, True),
         ((6, 1), (1, 8), 4, True),
         ((2, 6, 3), (24, 1, 8), 0, True),
+        ((2, 6, 3), (8, 1, 16), 0, True),
         ((6, 3), (3, 1), 0, False),
         ((6, 3), (1, 6), 0, False),
         ((6, 3), (1, 8), 1, False),
         ((6, 3), (4, 8), 0, False),
         ((2, 6, 3), (25, 1, 8), 0, False),
-        # The same for all k-blocks, or matrices.
+        # Overlapping, or the same for all k-blocks, or matrices.
+        ((6, 3), (1, 4), 0, False),
+        ((2, 6, 3), (4, 1, 8), 0, False),
         ((6, 3), (1, 0), 0, False),
         ((2, 6, 3), (0, 1, 8), 0, False),
     ],
@@ -185,11 +188,19 @@ def test_tma_loads_scales_that_are_m_major_and_aligned(
     assert dispatch.tma_can_load(memory.as_strided(shape, strides, offset)) is can
 
 
+def test_tma_loads_no_scales_that_are_further_apart_than_its_maps_say() -> None:
+    """Of an extent of 1 the stride is whatever it is."""
+    memory = torch.zeros(8)
+    assert dispatch.tma_can_load(memory.as_strided((6, 1), (1, 2**38 - 4)))
+    assert not dispatch.tma_can_load(memory.as_strided((6, 1), (1, 2**38)))
+    assert not dispatch.tma_can_load(memory.as_strided((1, 6, 1), (2**38, 1, 8)))
+
+
 def test_a_kernel_for_the_scales_that_there_are_is_chosen() -> None:
     problem = GemmProblem(4096, 2112, 7168)
     config, staged = dispatch.select(problem), dispatch.select(problem, True)
     assert not config.tma_scales
-    assert staged == replace(config, tma_scales=True) == heuristics.with_tma_scales(config)
+    assert staged == replace(config, tma_scales=True) == heuristics.as_run(problem, config, True)
 
 
 def test_a_warm_call_asks_nothing(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from cute_gemm.problem import (
     LAYOUTS,
     MAX_GROUPS,
     OUT_BYTES,
+    RASTER,
     SMEM_CAPACITY,
     GemmProblem,
     Hint,
@@ -63,9 +64,11 @@ def test_shared_memory_is_used_up(config: KernelConfig) -> None:
 
 
 def test_scales_come_with_the_stages_where_there_is_room() -> None:
+    problem = GemmProblem(4096, 4096, 512)
     for config in CONFIGS:
-        bare = replace(config, tma_scales=False)
-        staged = heuristics.with_tma_scales(bare)
+        bare = replace(config, tma_scales=False, raster=RASTER // config.cluster_m)
+        assert heuristics.as_run(problem, bare, False) == bare
+        staged = heuristics.as_run(problem, bare, True)
         assert staged in CONFIGS
         assert replace(staged, tma_scales=False) == bare
         # Rows of offsets begin anywhere, where TMA cannot.
@@ -80,16 +83,19 @@ def test_scales_come_with_the_stages_where_there_is_room() -> None:
 def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() -> None:
     def rasters(m: int, k: int, layout: str = "dense") -> dict[int, set[int]]:
         """Tiles along M, by the height of a tile."""
-        ranked = [choice.config for choice in heuristics.rank(GemmProblem(m, 4096, k, layout=layout))]
+        problem = GemmProblem(m, 4096, k, layout=layout)
+        run = [heuristics.as_run(problem, choice.config, False) for choice in heuristics.rank(problem)]
+        assert set(run) <= set(CONFIGS)
         return {
-            block_m: {config.raster * config.cluster_m for config in ranked if config.block_m == block_m}
+            block_m: {config.raster * config.cluster_m for config in run if config.block_m == block_m}
             for block_m in (128, 256)
         }
 
     assert rasters(4096, 512) == rasters(4096, 4096) == {128: {16}, 256: {16}}
     assert rasters(4096, 7168) == rasters(4096, 16384) == {128: {16}, 256: {8}}
-    # Two rows of tiles are no band.
-    assert rasters(512, 16384)[256] == {16}
+    # What is no higher than half a band is walked alike.
+    assert rasters(512, 16384)[256] == rasters(2048, 16384)[256] == {16}
+    assert rasters(2049, 16384)[256] == {8}
     assert rasters(4096, 16384, "masked")[256] == {16}
 
 
@@ -108,6 +114,7 @@ ILLEGAL: dict[str, dict[str, Any]] = {
     "k-blocks of a tile of groups shared out": {"splits": 2, "epi_n": 128, "layout": "masked"},
     "k-blocks of tiles that share A shared out": {"splits": 2, "epi_n": 128, "cluster_n": 2},
     "k-blocks of a tile of two waves shared out": TALL | {"block_n": 64, "splits": 2},
+    "scales by TMA of tiles that begin at any row": {"layout": "offsets", "tma_scales": True},
     "a CTA without columns to add up": {"block_m": 64, "block_n": 96, "epi_n": 96, "splits": 5},
 }
 
@@ -125,7 +132,9 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
     ranked = heuristics.rank(problem)
     configs = [choice.config for choice in ranked]
     assert configs
-    assert heuristics.best(problem) == configs[0] == dispatch.select(problem)
+    assert heuristics.best(problem) == configs[0]
+    for tma_scales in (False, True):
+        assert dispatch.select(problem, tma_scales) == heuristics.as_run(problem, configs[0], tma_scales)
     candidates = heuristics.all_configs(problem.out_dtype, problem.layout)
     suitable = [config for config in candidates if heuristics.is_suitable(problem, config)]
     assert sorted(config.name for config in configs) == sorted(config.name for config in suitable)

@@ -64,9 +64,9 @@ def test_a_name_says_what_tells_a_configuration_from_others() -> None:
     assert replace(low, cluster_n=1, splits=3).name == "64x112_c1x1_k3_s9_t2_fp32"
     assert replace(wide, layout="masked").name == "256x128_c2x1_s4_bf16_masked"
     # Of sixteen tiles along M a name says nothing.
-    assert replace(wide, raster=4).name == "256x128_c2x1_s4_r4_bf16"
+    assert replace(wide, raster=4).name == "256x128_c2x1_s4_r8_bf16"
     scaled = replace(wide, raster=4, layout="masked", tma_scales=True)
-    assert scaled.name == "256x128_c2x1_s4_r4_bf16_masked_tma-scales"
+    assert scaled.name == "256x128_c2x1_s4_r8_bf16_masked_tma-scales"
     assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
 
 

@@ -40,7 +40,9 @@ SCHEDULERS = {
     "offsets": MGroupedOffsetsScheduler,
     "masked": MGroupedMaskedScheduler,
 }
-CONFIGS = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+CONFIGS = [
+    config for config in heuristics.every_config() if config.layout == "dense" and not config.tma_scales
+]
 
 
 class Schedule(NamedTuple):

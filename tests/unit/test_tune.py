@@ -180,7 +180,7 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
     assert len(configs) > 2
     case = case_of(job, "cpu")
     calls = checked_calls(job.problem, configs, case)
-    staged = [heuristics.with_tma_scales(config) for config in configs]
+    staged = [heuristics.as_run(job.problem, config, True) for config in configs]
     assert (staged != configs) == (layout == "contiguous"), "of which 20 rows a group are padded to 128"
     assert kernels.launched == [(config, 78) for config in staged]
     assert all(dispatch.tma_can_load(sa) for sa in kernels.scales)
