@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from cute_gemm import heuristics, testing
+from cute_gemm import testing
 from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.peers.cublas import calibration_call, calibration_shape
 from cute_gemm.bench.published import peer_shapes
@@ -40,8 +40,9 @@ from cute_gemm.bench.records import (
 )
 from cute_gemm.bench.work import problem_of
 from cute_gemm.compilation import compile_configs
-from cute_gemm.problem import GemmProblem, KernelConfig
-from cute_gemm.tune.candidates import checked_calls
+from cute_gemm.problem import KernelConfig
+from cute_gemm.tune import plan
+from cute_gemm.tune.candidates import checked_calls, kernel_of
 
 REPEATS = 10
 REST_SECONDS = 0.1
@@ -86,15 +87,9 @@ def random_shapes(count: int, seed: int) -> list[Shape]:
     ]
 
 
-def configs_of(problem: GemmProblem) -> list[KernelConfig]:
-    """What is timed, the one predicted to be fastest first."""
-    ranked = heuristics.rank(problem)
-    return [choice.config for choice in ranked if choice.cost_us < WITHIN * ranked[0].cost_us]
-
-
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     problem = problem_of(op, shape, num_sms)
-    configs = configs_of(problem)
+    configs = plan.candidates(problem, WITHIN)
     calls: list[Callable[[], object]] = checked_calls(problem, configs, make_case(op, shape))
 
     beside = shape if op == DENSE else calibration_shape(shape)
@@ -134,9 +129,7 @@ def main() -> int:
     drawn = random_shapes(options.random, options.seed) if options.random else None
     shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
     problems = [problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(
-        heuristics.as_run(each, config, tma_scales=True) for each in problems for config in configs_of(each)
-    )
+    compile_configs(kernel_of(each, config) for each in problems for config in plan.candidates(each, WITHIN))
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)

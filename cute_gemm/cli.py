@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -246,7 +247,6 @@ def _tune(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> None:
     from cute_gemm import dispatch, heuristics
-    from cute_gemm.heuristics import Choice
     from cute_gemm.inspection import InspectionError, read_cubin
     from cute_gemm.problem import GemmProblem
 
@@ -254,7 +254,7 @@ def _inspect(args: argparse.Namespace) -> None:
         raise UsageError(f"N must be a multiple of 8 and K of 16, got N = {args.n}, K = {args.k}")
     problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
     choices = [
-        Choice(heuristics.as_run(problem, choice.config, args.m_major), choice.cost_us)
+        replace(choice, config=heuristics.as_run(problem, choice.config, args.m_major))
         for choice in heuristics.rank(problem)
     ]
     chosen = dispatch.select(problem, args.m_major)

@@ -12,13 +12,12 @@ from .records import (
     DEEPGEMM,
     DENSE,
     FAST,
-    M_MAJOR,
     OFFSETS,
-    OURS,
     ROW_MAJOR,
     Row,
     Shape,
     by_kind,
+    ours_with,
     peers_beside,
     right_times,
     shape_of,
@@ -69,8 +68,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
         BenchError: two rows measured the same thing.
     """
     rows = list(rows)
-    times = by_kind(rows, op, regime)
-    ours, row_major = times.get((OURS, M_MAJOR), {}), times.get((OURS, ROW_MAJOR), {})
+    ours, row_major = ours_with(rows, op, regime), ours_with(rows, op, regime, ROW_MAJOR)
     beside = right_times(peers_beside(rows, op, regime).get(DEEPGEMM, {}))
     # Also of shapes beside ours, whose times replace these: they come in the order of the file.
     elsewhere = {
@@ -79,7 +77,8 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
         if shape in beside or (shape in ours and ours[shape]["device"] == published.DEVICE)
     }
     # Of a dense shape cuBLASLt has a row of its own, of a grouped one a measurement within ours.
-    measured, there = times.get((FAST, None), {}), published.peer_times(regime)[FAST]
+    measured = by_kind(rows, op, regime).get((FAST, None), {})
+    there = published.peer_times(regime)[FAST]
 
     def card(shape: Shape) -> float | None:
         if calibration := ours[shape].get("calibration"):
@@ -104,7 +103,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
 
 def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
     """Of each shape the speed of our offsets operation relative to our contiguous one, padding included."""
-    padded, unpadded = (by_kind(rows, op, regime).get((OURS, M_MAJOR), {}) for op in (CONTIGUOUS, OFFSETS))
+    padded, unpadded = (ours_with(rows, op, regime) for op in (CONTIGUOUS, OFFSETS))
     return [padded[shape]["us"] / row["us"] for shape, row in unpadded.items() if shape in padded]
 
 

@@ -20,14 +20,13 @@ from .records import (
     DEEPGEMM,
     DENSE,
     FAST,
-    M_MAJOR,
     MASKED,
     OFFSETS,
     OURS,
     TRITON,
     Row,
     Shape,
-    by_kind,
+    ours_with,
     peers_beside,
     right_times,
 )
@@ -98,7 +97,7 @@ def draw(rows: Sequence[Row], directory: Path) -> list[Path]:
 
 def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
     for regime in REGIMES:
-        ours = {op: found for op in OPS if (found := _ours(rows, op, regime))}
+        ours = {op: found for op in OPS if (found := ours_with(rows, op, regime))}
         if ours:
             yield f"roofline_{regime}", _roofline(ours, regime)
         for op, found in ours.items():
@@ -108,13 +107,9 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
             yield f"tflops_over_m_{regime}", _over_m(dense, _peer_times(rows, DENSE, regime), regime)
 
 
-def _ours(rows: Sequence[Row], op: str, regime: str) -> dict[Shape, Row]:
-    return by_kind(rows, op, regime).get((OURS, M_MAJOR), {})
-
-
 def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:
     """Times of each peer at shapes of ours, of this run or else published, by their label."""
-    shapes = _ours(rows, op, regime).keys()
+    shapes = ours_with(rows, op, regime).keys()
     beside = peers_beside(rows, op, regime)
     published = peer_times(regime, op)
     found: dict[str, _Times] = {}

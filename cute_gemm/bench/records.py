@@ -92,6 +92,11 @@ def by_kind(rows: Iterable[Row], op: str, regime: str) -> dict[tuple[str, str | 
     return found
 
 
+def ours_with(rows: Iterable[Row], op: str, regime: str, scale_layout: str = M_MAJOR) -> dict[Shape, Row]:
+    """Our rows of ``op`` in ``regime``; unless asked otherwise, of the scales that DeepGEMM takes."""
+    return by_kind(rows, op, regime).get((OURS, scale_layout), {})
+
+
 def peers_beside(rows: Iterable[Row], op: str, regime: str) -> dict[str, dict[Shape, Row]]:
     """Rows of each peer that was measured in this run at what ``op`` is compared with."""
     kinds = by_kind(rows, PEER_OPS[op], regime)

@@ -11,15 +11,13 @@ from .records import (
     CONTIGUOUS,
     DENSE,
     KEYS,
-    M_MAJOR,
     MASKED,
     OFFSETS,
-    OURS,
     ROW_MAJOR,
     SUSTAINED,
     Row,
     Shape,
-    by_kind,
+    ours_with,
     peers_beside,
     right_times,
 )
@@ -60,8 +58,7 @@ def dimension_names(op: str) -> list[str]:
 
 
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
-    kinds = by_kind(rows, op, regime)
-    ours, row_major = (kinds.get((OURS, layout), {}) for layout in (M_MAJOR, ROW_MAJOR))
+    ours, row_major = ours_with(rows, op, regime), ours_with(rows, op, regime, ROW_MAJOR)
     if not ours:
         return ""
     measured = peers_beside(rows, op, regime)

@@ -24,12 +24,17 @@ def case_of(job: Job, device: str = "cuda") -> Case:
     return GroupedCase.of_rows(f"m_grouped_{layout}", job.shape, job.sizes, device, out_dtype)
 
 
+def kernel_of(problem: GemmProblem, config: KernelConfig) -> KernelConfig:
+    """The kernel that is timed where ``config`` is a candidate: that of scales of A which TMA can load."""
+    return heuristics.as_run(problem, config, tma_scales=True)
+
+
 def checked_calls(
     problem: GemmProblem, configs: Sequence[KernelConfig], case: Case
 ) -> list[Callable[[], object]]:
     """A call of the kernel of each configuration, each made once and its result checked.
 
-    Scales of A are M-major, so kernels are those that TMA brings them, where there are such.
+    Kernels are those of :func:`kernel_of`.
 
     Those that a batch-invariant problem may take sum k-blocks in one order: the first of them is judged, and
     the others must give the same bits. Every other one is judged.
@@ -45,7 +50,7 @@ def checked_calls(
     first: tuple[str, Tensor] | None = None
     for config in configs:
         call = functools.partial(
-            dispatch.instance(heuristics.as_run(problem, config, tma_scales=True)),
+            dispatch.instance(kernel_of(problem, config)),
             a,
             sa,
             b,

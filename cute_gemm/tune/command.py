@@ -13,13 +13,13 @@ from .. import hardware
 from ..bench.records import COLD, SUSTAINED
 from ..bench.timers import Sustained, timers_of
 from ..compilation import compile_and_tell
-from ..heuristics import as_run
 from ..problem import GemmProblem
 from ..progress import track
 from ..tuned import files
 from ..tuned.table import TunedError
 from . import TuneError
 from .arguments import DEFAULT_M
+from .candidates import kernel_of
 from .measure import run_jobs
 from .models import read_layers
 from .plan import Job, candidates, plan_layers, plan_shapes
@@ -50,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
         for note in notes:
             print(note)
         compile_and_tell(
-            as_run(job.problem, config, tma_scales=True)
-            for job in jobs
-            for config in candidates(job.problem, args.within)
+            kernel_of(job.problem, config) for job in jobs for config in candidates(job.problem, args.within)
         )
         failures = run_jobs(track(jobs, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:

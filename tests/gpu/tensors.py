@@ -13,14 +13,18 @@ def bits(x: torch.Tensor) -> torch.Tensor:
     return x.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[x.element_size()])
 
 
-def scales_for(config: KernelConfig, sa: torch.Tensor) -> torch.Tensor:
-    """Scales of A as a kernel takes them: M-major for TMA, with NaN behind the rows that there are."""
-    if not config.tma_scales:
-        return sa
+def m_major_amid_nans(sa: torch.Tensor, before: int = 0, behind: int = 0) -> torch.Tensor:
+    """The same scales, M-major with steps of 16 bytes, and at least as much NaN around those of a k-block."""
     *matrices, rows, k_blocks = sa.shape
-    padded = sa.new_full((*matrices, k_blocks, 4 * ceil_div(rows, 4)), torch.nan).mT
-    padded[..., :rows, :] = sa
-    return padded[..., :rows, :]
+    width = 4 * ceil_div(before + rows + behind, 4)
+    view = sa.new_full((*matrices, k_blocks, width), torch.nan)[..., before : before + rows].mT
+    view.copy_(sa)
+    return view
+
+
+def scales_for(config: KernelConfig, sa: torch.Tensor) -> torch.Tensor:
+    """Scales of A as a kernel takes them: M-major for TMA."""
+    return m_major_amid_nans(sa) if config.tma_scales else sa
 
 
 HINTS = int(Hint.B_FIRST)

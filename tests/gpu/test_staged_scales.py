@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from groups import Problem, run
-from tensors import DTYPES, bits
+from tensors import DTYPES, bits, m_major_amid_nans
 from torch import Tensor
 
 from cute_gemm import dispatch, fp8_gemm_nt
@@ -37,28 +37,18 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[bool]]]
     dispatch._choose.cache_clear()
 
 
-def amid_nans(sa: Tensor, before: int) -> Tensor:
-    """M-major scales with `before` elements in front and room behind each k-block's, all of it NaN."""
-    *matrices, rows, k_blocks = sa.shape
-    width = -(-rows // 4) * 4 + 28
-    buffer = torch.full((*matrices, k_blocks, width), torch.nan, device=sa.device)
-    view = buffer[..., before : before + rows].mT
-    view.copy_(sa)
-    return view
-
-
 def k_blocks_outermost(sa: Tensor) -> Tensor:
     """[G, capacity, K / 128] from memory [K / 128, G, capacity]: groups lie between k-blocks."""
     return sa.permute(2, 0, 1).contiguous().permute(1, 2, 0)
 
 
 ALIGNED: dict[str, Callable[[Tensor], Tensor]] = {
-    "M-major": lambda sa: amid_nans(sa, 0),
-    "M-major, from inside a buffer on": lambda sa: amid_nans(sa, 12),
+    "M-major": lambda sa: m_major_amid_nans(sa, 0, 28),
+    "M-major, from inside a buffer on": lambda sa: m_major_amid_nans(sa, 12, 16),
 }
 OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "row-major": lambda sa: sa,
-    "M-major, from between 16 bytes on": lambda sa: amid_nans(sa, 3),
+    "M-major, from between 16 bytes on": lambda sa: m_major_amid_nans(sa, 3, 25),
 }
 
 

@@ -61,9 +61,9 @@ def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_
     arguments = ["candidates.py", "--op", op, "--shapes", text, "--out", str(tmp_path / "rows.jsonl")]
     monkeypatch.setattr(sys, "argv", arguments)
     assert candidates.main() == 0
-    ranked = heuristics.rank(problem_of(op, shape, 78))
-    suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
     problem = problem_of(op, shape, 78)
+    ranked = heuristics.rank(problem)
+    suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
     run = [heuristics.as_run(problem, config, True) for config in suitable]
     assert set(kernels.launched) == {(config, 78) for config in run}
     assert len(timed) == len(suitable) + 1
