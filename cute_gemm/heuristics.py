@@ -31,6 +31,9 @@ _STORE_BUDGET = 64 * 1024
 # Bands of 256-row tiles are half as high where their rows of A are more bytes than L2 keeps for them: with
 # 16 tiles 4096 x 7168 x 16384 took 0.5 % longer, with 8 4096 x 32768 x 512 8 % (docs/performance.md, 46).
 _BAND_BYTES = 24e6
+# With fewer, narrow stores cost more than staged scales gain: 256 x 128 took 0.7 to 1.5 % less at 12 and 16
+# k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
+_LEAST_NARROW_K_BLOCKS = 8
 _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _BLOCK_N = {
@@ -94,7 +97,9 @@ def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> Kern
     """
     usual, *low = _in_bands(config)
     banded = low[0] if low and _is_long(problem, config) else usual
-    return _with_tma_scales(banded) if tma_scales else banded
+    staged = _with_tma_scales(banded)
+    pays = staged.epi_n == banded.epi_n or problem.k_blocks >= _LEAST_NARROW_K_BLOCKS
+    return staged if tma_scales and pays else banded
 
 
 def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
@@ -113,10 +118,17 @@ def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
 def _with_tma_scales(config: KernelConfig) -> KernelConfig:
     """``config`` with the scales of A in its stages, if that is legal and pays.
 
-    One math warpgroup, which has few rows, takes 4 to 13 % longer (docs/performance.md, 45).
+    Tiles of two waves make room by store buffers half as wide. One math warpgroup, which has few rows, takes
+    4 to 13 % longer (docs/performance.md, 45 and 52).
     """
-    staged = replace(config, tma_scales=True)
-    return staged if config.math_warpgroups > 1 and is_legal(staged) else config
+    if config.math_warpgroups > 1:
+        staged = replace(config, tma_scales=True)
+        if is_legal(staged):
+            return staged
+        # Narrower ones than of 32 columns, which fp32 would need, were not tried.
+        if config.waves > 1 and config.epi_n == 64 and is_legal(narrow := replace(staged, epi_n=32)):
+            return narrow
+    return config
 
 
 def is_legal(config: KernelConfig) -> bool:
@@ -258,31 +270,30 @@ def _fill(
     return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most))
 
 
-# Predicted time. The constants were fitted to the timings in benchmarks/candidates (cold L2): 66 dense shapes
-# on an H100, 43 grouped ones on an H200, of the kernels of two days before. What is picked took 1.2 % longer
-# than the best candidate on average, 12 % at worst (benchmarks/cost_model.py). They are what makes choices
-# good, not what a part of the chip does: DRAM is given more than it has, as times add up. CTAs of two groups
-# are taken to share B like others. Scales of A that TMA brings (docs/performance.md, 45) came later, and are
-# taken to cost what loaded ones do.
+# Predicted time. The constants were fitted to the timings in benchmarks/candidates (cold L2): 90 dense shapes
+# on an H100, 43 grouped ones on an H200, of older kernels; benchmarks/cost_model.py shows how well, and what
+# is picked at shapes that they were not fitted to. They are what makes choices good, not what a part of the
+# chip does: DRAM is given more than it has, as times add up. CTAs of two groups are taken to share B like
+# others, and scales of A to cost the same whichever way they come.
 
-_LAUNCH_US = 2.59
-_CLUSTER_US = 1.04  # a launch of clusters, over one without
-_TILE_US = 0.442, 0.345  # prologue and store of a tile: fixed, and per 64 x 128 elements
+_LAUNCH_US = 2.38
+_CLUSTER_US = 0.704  # a launch of clusters, over one without
+_TILE_US = 0.562, 0.396  # prologue and store of a tile: fixed, and per 64 x 128 elements
 # The same for a k-block. Of 8 rows, 64 are multiplied.
 _K_BLOCK_US = {
-    8: (0.0375, 0.238),
-    64: (0.0363, 0.141),
-    128: (0.179, 0.0579),
-    256: (0.314, 0.0716),
+    8: (0.0429, 0.202),
+    64: (0.0402, 0.135),
+    128: (0.196, 0.054),
+    256: (0.314, 0.0712),
 }
-_SUM_US = 0.000583, 0.278  # the same as of a tile where partial sums are handed over and added up
-_STRADDLING = 1.23  # on top of that, for selecting among two scales of B
-_SM_BYTES_PER_US = 125e3  # into one SM
-# Out of L2, to all SMs. Clusters are placed GPC by GPC, which gets less out of it (docs/performance.md, 40).
-_L2_BYTES_PER_US = {"alone": 13.5e6, "along M": 12e6, "along N": 9.68e6}
-_SAME_LINE_US = 0.00341  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
-_DRAM_BYTES_PER_US = 4.1e6
-_REREAD = 1.01  # how often more B is read where groups have several rows of tiles; fitted
+_SUM_US = 0.0, 0.448  # the same as of a tile where partial sums are handed over and added up
+_STRADDLING = 1.13  # on top of that, for selecting among two scales of B
+_SM_BYTES_PER_US = 116e3  # into one SM
+# Out of L2, to all SMs. Clusters along N get less out of it.
+_L2_BYTES_PER_US = {"alone": 14.4e6, "along M": 14.4e6, "along N": 9.4e6}
+_SAME_LINE_US = 0.00345  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
+_DRAM_BYTES_PER_US = 3.53e6
+_REREAD = 0.88  # how often more B is read where groups have several rows of tiles; fitted
 # Clusters of four and of eight do not fill every GPC of 132 SMs; the first is fitted, 112 are sure.
 _RESIDENT_CTAS = {4: 114, 8: 112}
 _SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))  # sizes of groups, as shares of their mean

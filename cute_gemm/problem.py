@@ -32,7 +32,7 @@ MAX_GROUPS = 1022
 """Most groups of one call."""
 
 TABLE_SMEM = 4 * (MAX_GROUPS + 2)
-"""What a scheduler's table of groups takes, in bytes: an Int32 for each, and two for all of them."""
+"""What a scheduler's table of groups takes, in bytes: an Int32 for each, one for all, one to fill 4 KiB."""
 
 LAYOUTS = "dense", "contiguous", "offsets", "masked"
 """How rows of A find their B: there is one only; by groups of aligned rows; of any rows; a matrix each."""
@@ -111,8 +111,8 @@ class KernelConfig:
             computes one tile, and the buffers to store through give way to one for partial sums.
         temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
             promoted.
-        raster: clusters along M that are walked before the next column of them, for the sake of L2; groups of
-            hardly more than one cluster are walked one by one.
+        raster: clusters along M that are walked before the next column of them, for the sake of L2. A band
+            is of one group.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
         layout: how rows find their matrix B, one of :data:`LAYOUTS`.
         tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use

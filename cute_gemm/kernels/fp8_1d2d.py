@@ -100,7 +100,8 @@ class Fp8Gemm1D2D:
         else:
             self.promote = UniformPromotion(config.block_n)
         if config.tma_scales:
-            self.scales = StagedScales(config.block_m, config.stages, self.waves, self.promote.num_b_scales)
+            shape = config.block_m, config.stages, self.waves, self.promote.num_b_scales
+            self.scales = StagedScales(*shape, multicast=config.cluster_n > 1)
         else:
             self.scales = LoadedScales(self.waves, self.promote.num_b_scales)
         if config.temporaries == 2:
@@ -170,6 +171,7 @@ class Fp8Gemm1D2D:
         if warp == self.tma_warp:
             for atom, _, _ in (a, b):
                 cpasync.prefetch_descriptor(atom)
+            self.scales.prefetch(sfa)
             self.store.prefetch(out)
         sD = self.store.open(storage.store, tidx)
         cute.arch.mbarrier_init_fence()
@@ -248,7 +250,7 @@ class Fp8Gemm1D2D:
                 to_b = {**to_a, "cache_policy": policy_b}
                 if rank_n == 0:
                     cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
-                self.scales.load(sfa, scale_parts, k, stage, to_a["tma_bar_ptr"])
+                    self.scales.load(sfa, scale_parts, k, stage, to_a["tma_bar_ptr"], mask_a)
                 if tile.shares_b:
                     if rank_m == 0:
                         cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)

@@ -51,6 +51,7 @@ class SerialMainloop:
         if not has_rows:
             k_count = Int32(0)
         ready = peek(ring, state)
+        scales.begin(tile)
         k_first = Int32(0)
         if const_expr(self.in_groups):
             k_first = k_count // GROUP * GROUP
@@ -91,11 +92,12 @@ class SerialMainloop:
         """
         ring, tile, temp, tCrA, tCrB, scales, promote, split, accs = operands
         ring.consumer_wait(state, ready)
+        staged = scales.read(state.index)
         for wave in cutlass.range_constexpr(self.waves):
             multiply(self.block_n, temp, tCrA[None, None, None, wave, None], tCrB, state.index)
-            # In the shadow of the WGMMAs: nothing else stands between a full stage and their issue.
+            # In the shadow of the WGMMAs: nothing that waits stands between a full stage and their issue.
             if const_expr(wave == 0):
-                row_scales = scales.hand_out(tile, k, place, state.index)
+                row_scales = scales.hand_out(staged, tile, k, place)
             warpgroup.wait_group(0)
             if const_expr(wave == self.waves - 1):
                 ring.consumer_release(state)
@@ -130,9 +132,11 @@ class OverlappedMainloop:
         operands = ring, tile, tCrA, tCrB, scales, promote, split, acc
         acc.fill(0.0)
         even, odd = cute.make_rmem_tensor_like(acc), cute.make_rmem_tensor_like(acc)
+        scales.begin(tile)
         ring.consumer_wait(state)
+        staged = scales.read(state.index)
         multiply(self.block_n, even, tCrA, tCrB, state.index)
-        held = scales.hand_out(tile, Int32(0), 0, state.index)[0]
+        held = scales.hand_out(staged, tile, Int32(0), 0)[0]
         last = tile.k_count - 1
         for pair in cutlass.range(last // 2, unroll=1):
             state, held = self.step(operands, state, 2 * pair + 1, odd, even, held)
@@ -156,8 +160,9 @@ class OverlappedMainloop:
         previous = state.clone()
         state.advance()
         ring.consumer_wait(state)
+        staged = scales.read(state.index)
         multiply(self.block_n, issued, tCrA, tCrB, state.index)
-        following = scales.hand_out(tile, k, k % GROUP, state.index)[0]
+        following = scales.hand_out(staged, tile, k, k % GROUP)[0]
         warpgroup.wait_group(1)
         ring.consumer_release(previous)
         promote(acc, done, held, split)

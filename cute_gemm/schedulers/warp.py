@@ -39,8 +39,3 @@ def sum_before(value: Int32, limit: Int32) -> Int32:
         if lane >= 1 << i:
             before = cutlass.min(before + further, limit)
     return before
-
-
-def sum_of(value: Int32) -> Int32:
-    """The sum of ``value`` over all lanes; the same in all of them."""
-    return cute.arch.warp_redux_sync(value, "add")

@@ -16,12 +16,12 @@ from ..problem import GemmProblem, KernelConfig
 from .plan import Job
 
 
-def case_of(job: Job, device: str = "cuda") -> Case:
-    """Standard normal operands of a job, quantised."""
+def case_of(job: Job, sizes: Sequence[int], device: str = "cuda") -> Case:
+    """Standard normal operands of a job, quantised; ``sizes`` is one of its draws."""
     layout, out_dtype = job.problem.layout, getattr(torch, job.problem.out_dtype)
     if layout == "dense":
         return DenseCase.make(job.shape, device, out_dtype)
-    return GroupedCase.of_rows(f"m_grouped_{layout}", job.shape, job.sizes, device, out_dtype)
+    return GroupedCase.of_rows(f"m_grouped_{layout}", job.shape, sizes, device, out_dtype)
 
 
 def kernel_of(problem: GemmProblem, config: KernelConfig) -> KernelConfig:

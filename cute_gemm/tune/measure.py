@@ -20,7 +20,10 @@ _TIE = 1.01
 
 @dataclass(frozen=True)
 class Pick:
-    """What candidates of a job took, by regime in microseconds, and the index of the best one."""
+    """What candidates of a job took, by regime in microseconds, and the index of the best one.
+
+    Of several sizes of groups, the geometric mean.
+    """
 
     job: Job
     configs: Sequence[KernelConfig]
@@ -55,8 +58,13 @@ def measure(job: Job, timers: Mapping[str, Timer], within: float, device: str = 
         RuntimeError: one cannot be launched or timed.
     """
     configs = candidates(job.problem, within)
-    calls = checked_calls(job.problem, configs, case_of(job, device))
-    times = {regime: [each.median for each in timer(calls)] for regime, timer in timers.items()}
+
+    def medians(sizes: Sequence[int]) -> dict[str, list[float]]:
+        calls = checked_calls(job.problem, configs, case_of(job, sizes, device))
+        return {regime: [each.median for each in timer(calls)] for regime, timer in timers.items()}
+
+    draws = [medians(sizes) for sizes in job.draws]
+    times = {regime: _geometric_means([draw[regime] for draw in draws]) for regime in timers}
     return Pick(job, configs, times, fastest(list(times.values())))
 
 
@@ -66,8 +74,13 @@ def fastest(times: Sequence[Sequence[float]]) -> int:
     Args:
         times: of the candidates, in the order in which they are preferred, in each regime.
     """
-    products = [math.prod(of_one) ** (1 / len(times)) for of_one in zip(*times, strict=True)]
-    return next(i for i, product in enumerate(products) if product <= _TIE * min(products))
+    means = _geometric_means(times)
+    return next(i for i, mean in enumerate(means) if mean <= _TIE * min(means))
+
+
+def _geometric_means(times: Sequence[Sequence[float]]) -> list[float]:
+    """Of each candidate, over the rows of ``times``."""
+    return [math.prod(of_one) ** (1 / len(times)) for of_one in zip(*times, strict=True)]
 
 
 def run_jobs(

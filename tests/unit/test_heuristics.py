@@ -64,20 +64,30 @@ def test_shared_memory_is_used_up(config: KernelConfig) -> None:
 
 
 def test_scales_come_with_the_stages_where_there_is_room() -> None:
-    problem = GemmProblem(4096, 4096, 512)
+    short, long = GemmProblem(4096, 4096, 7 * 128), GemmProblem(128, 4096, 7 * 128 + 16)
+    narrowed = set()
     for config in CONFIGS:
         bare = replace(config, tma_scales=False, raster=RASTER // config.cluster_m)
-        assert heuristics.as_run(problem, bare, False) == bare
-        staged = heuristics.as_run(problem, bare, True)
-        assert staged in CONFIGS
-        assert replace(staged, tma_scales=False) == bare
+        if bare not in heuristics.all_configs(config.out_dtype, config.layout):
+            continue  # it has been narrowed
+        assert heuristics.as_run(long, bare, False) == bare
         # Rows of offsets begin anywhere, where TMA cannot.
         is_of_use = config.math_warpgroups == 2 and config.layout != "offsets"
         fits = replace(bare, tma_scales=True).smem_bytes <= SMEM_CAPACITY
-        assert staged.tma_scales == (is_of_use and fits)
-        assert staged.smem_bytes <= SMEM_CAPACITY
-    staged = {config.block_m for config in CONFIGS if config.tma_scales}
-    assert staged == {128, 256}
+        for problem in (short, long):
+            staged = heuristics.as_run(problem, bare, True)
+            assert staged in CONFIGS
+            if staged.epi_n != bare.epi_n:
+                assert problem is long
+                assert not fits
+                assert (bare.epi_n, staged.epi_n) == (64, 32)
+                narrowed.add(bare.block_m)
+            else:
+                assert staged.tma_scales == (is_of_use and fits)
+            assert replace(staged, tma_scales=False, epi_n=bare.epi_n) == bare
+            assert staged.smem_bytes <= SMEM_CAPACITY
+    assert narrowed == {256}
+    assert {config.block_m for config in CONFIGS if config.tma_scales} == {128, 256}
 
 
 def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() -> None:

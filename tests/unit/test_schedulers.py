@@ -598,21 +598,27 @@ def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends
     check(schedule, call._replace(m=m, groups=len(ends)), ends)
 
 
-def test_groups_of_several_blocks_are_walked_in_bands() -> None:
-    """Whatever group a block is of; groups of hardly more than one block are walked one by one.
-
-    Empty groups do not count.
-    """
-    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [0, 4 * 64, 0, 7, 0], 0)
+def test_bands_are_of_one_group() -> None:
+    """Three rows of tiles at a time, column by column; the next group begins a band."""
+    call, ends = offsets_call(Call(m=0, n=3 * 64, num_sms=1), [0, 4 * 64, 0, 2 * 64, 7, 0], 0)
     assert order(Schedule("offsets", (1, 1), 3), call, ends) == [
         [0, 3, 6],
         [1, 4, 7],
         [2, 5, 8],
-        [9, 11, 13],
-        [10, 12, 14],
+        [9, 10, 11],
+        [12, 14, 16],
+        [13, 15, 17],
+        [18, 19, 20],
     ]
-    call, ends = offsets_call(call, [2 * 64, 0, 7], 0)
-    assert order(Schedule("offsets", (1, 1), 3), call, ends) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_a_cluster_is_in_the_band_of_its_first_block() -> None:
+    """Groups of 3, 1 and 4 blocks in clusters of two: the second cluster begins in the first group."""
+    call, ends = offsets_call(Call(m=0, n=2 * 64, num_sms=2), [3 * 64, 1 * 64, 4 * 64], 0)
+    assert order(Schedule("offsets", (2, 1), 8), call, ends) == [
+        *([0, 2], [0, 2], [1, 3], [1, 3]),
+        *([4, 6], [4, 6], [5, 7], [5, 7]),
+    ]
 
 
 def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
@@ -752,8 +758,7 @@ def test_lanes_fill_and_search_the_table_together(sizes: list[int]) -> None:
     call = Call(m=max(sizes), n=8, groups=len(sizes))
     run(Lanes(schedule), call, sizes)
     table = table_of(schedule, call, sizes)
-    occupied = sum(rows > 0 for rows in sizes)
-    assert TABLE[: len(table) + 1].tolist() == [*table, occupied]
+    assert TABLE[: len(table)].tolist() == table
     # Even and odd lanes.
     groups = [bisect_right(table, block) - 1 for block in range(table[-1])]
     assert OUT[: table[-1], :2].tolist() == [[group, group] for group in groups]

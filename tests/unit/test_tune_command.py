@@ -51,7 +51,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     monkeypatch.setattr(compilation, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
     monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
-    monkeypatch.setattr(measure, "case_of", lambda job, device: case_of(job, "cpu"))
+    monkeypatch.setattr(measure, "case_of", lambda job, sizes, device: case_of(job, sizes, "cpu"))
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path / "user"))
     return kernels
 
