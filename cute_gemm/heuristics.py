@@ -93,7 +93,8 @@ def every_config() -> tuple[KernelConfig, ...]:
 def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> KernelConfig:
     """``config``, which was chosen for ``problem``, in bands that suit it and for the scales that there are.
 
-    With ``tma_scales``, TMA can load those of A: they are M-major, on 16 bytes.
+    With ``tma_scales``, TMA can load those of A: they are M-major, on 16 bytes. It does where there is room
+    for them; if store buffers must be narrow for that, there must be enough k-blocks for it to pay.
     """
     usual, *low = _in_bands(config)
     banded = low[0] if low and _is_long(problem, config) else usual
@@ -116,10 +117,10 @@ def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
 
 
 def _with_tma_scales(config: KernelConfig) -> KernelConfig:
-    """``config`` with the scales of A in its stages, if that is legal and pays.
+    """``config`` with the scales of A in its stages; as it is where they do not fit, or never pay.
 
-    Tiles of two waves make room by store buffers half as wide. One math warpgroup, which has few rows, takes
-    4 to 13 % longer (docs/performance.md, 45 and 52).
+    Tiles of two waves make room, if there is none, by store buffers half as wide. One math warpgroup, which
+    has few rows, takes 4 to 13 % longer (docs/performance.md, 45 and 52).
     """
     if config.math_warpgroups > 1:
         staged = replace(config, tma_scales=True)
@@ -289,7 +290,7 @@ _K_BLOCK_US = {
 _SUM_US = 0.0, 0.448  # the same as of a tile where partial sums are handed over and added up
 _STRADDLING = 1.13  # on top of that, for selecting among two scales of B
 _SM_BYTES_PER_US = 116e3  # into one SM
-# Out of L2, to all SMs. Clusters along N get less out of it.
+# Out of L2, to all SMs; fitted. Clusters are placed GPC by GPC (docs/performance.md, 40).
 _L2_BYTES_PER_US = {"alone": 14.4e6, "along M": 14.4e6, "along N": 9.4e6}
 _SAME_LINE_US = 0.00345  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
 _DRAM_BYTES_PER_US = 3.53e6

@@ -104,15 +104,15 @@ class KernelConfig:
         stages: depth of the shared-memory ring, in k-blocks; with a multiple of four, tiles of more than 64
             rows go through it by groups of four, which takes fewer instructions.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
-        cluster_n: CTAs of a cluster along N; they share the tile of A by multicast.
+        cluster_n: CTAs of a cluster along N; they share the tile of A, and its staged scales, by multicast.
         epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
         epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
         splits: CTAs of a cluster that sum up a part of the k-blocks each; with more than one, each cluster
             computes one tile, and the buffers to store through give way to one for partial sums.
         temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
             promoted.
-        raster: clusters along M that are walked before the next column of them, for the sake of L2. A band
-            is of one group.
+        raster: clusters along M that are walked before the next column of them, for the sake of L2. With
+            offsets and masked, a band is of the clusters that begin in one group.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
         layout: how rows find their matrix B, one of :data:`LAYOUTS`.
         tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use

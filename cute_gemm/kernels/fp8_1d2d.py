@@ -34,9 +34,10 @@ A stage is released as soon as its WGMMAs have retired, before their result is p
 producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. Where a
 ring has whole groups of four stages, a tile's k-blocks are made up to whole groups, in all CTAs of a cluster
 alike: stages are passed over, that is filled with nothing, waited for and released (mainloop.py). With a
-cluster, CTAs along M hold the same tile of B and CTAs along N the same tile of A; the first of them loads it
-for all by multicast, so a stage may be filled only once all of them have released it. CTAs along M whose
-tiles are of two groups each load their own B, by multicast to themselves, and keep in step all the same.
+cluster, CTAs along M hold the same tile of B, and CTAs along N the same tile of A and its staged scales; the
+first of them loads it for all by multicast, so a stage may be filled only once all of them have released it.
+CTAs along M whose tiles are of two groups each load their own B, by multicast to themselves, and keep in step
+all the same.
 Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still
 arrives at its barriers. Where k-blocks are shared out instead (SplitKScheduler, StoreSum), each CTA of a
 cluster has a ring of its own, and one tile.

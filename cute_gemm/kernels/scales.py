@@ -316,6 +316,9 @@ class StagedFeed:
 def prefetch_scales(scheduler, mSFA, mSFB, block_m: int, block_n: int, num_b: int):
     """One warp's work: asks L2 for the scales of the calling CTA's tiles, in the order of their use.
 
+    Those of A are asked for once for tiles of the same rows that follow each other: M-major ones took 18.7 us
+    at 1 x 24576 x 1536 for every tile anew, and 17.5 so (2026-11-25).
+
     Scales of A that are contiguous along K are asked for by the sector. A feed looks four k-blocks ahead:
     with a cold L2 and a 64-row tile those pass faster than DRAM answers. 64 x 2112 x 7168 took 13.0 us,
     whatever BLOCK_N, and 11.1 with this; tiles of more rows lost up to 8 % by it (2026-11-23).

@@ -12,7 +12,7 @@ from ..problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, GemmProblem, KernelConfi
 from . import TuneError
 from .models import Layer
 
-# By one draw, 6 masked groups of about 1024 rows were given a tile that took 7 % longer than another at
+# By one draw, 6 masked groups of about 1024 rows were given tiles that took 5 and 6 % longer than others at
 # other sizes of the same sum (2026-11-25).
 _DRAWS = 3
 

@@ -109,8 +109,8 @@ def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
     # A copy of the instruction, where tiles of a cluster may be of two groups.
     own = 1 if config.layout != "dense" and config.cluster_m > 1 else 0
-    # A and B, by multicast where a cluster shares them.
-    multicast = (config.cluster_m > 1) + (config.cluster_n > 1) + own
+    # B, and A with its staged scales, by multicast where a cluster shares them.
+    multicast = (config.cluster_m > 1) + (config.cluster_n > 1) * (1 + config.tma_scales) + own
     assert stats.count("UTMALDG") == 2 + own + config.tma_scales
     # Several matrices take one dimension more than one does.
     several = {"dense": 0, "contiguous": 1, "offsets": 1, "masked": 2 + config.tma_scales}[config.layout]

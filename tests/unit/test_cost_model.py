@@ -21,13 +21,16 @@ SHAPES = {
 }
 
 
+# Nothing was fitted to the first.
+MEAN = {"dense_held_out": 1.05, "dense_row_major": 1.025}
+
+
 @pytest.mark.parametrize("run", SHAPES)
 def test_choices_are_near_the_fastest_candidates(run: str) -> None:
     regrets = [pick.regret for pick in cost_model.picks() if pick.run == run]
     assert len(regrets) == SHAPES[run]
-    is_fitted = run != "dense_held_out"
-    assert statistics.mean(regrets) <= (1.025 if is_fitted else 1.05)
-    assert max(regrets) <= (1.15 if is_fitted else 1.2)
+    assert statistics.mean(regrets) <= MEAN.get(run, 1.02)
+    assert max(regrets) <= (1.2 if run == "dense_held_out" else 1.15)
 
 
 def test_all_runs_are_judged() -> None:

@@ -6,7 +6,6 @@ here: "Floating point exception".
 """
 
 import functools
-import operator
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -172,7 +171,7 @@ class HostFunction:
         kind, cluster_mn, raster, fixed_block_m, splits = self.schedule
         out[OUTSIDE] = Int32(0)
         data = Watched(data, m if kind == "contiguous" else groups, out)
-        table = Counted(table, groups + 2, out)
+        table = Counted(table, groups + 1, out)
         grouping = {"dense": (), "split_k": (), "offsets": (data, alignment)}.get(kind, (data,))
         scheduler = SCHEDULERS[kind].to_params(
             m,
@@ -739,7 +738,7 @@ class Lanes(HostFunction):
             return cutlass.select_(lane >= distance, lower, value)
 
         def reduce(value: Int32, kind: str) -> Int32:
-            combine = {"min": cutlass.min, "add": operator.add}[kind]
+            combine = {"min": cutlass.min}[kind]
             column = next(exchanges)
             out[len(OUT) - self.lanes + lane, column] = value
             of_lanes = [out[len(OUT) - self.lanes + other, column] for other in range(self.lanes)]
