@@ -241,7 +241,8 @@ def _fill(
     as a table takes some of the room; those of offsets lost 1 % by it (docs/performance.md, 39 and 47).
     """
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
-    temporaries = 2 if block_m <= 64 else 1
+    # Groups of few rows, which DRAM bounds, take 1 to 2 % less with one, and whole groups of stages (57).
+    temporaries = 2 if block_m <= 64 and layout == "dense" else 1
     width = OUT_BYTES[out_dtype]
     widest = 64 if block_m > 128 and layout == "masked" else 128
     epi_n = next(columns for columns in (widest // width, 64 // width, 16) if block_n % columns == 0)
@@ -268,7 +269,10 @@ def _fill(
         tile = replace(tile, epi_stages=2)
     alone = layout == "dense" and block_m <= 64 and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
-    return replace(tile, stages=min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most))
+    stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
+    if block_m == 64 and temporaries == 1 and stages > 8:
+        stages -= stages % 4
+    return replace(tile, stages=stages)
 
 
 # Predicted time. The constants were fitted to the timings in benchmarks/candidates (cold L2): 90 dense shapes
