@@ -241,7 +241,7 @@ def _fill(
     as a table takes some of the room; those of offsets lost 1 % by it (docs/performance.md, 39 and 47).
     """
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
-    # Groups of few rows, which DRAM bounds, take 1 to 2 % less with one, and whole groups of stages (57).
+    # Groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of stages (61).
     temporaries = 2 if block_m <= 64 and layout == "dense" else 1
     width = OUT_BYTES[out_dtype]
     widest = 64 if block_m > 128 and layout == "masked" else 128

@@ -101,8 +101,8 @@ class KernelConfig:
         block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). With 8,
             which is for M up to 8, WGMMA takes what follows in shared memory for the other 56.
         block_n: columns of that tile, a multiple of 16.
-        stages: depth of the shared-memory ring, in k-blocks; with a multiple of four, tiles of more than 64
-            rows go through it by groups of four, which takes fewer instructions.
+        stages: depth of the shared-memory ring, in k-blocks; with a multiple of four and one temporary, tiles
+            go through it by groups of four, which takes fewer instructions.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
         cluster_n: CTAs of a cluster along N; they share the tile of A, and its staged scales, by multicast.
         epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.

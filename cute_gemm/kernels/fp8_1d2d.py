@@ -28,7 +28,7 @@ Barriers, and who arrives how often per phase:
                     table in shared memory (its `prepare`)
     cluster         if there is one: all threads arrive once barriers are initialised; where operands are
                     shared all wait, in place of `sync_threads`, otherwise the math warps do, in StoreSum
-    StoreSum's      1 of each math warpgroup, with the bytes it expects of the CTAs of its cluster
+    StoreSum's      1 of each math warpgroup, with the bytes it expects of the other CTAs
 
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
 producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. Where a

@@ -13,7 +13,7 @@ from .scales import GROUP
 
 @dataclass(frozen=True)
 class SerialMainloop:
-    """One temporary accumulator: while this warpgroup promotes, the other one multiplies.
+    """One temporary accumulator: while this warpgroup promotes, the other one, if any, multiplies.
 
     Where the ring's stages are whole groups of scales, so are the turns of the loop: a group begins where a
     group of stages does, so which stage and which scale comes next is known when compiling, but for the place
@@ -113,9 +113,8 @@ class SerialMainloop:
 class OverlappedMainloop:
     """Two temporary accumulators: the next k-block is multiplied while this warpgroup promotes the last.
 
-    For tiles with one math warpgroup, which no other keeps the tensor cores busy for. It multiplies whether
-    it has rows or not: by the rules of an index, only a CTA whose cluster has another one with rows can be
-    without.
+    For dense tiles with one math warpgroup, which no other keeps the tensor cores busy for. It multiplies
+    whether it has rows or not: only a CTA whose cluster has another one with rows can be without.
     """
 
     block_n: int

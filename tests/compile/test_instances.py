@@ -166,8 +166,9 @@ def test_results_pass_through_shared_memory(instance: Instance) -> None:
         assert stats.count("STS.64") == elements // 2
         assert stats.count("STSM") == 0
     assert stats.count("LDSM", "LD") == 0
-    # A slot of the tile queue.
-    assert stats.count("STS.128") == 2
+    # A slot of the tile queue, and what a CTA adds up itself, which may be any eight columns.
+    own = elements // 4 if config.splits > 1 else 0
+    assert stats.count("STS.128") == 2 + own
     # A number at a time: the schedulers' table.
     assert (stats.opcodes["STS"] > 0) == (config.table_bytes > 0)
     assert {name for name in stats.opcodes if name.startswith("LDG")} == {"LDG.E"}

@@ -103,7 +103,7 @@ GROUPED = {
         pick(layout="contiguous", block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
     ),
     "offsets, 64, cluster of four": Case(
-        pick(layout="offsets", block_m=64, cluster_n=4), (0, 64, 0, 7, 70), 72, 912
+        pick(layout="offsets", block_m=64, cluster_n=4), (0, 64, 0, 70), 72, 1168
     ),
     "offsets, 64, fp32": Case(
         pick("float32", "offsets", block_m=64, cluster_size=1), (1, 64, 0, 127), 200, 528

@@ -60,7 +60,8 @@ def test_shared_memory_is_used_up(config: KernelConfig) -> None:
     left = SMEM_CAPACITY - replace(config, tma_scales=False).smem_bytes
     assert left >= config.scales_bytes
     alone = config.layout == "dense" and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
-    # Serial loops of one math warpgroup that have eight stages have whole groups of four.
+    assert config.temporaries == (2 if config.block_m <= 64 and config.layout == "dense" else 1)
+    # Serial loops of one math warpgroup that have eight stages or more have whole groups of four.
     step = 4 if config.block_m == 64 and config.temporaries == 1 and config.stages >= 8 else 1
     assert config.stages % step == 0
     assert left < step * config.stage_bytes or config.stages == (8 if alone else 16)

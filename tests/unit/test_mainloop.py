@@ -22,7 +22,7 @@ def run(function, dtype: torch.dtype = torch.int32) -> list[list[int]]:
     return out.tolist()
 
 
-@pytest.mark.parametrize("stages", [3, 4, 6, 8])
+@pytest.mark.parametrize("stages", [3, 4, 6, 7, 8, 12])
 def test_a_tile_ends_with_a_group_of_stages_where_the_ring_has_whole_groups(stages: int) -> None:
     mainloop = SerialMainloop(128, 1, stages)
 
@@ -35,7 +35,7 @@ def test_a_tile_ends_with_a_group_of_stages_where_the_ring_has_whole_groups(stag
         assert unused == (-k_count % 4 if stages % 4 == 0 else 0)
 
 
-@pytest.mark.parametrize("stages", [4, 8])
+@pytest.mark.parametrize("stages", [4, 8, 12])
 def test_groups_of_stages_follow_each_other_as_the_stages_of_the_ring_do(stages: int) -> None:
     mainloop = SerialMainloop(128, 1, stages)
 

@@ -64,9 +64,8 @@ def goes_by_groups_and_passes_over(case: Any) -> bool:
     return config.temporaries == 1 and config.stages % 4 == 0 and k_blocks > 4 and k_blocks % 4 > 0
 
 
-@pytest.mark.parametrize("layout", ["dense", "contiguous", "masked"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_some_rings_are_gone_through_by_groups(layout: str) -> None:
-    """Those of offsets have three stages or one math warpgroup, or are like contiguous ones."""
     assert any(goes_by_groups_and_passes_over(case) for case in cases_of(layout))
 
 
