@@ -98,9 +98,11 @@ def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> Kern
     """
     usual, *low = _in_bands(config)
     banded = low[0] if low and _is_long(problem, config) else usual
+    if not tma_scales:
+        return banded
     staged = _with_tma_scales(banded)
     pays = staged.epi_n == banded.epi_n or problem.k_blocks >= _LEAST_NARROW_K_BLOCKS
-    return staged if tma_scales and pays else banded
+    return staged if pays else banded
 
 
 def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
@@ -270,7 +272,7 @@ def _fill(
     alone = layout == "dense" and block_m <= 64 and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
-    if block_m == 64 and temporaries == 1 and stages > 8:
+    if temporaries == 1 and stages > 8:
         stages -= stages % 4
     return replace(tile, stages=stages)
 

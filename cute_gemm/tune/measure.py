@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bench.comparison import geometric_mean
 from ..bench.timers import Timer
 from ..problem import KernelConfig
 from ..tuned import files
@@ -81,7 +81,7 @@ def fastest(times: Sequence[Sequence[float]]) -> int:
 
 def _geometric_means(times: Sequence[Sequence[float]]) -> list[float]:
     """Of each candidate, over the rows of ``times``."""
-    return [math.prod(of_one) ** (1 / len(times)) for of_one in zip(*times, strict=True)]
+    return [geometric_mean(of_one) for of_one in zip(*times, strict=True)]
 
 
 def run_jobs(

@@ -95,6 +95,9 @@ def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
     assert {config.out_dtype for config in shown} == set(OUT_BYTES)
     every = [config for config in heuristics.every_config() if config.layout == layout]
     assert {config.tma_scales for config in shown} == {config.tma_scales for config in every}
+    # The loop with one temporary and one math warpgroup is of groups alone.
+    loops, wanted = ({(c.temporaries, c.math_warpgroups) for c in of} for of in (shown, configs))
+    assert loops == wanted
 
 
 def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
