@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import heuristics, jit, settings, tuned
+from . import counters, heuristics, jit, quick, settings, tuned
 from .problem import GemmProblem, Hint, KernelConfig
+from .quick import tma_can_load
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
-
-_STRIDE_LIMIT = 1 << 38
-"""Elements of four bytes that a step of a tensor map stays below."""
 
 _launched: set[tuple[KernelConfig, int]] = set()
 """Kernels, by configuration and device, that have been launched, so CUDA has loaded them."""
@@ -34,8 +32,11 @@ def fp8_gemm_nt(
         RuntimeError: the stream is being captured into a CUDA graph, and the kernel has not been launched on
             this device before.
     """
-    launch, options = _launcher("dense", 1, m, n, k, sa, out.dtype, device)
-    launch(a, sa, b, sb, out, *options)
+    now = settings.current()
+    shape = m, n, k, tma_can_load(sa), out.dtype, device, now.num_sms, now.batch_invariant, now.pdl
+    launch, (num_sms, hints, draws) = _choose("dense", 1, *shape)
+    launch(a, sa, b, sb, out, num_sms, hints, counters.address(device) if draws else 0, 0)
+    quick.remember(shape, launch, num_sms, hints, draws)
 
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -44,7 +45,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous`."""
     groups, n, k = b.shape
     launch, options = _launcher("contiguous", groups, a.shape[0], n, k, sa, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, *options, group_index)
+    launch(a, sa, b, sb, out, *options, 0, group_index)
 
 
 def m_grouped_fp8_gemm_nt_offsets(
@@ -53,7 +54,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`."""
     groups, n, k = b.shape
     launch, options = _launcher("offsets", groups, a.shape[0], n, k, sa, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, *options, offsets, alignment)
+    launch(a, sa, b, sb, out, *options, 0, offsets, alignment)
 
 
 def m_grouped_fp8_gemm_nt_masked(
@@ -63,7 +64,7 @@ def m_grouped_fp8_gemm_nt_masked(
     groups, n, k = b.shape
     rows = groups * min(expected_rows, a.shape[1])
     launch, options = _launcher("masked", groups, rows, n, k, sa, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, *options, valid_rows)
+    launch(a, sa, b, sb, out, *options, 0, valid_rows)
 
 
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
@@ -76,7 +77,11 @@ def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
 
 
 def instance(config: KernelConfig) -> Callable[..., None]:
-    """The kernel of ``config``, to be called as ``(a, sa, b, sb, out, *launch_options(...), *grouping)``."""
+    """The kernel of ``config``, to be called as ``(a, sa, b, sb, out, *options, 0, *grouping)``.
+
+    ``options`` are those of :func:`launch_options`; the 0 is for the address that :mod:`cute_gemm.quick` has
+    there.
+    """
     # With all that kernels derive from a configuration: `problem` is imported with the package, long before
     # its source is read for the key, so the source alone need not be what is in use.
     derived = [name for name, member in vars(KernelConfig).items() if isinstance(member, property)]
@@ -84,10 +89,31 @@ def instance(config: KernelConfig) -> Callable[..., None]:
     return jit.instance(("Fp8Gemm1D2D", config, values), lambda: _fp8_1d2d(config), config.name)
 
 
-def launch_options(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> tuple[int, int]:
-    """How to launch ``config`` for ``problem``: the multiprocessors to run on, and :class:`Hint`."""
+def launch_options(problem: GemmProblem, config: KernelConfig, device: int) -> tuple[int, int, int]:
+    """How to launch ``config`` for ``problem`` on the current stream of CUDA device ``device``.
+
+    Returns:
+        The multiprocessors to run on, :class:`Hint`, and the address of a counter, or 0.
+    """
+    num_sms, hints, draws = _options(problem, config)
+    return num_sms, hints, counters.address(device) if draws else 0
+
+
+def _options(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> tuple[int, int, bool]:
+    """What :func:`launch_options` returns, less the stream: whether a counter is of use.
+
+    By dependent launch a kernel of others in between, which waits for nothing, might let two of ours meet at
+    a counter: then turns are even.
+    """
     hints = heuristics.l2_hints(problem, config)
-    return problem.num_sms, int(hints | Hint.PDL if pdl else hints)
+    draws = heuristics.draws_turns(problem, config) and not pdl
+    return problem.num_sms, int(hints | Hint.PDL if pdl else hints), draws
+
+
+def forget() -> None:
+    """Has the next call of each shape choose its kernel anew, as in a new process."""
+    _choose.cache_clear()
+    quick.forget()
 
 
 def cubin(config: KernelConfig) -> bytes:
@@ -97,11 +123,11 @@ def cubin(config: KernelConfig) -> bytes:
 
 def _launcher(
     layout: str, groups: int, m: int, n: int, k: int, sa: Tensor, out_dtype: torch.dtype, device: int
-) -> tuple[Callable[..., None], tuple[int, ...]]:
+) -> tuple[Callable[..., None], tuple[int, int, int]]:
     """What to launch for a shape under the settings in force, and its :func:`launch_options`."""
     now = settings.current()
     # By fields: a hash of the dataclass takes 0.1 us, more than the settings add to a warm call (0.06 us).
-    return _choose(
+    launch, (num_sms, hints, draws) = _choose(
         layout,
         groups,
         m,
@@ -114,21 +140,7 @@ def _launcher(
         now.batch_invariant,
         now.pdl,
     )
-
-
-def tma_can_load(sa: Tensor) -> bool:
-    """Whether scales of A are M-major, do not overlap, and begin and step by multiples of 16 bytes.
-
-    Each call asks: without a generator it takes 0.7 us instead of 2 where they are, 0.2 where they are not.
-    """
-    *matrices, row, k_block = sa.stride()
-    if row != 1 or k_block % 4 or sa.data_ptr() % 16:
-        return False
-    rows = sa.shape[-2]
-    for step in matrices:
-        if step % 4 or not rows <= step < _STRIDE_LIMIT:
-            return False
-    return rows <= k_block < _STRIDE_LIMIT
+    return launch, (num_sms, hints, counters.address(device) if draws else 0)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -144,8 +156,8 @@ def _choose(
     most_sms: int | None,
     batch_invariant: bool,
     pdl: bool,
-) -> tuple[Callable[..., None], tuple[int, ...]]:
-    """As :func:`_launcher`, for given settings: remembered, so whoever asks launches.
+) -> tuple[Callable[..., None], tuple[int, int, bool]]:
+    """As :func:`_launcher`, for given settings, but for the counter: remembered, so whoever asks launches.
 
     Raises:
         RuntimeError: as :func:`fp8_gemm_nt`.
@@ -170,7 +182,7 @@ def _choose(
         )
     launch = instance(config)
     _launched.add((config, device))
-    return launch, launch_options(problem, config, pdl)
+    return launch, _options(problem, config, pdl)
 
 
 def _is_capturing() -> bool:
@@ -232,5 +244,5 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
     )
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     kernel = Fp8Gemm1D2D(config, scheduler, store)
-    options = cutlass.Int32(0), cutlass.Int32(0)
+    options = cutlass.Int32(0), cutlass.Int32(0), cutlass.Int64(0), cutlass.Int64(0)
     return kernel, (*operands, *options, stream, *grouping)

@@ -90,6 +90,13 @@ def every_config() -> tuple[KernelConfig, ...]:
     return tuple(dict.fromkeys(variant for each in banded for variant in (each, _with_tma_scales(each))))
 
 
+def draws_turns(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether clusters draw their tiles: those of ``config`` can, and there are more than run at once."""
+    m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
+    n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
+    return config.draws_turns and m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)
+
+
 def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> KernelConfig:
     """``config``, which was chosen for ``problem``, in bands that suit it and for the scales that there are.
 

@@ -169,6 +169,14 @@ class KernelConfig:
         return self.block_m <= 64
 
     @property
+    def draws_turns(self) -> bool:
+        """Whether clusters can draw their tiles, instead of taking even turns (kernels/turns.py).
+
+        Tiles of 64 rows and less have a warp that walks ahead by itself, and shared-out ones are alone.
+        """
+        return self.math_warpgroups == 2 and self.splits == 1
+
+    @property
     def scale_group_n(self) -> int:
         """Columns of a tile that are sure to share one scale of B, wherever the tile starts."""
         return gcd(self.block_n, BLOCK_K)

@@ -49,7 +49,7 @@ role touches global memory before the kernels ahead on the stream have ended (`g
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, const_expr, pipeline
+from cutlass import Boolean, Float32, Int32, Int64, const_expr, pipeline
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
@@ -70,9 +70,11 @@ from .hopper import (
     tma_load,
 )
 from .mainloop import OverlappedMainloop, SerialMainloop
+from .plain import is_plain, tell
 from .promotion import StraddlingPromotion, UniformPromotion
 from .scales import LoadedScales, StagedScales, prefetch_scales
 from .tile_queue import TileQueue
+from .turns import DrawnTurns, EvenTurns
 
 
 class Fp8Gemm1D2D:
@@ -105,19 +107,46 @@ class Fp8Gemm1D2D:
             self.scales = StagedScales(*shape, multicast=config.cluster_n > 1)
         else:
             self.scales = LoadedScales(self.waves, self.promote.num_b_scales)
+        self.Turns = DrawnTurns if config.draws_turns else EvenTurns
         if config.temporaries == 2:
             self.mainloop = OverlappedMainloop(config.block_n)
         else:
             self.mainloop = SerialMainloop(config.block_n, self.waves, config.stages)
 
     @cute.jit
-    def __call__(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, hints: Int32, stream, *grouping):
+    def __call__(
+        self,
+        mA,
+        mSFA,
+        mB,
+        mSFB,
+        mD,
+        num_sms: Int32,
+        hints: Int32,
+        counter: Int64,
+        told: Int64,
+        stream,
+        *grouping,
+    ):
         """Launches on ``stream``: A (M, K), its scales (M, K / 128), B (N, K), its scales, D (M, N).
 
         Each may have a leading dimension of several such matrices, which ``grouping`` and the scheduler
-        combine. At most ``num_sms`` CTAs run, each on an SM of its own. ``hints`` is a problem.Hint.
+        combine. At most ``num_sms`` CTAs run, each on an SM of its own. ``hints`` is a problem.Hint,
+        ``counter`` the address of what DrawnTurns draw from, or 0. With ``told``, an address, only what is
+        plain is launched, and whether it was is written there; of a dense product alone.
         """
-        mA, mSFA, mB, mSFB, mD = (as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
+        operands = tuple(as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
+        go = Boolean(True)
+        if const_expr(self.config.layout == "dense"):
+            if told != 0:
+                go = is_plain(*operands)
+                tell(told, Int32(go))
+        if go:
+            self.start(*operands, num_sms, hints, counter, stream, grouping)
+
+    @cute.jit
+    def start(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, hints: Int32, counter: Int64, stream, grouping):
+        """As :meth:`__call__`, of matrices (rows, columns, matrices) that are in order."""
         config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
         sA_layout = row_major_smem_layout(block_m, BLOCK_K, config.stages, fp8)
         sB_layout = row_major_smem_layout(block_n, BLOCK_K, config.stages, fp8)
@@ -128,6 +157,7 @@ class Fp8Gemm1D2D:
         class Storage:
             barriers: cute.struct.MemRange[cutlass.Int64, 2 * config.stages]
             queue: tile_queue.Storage
+            turns: self.Turns.Storage
             table: cute.struct.MemRange[Int32, self.scheduler_type.table_entries]
             sSFA: cute.struct.Align[cute.struct.MemRange[Float32, self.scales.entries], 1024]
             sA: cute.struct.Align[cute.struct.MemRange[fp8, cute.cosize(sA_layout)], 1024]
@@ -150,7 +180,7 @@ class Fp8Gemm1D2D:
         out = self.store.operands(mD)
         a = tma_a, tma_mA, l2_policy(hints & Hint.A_FIRST)
         b = tma_b, tma_mB, l2_policy(hints & Hint.B_FIRST)
-        self.kernel(a, b, out, sfa, mSFB, scheduler, sA_layout, sB_layout).launch(
+        self.kernel(a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
@@ -160,7 +190,7 @@ class Fp8Gemm1D2D:
         )
 
     @cute.kernel
-    def kernel(self, a, b, out, sfa, mSFB, scheduler, sA_layout, sB_layout):
+    def kernel(self, a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
@@ -168,7 +198,8 @@ class Fp8Gemm1D2D:
         stage_bytes = sum(self.tile_mn) * BLOCK_K + self.scales.stage_bytes
         barriers = storage.barriers.data_ptr()
         ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
-        tiles = TileQueue.make(scheduler, storage.queue, self.math_warps + 1)
+        turns = self.Turns.make(storage.turns, counter, self.config.cluster_size, tidx)
+        tiles = TileQueue.make(scheduler, turns, storage.queue, self.math_warps + 1)
         if warp == self.tma_warp:
             for atom, _, _ in (a, b):
                 cpasync.prefetch_descriptor(atom)
@@ -222,7 +253,7 @@ class Fp8Gemm1D2D:
             tiles.find()
         if const_expr(self.config.prefetches_scales):
             if warp == self.prefetch_warp:
-                prefetch_scales(tiles.scheduler, *sfa, mSFB, *self.tile_mn, self.promote.num_b_scales)
+                prefetch_scales(tiles, *sfa, mSFB, *self.tile_mn, self.promote.num_b_scales)
 
     @cute.jit
     def load(self, ring, tiles, a, sA, b, sB, sfa, sSFA):

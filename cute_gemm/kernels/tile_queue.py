@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cutlass.cute as cute
-from cutlass import Int32, Int64, pipeline
+from cutlass import Int32, Int64, const_expr, pipeline
 
 from .hopper import make_mbarriers
+from .turns import LETTERS
 
 SLOTS = 2
 """Tiles that may wait: the TMA warp is at the next one while the math warpgroups are at the one before."""
@@ -25,7 +26,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class TileQueue:
-    """The tiles of a CTA, in the order in which each of its roles sees all of them.
+    """The tiles of a CTA, in the order in which each of its roles sees all of them: those of its ``turns``.
 
     To find a tile takes divisions, loads that wait for each other, and reductions: 300 to 1500 cycles in
     which a math warpgroup multiplied nothing, as long as it did so itself (up to 3 % of contiguous and
@@ -38,17 +39,22 @@ class TileQueue:
     """
 
     scheduler: Any
+    turns: Any
     pipe: pipeline.PipelineAsync
-    slots: cute.Tensor  # (FIELDS, SLOTS)
+    slots: cute.Tensor  # (FIELDS, slots)
 
     @staticmethod
-    def make(scheduler, storage: Storage, consumer_warps: int) -> "TileQueue":
+    def make(scheduler, turns, storage: Storage, consumer_warps: int) -> "TileQueue":
         """An empty queue of the tiles of ``scheduler``, each of which is for all ``consumer_warps``."""
         assert len(scheduler.varying) <= FIELDS, "a slot is too small for what varies from tile to tile"
         thread = pipeline.PipelineOp.AsyncThread
-        barriers = make_mbarriers(storage.barriers.data_ptr(), SLOTS, (thread, 1), (thread, consumer_warps))
-        pipe = pipeline.PipelineAsync(*barriers, SLOTS, None, None)
-        return TileQueue(scheduler, pipe, storage.slots.get_tensor(cute.make_layout((FIELDS, SLOTS))))
+        barriers = make_mbarriers(
+            storage.barriers.data_ptr(), turns.slots, (thread, 1), (thread, consumer_warps)
+        )
+        pipe = pipeline.PipelineAsync(*barriers, turns.slots, None, None)
+        return TileQueue(
+            scheduler, turns, pipe, storage.slots.get_tensor(cute.make_layout((FIELDS, turns.slots)))
+        )
 
     def prepare(self, table: cute.Tensor, tidx: Int32) -> "TileQueue":
         """The queue to use once all threads of the CTA have called this."""
@@ -57,11 +63,11 @@ class TileQueue:
     @cute.jit
     def find(self):
         """Role of the scheduler warp: finds all tiles but the first, and the end."""
-        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, SLOTS)
-        tile = self.scheduler.initial_work()
+        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.turns.slots)
+        tile, state = self.scheduler.initial_work(), self.start()
         while tile.is_valid:
-            tile = self.scheduler.advance(tile)
             self.pipe.producer_acquire(turn)
+            tile, state = self.after(tile, state)
             if cute.arch.lane_idx() == 0:
                 slot = cute.make_rmem_tensor(FIELDS, Int32)
                 slot.fill(0)
@@ -70,11 +76,32 @@ class TileQueue:
                 cute.autovec_copy(slot, self.slots[None, turn.index])
                 self.pipe.producer_commit(turn)
             turn.advance()
+        self.turns.finish(state)
 
+    def start(self):
+        """Where the turns of a warp that finds tiles stand at its first."""
+        return pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, LETTERS)
+
+    @cute.jit
+    def after(self, tile, state):
+        """Finds the tile after ``tile`` that is not padding, and where the turns stand then."""
+        index, state = self.turns.next(tile.index, state)
+        tile = self.scheduler.at(index)
+        if const_expr(self.scheduler.has_padding):
+            while tile.is_valid and tile.is_padding:
+                index, state = self.turns.next(tile.index, state)
+                tile = self.scheduler.at(index)
+        return tile, state
+
+    @cute.jit
     def first(self):
         """The first tile of the calling warp, and its turn to take the next."""
-        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, SLOTS)
-        return self.scheduler.initial_work(), turn
+        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.turns.slots)
+        tile = self.scheduler.initial_work()
+        if const_expr(self.scheduler.has_padding):
+            if tile.is_valid and tile.is_padding:
+                tile, turn = self.take(tile, turn)
+        return tile, turn
 
     @cute.jit
     def take(self, tile, turn):

@@ -27,21 +27,25 @@ class WorkTile:
     k_start: Int32
     k_count: Int32
     is_valid: Boolean
+    is_padding: Boolean  # whether no CTA of the cluster has anything to store: to be passed over
 
 
 class TileScheduler(Protocol):
     """A frozen dataclass of DSL integers and of tensors with the sizes of groups, passed to the kernel.
 
     All threads of a CTA call ``prepare`` once. Of what it returns, each role asks for ``initial_work``, and
-    the scheduler warp for what follows, until ``is_valid`` is false; the queue takes it to the others, but
-    for the warp that prefetches scales, which walks by itself. The CTAs of a cluster agree on ``index``,
-    ``k_start``, ``k_count``, ``is_valid`` and ``shares_b``. What they read in memory must not change
-    meanwhile: roles or CTAs that disagree wait for each other for ever, or load over what another reads.
-    Whole warps make these calls: a scheduler may let lanes work together.
+    the scheduler warp for the tiles whose turn it is, until ``is_valid`` is false; the queue takes them to
+    the others, but for the warp that prefetches scales, which walks by itself. The CTAs of a cluster agree on
+    ``index``, ``k_start``, ``k_count``, ``is_valid``, ``is_padding`` and ``shares_b``. What they read in
+    memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever, or load over
+    what another reads. Whole warps make these calls: a scheduler may let lanes work together.
     """
 
     table_entries: ClassVar[int]
     """Int32 entries of shared memory that ``prepare`` is to be given; 0 for none."""
+
+    has_padding: ClassVar[bool]
+    """Whether a tile may be padding."""
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -74,5 +78,5 @@ class TileScheduler(Protocol):
     def initial_work(self) -> WorkTile:
         """The first tile of the calling CTA."""
 
-    def advance(self, tile: WorkTile) -> WorkTile:
-        """The tile after ``tile`` of the calling CTA."""
+    def at(self, index: Int32) -> WorkTile:
+        """Tile ``index`` of the schedule, as seen by the calling CTA; not valid beyond the last."""

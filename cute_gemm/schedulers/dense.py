@@ -1,4 +1,4 @@
-"""Static persistent schedule of a dense GEMM: cluster c takes tiles c, c + C, c + 2C, ..."""
+"""The schedule of a dense GEMM."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +19,7 @@ class DenseScheduler:
     """
 
     table_entries: ClassVar[int] = 0
+    has_padding: ClassVar[bool] = False
 
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]
@@ -68,12 +69,10 @@ class DenseScheduler:
         rank_m, rank_n, cluster = cute.arch.block_idx()
         return self.work(cluster, rank_m, rank_n)
 
-    @cute.jit
-    def advance(self, tile: WorkTile) -> WorkTile:
-        """The tile after ``tile`` of the calling CTA."""
+    def at(self, index: Int32) -> WorkTile:
+        """Tile ``index`` of the schedule, as seen by the calling CTA."""
         rank_m, rank_n, _ = cute.arch.block_idx()
-        _, _, clusters = cute.arch.grid_dim()
-        return self.work(tile.index + clusters, rank_m, rank_n)
+        return self.work(index, rank_m, rank_n)
 
     @cute.jit
     def work(self, index: Int32, rank_m: Int32, rank_n: Int32) -> WorkTile:
@@ -93,5 +92,6 @@ class DenseScheduler:
             shares_b=Boolean(True),
             k_start=Int32(0),
             k_count=self.k_blocks,
+            is_padding=Boolean(False),
             is_valid=index < total,
         )

@@ -36,6 +36,7 @@ class GroupTableScheduler:
     """
 
     table_entries: ClassVar[int] = MAX_GROUPS + 1
+    has_padding: ClassVar[bool] = False
 
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]
@@ -122,16 +123,10 @@ class GroupTableScheduler:
     def initial_work(self) -> WorkTile:
         """The first tile of the calling CTA."""
         _, _, cluster = cute.arch.block_idx()
-        return self.work(cluster)
+        return self.at(cluster)
 
     @cute.jit
-    def advance(self, tile: WorkTile) -> WorkTile:
-        """The tile after ``tile`` of the calling CTA."""
-        _, _, clusters = cute.arch.grid_dim()
-        return self.work(tile.index + clusters)
-
-    @cute.jit
-    def work(self, index: Int32) -> WorkTile:
+    def at(self, index: Int32) -> WorkTile:
         """Tile ``index`` of the schedule, as seen by the calling CTA.
 
         Past the end it is the last tile, marked invalid: a role may prepare for it before it looks. A CTA for
@@ -172,6 +167,7 @@ class GroupTableScheduler:
             k_start=Int32(0),
             k_count=self.k_blocks,
             is_valid=index < total,
+            is_padding=Boolean(False),
         )
 
     def group_of(self, block: Int32) -> Int32:

@@ -30,6 +30,7 @@ class MGroupedContiguousScheduler:
     """
 
     table_entries: ClassVar[int] = 0
+    has_padding: ClassVar[bool] = True
 
     dense: DenseScheduler
     groups: Int32
@@ -63,19 +64,17 @@ class MGroupedContiguousScheduler:
 
     def initial_work(self) -> WorkTile:
         """The first tile of the calling CTA."""
-        return self.skip_padding(self.dense.initial_work())
+        return self.in_its_group(self.dense.initial_work())
 
-    def advance(self, tile: WorkTile) -> WorkTile:
-        """The tile after ``tile`` of the calling CTA."""
-        return self.skip_padding(self.dense.advance(tile))
+    def at(self, index: Int32) -> WorkTile:
+        """Tile ``index`` of the schedule, as seen by the calling CTA."""
+        return self.in_its_group(self.dense.at(index))
 
     @cute.jit
-    def skip_padding(self, tile: WorkTile) -> WorkTile:
-        """The first tile of the calling CTA, from ``tile`` on, that is not padding, or not for its peer."""
+    def in_its_group(self, tile: WorkTile) -> WorkTile:
+        """``tile`` with its group and the end of its rows; it is padding if it is for its peer, too."""
         group, peer, rows = self.look_at(tile)
-        while tile.is_valid and group < 0 and peer < 0:
-            tile = self.dense.advance(tile)
-            group, peer, rows = self.look_at(tile)
+        tile = replace(tile, is_padding=group < 0 and peer < 0)
         if const_expr(self.dense.cluster_m > 1):
             tile = replace(tile, shares_b=group < 0 or peer < 0 or group == peer)
             if group < 0:

@@ -19,6 +19,7 @@ class SplitKScheduler:
     """
 
     table_entries: ClassVar[int] = 0
+    has_padding: ClassVar[bool] = False
 
     splits: Constexpr[int]
     dense: DenseScheduler
@@ -54,6 +55,6 @@ class SplitKScheduler:
         first, end = (part * tile.k_count // self.splits, (part + 1) * tile.k_count // self.splits)
         return replace(tile, k_start=first, k_count=end - first)
 
-    def advance(self, tile: WorkTile) -> WorkTile:
-        """None."""
-        return replace(tile, is_valid=Boolean(False))
+    def at(self, index: Int32) -> WorkTile:
+        """None but the first."""
+        return replace(self.initial_work(), is_valid=Boolean(False))

@@ -56,7 +56,8 @@ def checked_calls(
             b,
             sb,
             out,
-            *dispatch.launch_options(problem, config),
+            *dispatch.launch_options(problem, kernel_of(problem, config), out.get_device()),
+            0,
             *case.grouping,
         )
         out.fill_(torch.nan)

@@ -60,6 +60,11 @@ def instance(request: pytest.FixtureRequest) -> Instance:
     return Instance(request.param, kernel, read_cubin(cubin))
 
 
+def draws(config: KernelConfig) -> int:
+    """Places in a kernel where clusters draw tiles: one more where padding is passed over."""
+    return (2 if config.layout == "contiguous" else 1) if config.draws_turns else 0
+
+
 def test_registers_suffice(instance: Instance) -> None:
     stats, kernel = instance.stats, instance.kernel
     assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
@@ -120,7 +125,9 @@ def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     # A chunk of 64 rows by epi_n columns at a time.
     chunks = config.waves * config.block_n // config.epi_n
     assert stats.count("UTMASTG") == (chunks if config.splits == 1 else 0)
-    assert stats.count("ST", "RED", "ATOMG") == 0
+    assert stats.count("ST", "RED") == 0
+    # To draw, and to say that no more is drawn.
+    assert stats.count("ATOMG") == stats.count("ATOMG.E.ADD.STRONG.GPU") == draws(config) + config.draws_turns
 
 
 def test_the_end_of_earlier_kernels_is_awaited_before_global_memory_is_touched(instance: Instance) -> None:
@@ -139,7 +146,10 @@ def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instanc
     elements = instance.rows * instance.stored_columns // (config.math_warpgroups * WARPGROUP)
     width = ".E" if config.out_dtype == "bfloat16" else ".E.64"
     one_by_one = config.layout != "dense" or config.splits > 1
-    assert stats.count("STG") == stats.count(f"STG{width}") == one_by_one * elements // 2
+    # Two words of the counter that clusters draw from.
+    resets = 2 * config.draws_turns
+    assert stats.count("STG") == one_by_one * elements // 2 + resets
+    assert stats.count(f"STG{width}") == one_by_one * elements // 2 + (resets if width == ".E" else 0)
 
 
 def test_scales_are_read_from_the_stages_where_tma_brings_them(instance: Instance) -> None:
@@ -147,7 +157,8 @@ def test_scales_are_read_from_the_stages_where_tma_brings_them(instance: Instanc
     stats, config = instance.stats, instance.config
     # Where k-blocks are shared out and in the grouped layouts, others read numbers from shared memory, too.
     if config.layout == "dense" and config.splits == 1:
-        assert stats.opcodes["LDS"] == (2 * instance.blocks_multiplied if config.tma_scales else 0)
+        letters = draws(config) if config.cluster_size > 1 else 0
+        assert stats.opcodes["LDS"] == (2 * instance.blocks_multiplied if config.tma_scales else 0) + letters
 
 
 def test_results_pass_through_shared_memory(instance: Instance) -> None:

@@ -24,9 +24,9 @@ def test_a_kernel_is_stored_linked_and_refuses_cpu_tensors(
     def refuses() -> None:
         monkeypatch.setattr(jit, "_loaded", {})
         kernel = dispatch.instance(config)
-        arguments = rf"{config.out_dtype}\), num_sms: .*, hints: .*"
+        arguments = rf"{config.out_dtype}\), num_sms: .*, hints: .*, counter: .*, told: .*"
         with pytest.raises(ValueError, match=arguments + "expected device_type=cuda"):
-            kernel(a, sa, b, sb, out, 132, 0)
+            kernel(a, sa, b, sb, out, 132, 0, 0, 0)
         assert (out == 7).all()
 
     refuses()

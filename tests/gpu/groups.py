@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tensors import DTYPES, HINTS, bits, scales_for
+from tensors import DTYPES, HINTS, bits, counter, scales_for
 from torch import Tensor
 
 import cute_gemm
@@ -151,7 +151,9 @@ def inputs_for(config: KernelConfig, inputs: GroupedInputs) -> GroupedInputs:
 def launch(config: KernelConfig, inputs: GroupedInputs, out: Tensor, num_sms: int = 132) -> None:
     """One kernel, whether it would be chosen or not, with :func:`inputs_for` it."""
     alignment = (1,) if config.layout == "offsets" else ()
-    dispatch.instance(config)(*inputs.lhs, *inputs.rhs, out, num_sms, HINTS, inputs.index, *alignment)
+    options = num_sms, HINTS, counter().data_ptr(), 0
+    dispatch.instance(config)(*inputs.lhs, *inputs.rhs, out, *options, inputs.index, *alignment)
+    assert not counter().any()
 
 
 def run(

@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 import torch
-from tensors import DTYPES, HINTS, scales_for
+from tensors import DTYPES, HINTS, counter, scales_for
 
 from cute_gemm import dispatch, heuristics
 from cute_gemm.problem import KernelConfig
@@ -178,7 +178,7 @@ def run(case: Case) -> float:
         for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping)
     )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
-    launch(a, sa, b, sb, out, NUM_SMS, HINTS, *grouping)
+    launch(a, sa, b, sb, out, NUM_SMS, HINTS, counter().data_ptr(), 0, *grouping)
     torch.cuda.synchronize()
     if index:
         return 0.0

@@ -1,5 +1,7 @@
 """What the tests on a GPU know of tensors."""
 
+import functools
+
 import torch
 
 from cute_gemm.problem import OUT_BYTES, Hint, KernelConfig, ceil_div
@@ -29,3 +31,9 @@ def scales_for(config: KernelConfig, sa: torch.Tensor) -> torch.Tensor:
 
 HINTS = int(Hint.B_FIRST)
 """The hints of kernels that are launched by themselves: no result depends on them."""
+
+
+@functools.cache
+def counter() -> torch.Tensor:
+    """What clusters draw their tiles from; a kernel leaves 0."""
+    return torch.zeros(2, dtype=torch.int32, device="cuda")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tensors import DTYPES, HINTS, bits, scales_for
+from tensors import DTYPES, HINTS, bits, counter, scales_for
 
 from cute_gemm import dispatch, heuristics
 from cute_gemm.problem import GemmProblem, KernelConfig
@@ -39,11 +39,13 @@ def is_able(config: KernelConfig, operands: Operands) -> bool:
     return heuristics.is_able(GemmProblem(len(a), len(b), a.shape[1], config.out_dtype), config)
 
 
-def run(config: KernelConfig, operands: Operands, num_sms: int = 132) -> torch.Tensor:
+def run(config: KernelConfig, operands: Operands, num_sms: int = 132, draws: bool = True) -> torch.Tensor:
     a, sa, b, sb = operands
     out, check = poisoned(a.shape[0], b.shape[0], DTYPES[config.out_dtype], "cuda")
-    dispatch.instance(config)(a, scales_for(config, sa), b, sb, out, num_sms, HINTS)
+    address = counter().data_ptr() if draws else 0
+    dispatch.instance(config)(a, scales_for(config, sa), b, sb, out, num_sms, HINTS, address, 0)
     check()
+    assert not counter().any()
     return out
 
 
@@ -74,12 +76,13 @@ def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operan
 
 
 @pytest.mark.parametrize("config", SOME_CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.parametrize("num_sms", [1, 7, 130])
-def test_runs_on_fewer_multiprocessors(
-    config: KernelConfig, num_sms: int, exact: list[tuple[Operands, torch.Tensor]]
+def test_runs_on_fewer_multiprocessors_whoever_takes_a_tile(
+    config: KernelConfig, num_sms: int, draws: bool, exact: list[tuple[Operands, torch.Tensor]]
 ) -> None:
     for operands, truth in (case for case in exact[1:] if is_able(config, case[0])):
-        out = run(config, operands, num_sms)
+        out = run(config, operands, num_sms, draws)
         assert torch.equal(out, truth.to(out.dtype))
 
 
@@ -110,7 +113,7 @@ def test_all_kernels_give_the_same_bits_every_time(
     outs = torch.full((20, *first.shape), torch.nan, dtype=first.dtype, device="cuda")
     launch, sa = dispatch.instance(config), scales_for(config, sa)
     for out in outs:
-        launch(a, sa, b, sb, out, 132, HINTS)
+        launch(a, sa, b, sb, out, 132, HINTS, counter().data_ptr(), 0)
     assert (bits(outs) == bits(first)).all()
     # All sum the k-blocks in the same order, but for those that share them out.
     if config.splits == 1:

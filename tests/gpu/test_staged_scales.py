@@ -25,16 +25,16 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[bool]]]
     """Whether the kernels that were launched since it was last asked read scales from their stages."""
     launched: set[tuple[object, int]] = set()
     monkeypatch.setattr(dispatch, "_launched", launched)
-    dispatch._choose.cache_clear()
+    dispatch.forget()
 
     def ask() -> set[bool]:
         found = {config.tma_scales for config, _ in launched}
         launched.clear()
-        dispatch._choose.cache_clear()
+        dispatch.forget()
         return found
 
     yield ask
-    dispatch._choose.cache_clear()
+    dispatch.forget()
 
 
 def k_blocks_outermost(sa: Tensor) -> Tensor:

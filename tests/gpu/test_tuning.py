@@ -19,12 +19,11 @@ from cute_gemm.tuned.table import Entry
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The user's, empty; nothing that was chosen before or is chosen here is remembered."""
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path))
-    caches = files.tables, dispatch._choose
-    for each in caches:
-        each.cache_clear()
+    files.tables.cache_clear()
+    dispatch.forget()
     yield tmp_path
-    for each in caches:
-        each.cache_clear()
+    files.tables.cache_clear()
+    dispatch.forget()
 
 
 def tune(directory: Path, *arguments: str) -> list[Entry]:

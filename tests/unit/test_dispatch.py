@@ -47,9 +47,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: device.capturing)
-    dispatch._choose.cache_clear()
+    dispatch.forget()
     yield device
-    dispatch._choose.cache_clear()
+    dispatch.forget()
 
 
 def test_a_kernel_is_not_first_called_within_a_capture(device: Device) -> None:
@@ -133,7 +133,7 @@ def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
     for arguments, scales in zip(launched, (sa, of_tma), strict=True):
         operands = a, scales, b, "sb", out
         assert all(got is wanted for got, wanted in zip(arguments[:5], operands, strict=True))
-        assert arguments[5:] == (*dispatch.launch_options(problem, LOW, pdl), *told)
+        assert arguments[5:] == (*dispatch._options(problem, LOW, pdl)[:2], 0, 0, *told)
     assert launched[0][5] == 132
     assert (Hint.PDL in Hint(launched[0][6])) == pdl
 

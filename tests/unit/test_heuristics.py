@@ -247,13 +247,13 @@ def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "select", select)
     launched: list[tuple[Any, ...]] = []
     monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
-    dispatch._choose.cache_clear()
+    dispatch.forget()
     try:
         for m in (3, 3, 4):
             a, b, out = torch.zeros(m, 16), torch.zeros(8, 16), torch.zeros(m, 8)
             dispatch.fp8_gemm_nt(a, a, b, b, out, m, 8, 16, 0)
     finally:
-        dispatch._choose.cache_clear()
+        dispatch.forget()
     assert asked == [GemmProblem(3, 8, 16, "float32", 78), GemmProblem(4, 8, 16, "float32", 78)]
     assert [arguments[5] for arguments in launched] == [78, 78, 78]
 

@@ -23,6 +23,8 @@ from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
 from cute_gemm import cache, checks, heuristics, jit
+from cute_gemm.kernels.tile_queue import TileQueue
+from cute_gemm.kernels.turns import EvenTurns
 from cute_gemm.problem import LAYOUTS, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
 from cute_gemm.schedulers import warp
 from cute_gemm.schedulers.dense import DenseScheduler
@@ -204,10 +206,14 @@ class Walk(HostFunction):
                 for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
                     take_place(x, y, cluster, grid[2])
                     walked = scheduler.prepare(table, Int32(0))
+                    queue, state = TileQueue(walked, EvenTurns(), None, None), Int32(0)
                     tile = first = walked.initial_work()
+                    # Roles take the next from the queue then.
+                    if tile.is_valid and tile.is_padding:
+                        tile, state = queue.after(tile, state)
                     row = write(out, row, tile, cluster, x, y)
                     while tile.is_valid:
-                        tile = walked.advance(tile)
+                        tile, state = queue.after(tile, state)
                         told = {name: getattr(tile, name) for name in ("index", *walked.varying)}
                         row = write(out, row, replace(first, **told), cluster, x, y)
         out[0, 3] = row
@@ -773,7 +779,7 @@ class Count(HostFunction):
         tiles = table[scheduler.groups] * scheduler.n_clusters
         for index in cutlass.range(tiles + 1, unroll=1):
             out[READS] = Int32(0)
-            prepared.work(index)
+            prepared.at(index)
             out[1 + index, 0] = out[READS]
 
 
@@ -809,7 +815,7 @@ class Ends(HostFunction):
                         index = Int32(0)
                     if i == 3:
                         index = total + 2**30
-                    row = write(out, row, walked.work(index), 0, x, y)
+                    row = write(out, row, walked.at(index), 0, x, y)
 
 
 def nth_tile(schedule: Schedule, call: Call, data: Sequence[int], n: int) -> tuple[int, ...]:

@@ -178,9 +178,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
     monkeypatch.setattr(dispatch, "select", select)
     monkeypatch.setattr(dispatch, "instance", instance)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Device())
-    dispatch._choose.cache_clear()
+    dispatch.forget()
     yield launched
-    dispatch._choose.cache_clear()
+    dispatch.forget()
 
 
 def multiply(layout: str = "dense", m: int = 24) -> None:
