@@ -34,7 +34,10 @@ _BAND_BYTES = 24e6
 # With fewer, narrow stores cost more than staged scales gain: 256 x 128 took 0.7 to 1.5 % less at 12 and 16
 # k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
 _LEAST_NARROW_K_BLOCKS = 8
+_LEAST_DRAWN_K_BLOCKS = 8
 _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
+# Of B of groups; 700 MB take 1 to 2 % less without a hint, 270 MB 1 to 3 % more, 100 MB 11 % more.
+_MOST_HINTED_BYTES = 400e6
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _BLOCK_N = {
     64: (16, 32, 48, 64, 80, 96, 112, 128),
@@ -91,10 +94,15 @@ def every_config() -> tuple[KernelConfig, ...]:
 
 
 def draws_turns(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether clusters draw their tiles: those of ``config`` can, and there are more than run at once."""
+    """Whether clusters draw their tiles: those of ``config`` can, and there are more than run at once.
+
+    With four k-blocks tiles took up to 3 % longer when drawn, as they pass faster than turns come.
+    """
+    if not config.draws_turns or problem.k_blocks < _LEAST_DRAWN_K_BLOCKS:
+        return False
     m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
     n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
-    return config.draws_turns and m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)
+    return m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)
 
 
 def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> KernelConfig:
@@ -212,14 +220,18 @@ def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
     An operand that few tiles read, all at about the same time, is not needed again. If its lines give way
     first, they replace each other and not the rest of L2: an output that has to be written back before its
     line is free, or the other operand. That saves up to 14 % with few rows, and loses as much where an
-    operand is read again later (docs/performance.md, 37).
+    operand is read again later (docs/performance.md, 37). Where maps promote and much is read, all of L2 is
+    better written back once (66).
     """
     readers_of_a = ceil_div(problem.n, config.block_n)
     readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
     hints = Hint(0)
     if readers_of_a <= _MOST_READERS_AT_ONCE:
         hints |= Hint.A_FIRST
-    if readers_of_b <= _MOST_READERS_AT_ONCE:
+    bytes_of_b = problem.groups * problem.n * problem.k
+    if readers_of_b <= _MOST_READERS_AT_ONCE and not (
+        config.promotes_maps and bytes_of_b > _MOST_HINTED_BYTES
+    ):
         hints |= Hint.B_FIRST
     return hints
 

@@ -165,16 +165,28 @@ class KernelConfig:
 
     @property
     def prefetches_scales(self) -> bool:
-        """Whether a spare warp asks L2 for scales ahead: tiles of 64 rows gain by it, others lose."""
-        return self.block_m <= 64
+        """Whether a spare warp asks L2 for scales ahead: dense tiles of 64 rows gain by it, others lose."""
+        return self.block_m <= 64 and self.layout == "dense"
 
     @property
     def draws_turns(self) -> bool:
         """Whether clusters can draw their tiles, instead of taking even turns (kernels/turns.py).
 
-        Tiles of 64 rows and less have a warp that walks ahead by itself, and shared-out ones are alone.
+        It pays for clusters of several CTAs, and for groups of few rows; tiles of 128 rows without clusters
+        take up to 5 % longer (docs/performance.md, 64). Clusters that share out k-blocks have one tile.
         """
-        return self.math_warpgroups == 2 and self.splits == 1
+        if self.block_m <= 64:
+            return self.layout != "dense"
+        return self.cluster_size > 1 and self.splits == 1
+
+    @property
+    def promotes_maps(self) -> bool:
+        """Whether L2 fetches 256 bytes of A and B for 128 that are asked for (kernels/tensor_maps.py).
+
+        It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain
+        (docs/performance.md, 65).
+        """
+        return (self.block_m <= 64) != (self.layout == "dense")
 
     @property
     def scale_group_n(self) -> int:

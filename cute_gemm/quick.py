@@ -39,6 +39,16 @@ class _Told(threading.local):
 _told = _Told()
 
 
+def _allocate_publicly(size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="cuda")
+
+
+# As Inductor's code does, on the current device: 1 us less than by PyTorch's public functions.
+_allocate: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = getattr(
+    torch._C._dynamo.guards, "_empty_strided_cuda", _allocate_publicly
+)
+
+
 def fp8_gemm_nt(
     lhs: tuple[Tensor, Tensor],
     rhs: tuple[Tensor, Tensor],
@@ -83,8 +93,7 @@ def fp8_gemm_nt(
     # The imaginary part of a conjugate is memory with the wrong sign; only torch's own operators know.
     if sa.is_neg() or sb.is_neg():
         return None
-    # 0.3 us less than `a.new_empty`.
-    result = torch.empty_strided((m, n), (n, 1), dtype=dtype, device=a.device) if out is None else out
+    result = _allocate((m, n), (n, 1), dtype) if out is None else out
     launch, num_sms, hints, draws = found
     counter = counters.address(device) if draws else 0
     _told.launched.value = 0

@@ -13,7 +13,7 @@ Roles, all of which walk the same tiles:
     math warpgroups (1 or 2)    `mma`     WGMMA, promotion, conversion, TMA store of D
     warp 0 of the last group    `load`    TMA of A, B and staged scales into a ring of stages in shared memory
     warp 1 of the last group              finds tiles ahead and hands them to those roles (tile_queue.py)
-    warp 2 of the last group              64-row tiles only: asks L2 for scales ahead (scales.prefetch_scales)
+    warp 2 of the last group              dense, 64 rows: asks L2 for scales ahead (scales.prefetch_scales)
     its other warps                       none: they hand their registers over and leave
 
 Barriers, and who arrives how often per phase:
@@ -49,12 +49,14 @@ role touches global memory before the kernels ahead on the stream have ended (`g
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32, Int64, const_expr, pipeline
+from cutlass import Boolean, Float32, GridConstant, Int32, Int64, const_expr, pipeline
 from cutlass.cute.nvgpu import cpasync
+from cutlass.experimental.cuda import TensorMap
+from cutlass.experimental.primitives.nvvm_wrapper import prefetch_tensormap
 from cutlass.memory import SmemAllocator
 
 from ..problem import BLOCK_K, Hint, KernelConfig
-from . import tile_queue
+from . import tensor_maps, tile_queue
 from .hopper import (
     WARP,
     WARPGROUP,
@@ -180,7 +182,10 @@ class Fp8Gemm1D2D:
         out = self.store.operands(mD)
         a = tma_a, tma_mA, l2_policy(hints & Hint.A_FIRST)
         b = tma_b, tma_mB, l2_policy(hints & Hint.B_FIRST)
-        self.kernel(a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout).launch(
+        maps = ()
+        if const_expr(config.promotes_maps):
+            maps = tensor_maps.promoting_map(mA, block_m), tensor_maps.promoting_map(mB, block_n)
+        self.kernel(maps, a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
@@ -190,7 +195,19 @@ class Fp8Gemm1D2D:
         )
 
     @cute.kernel
-    def kernel(self, a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout):
+    def kernel(
+        self,
+        maps: tuple[GridConstant[TensorMap], ...],
+        a,
+        b,
+        out,
+        sfa,
+        mSFB,
+        scheduler,
+        counter,
+        sA_layout,
+        sB_layout,
+    ):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         tidx = hide_lane(cute.arch.thread_idx()[0])
         warp = cute.arch.make_warp_uniform(tidx // WARP)
@@ -201,7 +218,9 @@ class Fp8Gemm1D2D:
         turns = self.Turns.make(storage.turns, counter, self.config.cluster_size, tidx)
         tiles = TileQueue.make(scheduler, turns, storage.queue, self.math_warps + 1)
         if warp == self.tma_warp:
-            for atom, _, _ in (a, b):
+            for promoting in maps:
+                prefetch_tensormap(promoting.get_ptr())
+            for atom, _, _ in () if maps else (a, b):
                 cpasync.prefetch_descriptor(atom)
             self.scales.prefetch(sfa)
             self.store.prefetch(out)
@@ -230,7 +249,8 @@ class Fp8Gemm1D2D:
 
         # What is first here is first in memory, and waits for fewer lines of instructions: 1 % with few rows.
         # With two math warpgroups it made 256x128 tiles of offsets spill.
-        for_producer = ring, tiles, a, sA, b, sB, sfa, sSFA, mSFB, warp
+        map_a, map_b = tensor_maps.pointers(maps)
+        for_producer = ring, tiles, (*a, map_a), sA, (*b, map_b), sB, sfa, sSFA, mSFB, warp
         for_math = ring, tiles, sA_mma, sB, sfa, sSFA, mSFB, out, sD, tidx
         if const_expr(self.config.math_warpgroups == 1):
             if warp >= self.math_warps:
@@ -258,7 +278,7 @@ class Fp8Gemm1D2D:
     @cute.jit
     def load(self, ring, tiles, a, sA, b, sB, sfa, sSFA):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B, and of staged scales."""
-        (tma_a, mA, policy_a), (tma_b, mB, policy_b) = a, b
+        (tma_a, mA, policy_a, map_a), (tma_b, mB, policy_b, map_b) = a, b
         block_m, block_n = self.tile_mn
         cluster = cute.make_layout(self.cluster_mnk)
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
@@ -278,11 +298,12 @@ class Fp8Gemm1D2D:
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
                 stage = state.index
-                to_a = {"tma_bar_ptr": ring.producer_get_barrier(state), "cache_policy": policy_a}
-                to_b = {**to_a, "cache_policy": policy_b}
+                barrier = ring.producer_get_barrier(state)
+                to_a = {"tma_bar_ptr": barrier, "cache_policy": policy_a, "tma_desc_ptr": map_a}
+                to_b = {**to_a, "cache_policy": policy_b, "tma_desc_ptr": map_b}
                 if rank_n == 0:
                     cute.copy(tma_a, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
-                    self.scales.load(sfa, scale_parts, k, stage, to_a["tma_bar_ptr"], mask_a)
+                    self.scales.load(sfa, scale_parts, k, stage, barrier, mask_a)
                 if tile.shares_b:
                     if rank_m == 0:
                         cute.copy(tma_b, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)

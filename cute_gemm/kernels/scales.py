@@ -314,7 +314,7 @@ class StagedFeed:
 
 @cute.jit
 def prefetch_scales(tiles, mSFA, mSFB, block_m: int, block_n: int, num_b: int):
-    """One warp's work: asks L2 for the scales of the calling CTA's tiles, whose turns are even, in order.
+    """One warp's work: asks L2 for the scales of the calling CTA's tiles of a dense product, in order.
 
     Those of A are asked for once for tiles of the same rows that follow each other: M-major ones took 18.7 us
     at 1 x 24576 x 1536 for every tile anew, and 17.5 so (2026-11-25).
@@ -333,19 +333,18 @@ def prefetch_scales(tiles, mSFA, mSFB, block_m: int, block_n: int, num_b: int):
         for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, step, unroll=1):
             if has_new_rows:
                 for i in cutlass.range_constexpr(-(-block_m // WARP)):
-                    prefetch(mSFA, tile.row + i * WARP + lane, k, tile.m_group)
+                    prefetch(mSFA, tile.row + i * WARP + lane, k)
             if lane < num_b * step:
-                prefetch(mSFB, tile.n_tile * block_n // BLOCK_K + lane % num_b, k + lane // num_b, tile.group)
+                prefetch(mSFB, tile.n_tile * block_n // BLOCK_K + lane % num_b, k + lane // num_b)
         following, state = tiles.after(tile, state)
-        has_new_rows = following.row != tile.row or following.m_group != tile.m_group
+        has_new_rows = following.row != tile.row
         tile = following
 
 
 @cute.jit
-def prefetch(tensor: cute.Tensor, row: Int32, k: Int32, matrix: Int32):
+def prefetch(tensor: cute.Tensor, row: Int32, k: Int32):
     if row < tensor.shape[0] and k < tensor.shape[1]:
         offset = row * Int32(tensor.stride[0]) + k * Int32(tensor.stride[1])
-        offset += matrix * Int32(tensor.stride[2])
         cute.arch.prefetch((tensor.iterator + offset).to_llvm_ptr(), cache_level="L2")
 
 

@@ -41,20 +41,16 @@ class TileQueue:
     scheduler: Any
     turns: Any
     pipe: pipeline.PipelineAsync
-    slots: cute.Tensor  # (FIELDS, slots)
+    slots: cute.Tensor  # (FIELDS, SLOTS)
 
     @staticmethod
     def make(scheduler, turns, storage: Storage, consumer_warps: int) -> "TileQueue":
         """An empty queue of the tiles of ``scheduler``, each of which is for all ``consumer_warps``."""
         assert len(scheduler.varying) <= FIELDS, "a slot is too small for what varies from tile to tile"
         thread = pipeline.PipelineOp.AsyncThread
-        barriers = make_mbarriers(
-            storage.barriers.data_ptr(), turns.slots, (thread, 1), (thread, consumer_warps)
-        )
-        pipe = pipeline.PipelineAsync(*barriers, turns.slots, None, None)
-        return TileQueue(
-            scheduler, turns, pipe, storage.slots.get_tensor(cute.make_layout((FIELDS, turns.slots)))
-        )
+        barriers = make_mbarriers(storage.barriers.data_ptr(), SLOTS, (thread, 1), (thread, consumer_warps))
+        pipe = pipeline.PipelineAsync(*barriers, SLOTS, None, None)
+        return TileQueue(scheduler, turns, pipe, storage.slots.get_tensor(cute.make_layout((FIELDS, SLOTS))))
 
     def prepare(self, table: cute.Tensor, tidx: Int32) -> "TileQueue":
         """The queue to use once all threads of the CTA have called this."""
@@ -63,10 +59,15 @@ class TileQueue:
     @cute.jit
     def find(self):
         """Role of the scheduler warp: finds all tiles but the first, and the end."""
-        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, self.turns.slots)
+        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, SLOTS)
         tile, state = self.scheduler.initial_work(), self.start()
         while tile.is_valid:
             self.pipe.producer_acquire(turn)
+            if self.turns.wait():
+                # Until all have taken the tile before.
+                other = turn.clone()
+                other.advance()
+                self.pipe.producer_acquire(other)
             tile, state = self.after(tile, state)
             if cute.arch.lane_idx() == 0:
                 slot = cute.make_rmem_tensor(FIELDS, Int32)
@@ -96,7 +97,7 @@ class TileQueue:
     @cute.jit
     def first(self):
         """The first tile of the calling warp, and its turn to take the next."""
-        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, self.turns.slots)
+        turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, SLOTS)
         tile = self.scheduler.initial_work()
         if const_expr(self.scheduler.has_padding):
             if tile.is_valid and tile.is_padding:

@@ -1,11 +1,10 @@
 """Which tile of a schedule a cluster computes next: by turns that are even, or drawn by whoever is free."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64, const_expr
+from cutlass import Boolean, Int32, Int64, const_expr
 from cutlass._mlir.dialects.nvvm import MemScopeKind
 
 LETTERS = 2
@@ -15,9 +14,6 @@ LETTERS = 2
 @dataclass(frozen=True)
 class EvenTurns:
     """Cluster c of C computes tiles c, c + C, c + 2 C, ... of a schedule."""
-
-    slots: ClassVar[int] = 2
-    """Tiles that may be found ahead."""
 
     @cute.struct
     class Storage:
@@ -29,6 +25,10 @@ class EvenTurns:
     def make(storage, counter: Int64, cluster_size: int, tidx: Int32) -> "EvenTurns":
         """The turns of the calling CTA's cluster."""
         return EvenTurns()
+
+    def wait(self) -> bool:
+        """Whether to find a tile as late as can be; those of a CTA are known, and soon found is better."""
+        return False
 
     def next(self, index: Int32, state):
         """The tile after ``index``, which may be beyond the last, and where the turns stand."""
@@ -56,9 +56,6 @@ class DrawnTurns:
         full[letter]    1: the CTA's own scheduler warp, with the four bytes that it expects
         empty[letter]   in the first CTA: 1 of the scheduler warp of each CTA of the cluster
     """
-
-    slots: ClassVar[int] = 1
-    """Tiles that may be found ahead: one that is drawn early says little about who is free."""
 
     counter: Int64
     full: cute.Pointer
@@ -90,6 +87,10 @@ class DrawnTurns:
                 for i in cutlass.range_constexpr(LETTERS):
                     cute.arch.mbarrier_init(self.full + i, 1)
                     cute.arch.mbarrier_init(self.empty + i, self.cluster_size)
+
+    def wait(self) -> Boolean:
+        """As :meth:`EvenTurns.wait`: a tile that is drawn early says little about who is free."""
+        return self.counter != 0
 
     @cute.jit
     def next(self, index: Int32, state):

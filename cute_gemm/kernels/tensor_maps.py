@@ -1,0 +1,56 @@
+"""Tensor maps by which L2 fetches 256 bytes where 128 are asked for; a TMA atom brings one for 128."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int64
+from cutlass.experimental.cuda import (
+    TensorMap,
+    TensorMapL2Promotion,
+    TensorMapSwizzle,
+    create_tensor_map_tiled,
+)
+from cutlass.tensor_utils import TensorMapManager, TensorMapUpdateMode
+
+from ..problem import BLOCK_K
+
+MAP_BYTES = 128
+
+
+def promoting_map(matrices: cute.Tensor, rows: int) -> TensorMap:
+    """As the map of an atom that loads (``rows``, BLOCK_K) of (rows, columns, matrices) in e4m3."""
+    extents = [matrices.shape[1], matrices.shape[0]]
+    steps = [matrices.stride[0]]
+    box = [BLOCK_K, rows]
+    # An atom of one matrix has no coordinate for which.
+    if not isinstance(matrices.shape[2], int):
+        extents.append(matrices.shape[2])
+        steps.append(matrices.stride[2])
+        box.append(1)
+    return create_tensor_map_tiled(
+        matrices.iterator.toint(),
+        cutlass.Float8E4M3FN,
+        extents,
+        [Int64(step) // 16 for step in steps],
+        box,
+        swizzle=TensorMapSwizzle.s128b,
+        l2_promotion=TensorMapL2Promotion.l2_256b,
+    )
+
+
+def pointers(maps: tuple[TensorMap, ...]) -> tuple[cute.Pointer | None, cute.Pointer | None]:
+    """What copies of A and of B take for ``tma_desc_ptr``: their maps, or None for those of their atoms."""
+    if not maps:
+        return None, None
+    map_a, map_b = (_pointer(each) for each in maps)
+    return map_a, map_b
+
+
+def _pointer(tensor_map: TensorMap) -> cute.Pointer:
+    address = cute.make_ptr(
+        cutlass.Uint8,
+        tensor_map.get_ptr().toint(),
+        cutlass.AddressSpace.gmem,
+        assumed_align=MAP_BYTES,
+    )
+    manager = TensorMapManager(TensorMapUpdateMode.GMEM, MAP_BYTES)
+    return manager.get_tensormap_ptr(address, cutlass.AddressSpace.generic)
