@@ -124,10 +124,11 @@ def m_grouped_fp8_gemm_nt_contiguous(
             for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA graph.
 
     Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. M
-    need not be a multiple of 128. A block of padding alone is skipped for the price of a look at it. Its
-    turns are not given to others, though: where such blocks recur at a regular distance, as with slots of 256
-    rows half empty, some multiprocessors may have most of the work. For such data there are
-    :func:`m_grouped_fp8_gemm_nt_offsets` with an `alignment`, and :func:`m_grouped_fp8_gemm_nt_masked`.
+    need not be a multiple of 128. A block of padding alone is skipped for the price of a look at it. Where
+    multiprocessors take even turns, as in a CUDA graph, by dependent launch, or with a short K, such blocks
+    at a regular distance, as with slots of 256 rows half empty, may leave most of the work to some of them.
+    For such data there are :func:`m_grouped_fp8_gemm_nt_offsets` with an `alignment`, and
+    :func:`m_grouped_fp8_gemm_nt_masked`.
 
     Without `validate` nothing on the host depends on `group_index`, and no value in it leads to a read or a
     write out of bounds. All negative numbers are padding, and so is a block that starts with a number of G or

@@ -15,10 +15,10 @@ from .dense import DenseScheduler
 
 @dataclass(frozen=True)
 class MGroupedContiguousScheduler:
-    """The schedule of a dense GEMM, less the tiles of padding.
+    """The schedule of a dense GEMM, in which some tiles are padding.
 
-    What it skips it does not replace: padding at regular distances may leave most tiles to few clusters. With
-    32 groups in slots of 256 rows, 100 of them valid, 33 of 66 clusters have all tiles.
+    Even turns do not replace what is passed over: padding at regular distances may leave most tiles to few
+    clusters. With 32 groups in slots of 256 rows, 100 of them valid, 33 of 66 clusters have all tiles.
 
     A tile, never higher than the blocks that groups are made of, belongs to the group that its first row
     names, and ends before the first row that names a negative one. It is padding if its first row names no

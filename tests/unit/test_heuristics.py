@@ -275,3 +275,52 @@ def test_operands_that_few_tiles_read_leave_l2_first(
 ) -> None:
     problem = GemmProblem(m, n, 1024, layout=layout, groups=groups)
     assert heuristics.l2_hints(problem, KernelConfig(128, 128, 6, layout=layout)) == hints
+
+
+@pytest.mark.parametrize(
+    ("block_m", "groups", "hints"),
+    [
+        (64, 9, Hint.B_FIRST),  # 396 MB of B
+        (64, 10, Hint(0)),
+        (128, 10, Hint.B_FIRST),  # whose maps do not promote
+    ],
+)
+def test_b_of_many_groups_does_not_leave_l2_first(block_m: int, groups: int, hints: Hint) -> None:
+    problem = GemmProblem(20 * groups, 6144, 7168, layout="masked", groups=groups)
+    assert heuristics.l2_hints(problem, KernelConfig(block_m, 128, 8, layout="masked")) == hints
+
+
+PAIR = KernelConfig(128, 128, 6, cluster_n=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "draws"),
+    [
+        (PAIR, True),
+        (replace(PAIR, cluster_n=1), False),
+        (replace(PAIR, cluster_n=1, splits=2), False),
+        (replace(PAIR, block_m=64), False),  # a warp walks ahead by itself
+        (replace(PAIR, block_m=64, cluster_n=1, layout="masked"), True),
+    ],
+)
+def test_clusters_of_many_rows_and_groups_of_few_draw_their_tiles(config: KernelConfig, draws: bool) -> None:
+    problem = GemmProblem(4096, 4096, 1024, layout=config.layout)
+    assert heuristics.draws_turns(problem, config) == config.draws_turns == draws
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "num_sms", "draws"),
+    [
+        (66 * 256 + 8, 1024, 132, True),
+        (66 * 256, 1024, 132, False),  # a tile for each cluster
+        (66 * 256, 1024, 131, True),
+        (66 * 256 + 8, 896, 132, False),  # too few k-blocks
+        (66 * 256 + 8, 904, 132, True),
+        (256, 1024, 1, False),  # one cluster runs all the same
+        (264, 1024, 1, True),
+    ],
+)
+def test_tiles_are_drawn_where_there_are_more_than_run_at_once(
+    n: int, k: int, num_sms: int, draws: bool
+) -> None:
+    assert heuristics.draws_turns(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws
