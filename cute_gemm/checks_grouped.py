@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import refusals
-from .checks import MAX_EXTENT, PLAIN, product, require_disjoint
-from .problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS
+from .checks import PLAIN, product, require_disjoint
+from .problem import CONTIGUOUS_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
 
 MAX_ALIGNMENT = 2**31 - MAX_EXTENT
 """Largest alignment of groups by offsets, 1024: the last row, rounded up to it, has 32 bits in kernels."""

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from cuda.bindings import driver
 
-_PER_THREAD = 2
-"""The handle `cudaStreamPerThread`."""
+WORDS = 2
+"""Of 32 bits each."""
 
-_counters: dict[tuple[int, int], Tensor] = {}
-"""Of each device and stream. A kernel leaves 0 behind, and is alone on its stream: it needs no other."""
+_counters: dict[tuple[int, int], int] = {}
+"""Addresses, of each CUDA context and stream. A kernel leaves 0 behind, and is alone on its stream."""
 
 
 def address(device: int) -> int:
     """The address of the counter for a kernel that is launched now, on the current stream of a CUDA device.
 
-    0 while the stream is being captured: a graph may be replayed on any stream, beside whatever runs there.
-    And 0 for the stream that is another one in each thread.
+    The device is the current one. The address is 0 while the stream is being captured: a graph may be
+    replayed on any stream, beside whatever runs there. And it is 0 for a stream that is not PyTorch's own:
+    another one may come to have its handle while kernels of it still run, or it may be one in each thread.
+
+    Raises:
+        RuntimeError: CUDA has no memory left.
     """
-    stream = torch.cuda.current_stream(device).cuda_stream
-    if stream == _PER_THREAD or torch.cuda.is_current_stream_capturing():
+    stream = torch.cuda.current_stream(device)
+    if not _is_own(stream.stream_id) or torch.cuda.is_current_stream_capturing():
         return 0
-    key = device, stream
+    key = _context(), stream.stream_id
     counter = _counters.get(key)
     if counter is None:
-        # Zeroed on the stream that it is for, so before any kernel that counts; kept for good.
-        zero = torch.zeros(2, dtype=torch.int32, device=torch.device("cuda", device))
-        counter = _counters.setdefault(key, zero)
-    return counter.data_ptr()
+        counter = _counters.setdefault(key, _new(stream.cuda_stream))
+    return counter
+
+
+def _is_own(stream: int) -> bool:
+    """Whether PyTorch made a stream: ids of others are their handles, its own 0 or odd (CUDAStream.cpp)."""
+    return stream == 0 or stream % 2 == 1
+
+
+def _context() -> int:
+    """The current CUDA context: green ones have streams of the same ids as others."""
+    return int(_result(driver.cuCtxGetCurrent()))
+
+
+def _new(stream: int) -> int:
+    """A counter for good, zeroed on the stream that it is for, so before any kernel that counts.
+
+    Not by PyTorch's allocator: it would belong to the pool of memory that is in use, such as a graph's, which
+    takes back all that it does not know of.
+    """
+    counter = _result(driver.cuMemAllocAsync(4 * WORDS, stream))
+    _result(driver.cuMemsetD32Async(counter, 0, WORDS, stream))
+    return int(counter)
+
+
+def _result(answer: tuple[Any, ...]) -> Any:
+    """What a function of the driver returns behind its error, None if it is that alone."""
+    error, *values = answer
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"CUDA says {error.name} of a counter for tiles")
+    return values[0] if values else None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import counters, heuristics, jit, quick, settings, tuned
+from .checks import tma_can_load
 from .problem import GemmProblem, Hint, KernelConfig
-from .quick import tma_can_load
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
@@ -102,8 +102,7 @@ def launch_options(problem: GemmProblem, config: KernelConfig, device: int) -> t
 def _options(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> tuple[int, int, bool]:
     """What :func:`launch_options` returns, less the stream: whether a counter is of use.
 
-    By dependent launch a kernel of others in between, which waits for nothing, might let two of ours meet at
-    a counter: then turns are even.
+    Kernels that draw let none start before they have ended, so those by dependent launch take even turns.
     """
     hints = heuristics.l2_hints(problem, config)
     draws = heuristics.draws_turns(problem, config) and not pdl

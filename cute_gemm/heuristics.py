@@ -36,7 +36,7 @@ _BAND_BYTES = 24e6
 _LEAST_NARROW_K_BLOCKS = 8
 _LEAST_DRAWN_K_BLOCKS = 8
 _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
-# Of B of groups; 700 MB take 1 to 2 % less without a hint, 270 MB 1 to 3 % more, 100 MB 11 % more.
+# B of groups: 700 MB take 1 to 2 % less without a hint, 270 MB 1 to 3 % more, 100 MB 11 % more.
 _MOST_HINTED_BYTES = 400e6
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _BLOCK_N = {
@@ -220,20 +220,22 @@ def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
     An operand that few tiles read, all at about the same time, is not needed again. If its lines give way
     first, they replace each other and not the rest of L2: an output that has to be written back before its
     line is free, or the other operand. That saves up to 14 % with few rows, and loses as much where an
-    operand is read again later (docs/performance.md, 37). Where maps promote and much is read, all of L2 is
-    better written back once (66).
+    operand is read again later (docs/performance.md, 37). Where maps promote and groups have much of B, all
+    of L2 is better written back once (66).
     """
     readers_of_a = ceil_div(problem.n, config.block_n)
     readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
     hints = Hint(0)
     if readers_of_a <= _MOST_READERS_AT_ONCE:
         hints |= Hint.A_FIRST
-    bytes_of_b = problem.groups * problem.n * problem.k
-    if readers_of_b <= _MOST_READERS_AT_ONCE and not (
-        config.promotes_maps and bytes_of_b > _MOST_HINTED_BYTES
-    ):
+    if readers_of_b <= _MOST_READERS_AT_ONCE and not _outgrows_hints(problem, config):
         hints |= Hint.B_FIRST
     return hints
+
+
+def _outgrows_hints(problem: GemmProblem, config: KernelConfig) -> bool:
+    bytes_of_b = problem.groups * problem.n * problem.k
+    return problem.groups > 1 and config.promotes_maps and bytes_of_b > _MOST_HINTED_BYTES
 
 
 def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:

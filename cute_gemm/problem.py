@@ -19,8 +19,18 @@ STATIC_SMEM = 1024
 """What the compiler reserves of it in front of what a launch asks for, in bytes."""
 
 BARRIER_SMEM = 1024
-"""What mbarriers and the queue of tiles take, aligned to what swizzled tiles are. A table of groups, where a
-scheduler has one, and staged scales lie between them and those tiles: TABLE_SMEM and `scales_bytes` more."""
+"""What mbarriers, the queue of tiles and its mailbox take, aligned to what swizzled tiles are. A table of
+groups, where a scheduler has one, and staged scales lie between them and those tiles: TABLE_SMEM and
+`scales_bytes` more."""
+
+MAX_EXTENT = 2**31 - 1024
+"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's last tile may lie beyond."""
+
+MAX_SCALE_SPAN = 2**31 - 1
+"""Largest offset of a scale from the first, in elements: 32-bit in a kernel."""
+
+STRIDE_END = 2**40
+"""Bytes that a step of a tensor map stays below."""
 
 CONTIGUOUS_ALIGNMENT = 128
 """Rows that a group's first row is aligned to in the contiguous layout."""
@@ -178,6 +188,11 @@ class KernelConfig:
         if self.block_m <= 64:
             return self.layout != "dense"
         return self.cluster_size > 1 and self.splits == 1
+
+    @property
+    def judges_operands(self) -> bool:
+        """Whether its host code can say if operands are plain (kernels/plain.py)."""
+        return self.layout == "dense"
 
     @property
     def promotes_maps(self) -> bool:

@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 
 from . import counters, settings
-from .checks import PLAIN
-
-_STRIDE_LIMIT = 1 << 38
-"""Elements of four bytes that a step of a tensor map stays below."""
+from .checks import PLAIN, tma_can_load
 
 _MOST = 65536
 
@@ -45,7 +42,7 @@ def _allocate_publicly(size: tuple[int, ...], stride: tuple[int, ...], dtype: to
 
 # As Inductor's code does, on the current device: 1 us less than by PyTorch's public functions.
 _allocate: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = getattr(
-    torch._C._dynamo.guards, "_empty_strided_cuda", _allocate_publicly
+    getattr(getattr(torch._C, "_dynamo", None), "guards", None), "_empty_strided_cuda", _allocate_publicly
 )
 
 
@@ -60,7 +57,8 @@ def fp8_gemm_nt(
     Returns:
         The result, or None where nothing was done.
     """
-    if not _kernels or type(lhs) is not tuple or type(rhs) is not tuple:
+    # Dynamo would compile anew for whatever is remembered.
+    if torch.compiler.is_compiling() or type(lhs) is not tuple or type(rhs) is not tuple:
         return None
     try:
         (a, sa), (b, sb) = lhs, rhs
@@ -127,21 +125,6 @@ def remember(key: Hashable, launch: Callable[..., None], num_sms: int, hints: in
 def forget() -> None:
     """Has all products go the long way again."""
     _kernels.clear()
-
-
-def tma_can_load(sa: Tensor) -> bool:
-    """Whether scales of A are M-major, do not overlap, and begin and step by multiples of 16 bytes.
-
-    Each call asks: without a generator it takes 0.7 us instead of 2 where they are, 0.2 where they are not.
-    """
-    *matrices, row, k_block = sa.stride()
-    if row != 1 or k_block % 4 or sa.data_ptr() % 16:
-        return False
-    rows = sa.shape[-2]
-    for step in matrices:
-        if step % 4 or not rows <= step < _STRIDE_LIMIT:
-            return False
-    return rows <= k_block < _STRIDE_LIMIT
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import cute_gemm
 
-from .. import dispatch, quantize, testing
+from .. import checks, dispatch, quantize, testing
 from ..problem import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
 from .records import CONTIGUOUS, DENSE, MASKED, OFFSETS, OURS, ROW_MAJOR, Shape
@@ -68,7 +68,7 @@ def in_layout(sa: Tensor, layout: str) -> Tensor:
 
 def _kernel_name(op: str, shape: Shape, num_sms: int, sa: Tensor) -> str:
     """The kernel that an operation of ours launches, given these scales of A."""
-    return dispatch.select(problem_of(op, shape, num_sms), dispatch.tma_can_load(sa)).name
+    return dispatch.select(problem_of(op, shape, num_sms), checks.tma_can_load(sa)).name
 
 
 def judge_within(error: Callable[[Tensor], float], limit: float) -> Callable[[Tensor], float]:

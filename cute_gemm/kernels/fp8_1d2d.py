@@ -12,7 +12,8 @@ Roles, all of which walk the same tiles:
 
     math warpgroups (1 or 2)    `mma`     WGMMA, promotion, conversion, TMA store of D
     warp 0 of the last group    `load`    TMA of A, B and staged scales into a ring of stages in shared memory
-    warp 1 of the last group              finds tiles ahead and hands them to those roles (tile_queue.py)
+    warp 1 of the last group              finds tiles ahead, or draws them (turns.py), and hands them to those
+                                          roles (tile_queue.py)
     warp 2 of the last group              dense, 64 rows: asks L2 for scales ahead (scales.prefetch_scales)
     its other warps                       none: they hand their registers over and leave
 
@@ -22,6 +23,7 @@ Barriers, and who arrives how often per phase:
                     none, where the stage is passed over
     empty[stage]    4 x math warpgroups x CTAs that share an operand: lane r of a math warp tells CTA r
     tiles           two slots of a queue with a pair of barriers each, see TileQueue
+    turns           two letters of a mailbox with a pair of barriers each, see DrawnTurns
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
     sync_threads    all threads, once barriers are initialised, and before that where the scheduler fills a
@@ -38,9 +40,9 @@ cluster, CTAs along M hold the same tile of B, and CTAs along N the same tile of
 first of them loads it for all by multicast, so a stage may be filled only once all of them have released it.
 CTAs along M whose tiles are of two groups each load their own B, by multicast to themselves, and keep in step
 all the same.
-Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`): no peer then still
-arrives at its barriers. Where k-blocks are shared out instead (SplitKScheduler, StoreSum), each CTA of a
-cluster has a ring of its own, and one tile.
+Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`), and its scheduler
+warp until what it has sent is read (`finish`): no peer then still arrives at its barriers. Where k-blocks are
+shared out instead (SplitKScheduler, StoreSum), each CTA of a cluster has a ring of its own, and one tile.
 
 Scales travel apart from all this, from global memory into the registers of the threads that use them; but
 those of A come with the stages where they lie in memory as TMA needs them and there is room (scales.py). No
@@ -109,6 +111,7 @@ class Fp8Gemm1D2D:
             self.scales = StagedScales(*shape, multicast=config.cluster_n > 1)
         else:
             self.scales = LoadedScales(self.waves, self.promote.num_b_scales)
+        assert not (config.prefetches_scales and config.draws_turns), "two warps would draw"
         self.Turns = DrawnTurns if config.draws_turns else EvenTurns
         if config.temporaries == 2:
             self.mainloop = OverlappedMainloop(config.block_n)
@@ -139,7 +142,7 @@ class Fp8Gemm1D2D:
         """
         operands = tuple(as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
         go = Boolean(True)
-        if const_expr(self.config.layout == "dense"):
+        if const_expr(self.config.judges_operands):
             if told != 0:
                 go = is_plain(*operands)
                 tell(told, Int32(go))
@@ -238,8 +241,11 @@ class Fp8Gemm1D2D:
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
         # By dependent launch, kernels that write what this one reads, or read what it writes, may still run:
         # nothing before the wait may touch global memory. Dependents start only then: those have all ended.
+        # Where tiles are drawn they start after this kernel: one that waits for nothing might let another of
+        # ours come to the same counter.
         cute.arch.griddepcontrol_wait()
-        cute.arch.griddepcontrol_launch_dependents()
+        if not turns.are_drawn():
+            cute.arch.griddepcontrol_launch_dependents()
         tiles = tiles.prepare(table, tidx)
         # With only the TMA warp waiting for the cluster, racecheck never came to an end (2026-11-24).
         if const_expr(self.config.cluster_m * self.config.cluster_n > 1):

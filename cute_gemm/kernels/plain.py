@@ -4,11 +4,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64
 
-from ..problem import BLOCK_K
-
-MAX_EXTENT = 2**31 - 1024
-MAX_SCALE_SPAN = 2**31 - 1
-STRIDE_END = 2**40
+from ..problem import BLOCK_K, MAX_EXTENT, MAX_SCALE_SPAN, STRIDE_END
 
 
 @cute.jit

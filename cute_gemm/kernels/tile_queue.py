@@ -30,7 +30,8 @@ class TileQueue:
 
     To find a tile takes divisions, loads that wait for each other, and reductions: 300 to 1500 cycles in
     which a math warpgroup multiplied nothing, as long as it did so itself (up to 3 % of contiguous and
-    offsets, 2026-11-24). Only its first tile each role finds alone: all would wait for it.
+    offsets, 2026-11-24). Only its first tile each role finds alone, as all would wait for it; where that is
+    padding, it takes the next.
 
     Barriers, and who arrives how often per phase:
 
@@ -62,13 +63,13 @@ class TileQueue:
         turn = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, SLOTS)
         tile, state = self.scheduler.initial_work(), self.start()
         while tile.is_valid:
-            self.pipe.producer_acquire(turn)
-            if self.turns.wait():
-                # Until all have taken the tile before.
-                other = turn.clone()
-                other.advance()
-                self.pipe.producer_acquire(other)
+            if self.turns.are_drawn():
+                # As late as can be, when all have taken the tile before: who draws early need not be free.
+                before = turn.clone()
+                before.advance()
+                self.pipe.producer_acquire(before)
             tile, state = self.after(tile, state)
+            self.pipe.producer_acquire(turn)
             if cute.arch.lane_idx() == 0:
                 slot = cute.make_rmem_tensor(FIELDS, Int32)
                 slot.fill(0)

@@ -26,8 +26,8 @@ class EvenTurns:
         """The turns of the calling CTA's cluster."""
         return EvenTurns()
 
-    def wait(self) -> bool:
-        """Whether to find a tile as late as can be; those of a CTA are known, and soon found is better."""
+    def are_drawn(self) -> bool:
+        """Whether which tile is next depends on who is free."""
         return False
 
     def next(self, index: Int32, state):
@@ -88,8 +88,8 @@ class DrawnTurns:
                     cute.arch.mbarrier_init(self.full + i, 1)
                     cute.arch.mbarrier_init(self.empty + i, self.cluster_size)
 
-    def wait(self) -> Boolean:
-        """As :meth:`EvenTurns.wait`: a tile that is drawn early says little about who is free."""
+    def are_drawn(self) -> Boolean:
+        """As :meth:`EvenTurns.are_drawn`."""
         return self.counter != 0
 
     @cute.jit

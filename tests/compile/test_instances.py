@@ -6,9 +6,11 @@ ptxas does not say so when it spills registers or waits for each WGMMA by itself
 from typing import Any, NamedTuple
 
 import pytest
+from cutlass.experimental.cuda import TensorMapL2Promotion
 
 from cute_gemm import dispatch, heuristics, jit
 from cute_gemm.inspection import KernelStats, read_cubin
+from cute_gemm.kernels import tensor_maps
 from cute_gemm.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig, ceil_div
 
 CONFIGS = heuristics.every_config()
@@ -183,3 +185,30 @@ def test_results_pass_through_shared_memory(instance: Instance) -> None:
     # A number at a time: the schedulers' table.
     assert (stats.opcodes["STS"] > 0) == (config.table_bytes > 0)
     assert {name for name in stats.opcodes if name.startswith("LDG")} == {"LDG.E"}
+
+
+PROMOTING = [
+    next(config for config in CONFIGS if config.promotes_maps and config.layout == layout)
+    for layout in ("dense", "masked")
+]
+
+
+@pytest.mark.parametrize("config", PROMOTING, ids=lambda config: config.name)
+def test_loads_go_by_maps_that_promote(config: KernelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No result says which maps were used, so it must be in the code."""
+    promotions: list[Any] = []
+    create = tensor_maps.create_tensor_map_tiled
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        promotions.append(options["l2_promotion"])
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(tensor_maps, "create_tensor_map_tiled", note)
+    cubin = dispatch.cubin(config)
+    assert promotions == [TensorMapL2Promotion.l2_256b] * 2
+    monkeypatch.setattr(tensor_maps, "pointers", lambda maps: (None, None))
+    assert code(dispatch.cubin(config)) != code(cubin)
+
+
+def code(cubin: bytes) -> tuple[str, ...]:
+    return read_cubin(cubin).code

@@ -1,4 +1,4 @@
-"""A kernel that lets those behind it start long before it does what it is launched for: to copy."""
+"""Kernels that copy: one late, which lets others start long before; one at once, by dependent launch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,3 +48,30 @@ def build() -> Any:
 def copy_late() -> Callable[..., None]:
     """To be called as ``(source, target, result, log)``."""
     return jit.instance(("CopyLate", BLOCKS, THREADS, DELAY_NS), build, "a late copy")
+
+
+class CopyAtOnce:
+    """Copies ``source`` to ``target``, both int32, as soon as the kernel ahead lets it start."""
+
+    @cute.jit
+    def __call__(self, source, target, stream):
+        self.kernel(source, target).launch(
+            grid=(BLOCKS, 1, 1), block=(THREADS, 1, 1), stream=stream, use_pdl=True
+        )
+
+    @cute.kernel
+    def kernel(self, source, target):
+        first = cute.arch.block_idx()[0] * THREADS + cute.arch.thread_idx()[0]
+        for i in cutlass.range(first, source.shape[0], BLOCKS * THREADS, unroll=1):
+            target[i] = source[i]
+
+
+def copy_at_once() -> Callable[..., None]:
+    """To be called as ``(source, target)``."""
+
+    def build() -> Any:
+        size = cute.sym_int32()
+        tensors = [make_fake_tensor(Int32, (size,), (1,), assumed_align=4) for _ in range(2)]
+        return CopyAtOnce(), (*tensors, make_fake_stream(use_tvm_ffi_env_stream=True))
+
+    return jit.instance(("CopyAtOnce", BLOCKS, THREADS), build, "a copy at once")

@@ -1,8 +1,12 @@
 """Tiles that clusters draw: more of them than run at once, on streams and in graphs beside each other."""
 
+import ctypes
+
 import pytest
 import torch
+from cuda.bindings import driver
 from groups import launch
+from late import copy_at_once
 from tensors import bits, counter
 
 import cute_gemm
@@ -46,8 +50,13 @@ def test_a_counter_is_left_at_zero(operands: tuple[Operand, Operand], expected: 
         with cute_gemm.config(num_sms=num_sms):
             for _ in range(5):
                 assert torch.equal(bits(fp8_gemm_nt(*operands)), bits(expected))
+    torch.cuda.synchronize()
+    words = (ctypes.c_int32 * counters.WORDS)()
     assert counters._counters
-    assert not any(each.any() for each in counters._counters.values())
+    for address in counters._counters.values():
+        ctypes.memset(words, -1, ctypes.sizeof(words))
+        assert driver.cuMemcpyDtoH(words, address, ctypes.sizeof(words))[0] == driver.CUresult.CUDA_SUCCESS
+        assert list(words) == [0] * counters.WORDS
 
 
 def test_streams_have_counters_of_their_own(
@@ -58,19 +67,33 @@ def test_streams_have_counters_of_their_own(
     torch.cuda.synchronize()
     for i in range(8):
         for stream, out in zip(streams, outs, strict=True):
-            # Half of the multiprocessors each, so that kernels do run side by side.
+            # A third of the multiprocessors each, so that kernels do run side by side.
             with torch.cuda.stream(stream), cute_gemm.config(num_sms=44):
                 fp8_gemm_nt(*operands, out[i])
     torch.cuda.synchronize()
     assert (bits(outs) == bits(expected)).all()
 
 
+def test_streams_of_others_have_none(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
+    handle = int(driver.cuStreamCreate(0)[1])
+    before = set(counters._counters)
+    for stream in torch.cuda.ExternalStream(handle), torch.cuda.ExternalStream(2):
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            out = fp8_gemm_nt(*operands)
+        torch.cuda.synchronize()
+        assert torch.equal(bits(out), bits(expected))
+    assert set(counters._counters) == before
+
+
 def test_a_replay_beside_a_call(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with cute_gemm.config(num_sms=66):
         fp8_gemm_nt(*operands)
+        before = dict(counters._counters)
         with torch.cuda.graph(graph):
             captured = fp8_gemm_nt(*operands)
+        assert counters._counters == before
         for _ in range(8):
             captured.fill_(torch.nan)
             torch.cuda.synchronize()
@@ -90,6 +113,30 @@ def test_dependent_launches_take_even_turns(
         for out in outs:
             fp8_gemm_nt(*operands, out)
     assert (bits(outs) == bits(expected)).all()
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_none_starts_before_a_kernel_that_draws_has_ended(
+    operands: tuple[Operand, Operand], expected: torch.Tensor, draws: bool
+) -> None:
+    """Or it might end before it, and the next kernel that draws find the counter in use."""
+    problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
+    num_sms, hints, address = dispatch.launch_options(problem, dispatch.select(problem), 0)
+    launch, copy = dispatch.instance(dispatch.select(problem)), copy_at_once()
+    out = torch.empty_like(expected)
+    words = out.view(torch.int32).flatten()
+    found = torch.empty_like(words)
+    early = 0
+    for _ in range(4):
+        out.fill_(torch.nan)
+        copy(words, found)
+        torch.cuda.synchronize()
+        (a, sa), (b, sb) = operands
+        launch(a, sa, b, sb, out, num_sms, hints, address if draws else 0, 0)
+        copy(words, found)
+        torch.cuda.synchronize()
+        early += not torch.equal(found, expected.view(torch.int32).flatten())
+    assert (early == 0) == draws
 
 
 @pytest.mark.parametrize("sizes", [[0, 0], [-1, -1], [-1, 0, 300], [700, -1, 128]])

@@ -8,7 +8,7 @@ import torch
 from bad_calls import OPERATIONS, byte_shifted, call, far_apart, mended, refused
 from hypothesis import given, settings
 
-from cute_gemm import checks, checks_grouped, problem, reference
+from cute_gemm import checks_grouped, problem, reference
 from cute_gemm.testing import make_contiguous_inputs, make_masked_inputs, make_offsets_inputs
 
 G, M, N, K = 2, 4, 16, 256
@@ -260,7 +260,7 @@ def test_alignment_is_an_int(alignment: Any) -> None:
 
 
 def test_the_last_row_rounded_up_to_an_alignment_has_32_bits() -> None:
-    assert checks.MAX_EXTENT + checks_grouped.MAX_ALIGNMENT - 1 == 2**31 - 1
+    assert problem.MAX_EXTENT + checks_grouped.MAX_ALIGNMENT - 1 == 2**31 - 1
 
 
 every_index = pytest.mark.parametrize("index", OPERATIONS)

@@ -7,7 +7,7 @@ import torch
 from bench_rows import ORIGIN, SMALL, StandInTimer, row
 
 import cute_gemm
-from cute_gemm import dispatch, heuristics
+from cute_gemm import checks, dispatch, heuristics
 from cute_gemm.bench import BenchError, records
 from cute_gemm.bench.cases import Call, DenseCase, GroupedCase, in_layout, make_case
 from cute_gemm.bench.peers import cublas
@@ -115,7 +115,7 @@ def test_a_row_names_the_kernel_that_its_scales_select(op, monkeypatch):
     loadable, real = [], getattr(cute_gemm, name)
 
     def spy(lhs, *arguments):
-        loadable.append(dispatch.tma_can_load(lhs[1]))
+        loadable.append(checks.tma_can_load(lhs[1]))
         return real(lhs, *arguments)
 
     def select(problem, tma_scales=False):
@@ -144,10 +144,10 @@ def test_tma_can_load_m_major_scales(op, shape):
     """Whatever extents are 1, of which a stride could be anything."""
     _, sa = make_case(op, shape, "cpu").lhs
     assert in_layout(sa, "row_major") is sa
-    assert not dispatch.tma_can_load(sa)
+    assert not checks.tma_can_load(sa)
     moved = in_layout(sa, "m_major")
     assert torch.equal(moved, sa)
-    assert dispatch.tma_can_load(moved)
+    assert checks.tma_can_load(moved)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -10,24 +10,30 @@ from cute_gemm import counters
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What stream is current on a device that there need not be, and whether it is being captured."""
-    now = SimpleNamespace(cuda_stream=0, capturing=False)
-    zeros = torch.zeros
+    """What stream is current in a context that there need not be, and whether it is being captured."""
+    now = SimpleNamespace(stream_id=0, cuda_stream=0x7000, context=1, capturing=False, made=[])
+
+    def new(handle: int) -> int:
+        now.made.append(handle)
+        return 0x1000 * len(now.made)
+
     monkeypatch.setattr(counters, "_counters", {})
+    monkeypatch.setattr(counters, "_context", lambda: now.context)
+    monkeypatch.setattr(counters, "_new", new)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now.capturing)
-    monkeypatch.setattr(torch, "zeros", lambda *size, dtype, device: zeros(*size, dtype=dtype))
     return now
 
 
-def test_a_stream_of_a_device_has_one_of_its_own(stream: SimpleNamespace) -> None:
+def test_a_stream_of_a_context_has_one_of_its_own(stream: SimpleNamespace) -> None:
     first = counters.address(0)
     assert first != 0
     assert counters.address(0) == first
+    stream.context, stream.cuda_stream = 2, 0x8000
     other = counters.address(1)
-    stream.cuda_stream = 0x1000
-    assert len({first, other, counters.address(0)}) == 3
-    assert all(not counter.any() and counter.numel() == 2 for counter in counters._counters.values())
+    stream.stream_id, stream.cuda_stream = 3, 0x9000
+    assert len({first, other, counters.address(1)}) == 3
+    assert stream.made == [0x7000, 0x8000, 0x9000]
 
 
 def test_none_is_for_a_capture(stream: SimpleNamespace) -> None:
@@ -36,7 +42,9 @@ def test_none_is_for_a_capture(stream: SimpleNamespace) -> None:
     assert counters.address(0) == 0
 
 
-def test_none_is_for_the_stream_that_is_another_one_in_each_thread(stream: SimpleNamespace) -> None:
-    stream.cuda_stream = 2
+@pytest.mark.parametrize("handle", [2, 0x55D0C0])
+def test_none_is_for_a_stream_of_others(stream: SimpleNamespace, handle: int) -> None:
+    """Such as `cudaStreamPerThread`, which is 2, or one that may be destroyed."""
+    stream.stream_id = handle
     assert counters.address(0) == 0
     assert not counters._counters

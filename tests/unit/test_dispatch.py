@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cute_gemm import config, dispatch, heuristics, jit
+from cute_gemm import checks, config, counters, dispatch, heuristics, jit, quick, settings
 from cute_gemm.problem import GemmProblem, Hint, KernelConfig
 
 LOW, TALL = KernelConfig(64, 64, 4), KernelConfig(256, 128, 4, cluster_m=2)
@@ -138,6 +138,40 @@ def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
     assert (Hint.PDL in Hint(launched[0][6])) == pdl
 
 
+PAIR = KernelConfig(128, 64, 4, cluster_n=2)  # of which clusters draw their tiles
+
+
+@pytest.mark.parametrize(("pdl", "address"), [(False, 4096), (True, 0)])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_kernel_that_draws_gets_a_counter(
+    device: Device, monkeypatch: pytest.MonkeyPatch, grouped: bool, pdl: bool, address: int
+) -> None:
+    """Not by dependent launch, which such kernels would hold up."""
+    launched: list[tuple[Any, ...]] = []
+    layout = "contiguous" if grouped else "dense"
+    monkeypatch.setattr(dispatch, "select", lambda *problem: replace(PAIR, layout=layout))
+    monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
+    monkeypatch.setattr(counters, "address", lambda device: 4096)
+    m, n, k = 4096, 4096, 1024
+    a, sa, out = torch.zeros(m, k), torch.zeros(m, 8), torch.zeros(m, n, dtype=torch.bfloat16)
+    with config(pdl=pdl):
+        if grouped:
+            dispatch.m_grouped_fp8_gemm_nt_contiguous(a, sa, torch.zeros(1, n, k), sa, out, sa)
+        else:
+            dispatch.fp8_gemm_nt(a, sa, a, sa, out, m, n, k, 0)
+    ((*_, counter, told),) = (arguments[:9] for arguments in launched)
+    assert (counter, told) == (address, 0)
+
+
+def test_what_was_launched_goes_the_short_way(device: Device) -> None:
+    device.call(3)
+    now = settings.current()
+    key = (3, 8, 16, False, torch.float32, 0, now.num_sms, now.batch_invariant, now.pdl)
+    assert list(quick._kernels) == [key]
+    dispatch.forget()
+    assert not quick._kernels
+
+
 def test_a_refused_grouped_call_says_how_many_groups(device: Device) -> None:
     device.capturing = True
     with pytest.raises(RuntimeError, match=r"^M = 20, N = 8, K = 16, 3 groups needs the kernel"):
@@ -186,15 +220,15 @@ def test_tma_loads_scales_that_are_m_major_and_aligned(
 ) -> None:
     memory = torch.zeros(64)
     assert memory.data_ptr() % 16 == 0
-    assert dispatch.tma_can_load(memory.as_strided(shape, strides, offset)) is can
+    assert checks.tma_can_load(memory.as_strided(shape, strides, offset)) is can
 
 
 def test_tma_loads_no_scales_that_are_further_apart_than_its_maps_say() -> None:
     """Of an extent of 1 the stride is whatever it is."""
     memory = torch.zeros(8)
-    assert dispatch.tma_can_load(memory.as_strided((6, 1), (1, 2**38 - 4)))
-    assert not dispatch.tma_can_load(memory.as_strided((6, 1), (1, 2**38)))
-    assert not dispatch.tma_can_load(memory.as_strided((1, 6, 1), (2**38, 1, 8)))
+    assert checks.tma_can_load(memory.as_strided((6, 1), (1, 2**38 - 4)))
+    assert not checks.tma_can_load(memory.as_strided((6, 1), (1, 2**38)))
+    assert not checks.tma_can_load(memory.as_strided((1, 6, 1), (2**38, 1, 8)))
 
 
 def test_a_kernel_for_the_scales_that_there_are_is_chosen() -> None:

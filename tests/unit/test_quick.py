@@ -8,14 +8,17 @@ import cutlass.cute as cute
 import hypothesis.strategies as st
 import pytest
 import torch
+from bad_calls import far_apart
 from cutlass import Int32
 from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
+from torch._dynamo.testing import CompileCounter
 
 import cute_gemm
-from cute_gemm import cache, checks, jit, ops, quick
+from cute_gemm import cache, checks, counters, jit, ops, quick
 from cute_gemm.kernels.hopper import as_matrices
 from cute_gemm.kernels.plain import is_plain
+from cute_gemm.problem import MAX_EXTENT, ceil_div
 from cute_gemm.testing import make_inputs
 
 Operand = tuple[torch.Tensor, torch.Tensor]
@@ -205,6 +208,34 @@ def test_the_operation_goes_the_short_way_first(
     assert len(kernel.calls) == 1
 
 
+def test_a_kernel_that_draws_gets_a_counter(
+    kernel: Kernel, operands: tuple[Operand, Operand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "address", lambda device: 4096)
+    for draws, address in (False, 0), (True, 4096):
+        key = (M, N, K, False, torch.bfloat16, ON_THE_CPU, None, False, False)
+        quick.remember(key, kernel, 132, 6, draws)
+        assert call(operands) is not None
+        assert kernel.calls[-1][5:8] == (132, 6, address)
+
+
+def test_compiled_code_does_not_depend_on_what_is_remembered(
+    kernel: Kernel, operands: tuple[Operand, Operand]
+) -> None:
+    """Its guards would; and code that is compiled anew for every shape gives up after a few."""
+    frames = CompileCounter()
+
+    @torch.compile(backend=frames)
+    def asks(x: torch.Tensor) -> bool:
+        torch._dynamo.graph_break()
+        return call(operands) is None
+
+    for m in range(20):
+        quick.remember((m,), kernel, 132, 6, False)
+        assert asks(torch.zeros(1))
+    assert frames.frame_count <= 2
+
+
 def test_memory_is_bounded(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quick, "_MOST", 3)
     for m in range(9):
@@ -251,7 +282,7 @@ def is_plain_by_host_code(a: Any, sa: Any, b: Any, sb: Any, out: Any) -> bool:
     said = torch.full((1,), -1, dtype=torch.int32)
     try:
         function(a.view(torch.uint8), sa, b.view(torch.uint8), sb, out, said)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return False
     return bool(said)
 
@@ -281,7 +312,7 @@ def products(draw: Any) -> tuple[torch.Tensor, ...]:
     def place(size: int) -> int:
         return draw(st.integers(0, 12)) * 1024 // size + around(0, 0, 8, 16 // size, 1)
 
-    a = placed(torch.float8_e4m3fn, (m, k), (around(k, k + 16, 8, 160, 0), around(1, 2)), place(1))
+    a = placed(torch.float8_e4m3fn, (m, k), (around(k, k + 16, k + 8, 8, 160, 0), around(1, 2)), place(1))
     b = placed(torch.float8_e4m3fn, (around(n, 8), around(k, 16)), (around(k, 160, 0), 1), place(1))
     sa_shape = around(m, 1), around(k_blocks, 1, 2)
     sa = placed(torch.float32, sa_shape, (around(k_blocks, 1, 0), around(1, m, 4)), place(4))
@@ -341,6 +372,40 @@ BENT: dict[str, Any] = {
     "D over scales of A": lambda a, sa, b, sb, out: (a, (s := roomy(sa)), b, sb, over(s._base)),
     "D over scales of B": lambda a, sa, b, sb, out: (a, sa, b, (s := roomy(sb)), over(s._base)),
 }
+
+
+def vast(m: int, n: int, k: int) -> tuple[torch.Tensor, ...]:
+    """A product of any extents, in address space that takes no memory."""
+
+    def matrix(dtype: torch.dtype, rows: int, columns: int) -> torch.Tensor:
+        return far_apart(torch.zeros(1, 1, dtype=dtype).expand(rows, columns), columns)
+
+    k_blocks, e4m3 = ceil_div(k, 128), torch.float8_e4m3fn
+    a, sa = matrix(e4m3, m, k), matrix(torch.float32, m, k_blocks)
+    b, sb = matrix(e4m3, n, k), matrix(torch.float32, ceil_div(n, 128), k_blocks)
+    return a, sa, b, sb, matrix(torch.bfloat16, m, n)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_extents_beyond_the_limit_are_not_plain(place: int) -> None:
+    extents = [16, 16, 16]
+    extents[place] = MAX_EXTENT
+    assert is_plain_by_host_code(*vast(*extents))
+    extents[place] = MAX_EXTENT + 16
+    assert not is_plain_by_host_code(*vast(*extents))
+
+
+@pytest.mark.parametrize(("place", "most"), [(0, 2**40 - 16), (1, 2**30 - 1), (3, 2**31 - 2), (4, 2**39 - 8)])
+def test_steps_beyond_the_limit_are_not_plain(place: int, most: int) -> None:
+    """Of rows: three of A, of its scales and of D, two of B's scales, which have two columns."""
+    a, sa, b, sb, out = in_order()
+    product = [a, sa, torch.cat([b.view(torch.uint8)] * 9).view(b.dtype), sb.repeat(2, 1), out.repeat(1, 9)]
+    assert is_plain_by_host_code(*product)
+    step = 1 if place in (1, 3) else 16 // product[place].element_size()
+    product[place] = far_apart(product[place], most)
+    assert is_plain_by_host_code(*product)
+    product[place] = far_apart(product[place], most + step)
+    assert not is_plain_by_host_code(*product)
 
 
 @pytest.mark.parametrize("place", range(5))

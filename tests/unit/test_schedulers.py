@@ -22,10 +22,10 @@ from cutlass import Int32, Uint32
 from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
-from cute_gemm import cache, checks, heuristics, jit
+from cute_gemm import cache, heuristics, jit
 from cute_gemm.kernels.tile_queue import TileQueue
 from cute_gemm.kernels.turns import EvenTurns
-from cute_gemm.problem import LAYOUTS, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.problem import LAYOUTS, MAX_EXTENT, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
 from cute_gemm.schedulers import warp
 from cute_gemm.schedulers.dense import DenseScheduler
 from cute_gemm.schedulers.group_table import TILE_LIMIT, GroupTableScheduler
@@ -501,7 +501,7 @@ class Edge(HostFunction):
                     row += 1
 
 
-@pytest.mark.parametrize(("m", "n"), [(checks.MAX_EXTENT, 8), (1, checks.MAX_EXTENT // 8 * 8)])
+@pytest.mark.parametrize(("m", "n"), [(MAX_EXTENT, 8), (1, MAX_EXTENT // 8 * 8)])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: int) -> None:
     """Not even in the CTAs of the last cluster whose tiles lie beyond the output.
@@ -837,7 +837,7 @@ def ends(schedule: Schedule, call: Call, data: Sequence[int]) -> list[list[Step]
     return [steps[4 * i : 4 * i + 4] for i in range(size)]
 
 
-LAST = checks.MAX_EXTENT
+LAST = MAX_EXTENT
 
 
 @pytest.mark.parametrize("block_m", [64, 256])

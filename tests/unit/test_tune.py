@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cute_gemm
-from cute_gemm import dispatch, heuristics
+from cute_gemm import checks, dispatch, heuristics
 from cute_gemm.bench.timers import Times
 from cute_gemm.problem import LAYOUTS, KernelConfig
 from cute_gemm.tune import TuneError
@@ -190,7 +190,7 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
     staged = [heuristics.as_run(job.problem, config, True) for config in configs]
     assert (staged != configs) == (layout == "contiguous"), "of which 20 rows a group are padded to 128"
     assert kernels.launched == [(config, 78) for config in staged]
-    assert all(dispatch.tma_can_load(sa) for sa in kernels.scales)
+    assert all(checks.tma_can_load(sa) for sa in kernels.scales)
     for call in calls:
         call()
     assert kernels.launched[len(configs) :] == kernels.launched[: len(configs)]
