@@ -12,6 +12,7 @@ cost_model = importlib.import_module("cost_model")
 
 SHAPES = {
     "dense": 90,
+    "dense_drawn": 24,
     "dense_held_out": 24,
     "m_grouped_contiguous": 11,
     "m_grouped_masked": 19,
@@ -24,7 +25,7 @@ SHAPES = {
 def test_choices_are_near_the_fastest_candidates(run: str) -> None:
     regrets = [pick.regret for pick in cost_model.picks() if pick.run == run]
     assert len(regrets) == SHAPES[run]
-    is_fitted = run != "dense_held_out"
+    is_fitted = run not in ("dense_drawn", "dense_held_out")
     assert statistics.mean(regrets) <= (1.02 if is_fitted else 1.05)
     assert max(regrets) <= (1.15 if is_fitted else 1.2)
 
