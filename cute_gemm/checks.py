@@ -1,8 +1,8 @@
 """The rules a call of a GEMM has to obey.
 
-They run on every call that does not go the short way (:mod:`cute_gemm.quick`), however small: 5.3 us of the
-host's time with `out`, most of it spent asking tensors for their attributes (one straight function instead of
-three was 0.4 us faster and read worse). So every attribute is read once, a rule is one comparison,
+They run on every call that does not go the short way (:mod:`cute_gemm.quick`), however small: more than 5 us
+of the host's time with `out`, most of it spent asking tensors for their attributes (one straight function
+instead of three was 0.4 us faster and read worse). So every attribute is read once, a rule is one comparison,
 and words are made in :mod:`cute_gemm.refusals` after a rule is known to be broken. Nothing is remembered from
 call to call: a tensor that was fine may have been resized, freed or moved since. What grouped operations ask
 for beyond this is in :mod:`cute_gemm.checks_grouped`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from cuda.bindings import driver
 
@@ -17,14 +15,13 @@ _counters: dict[tuple[int, int], int] = {}
 def address(device: int) -> int:
     """The address of the counter for a kernel that is launched now, on the current stream of a CUDA device.
 
-    The device is the current one. The address is 0 while the stream is being captured: a graph may be
-    replayed on any stream, beside whatever runs there. And it is 0 for a stream that is not PyTorch's own:
-    another one may come to have its handle while kernels of it still run, or it may be one in each thread.
-
-    Raises:
-        RuntimeError: CUDA has no memory left.
+    The device is the current one. The address is 0, so that turns are even, while the stream is being
+    captured: a graph may be replayed on any stream, beside whatever runs there. And it is 0 for a stream that
+    is not PyTorch's own, as another one may come to have its handle while kernels of it still run, or it may
+    be one in each thread; and where CUDA gives no memory for a counter.
     """
     stream = torch.cuda.current_stream(device)
+    # Asking whether it is captured gives a new thread its context, too.
     if not _is_own(stream.stream_id) or torch.cuda.is_current_stream_capturing():
         return 0
     key = _context(), stream.stream_id
@@ -41,23 +38,17 @@ def _is_own(stream: int) -> bool:
 
 def _context() -> int:
     """The current CUDA context: green ones have streams of the same ids as others."""
-    return int(_result(driver.cuCtxGetCurrent()))
+    _, context = driver.cuCtxGetCurrent()
+    return int(context)
 
 
 def _new(stream: int) -> int:
-    """A counter for good, zeroed on the stream that it is for, so before any kernel that counts.
+    """A counter for good, zeroed on the stream that it is for, so before any kernel that counts; 0 for none.
 
     Not by PyTorch's allocator: it would belong to the pool of memory that is in use, such as a graph's, which
     takes back all that it does not know of.
     """
-    counter = _result(driver.cuMemAllocAsync(4 * WORDS, stream))
-    _result(driver.cuMemsetD32Async(counter, 0, WORDS, stream))
-    return int(counter)
-
-
-def _result(answer: tuple[Any, ...]) -> Any:
-    """What a function of the driver returns behind its error, None if it is that alone."""
-    error, *values = answer
-    if error != driver.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"CUDA says {error.name} of a counter for tiles")
-    return values[0] if values else None
+    error, counter = driver.cuMemAllocAsync(4 * WORDS, stream)
+    if error == driver.CUresult.CUDA_SUCCESS:
+        (error,) = driver.cuMemsetD32Async(counter, 0, WORDS, stream)
+    return int(counter) if error == driver.CUresult.CUDA_SUCCESS else 0

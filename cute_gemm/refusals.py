@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .problem import STRIDE_END
+
 _QUANTISE = {
     "a": "a, sa = cute_gemm.quantize_1x128({})",
     "b": "b, sb = cute_gemm.quantize_128x128({})",
@@ -188,7 +190,7 @@ def group_stride(name: str, x: Tensor, group_step: int, step: int, width: int) -
     groups, rows, _ = x.shape
     if group_step % 16:
         wanted = "a multiple of 16"
-    elif group_step >= 2**40:
+    elif group_step >= STRIDE_END:
         wanted = "less than 2^40"
     else:
         wanted = f"at least {width + step * (rows - 1)}, so that they do not overlap"

@@ -75,15 +75,17 @@ def test_streams_have_counters_of_their_own(
 
 
 def test_streams_of_others_have_none(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
-    handle = int(driver.cuStreamCreate(0)[1])
+    error, other = driver.cuStreamCreate(0)
+    assert error == driver.CUresult.CUDA_SUCCESS
     before = set(counters._counters)
-    for stream in torch.cuda.ExternalStream(handle), torch.cuda.ExternalStream(2):
+    for stream in torch.cuda.ExternalStream(int(other)), torch.cuda.ExternalStream(2):
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
             out = fp8_gemm_nt(*operands)
         torch.cuda.synchronize()
         assert torch.equal(bits(out), bits(expected))
     assert set(counters._counters) == before
+    driver.cuStreamDestroy(other)
 
 
 def test_a_replay_beside_a_call(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:

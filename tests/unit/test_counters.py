@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cuda.bindings import driver
 
 from cute_gemm import counters
 
@@ -48,3 +49,18 @@ def test_none_is_for_a_stream_of_others(stream: SimpleNamespace, handle: int) ->
     stream.stream_id = handle
     assert counters.address(0) == 0
     assert not counters._counters
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_none_is_where_cuda_gives_no_memory(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    errors = [driver.CUresult.CUDA_SUCCESS] * 2
+    errors[failing] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    fake = SimpleNamespace(
+        CUresult=driver.CUresult,
+        cuMemAllocAsync=lambda size, stream: (errors[0], 0x7000),
+        cuMemsetD32Async=lambda address, value, words, stream: (errors[1],),
+    )
+    monkeypatch.setattr(counters, "driver", fake)
+    assert counters._new(0) == 0
+    errors[failing] = driver.CUresult.CUDA_SUCCESS
+    assert counters._new(0) == 0x7000
