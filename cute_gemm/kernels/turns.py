@@ -43,8 +43,8 @@ class EvenTurns:
 class DrawnTurns:
     """A cluster draws the number of its next tile from a counter in global memory, a tile ahead.
 
-    SMs are not equally fast: at the power limit their clocks differ by 2 %. By even turns all wait for the
-    slowest in the end; so they get fewer tiles.
+    SMs are not equally fast: at the power limit what they take for the same differs by 2 %. By even turns all
+    wait for the slowest in the end; by these it gets fewer tiles.
 
     The counter, two words, is 0 before a launch and after it: the first counts draws, the second clusters
     that draw no more, the last of which resets both. No other launch may use it meanwhile. Where its address
