@@ -32,11 +32,10 @@ def fp8_gemm_nt(
         RuntimeError: the stream is being captured into a CUDA graph, and the kernel has not been launched on
             this device before.
     """
-    now = settings.current()
-    shape = m, n, k, tma_can_load(sa), out.dtype, device, now.num_sms, now.batch_invariant, now.pdl
-    launch, (num_sms, hints, draws) = _choose("dense", 1, *shape)
-    launch(a, sa, b, sb, out, num_sms, hints, counters.address(device) if draws else 0, 0)
-    quick.remember(shape, launch, num_sms, hints, draws)
+    asked = _asked(m, n, k, sa, out.dtype, device)
+    launch, options = _choose("dense", 1, *asked)
+    launch(a, sa, b, sb, out, *_on_stream(options, device))
+    quick.remember(asked, launch, *options)
 
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -45,7 +44,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous`."""
     groups, n, k = b.shape
     launch, options = _launcher("contiguous", groups, a.shape[0], n, k, sa, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, *options, 0, group_index)
+    launch(a, sa, b, sb, out, *options, group_index)
 
 
 def m_grouped_fp8_gemm_nt_offsets(
@@ -54,7 +53,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     """As :func:`fp8_gemm_nt`, for :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`."""
     groups, n, k = b.shape
     launch, options = _launcher("offsets", groups, a.shape[0], n, k, sa, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, *options, 0, offsets, alignment)
+    launch(a, sa, b, sb, out, *options, offsets, alignment)
 
 
 def m_grouped_fp8_gemm_nt_masked(
@@ -64,7 +63,7 @@ def m_grouped_fp8_gemm_nt_masked(
     groups, n, k = b.shape
     rows = groups * min(expected_rows, a.shape[1])
     launch, options = _launcher("masked", groups, rows, n, k, sa, out.dtype, a.get_device())
-    launch(a, sa, b, sb, out, *options, 0, valid_rows)
+    launch(a, sa, b, sb, out, *options, valid_rows)
 
 
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
@@ -77,11 +76,7 @@ def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
 
 
 def instance(config: KernelConfig) -> Callable[..., None]:
-    """The kernel of ``config``, to be called as ``(a, sa, b, sb, out, *options, 0, *grouping)``.
-
-    ``options`` are those of :func:`launch_options`; the 0 is for the address that :mod:`cute_gemm.quick` has
-    there.
-    """
+    """The kernel of ``config``, to be called as ``(a, sa, b, sb, out, *launch_options(...), *grouping)``."""
     # With all that kernels derive from a configuration: `problem` is imported with the package, long before
     # its source is read for the key, so the source alone need not be what is in use.
     derived = [name for name, member in vars(KernelConfig).items() if isinstance(member, property)]
@@ -89,14 +84,20 @@ def instance(config: KernelConfig) -> Callable[..., None]:
     return jit.instance(("Fp8Gemm1D2D", config, values), lambda: _fp8_1d2d(config), config.name)
 
 
-def launch_options(problem: GemmProblem, config: KernelConfig, device: int) -> tuple[int, int, int]:
+def launch_options(problem: GemmProblem, config: KernelConfig, device: int) -> tuple[int, int, int, int]:
     """How to launch ``config`` for ``problem`` on the current stream of CUDA device ``device``.
 
     Returns:
-        The multiprocessors to run on, :class:`Hint`, and the address of a counter, or 0.
+        The multiprocessors to run on, :class:`Hint`, the address of a counter, or 0, and a 0 where
+        :mod:`cute_gemm.quick` has an address.
     """
-    num_sms, hints, draws = _options(problem, config)
-    return num_sms, hints, counters.address(device) if draws else 0
+    return _on_stream(_options(problem, config), device)
+
+
+def _on_stream(options: tuple[int, int, bool], device: int) -> tuple[int, int, int, int]:
+    """The :func:`launch_options` that ``options`` make on the current stream."""
+    num_sms, hints, draws = options
+    return num_sms, hints, counters.address(device) if draws else 0, 0
 
 
 def _options(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> tuple[int, int, bool]:
@@ -122,24 +123,19 @@ def cubin(config: KernelConfig) -> bytes:
 
 def _launcher(
     layout: str, groups: int, m: int, n: int, k: int, sa: Tensor, out_dtype: torch.dtype, device: int
-) -> tuple[Callable[..., None], tuple[int, int, int]]:
+) -> tuple[Callable[..., None], tuple[int, int, int, int]]:
     """What to launch for a shape under the settings in force, and its :func:`launch_options`."""
+    launch, options = _choose(layout, groups, *_asked(m, n, k, sa, out_dtype, device))
+    return launch, _on_stream(options, device)
+
+
+def _asked(
+    m: int, n: int, k: int, sa: Tensor, out_dtype: torch.dtype, device: int
+) -> tuple[int, int, int, bool, torch.dtype, int, int | None, bool, bool]:
+    """What a choice depends on, but for layout and groups: of a dense product the key of `quick.remember`."""
     now = settings.current()
     # By fields: a hash of the dataclass takes 0.1 us, more than the settings add to a warm call (0.06 us).
-    launch, (num_sms, hints, draws) = _choose(
-        layout,
-        groups,
-        m,
-        n,
-        k,
-        tma_can_load(sa),
-        out_dtype,
-        device,
-        now.num_sms,
-        now.batch_invariant,
-        now.pdl,
-    )
-    return launch, (num_sms, hints, counters.address(device) if draws else 0)
+    return m, n, k, tma_can_load(sa), out_dtype, device, now.num_sms, now.batch_invariant, now.pdl
 
 
 @functools.lru_cache(maxsize=65536)

@@ -100,8 +100,7 @@ def draws_turns(problem: GemmProblem, config: KernelConfig) -> bool:
     """
     if not config.draws_turns or problem.k_blocks < _LEAST_DRAWN_K_BLOCKS:
         return False
-    m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
-    n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
+    m_clusters, n_clusters = _clusters_of(problem, config)
     return m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)
 
 
@@ -334,8 +333,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     way into an SM, L2, lines that many CTAs want), but in all no faster than DRAM delivers.
     """
     m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
-    m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
-    n_clusters = ceil_div(n, config.block_n * config.cluster_n)
+    m_clusters, n_clusters = _clusters_of(problem, config)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
     slots = slots * _RESIDENT_CTAS.get(config.cluster_size, 132) // 132
     # One cluster is launched even where there is no room for it.
@@ -366,6 +364,12 @@ def _sharing(config: KernelConfig) -> str:
     if config.cluster_m > 1:
         return "along M"
     return "along N" if config.cluster_n > 1 else "alone"
+
+
+def _clusters_of(problem: GemmProblem, config: KernelConfig) -> tuple[int, int]:
+    """Clusters of tiles along M, and along N."""
+    m_clusters = ceil_div(_row_blocks(problem, config.block_m), config.cluster_m)
+    return m_clusters, ceil_div(problem.n, config.block_n * config.cluster_n)
 
 
 def _row_blocks(problem: GemmProblem, height: int) -> int:

@@ -49,15 +49,15 @@ def checked_calls(
     calls: list[Callable[[], object]] = []
     first: tuple[str, Tensor] | None = None
     for config in configs:
+        kernel = kernel_of(problem, config)
         call = functools.partial(
-            dispatch.instance(kernel_of(problem, config)),
+            dispatch.instance(kernel),
             a,
             sa,
             b,
             sb,
             out,
-            *dispatch.launch_options(problem, kernel_of(problem, config), out.get_device()),
-            0,
+            *dispatch.launch_options(problem, kernel, out.get_device()),
             *case.grouping,
         )
         out.fill_(torch.nan)

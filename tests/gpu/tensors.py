@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from cute_gemm import counters
 from cute_gemm.problem import OUT_BYTES, Hint, KernelConfig, ceil_div
 
 DTYPES = {name: getattr(torch, name) for name in OUT_BYTES}
@@ -36,4 +37,4 @@ HINTS = int(Hint.B_FIRST)
 @functools.cache
 def counter() -> torch.Tensor:
     """What clusters draw their tiles from; a kernel leaves 0."""
-    return torch.zeros(2, dtype=torch.int32, device="cuda")
+    return torch.zeros(counters.WORDS, dtype=torch.int32, device="cuda")

@@ -38,7 +38,7 @@ def expected(operands: tuple[Operand, Operand]) -> torch.Tensor:
     assert heuristics.draws_turns(problem, config)
     (a, sa), (b, sb) = operands
     out, check = poisoned(SHAPE[0], SHAPE[1], torch.bfloat16, "cuda")
-    num_sms, hints, _ = dispatch.launch_options(problem, config, 0)
+    num_sms, hints, *_ = dispatch.launch_options(problem, config, 0)
     dispatch.instance(config)(a, sa, b, sb, out, num_sms, hints, 0, 0)
     check()
     assert_correct(out, a, sa, b, sb)
@@ -123,7 +123,7 @@ def test_none_starts_before_a_kernel_that_draws_has_ended(
 ) -> None:
     """Or it might end before it, and the next kernel that draws find the counter in use."""
     problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
-    num_sms, hints, address = dispatch.launch_options(problem, dispatch.select(problem), 0)
+    num_sms, hints, address, _ = dispatch.launch_options(problem, dispatch.select(problem), 0)
     launch, copy = dispatch.instance(dispatch.select(problem)), copy_at_once()
     out = torch.empty_like(expected)
     words = out.view(torch.int32).flatten()
