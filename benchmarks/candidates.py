@@ -39,8 +39,8 @@ from cute_gemm.bench.records import (
     write_rows,
 )
 from cute_gemm.bench.work import problem_of
-from cute_gemm.compilation import compile_configs
-from cute_gemm.problem import KernelConfig
+from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.runtime.warmup import compile_configs
 from cute_gemm.tune import plan
 from cute_gemm.tune.candidates import checked_calls, kernel_of
 

@@ -13,10 +13,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from cute_gemm import heuristics
 from cute_gemm.bench.records import DENSE, Shape, read_rows, shape_of, shape_text
 from cute_gemm.bench.work import problem_of
-from cute_gemm.problem import KernelConfig
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import KernelConfig
 
 CANDIDATES = Path(__file__).parent / "candidates"
 

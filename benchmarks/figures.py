@@ -20,16 +20,7 @@ from cute_gemm.bench.comparison import (
     mean_of,
     speeds_without_padding,
 )
-from cute_gemm.bench.records import (
-    COLD,
-    CONTIGUOUS,
-    DENSE,
-    MASKED,
-    OFFSETS,
-    SUSTAINED,
-    Row,
-    read_rows,
-)
+from cute_gemm.bench.records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, SUSTAINED, Row, read_rows
 from cute_gemm.bench.tables import dimension_names
 
 BENCHMARKS = Path(__file__).parent

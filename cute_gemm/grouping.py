@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .problem import CONTIGUOUS_ALIGNMENT
+from .plan.problem import CONTIGUOUS_ALIGNMENT
 
 
 def contiguous_row_groups(group_index: Tensor, groups: int) -> Tensor:

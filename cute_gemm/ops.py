@@ -9,8 +9,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import checks, checks_grouped, hardware, quick, reference
-from .problem import CONTIGUOUS_ALIGNMENT
+from . import reference
+from .contract import grouping as checks_grouped
+from .contract import product as checks
+from .plan.problem import CONTIGUOUS_ALIGNMENT
+from .runtime import hardware, quick
 
 
 def fp8_gemm_nt(
@@ -354,7 +357,7 @@ def _kernels(index: int) -> ModuleType:
             "compute capability 9.0, such as H100, H200 or H20. The same call with CPU tensors (`a.cpu()`, "
             "...) runs in plain torch"
         )
-    from . import dispatch
+    from .runtime import dispatch
 
     return dispatch
 

@@ -12,8 +12,8 @@ import argparse
 import torch
 
 import cute_gemm
-from cute_gemm.hardware import is_hopper
-from cute_gemm.problem import GemmProblem
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime.hardware import is_hopper
 from cute_gemm.testing import limit_us, time_cold, worst_tile_error
 
 

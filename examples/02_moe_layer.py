@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import cute_gemm
-from cute_gemm.hardware import is_hopper
+from cute_gemm.runtime.hardware import is_hopper
 from cute_gemm.testing import time_cold, worst_tile_error
 
 Operand = tuple[Tensor, Tensor]

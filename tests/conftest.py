@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import cute_gemm
-from cute_gemm import hardware
+from cute_gemm.runtime import hardware
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..arguments import number_from
+from ..measure.arguments import number_from
 from .peers.registry import PEERS
 from .records import COLD, GROUPED, SUSTAINED, Shape
 from .suite import SUITES

@@ -11,9 +11,11 @@ from torch import Tensor
 
 import cute_gemm
 
-from .. import checks, dispatch, quantize, testing
-from ..problem import CONTIGUOUS_ALIGNMENT, ceil_div
+from .. import quantize, testing
+from ..contract import product as checks
+from ..plan.problem import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
+from ..runtime import dispatch
 from .records import CONTIGUOUS, DENSE, MASKED, OFFSETS, OURS, ROW_MAJOR, Shape
 from .work import draw_rows, problem_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from .. import hardware
-from ..compilation import compile_and_tell
-from ..console import wide_console
-from ..progress import track
+from ..measure.console import wide_console
+from ..measure.progress import track
+from ..runtime import hardware
+from ..runtime.warmup import compile_and_tell
 from . import BenchError, changes, tables
 from .arguments import DEFAULT_OUT
 from .comparison import compare, geometric_mean, speeds_without_padding, text_table

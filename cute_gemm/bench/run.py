@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from .. import dispatch
-from ..problem import KernelConfig
+from ..plan.problem import KernelConfig
+from ..runtime import dispatch
 from .cases import Call, Case, make_case
 from .peers import Peer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ..problem import CONTIGUOUS_ALIGNMENT, GemmProblem, ceil_div
+from ..plan.problem import CONTIGUOUS_ALIGNMENT, GemmProblem, ceil_div
 from .records import CONTIGUOUS, DENSE, KEYS, MASKED, Row, Shape, shape_of
 
 

@@ -8,7 +8,7 @@ from cutlass import Int32, const_expr, pipeline
 from cutlass.cute.nvgpu import warpgroup
 
 from .hopper import fp8_mma
-from .scales import GROUP
+from .scaling import GROUP
 
 
 @dataclass(frozen=True)

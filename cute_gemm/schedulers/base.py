@@ -53,7 +53,7 @@ class TileScheduler(Protocol):
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "TileScheduler":
         """The schedule of one call, made on the host.
 
@@ -66,7 +66,7 @@ class TileScheduler(Protocol):
             num_sms: CTAs that may run at once.
             block_mn: rows and columns of one CTA's tile.
             cluster_mnk: CTAs of a cluster, along M, N and K.
-            raster: most cluster-high rows of tiles that are walked side by side.
+            raster_width: most cluster-high rows of tiles that are walked side by side.
         """
 
     def grid_shape(self) -> tuple[int, int, Int32]:

@@ -31,7 +31,7 @@ class DenseScheduler:
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "DenseScheduler":
         """The schedule of one call; ``grouping`` is empty."""
         return DenseScheduler(
@@ -41,7 +41,7 @@ class DenseScheduler:
             bands=Bands.make(
                 cute.ceil_div(m, block_mn[0] * cluster_mnk[0]),
                 cute.ceil_div(n, block_mn[1] * cluster_mnk[1]),
-                raster,
+                raster_width,
             ),
             m=m,
             k_blocks=k_blocks,

@@ -7,7 +7,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Constexpr, Int32, const_expr
 
-from ..problem import MAX_GROUPS
+from ..plan.problem import MAX_GROUPS
 from . import warp
 from .base import WorkTile
 from .raster import banded
@@ -41,7 +41,7 @@ class GroupTableScheduler:
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]
     cluster_n: Constexpr[int]
-    raster: Constexpr[int]
+    raster_width: Constexpr[int]
     groups: Int32
     n_clusters: Int32
     k_blocks: Int32
@@ -51,7 +51,7 @@ class GroupTableScheduler:
     table: cute.Tensor | None = None
 
     @classmethod
-    def make(cls, max_blocks, n, k_blocks, groups, num_sms, block_mn, cluster_mnk, raster, **rows):
+    def make(cls, max_blocks, n, k_blocks, groups, num_sms, block_mn, cluster_mnk, raster_width, **rows):
         """A schedule of at most ``max_blocks`` blocks of rows; ``rows`` are the fields of a subclass."""
         n_clusters = cute.ceil_div(n, block_mn[1] * cluster_mnk[1])
         max_clusters = cutlass.max(num_sms // (cluster_mnk[0] * cluster_mnk[1]), 1)
@@ -59,7 +59,7 @@ class GroupTableScheduler:
             block_m=block_mn[0],
             cluster_m=cluster_mnk[0],
             cluster_n=cluster_mnk[1],
-            raster=raster,
+            raster_width=raster_width,
             groups=groups,
             n_clusters=n_clusters,
             k_blocks=k_blocks,
@@ -144,7 +144,7 @@ class GroupTableScheduler:
         first_block, end_block = self.table[group], self.table[group + 1]
         begin, end = (cute.ceil_div(place, self.cluster_m) for place in (first_block, end_block))
         m_cluster, n_cluster = banded(
-            within - begin * self.n_clusters, cutlass.max(end - begin, 1), self.n_clusters, self.raster
+            within - begin * self.n_clusters, cutlass.max(end - begin, 1), self.n_clusters, self.raster_width
         )
         first = (begin + m_cluster) * self.cluster_m
         block = first + rank_m

@@ -7,7 +7,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, const_expr
 
-from ..problem import CONTIGUOUS_ALIGNMENT
+from ..plan.problem import CONTIGUOUS_ALIGNMENT
 from . import warp
 from .base import WorkTile
 from .dense import DenseScheduler
@@ -38,13 +38,15 @@ class MGroupedContiguousScheduler:
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "MGroupedContiguousScheduler":
         """The schedule of one call; ``grouping`` is the group of each row."""
         assert block_mn[0] <= CONTIGUOUS_ALIGNMENT, "a tile may be of two groups"
         assert cluster_mnk[0] <= 2, "a CTA looks at one peer only"
         extents = m, n, k_blocks, groups, (), num_sms
-        dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mnk=cluster_mnk, raster=raster)
+        dense = DenseScheduler.to_params(
+            *extents, block_mn=block_mn, cluster_mnk=cluster_mnk, raster_width=raster_width
+        )
         (group_index,) = grouping
         return MGroupedContiguousScheduler(dense, groups, group_index)
 

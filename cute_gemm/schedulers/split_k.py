@@ -26,11 +26,13 @@ class SplitKScheduler:
 
     @staticmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster
+        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "SplitKScheduler":
         """The schedule of one call; ``grouping`` is empty. Each CTA gets a k-block, if there are enough."""
         extents = m, n, k_blocks, groups, grouping, num_sms
-        dense = DenseScheduler.to_params(*extents, block_mn=block_mn, cluster_mnk=(1, 1, 1), raster=raster)
+        dense = DenseScheduler.to_params(
+            *extents, block_mn=block_mn, cluster_mnk=(1, 1, 1), raster_width=raster_width
+        )
         return SplitKScheduler(cluster_mnk[2], dense)
 
     def grid_shape(self):

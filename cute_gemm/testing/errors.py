@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..problem import ceil_div
+from ..plan.problem import ceil_div
 from ..reference import dequantized_product, product_scale
 
 TILE = 128

@@ -16,7 +16,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from ..problem import GemmProblem
+from ..plan.problem import GemmProblem
 
 # Data sheet of the H200: dense e4m3 FLOP per second, bytes per second.
 PEAK_FLOPS = 1979e12

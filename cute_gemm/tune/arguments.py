@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..arguments import number_from, positive
 from ..bench.records import COLD, SUSTAINED
-from ..problem import LAYOUTS, OUT_BYTES
+from ..measure.arguments import number_from, positive
+from ..plan.problem import LAYOUTS, OUT_BYTES
 
 DEFAULT_M = 1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096
 # In the timings under benchmarks/candidates, the fastest was within this at 128 of 133 shapes, of 10.5

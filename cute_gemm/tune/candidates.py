@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .. import dispatch, heuristics
 from ..bench.cases import Case, DenseCase, GroupedCase, in_layout
 from ..bench.records import M_MAJOR
-from ..problem import GemmProblem, KernelConfig
+from ..plan import heuristics
+from ..plan.problem import GemmProblem, KernelConfig
+from ..runtime import dispatch
 from .plan import Job
 
 

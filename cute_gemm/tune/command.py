@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from .. import hardware
 from ..bench.records import COLD, SUSTAINED
 from ..bench.timers import Sustained, timers_of
-from ..compilation import compile_and_tell
-from ..problem import GemmProblem
-from ..progress import track
-from ..tuned import files
-from ..tuned.table import TunedError
+from ..measure.progress import track
+from ..plan.problem import GemmProblem
+from ..plan.tuned import files
+from ..plan.tuned.table import TunedError
+from ..runtime import hardware
+from ..runtime.warmup import compile_and_tell
 from . import TuneError
 from .arguments import DEFAULT_M
 from .candidates import kernel_of

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..bench.comparison import geometric_mean
 from ..bench.timers import Timer
-from ..problem import KernelConfig
-from ..tuned import files
-from ..tuned.table import Entry
+from ..plan.problem import KernelConfig
+from ..plan.tuned import files
+from ..plan.tuned.table import Entry
 from .candidates import case_of, checked_calls
 from .plan import Job, candidates
 

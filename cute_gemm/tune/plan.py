@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .. import heuristics
 from ..bench.records import Shape, shape_text
-from ..problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, GemmProblem, KernelConfig, ceil_div
+from ..plan import heuristics
+from ..plan.problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, GemmProblem, KernelConfig, ceil_div
 from . import TuneError
 from .models import Layer
 

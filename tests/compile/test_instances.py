@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import pytest
 from cutlass.experimental.cuda import TensorMapL2Promotion
 
-from cute_gemm import dispatch, heuristics, jit
-from cute_gemm.inspection import KernelStats, read_cubin
 from cute_gemm.kernels import tensor_maps
-from cute_gemm.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig, ceil_div
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig, ceil_div
+from cute_gemm.runtime import compiler as jit
+from cute_gemm.runtime import dispatch
+from cute_gemm.runtime.inspection import KernelStats, read_cubin
 
 CONFIGS = heuristics.every_config()
 REGISTER_FILE = 65536
@@ -41,7 +43,7 @@ class Instance(NamedTuple):
     @property
     def rows(self) -> int:
         """That are multiplied of a tile: with 8, 64 are."""
-        return 64 * self.config.math_warpgroups * self.config.waves
+        return 64 * self.config.math_warpgroups * self.config.m_fragments
 
     @property
     def stored_columns(self) -> int:
@@ -51,7 +53,7 @@ class Instance(NamedTuple):
     @property
     def blocks_promoted(self) -> int:
         """With two accumulators, what is in flight behind the loop is promoted in either of two places."""
-        return self.blocks_multiplied + (self.config.temporaries - 1)
+        return self.blocks_multiplied + (self.config.partial_accumulators - 1)
 
 
 # Of this scope, so that a kernel is compiled once and all tests of it run before the next.
@@ -64,7 +66,7 @@ def instance(request: pytest.FixtureRequest) -> Instance:
 
 def draws(config: KernelConfig) -> int:
     """Places in a kernel where clusters draw tiles: one more where padding is passed over."""
-    return (2 if config.layout == "contiguous" else 1) if config.draws_turns else 0
+    return (2 if config.layout == "contiguous" else 1) if config.dynamic_persistence else 0
 
 
 def test_registers_suffice(instance: Instance) -> None:
@@ -88,7 +90,7 @@ def test_tensor_cores_multiply_whole_blocks(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
     opcode = f"QGMMA.64x{config.block_n}x32.F32.E4M3.E4M3"
     assert {name for name in stats.opcodes if "GMMA" in name} == {opcode}
-    assert stats.count("QGMMA") % (WGMMAS_PER_BLOCK * config.waves) == 0
+    assert stats.count("QGMMA") % (WGMMAS_PER_BLOCK * config.m_fragments) == 0
 
 
 def test_wgmma_is_not_serialised(instance: Instance) -> None:
@@ -125,11 +127,15 @@ def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     assert stats.count("UTMALDG.2D.MULTICAST", "UTMALDG.3D.MULTICAST") == multicast
     assert (stats.count("UCGABAR_WAIT") > 0) == (config.cluster_size > 1)
     # A chunk of 64 rows by epi_n columns at a time.
-    chunks = config.waves * config.block_n // config.epi_n
+    chunks = config.m_fragments * config.block_n // config.epi_n
     assert stats.count("UTMASTG") == (chunks if config.splits == 1 else 0)
     assert stats.count("ST", "RED") == 0
     # To draw, and to say that no more is drawn.
-    assert stats.count("ATOMG") == stats.count("ATOMG.E.ADD.STRONG.GPU") == draws(config) + config.draws_turns
+    assert (
+        stats.count("ATOMG")
+        == stats.count("ATOMG.E.ADD.STRONG.GPU")
+        == draws(config) + config.dynamic_persistence
+    )
 
 
 def test_the_end_of_earlier_kernels_is_awaited_before_global_memory_is_touched(instance: Instance) -> None:
@@ -149,7 +155,7 @@ def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instanc
     width = ".E" if config.out_dtype == "bfloat16" else ".E.64"
     one_by_one = config.layout != "dense" or config.splits > 1
     # Two words of the counter that clusters draw from.
-    resets = 2 * config.draws_turns
+    resets = 2 * config.dynamic_persistence
     assert stats.count("STG") == one_by_one * elements // 2 + resets
     assert stats.count(f"STG{width}") == one_by_one * elements // 2 + (resets if width == ".E" else 0)
 
@@ -188,7 +194,7 @@ def test_results_pass_through_shared_memory(instance: Instance) -> None:
 
 
 PROMOTING = [
-    next(config for config in CONFIGS if config.promotes_maps and config.layout == layout)
+    next(config for config in CONFIGS if config.promote_l2 and config.layout == layout)
     for layout in ("dense", "masked")
 ]
 

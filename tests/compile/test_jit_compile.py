@@ -16,7 +16,8 @@ import torch
 from cuda.bindings.driver import CUstream
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
-from cute_gemm import cache, jit
+from cute_gemm.runtime import cache
+from cute_gemm.runtime import compiler as jit
 
 HOST = cute.AddressSpace.generic
 

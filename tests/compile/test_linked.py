@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cute_gemm import cache, dispatch, jit
-from cute_gemm.problem import GemmProblem
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import cache, dispatch
+from cute_gemm.runtime import compiler as jit
 from cute_gemm.testing import make_inputs
 
 M, N, K = 70, 136, 144

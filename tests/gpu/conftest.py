@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cute_gemm import cache
+from cute_gemm.runtime import cache
 
 # What these tests share is a module beside them.
 sys.path.append(str(Path(__file__).parent))
@@ -16,7 +16,8 @@ sys.path.append(str(Path(__file__).parent))
 PROCESSES = 14
 COMPILE = """
 import sys
-from cute_gemm import dispatch, heuristics
+from cute_gemm.plan import heuristics
+from cute_gemm.runtime import dispatch
 
 first, step = map(int, sys.argv[1:])
 for config in heuristics.every_config()[first::step]:

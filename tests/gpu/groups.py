@@ -12,10 +12,10 @@ from tensors import DTYPES, HINTS, bits, counter, scales_for
 from torch import Tensor
 
 import cute_gemm
-from cute_gemm import dispatch
-from cute_gemm import problem as problems
-from cute_gemm.problem import CONTIGUOUS_ALIGNMENT, KernelConfig, ceil_div
+from cute_gemm.plan import problem as problems
+from cute_gemm.plan.problem import CONTIGUOUS_ALIGNMENT, KernelConfig, ceil_div
 from cute_gemm.reference import dequantized_product
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import GroupedInputs, poisoned_rows
 
 LAYOUTS = problems.LAYOUTS[1:]

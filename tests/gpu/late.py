@@ -8,7 +8,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
-from cute_gemm import jit
+from cute_gemm.runtime import compiler as jit
 
 BLOCKS, THREADS = 8, 256
 DELAY_NS = 100_000

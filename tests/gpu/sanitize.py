@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from tensors import DTYPES, HINTS, counter, scales_for
 
-from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import KernelConfig
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import (
     GroupedInputs,
     assert_correct,

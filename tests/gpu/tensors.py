@@ -4,8 +4,8 @@ import functools
 
 import torch
 
-from cute_gemm import counters
-from cute_gemm.problem import OUT_BYTES, Hint, KernelConfig, ceil_div
+from cute_gemm.plan.problem import OUT_BYTES, KernelConfig, LaunchFlags, ceil_div
+from cute_gemm.runtime import semaphores as counters
 
 DTYPES = {name: getattr(torch, name) for name in OUT_BYTES}
 """The types a result may have, by the names configurations give them."""
@@ -30,7 +30,7 @@ def scales_for(config: KernelConfig, sa: torch.Tensor) -> torch.Tensor:
     return m_major_amid_nans(sa) if config.tma_scales else sa
 
 
-HINTS = int(Hint.B_FIRST)
+HINTS = int(LaunchFlags.EVICT_FIRST_B)
 """The hints of kernels that are launched by themselves: no result depends on them."""
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from tensors import DTYPES, HINTS, bits, counter, scales_for
 
-from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import GemmProblem, KernelConfig
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import GemmProblem, KernelConfig
 from cute_gemm.reference import dequantized_product, product_scale
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import assert_close_per_tile, make_inputs, poisoned
 
 CONFIGS = [config for config in heuristics.every_config() if config.layout == "dense"]

@@ -17,8 +17,8 @@ from tensors import DTYPES, bits
 from torch import Tensor
 
 import cute_gemm
-from cute_gemm import heuristics
-from cute_gemm.problem import MAX_GROUPS, KernelConfig
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import MAX_GROUPS, KernelConfig
 from cute_gemm.reference import dequantized_product
 from cute_gemm.testing import (
     INPUT_KINDS,

@@ -13,8 +13,10 @@ import pytest
 import torch
 from tensors import bits
 
-from cute_gemm import cache, checks, dispatch, fp8_gemm_nt, ops, quick
-from cute_gemm.problem import GemmProblem
+from cute_gemm import fp8_gemm_nt, ops
+from cute_gemm.contract import product as checks
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import cache, dispatch, quick
 from cute_gemm.testing import assert_correct, host_time, make_inputs
 
 Operand = tuple[torch.Tensor, torch.Tensor]
@@ -286,4 +288,4 @@ def test_the_next_process_takes_the_kernel_from_disk(tmp_path: Path) -> None:
 
 def test_this_machine_is_served_by_kernels() -> None:
     """A guard for this level of tests: they must not pass by way of the reference."""
-    assert ops._kernels(torch.cuda.current_device()).__name__ == "cute_gemm.dispatch"
+    assert ops._kernels(torch.cuda.current_device()).__name__ == "cute_gemm.runtime.dispatch"

@@ -14,8 +14,8 @@ from late import copy_late
 from tensors import DTYPES, bits
 
 import cute_gemm
-from cute_gemm import dispatch
-from cute_gemm.problem import GemmProblem
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import assert_correct, make_inputs, poisoned
 
 ROWS = 1, 2, 7, 64, 65, 129, 4096

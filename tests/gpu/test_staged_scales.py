@@ -9,8 +9,9 @@ from groups import Problem, run
 from tensors import DTYPES, bits, m_major_amid_nans
 from torch import Tensor
 
-from cute_gemm import dispatch, fp8_gemm_nt
+from cute_gemm import fp8_gemm_nt
 from cute_gemm.quantize import m_major
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import make_inputs, poisoned
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)

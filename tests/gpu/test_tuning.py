@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import cute_gemm
-from cute_gemm import cli, dispatch
-from cute_gemm.problem import GemmProblem
+from cute_gemm import cli
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.tuned import files
+from cute_gemm.plan.tuned.table import Entry
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import assert_correct, make_inputs
-from cute_gemm.tuned import files
-from cute_gemm.tuned.table import Entry
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cute_gemm import tuned
+from cute_gemm.plan import tuned
 
 sys.path.append(str(Path(__file__).parent))
 

@@ -8,7 +8,9 @@ import torch
 from bad_calls import OPERATIONS, byte_shifted, call, far_apart, mended, refused
 from hypothesis import given, settings
 
-from cute_gemm import checks_grouped, problem, reference
+from cute_gemm import reference
+from cute_gemm.contract import grouping as checks_grouped
+from cute_gemm.plan import problem
 from cute_gemm.testing import make_contiguous_inputs, make_masked_inputs, make_offsets_inputs
 
 G, M, N, K = 2, 4, 16, 256

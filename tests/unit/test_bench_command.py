@@ -10,11 +10,13 @@ import pytest
 import torch
 from bench_rows import ORIGIN, StandInTimer, grouped_row, row
 
-from cute_gemm import cli, compilation, dispatch, hardware
+from cute_gemm import cli
 from cute_gemm.bench import command, origin, records, timers
 from cute_gemm.bench.run import Bench
 from cute_gemm.bench.work import problem_of
-from cute_gemm.problem import LAYOUTS, KernelConfig
+from cute_gemm.plan.problem import LAYOUTS, KernelConfig
+from cute_gemm.runtime import dispatch, hardware
+from cute_gemm.runtime import warmup as compilation
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "h100"
 

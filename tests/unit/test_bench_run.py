@@ -7,13 +7,15 @@ import torch
 from bench_rows import ORIGIN, SMALL, StandInTimer, row
 
 import cute_gemm
-from cute_gemm import checks, dispatch, heuristics
 from cute_gemm.bench import BenchError, records
 from cute_gemm.bench.cases import Call, DenseCase, GroupedCase, in_layout, make_case
 from cute_gemm.bench.peers import cublas
 from cute_gemm.bench.run import Bench, run_jobs
 from cute_gemm.bench.suite import Job, plan
 from cute_gemm.bench.work import problem_of
+from cute_gemm.contract import product as checks
+from cute_gemm.plan import heuristics
+from cute_gemm.runtime import dispatch
 
 OPS = ["m_grouped_contiguous", "m_grouped_offsets", "m_grouped_masked"]
 DENSE_JOB = Job("dense", "cold", ("dense_1d2d",), (130, 256, 512))

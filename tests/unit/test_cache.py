@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cute_gemm import cache
+from cute_gemm.runtime import cache
 
 KEY = '{"kernel": "a"}'
 PAYLOAD = bytes(range(256)) * 40

@@ -10,10 +10,11 @@ import torch
 from bench_rows import SMALL
 from test_tune import Kernels
 
-from cute_gemm import dispatch, heuristics
 from cute_gemm.bench import records
 from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.work import problem_of
+from cute_gemm.plan import heuristics
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing.timing import ColdTimes
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 import cute_gemm
-from cute_gemm import cli, demo, dispatch, heuristics, inspection
-from cute_gemm.inspection import InspectionError, KernelStats
-from cute_gemm.problem import GemmProblem
+from cute_gemm import cli
+from cute_gemm.cli import demo
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import dispatch, inspection
+from cute_gemm.runtime.inspection import InspectionError, KernelStats
 
 
 @pytest.fixture
@@ -320,7 +323,7 @@ def test_inspect_without_tools_names_the_package(run, monkeypatch):
 
 
 def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
-    logger = logging.getLogger("cute_gemm.jit")
+    logger = logging.getLogger("cute_gemm.runtime.compiler")
     monkeypatch.setattr(logger, "level", logging.ERROR)
     handlers = list(logger.handlers)
     with cli._progress("working ...") as update:

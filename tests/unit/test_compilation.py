@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from cute_gemm import compilation, heuristics
-from cute_gemm.problem import KernelConfig
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.runtime import warmup as compilation
 
 
 def test_every_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cuda.bindings import driver
 
-from cute_gemm import counters
+from cute_gemm.runtime import semaphores as counters
 
 
 @pytest.fixture

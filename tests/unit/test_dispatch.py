@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from cute_gemm import checks, config, counters, dispatch, heuristics, jit, quick, settings
-from cute_gemm.problem import GemmProblem, Hint, KernelConfig
+from cute_gemm import config, settings
+from cute_gemm.contract import product as checks
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import GemmProblem, KernelConfig, LaunchFlags
+from cute_gemm.runtime import compiler as jit
+from cute_gemm.runtime import dispatch, quick
+from cute_gemm.runtime import semaphores as counters
 
 LOW, TALL = KernelConfig(64, 64, 4), KernelConfig(256, 128, 4, cluster_m=2)
 
@@ -135,7 +140,7 @@ def test_a_grouped_call_asks_for_its_problem_and_hands_everything_over(
         assert all(got is wanted for got, wanted in zip(arguments[:5], operands, strict=True))
         assert arguments[5:] == (*dispatch._options(problem, LOW, pdl)[:2], 0, 0, *told)
     assert launched[0][5] == 132
-    assert (Hint.PDL in Hint(launched[0][6])) == pdl
+    assert (LaunchFlags.PDL in LaunchFlags(launched[0][6])) == pdl
 
 
 PAIR = KernelConfig(128, 64, 4, cluster_n=2)  # of which clusters draw their tiles
@@ -251,7 +256,7 @@ def test_the_key_holds_what_kernels_derive_from_a_configuration(monkeypatch: pyt
     monkeypatch.setattr(jit, "instance", lambda key, build, label: keys.append(key))
     dispatch.instance(LOW)
     dispatch.instance(KernelConfig(64, 64, 4))
-    monkeypatch.setattr(KernelConfig, "prefetches_scales", property(lambda self: False))
+    monkeypatch.setattr(KernelConfig, "prefetch_scales", property(lambda self: False))
     dispatch.instance(LOW)
     assert keys[0] == keys[1] != keys[2]
     assert "('stage_bytes', 16384)" in repr(keys[0])

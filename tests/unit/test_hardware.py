@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cute_gemm import hardware
+from cute_gemm.runtime import hardware
 
 DEVICES = [
     ("NVIDIA H200", (9, 0), None, True, "NVIDIA H200 (compute capability 9.0)"),

@@ -8,17 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cute_gemm import dispatch, heuristics
-from cute_gemm.problem import (
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import (
     LAYOUTS,
     MAX_GROUPS,
     OUT_BYTES,
     RASTER,
     SMEM_CAPACITY,
     GemmProblem,
-    Hint,
     KernelConfig,
+    LaunchFlags,
 )
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import limit_us
 
 CONFIGS = heuristics.every_config()
@@ -60,9 +61,9 @@ def test_shared_memory_is_used_up(config: KernelConfig) -> None:
     left = SMEM_CAPACITY - replace(config, tma_scales=False).smem_bytes
     assert left >= config.scales_bytes
     alone = config.layout == "dense" and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
-    assert config.temporaries == (2 if config.block_m <= 64 and config.layout == "dense" else 1)
+    assert config.partial_accumulators == (2 if config.block_m <= 64 and config.layout == "dense" else 1)
     # Serial loops of one math warpgroup that have eight stages or more have whole groups of four.
-    step = 4 if config.block_m == 64 and config.temporaries == 1 and config.stages >= 8 else 1
+    step = 4 if config.block_m == 64 and config.partial_accumulators == 1 and config.stages >= 8 else 1
     assert config.stages % step == 0
     assert left < step * config.stage_bytes or config.stages == (8 if alone else 16)
 
@@ -71,7 +72,7 @@ def test_scales_come_with_the_stages_where_there_is_room() -> None:
     short, long = GemmProblem(4096, 4096, 7 * 128), GemmProblem(128, 4096, 7 * 128 + 16)
     narrowed = set()
     for config in CONFIGS:
-        bare = replace(config, tma_scales=False, raster=RASTER // config.cluster_m)
+        bare = replace(config, tma_scales=False, raster_width=RASTER // config.cluster_m)
         if bare not in heuristics.all_configs(config.out_dtype, config.layout):
             continue  # it has been narrowed
         assert heuristics.as_run(long, bare, False) == bare
@@ -101,7 +102,7 @@ def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() ->
         run = [heuristics.as_run(problem, choice.config, False) for choice in heuristics.rank(problem)]
         assert set(run) <= set(CONFIGS)
         return {
-            block_m: {config.raster * config.cluster_m for config in run if config.block_m == block_m}
+            block_m: {config.raster_width * config.cluster_m for config in run if config.block_m == block_m}
             for block_m in (128, 256)
         }
 
@@ -122,12 +123,20 @@ ILLEGAL: dict[str, dict[str, Any]] = {
     "a last chunk of the store that is cut": {"block_n": 112},
     "one store buffer for two chunks": {"epi_stages": 1},
     "more accumulators than registers": TALL | {"block_n": 192},
-    "more accumulators with two temporaries": {"block_n": 160, "epi_n": 32, "temporaries": 2},
-    "two temporaries for each of two waves": {"block_m": 256, "block_n": 64, "temporaries": 2},
+    "more accumulators with two partial_accumulators": {
+        "block_n": 160,
+        "epi_n": 32,
+        "partial_accumulators": 2,
+    },
+    "two partial_accumulators for each of two m-fragments": {
+        "block_m": 256,
+        "block_n": 64,
+        "partial_accumulators": 2,
+    },
     "a tile of two groups": TALL | {"layout": "contiguous"},
     "k-blocks of a tile of groups shared out": {"splits": 2, "epi_n": 128, "layout": "masked"},
     "k-blocks of tiles that share A shared out": {"splits": 2, "epi_n": 128, "cluster_n": 2},
-    "k-blocks of a tile of two waves shared out": TALL | {"block_n": 64, "splits": 2},
+    "k-blocks of a tile of two m-fragments shared out": TALL | {"block_n": 64, "splits": 2},
     "scales by TMA of tiles that begin at any row": {"layout": "offsets", "tma_scales": True},
     "a CTA without columns to add up": {"block_m": 64, "block_n": 96, "epi_n": 96, "splits": 5},
 }
@@ -261,17 +270,17 @@ def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("m", "n", "layout", "groups", "hints"),
     [
-        (64, 4096, "dense", 1, Hint.B_FIRST),  # a tile reads a row of B, 32 read one of A
-        (512, 4096, "dense", 1, Hint.B_FIRST),
-        (513, 4096, "dense", 1, Hint(0)),
-        (4096, 512, "dense", 1, Hint.A_FIRST),
-        (128, 128, "dense", 1, Hint.A_FIRST | Hint.B_FIRST),
-        (32 * 512, 4096, "offsets", 32, Hint.B_FIRST),  # few rows in each group
-        (32 * 600, 4096, "offsets", 32, Hint(0)),
+        (64, 4096, "dense", 1, LaunchFlags.EVICT_FIRST_B),  # a tile reads a row of B, 32 read one of A
+        (512, 4096, "dense", 1, LaunchFlags.EVICT_FIRST_B),
+        (513, 4096, "dense", 1, LaunchFlags(0)),
+        (4096, 512, "dense", 1, LaunchFlags.EVICT_FIRST_A),
+        (128, 128, "dense", 1, LaunchFlags.EVICT_FIRST_A | LaunchFlags.EVICT_FIRST_B),
+        (32 * 512, 4096, "offsets", 32, LaunchFlags.EVICT_FIRST_B),  # few rows in each group
+        (32 * 600, 4096, "offsets", 32, LaunchFlags(0)),
     ],
 )
 def test_operands_that_few_tiles_read_leave_l2_first(
-    m: int, n: int, layout: str, groups: int, hints: Hint
+    m: int, n: int, layout: str, groups: int, hints: LaunchFlags
 ) -> None:
     problem = GemmProblem(m, n, 1024, layout=layout, groups=groups)
     assert heuristics.l2_hints(problem, KernelConfig(128, 128, 6, layout=layout)) == hints
@@ -280,12 +289,12 @@ def test_operands_that_few_tiles_read_leave_l2_first(
 @pytest.mark.parametrize(
     ("block_m", "groups", "hints"),
     [
-        (64, 9, Hint.B_FIRST),  # 396 MB of B
-        (64, 10, Hint(0)),
-        (128, 10, Hint.B_FIRST),  # whose maps do not promote
+        (64, 9, LaunchFlags.EVICT_FIRST_B),  # 396 MB of B
+        (64, 10, LaunchFlags(0)),
+        (128, 10, LaunchFlags.EVICT_FIRST_B),  # whose maps do not promote
     ],
 )
-def test_b_of_many_groups_does_not_leave_l2_first(block_m: int, groups: int, hints: Hint) -> None:
+def test_b_of_many_groups_does_not_leave_l2_first(block_m: int, groups: int, hints: LaunchFlags) -> None:
     problem = GemmProblem(20 * groups, 6144, 7168, layout="masked", groups=groups)
     assert heuristics.l2_hints(problem, KernelConfig(block_m, 128, 8, layout="masked")) == hints
 
@@ -305,7 +314,7 @@ PAIR = KernelConfig(128, 128, 6, cluster_n=2)
 )
 def test_clusters_of_many_rows_and_groups_of_few_draw_their_tiles(config: KernelConfig, draws: bool) -> None:
     problem = GemmProblem(4096, 4096, 1024, layout=config.layout)
-    assert heuristics.draws_turns(problem, config) == config.draws_turns == draws
+    assert heuristics.dynamic_persistence(problem, config) == config.dynamic_persistence == draws
 
 
 @pytest.mark.parametrize(
@@ -323,4 +332,4 @@ def test_clusters_of_many_rows_and_groups_of_few_draw_their_tiles(config: Kernel
 def test_tiles_are_drawn_where_there_are_more_than_run_at_once(
     n: int, k: int, num_sms: int, draws: bool
 ) -> None:
-    assert heuristics.draws_turns(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws
+    assert heuristics.dynamic_persistence(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from cute_gemm import inspection
-from cute_gemm.inspection import InspectionError, KernelStats, Loop, read_cubin
+from cute_gemm.runtime import inspection
+from cute_gemm.runtime.inspection import InspectionError, KernelStats, Loop, read_cubin
 
 # Compiled in a process of its own: the DSL reads its environment at import, and may be imported here already.
 COMPILE = """

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from cute_gemm import cache, jit
+from cute_gemm.runtime import cache
+from cute_gemm.runtime import compiler as jit
 
 
 class StandIn:
@@ -94,6 +95,7 @@ class Sources:
         for name in ("kernels", "schedulers"):
             (self.package / name).mkdir(parents=True)
         for name in (*jit._SOURCES[2:], "kernels/core.py", "schedulers/dense.py", "ops.py"):
+            (self.package / name).parent.mkdir(parents=True, exist_ok=True)
             (self.package / name).write_text(f"# {name}")
         monkeypatch.setattr(jit, "_PACKAGE", self.package)
         self.caller = folder / "caller.py"
@@ -184,7 +186,7 @@ def test_sources_are_those_of_when_the_package_was_imported(tmp_path: Path) -> N
 UPGRADE = """
 from pathlib import Path
 from cute_gemm import cache, dispatch, jit
-from cute_gemm.problem import KernelConfig
+from cute_gemm.plan.problem import KernelConfig
 
 assert jit._PACKAGE == Path("cute_gemm").absolute()
 jit._compile = lambda build, label: b"image"

@@ -9,7 +9,7 @@ from cutlass.cute.runtime import from_dlpack
 
 from cute_gemm.kernels.hopper import l2_policy
 from cute_gemm.kernels.mainloop import SerialMainloop
-from cute_gemm.problem import Hint
+from cute_gemm.plan.problem import LaunchFlags
 
 STEPS = 24
 
@@ -57,8 +57,8 @@ def test_hints_are_policies_of_l2() -> None:
     def policies(out: cute.Tensor):
         for i in cutlass.range_constexpr(8):
             hints = Int32(i)
-            out[i, 0] = Int64(l2_policy(hints & Hint.A_FIRST))
-            out[i, 1] = Int64(l2_policy(hints & Hint.B_FIRST))
+            out[i, 0] = Int64(l2_policy(hints & LaunchFlags.EVICT_FIRST_A))
+            out[i, 1] = Int64(l2_policy(hints & LaunchFlags.EVICT_FIRST_B))
 
     # As createpolicy.fractional.L2::evict_normal and evict_first make them for all of an access.
     normal, first = 0x1000000000000000, 0x12F0000000000000

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 
 import cute_gemm
-from cute_gemm import fp8_gemm_nt, hardware, ops, reference
+from cute_gemm import fp8_gemm_nt, ops, reference
+from cute_gemm.runtime import hardware
 from cute_gemm.testing import (
     GroupedInputs,
     assert_grouped_correct,

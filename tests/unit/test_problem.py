@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 
 import cute_gemm
-from cute_gemm import heuristics
-from cute_gemm.problem import (
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import (
     BLOCK_K,
     MAX_GROUPS,
     OUT_BYTES,
@@ -57,15 +57,15 @@ def test_problems_and_configurations_are_keys() -> None:
 
 
 def test_a_name_says_what_tells_a_configuration_from_others() -> None:
-    wide = KernelConfig(256, 128, 4, cluster_m=2, raster=8)
+    wide = KernelConfig(256, 128, 4, cluster_m=2, raster_width=8)
     assert wide.name == "256x128_c2x1_s4_bf16"
-    low = KernelConfig(64, 112, 9, cluster_n=4, temporaries=2, out_dtype="float32")
+    low = KernelConfig(64, 112, 9, cluster_n=4, partial_accumulators=2, out_dtype="float32")
     assert low.name == "64x112_c1x4_s9_t2_fp32"
     assert replace(low, cluster_n=1, splits=3).name == "64x112_c1x1_k3_s9_t2_fp32"
     assert replace(wide, layout="masked").name == "256x128_c2x1_s4_bf16_masked"
     # Of sixteen tiles along M a name says nothing.
-    assert replace(wide, raster=4).name == "256x128_c2x1_s4_r8_bf16"
-    scaled = replace(wide, raster=4, layout="masked", tma_scales=True)
+    assert replace(wide, raster_width=4).name == "256x128_c2x1_s4_r8_bf16"
+    scaled = replace(wide, raster_width=4, layout="masked", tma_scales=True)
     assert scaled.name == "256x128_c2x1_s4_r8_bf16_masked_tma-scales"
     assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
 
@@ -94,7 +94,7 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
 @every_config
 def test_warpgroups_and_waves_cover_the_tile(config: KernelConfig) -> None:
     # With 8 rows, 64 are multiplied.
-    assert max(config.block_m, 64) == 64 * config.math_warpgroups * config.waves
+    assert max(config.block_m, 64) == 64 * config.math_warpgroups * config.m_fragments
     assert config.cluster_size == config.cluster_m * config.cluster_n * config.splits
 
 

@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from cute_gemm import progress
+from cute_gemm.measure import progress
 
 
 def test_where_no_line_can_move_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:

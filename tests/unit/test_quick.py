@@ -14,10 +14,14 @@ from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
 import cute_gemm
-from cute_gemm import cache, checks, counters, jit, ops, quick
+from cute_gemm import ops
+from cute_gemm.contract import product as checks
 from cute_gemm.kernels.hopper import as_matrices
-from cute_gemm.kernels.plain import is_plain
-from cute_gemm.problem import MAX_EXTENT, ceil_div
+from cute_gemm.kernels.preconditions import is_plain
+from cute_gemm.plan.problem import MAX_EXTENT, ceil_div
+from cute_gemm.runtime import cache, quick
+from cute_gemm.runtime import compiler as jit
+from cute_gemm.runtime import semaphores as counters
 from cute_gemm.testing import make_inputs
 
 Operand = tuple[torch.Tensor, torch.Tensor]

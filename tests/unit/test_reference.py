@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cute_gemm import dispatch, reference
+from cute_gemm import reference
 from cute_gemm.quantize import m_major
 from cute_gemm.reference import dequantized_product, fp8_gemm_nt, product_scale
+from cute_gemm.runtime import dispatch
 from cute_gemm.testing import make_inputs
 
 E4M3 = torch.float8_e4m3fn

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cute_gemm import heuristics
-from cute_gemm.problem import BLOCK_K, LAYOUTS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import BLOCK_K, LAYOUTS, OUT_BYTES, KernelConfig, ceil_div
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
 sanitize = importlib.import_module("sanitize")
@@ -39,7 +39,7 @@ def tiles_of_a_cta(case: Any) -> int:
 
 
 def store_chunks(config: KernelConfig) -> int:
-    return config.waves * config.block_n // config.epi_n
+    return config.m_fragments * config.block_n // config.epi_n
 
 
 @every_case
@@ -61,7 +61,7 @@ def test_rings_go_round_twice(case: Any) -> None:
 def goes_by_groups_and_passes_over(case: Any) -> bool:
     """Whether a tile has a whole group of four k-blocks, and stages that hold nothing behind its last."""
     config, k_blocks = case.config, ceil_div(case.k, BLOCK_K)
-    return config.temporaries == 1 and config.stages % 4 == 0 and k_blocks > 4 and k_blocks % 4 > 0
+    return config.partial_accumulators == 1 and config.stages % 4 == 0 and k_blocks > 4 and k_blocks % 4 > 0
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -96,7 +96,7 @@ def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
     every = [config for config in heuristics.every_config() if config.layout == layout]
     assert {config.tma_scales for config in shown} == {config.tma_scales for config in every}
     # The loop with one temporary and one math warpgroup is of groups alone.
-    loops, wanted = ({(c.temporaries, c.math_warpgroups) for c in of} for of in (shown, configs))
+    loops, wanted = ({(c.partial_accumulators, c.math_warpgroups) for c in of} for of in (shown, configs))
     assert loops == wanted
 
 
@@ -104,14 +104,18 @@ def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
     """Which do not ask for the layout."""
     configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
     kinds = [
-        lambda config: (config.temporaries, config.straddles),
+        lambda config: (config.partial_accumulators, config.straddles),
         lambda config: (config.cluster_m, config.cluster_n),
         lambda config: (config.out_dtype, config.math_warpgroups),
         lambda config: (config.out_dtype, config.cluster_size > 1),
         lambda config: (config.block_m, config.splits > 1),
         lambda config: (config.out_dtype, config.splits > 1),
     ]
-    staged = [lambda config: config.waves, lambda config: config.straddles, lambda config: config.splits > 1]
+    staged = [
+        lambda config: config.m_fragments,
+        lambda config: config.straddles,
+        lambda config: config.splits > 1,
+    ]
     for kind in kinds:
         assert {kind(case.config) for case in cases_of("dense")} == {kind(config) for config in configs}
     configs = [

@@ -13,8 +13,8 @@ import torch
 from cutlass import Float32, Int32
 from cutlass.cute.runtime import from_dlpack
 
-from cute_gemm.kernels import scales
-from cute_gemm.kernels.scales import GROUP, ColumnScales, StagedFeed
+from cute_gemm.kernels import scaling as scales
+from cute_gemm.kernels.scaling import GROUP, ColumnScales, StagedFeed
 
 TILES = 2
 MOST = 18

@@ -22,16 +22,18 @@ from cutlass import Int32, Uint32
 from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
-from cute_gemm import cache, heuristics, jit
-from cute_gemm.kernels.tile_queue import TileQueue
-from cute_gemm.kernels.turns import EvenTurns
-from cute_gemm.problem import LAYOUTS, MAX_EXTENT, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.kernels.work_queue import TileQueue
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import LAYOUTS, MAX_EXTENT, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.runtime import cache
+from cute_gemm.runtime import compiler as jit
 from cute_gemm.schedulers import warp
 from cute_gemm.schedulers.dense import DenseScheduler
 from cute_gemm.schedulers.group_table import TILE_LIMIT, GroupTableScheduler
 from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
 from cute_gemm.schedulers.m_grouped_masked import MGroupedMaskedScheduler
 from cute_gemm.schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
+from cute_gemm.schedulers.persistence import EvenTurns
 from cute_gemm.schedulers.split_k import SplitKScheduler
 
 SCHEDULERS = {
@@ -51,20 +53,20 @@ class Schedule(NamedTuple):
 
     kind: str
     cluster_mn: tuple[int, int]
-    raster: int
+    raster_width: int
     block_m: int | None = None
     splits: int = 1
 
 
-USED = {((config.cluster_m, config.cluster_n), config.raster) for config in CONFIGS}
+USED = {((config.cluster_m, config.cluster_n), config.raster_width) for config in CONFIGS}
 DENSE = [
     Schedule("dense", *static)
     for static in sorted(USED | {((1, 1), 1), ((1, 1), 3), ((2, 1), 3), ((1, 2), 1), ((2, 2), 4)})
 ]
 STATIC = ((1, 1), 16), ((1, 1), 3), ((2, 1), 8), ((2, 1), 1), ((1, 2), 16), ((1, 4), 16)
 CONTIGUOUS = [
-    Schedule("contiguous", cluster_mn, raster, block_m)
-    for cluster_mn, raster in (*STATIC, ((2, 2), 3))
+    Schedule("contiguous", cluster_mn, raster_width, block_m)
+    for cluster_mn, raster_width in (*STATIC, ((2, 2), 3))
     for block_m in (64, 128)
 ]
 OFFSETS = [Schedule("offsets", *static) for static in STATIC]
@@ -76,7 +78,7 @@ def test_the_schedules_of_all_kernels_are_tested(layout: str) -> None:
     tested = {(schedule.kind, *schedule[1:3]) for schedule in CONTIGUOUS + OFFSETS + MASKED}
     for out_dtype in OUT_BYTES:
         for config in heuristics.all_configs(out_dtype, layout):
-            assert (layout, (config.cluster_m, config.cluster_n), config.raster) in tested
+            assert (layout, (config.cluster_m, config.cluster_n), config.raster_width) in tested
 
 
 class Call(NamedTuple):
@@ -170,7 +172,7 @@ class HostFunction:
         block_m: Int32,
         block_n: Int32,
     ):
-        kind, cluster_mn, raster, fixed_block_m, splits = self.schedule
+        kind, cluster_mn, raster_width, fixed_block_m, splits = self.schedule
         out[OUTSIDE] = Int32(0)
         data = Watched(data, m if kind == "contiguous" else groups, out)
         table = Counted(table, groups + 1, out)
@@ -184,7 +186,7 @@ class HostFunction:
             num_sms,
             block_mn=(block_m if fixed_block_m is None else fixed_block_m, block_n),
             cluster_mnk=(*cluster_mn, splits),
-            raster=raster,
+            raster_width=raster_width,
         )
         self.run(out, table, scheduler)
 
@@ -509,7 +511,7 @@ def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: in
     Where k-blocks are shared out, all CTAs of a cluster have the tile that one of a dense schedule has.
     """
     cluster_mn, block_mn = (config.cluster_m, config.cluster_n), (config.block_m, config.block_n)
-    schedule = Schedule("dense", cluster_mn, config.raster)
+    schedule = Schedule("dense", cluster_mn, config.raster_width)
     run(Edge(schedule), Call(m=m, n=n, block_m=config.block_m, block_n=config.block_n))
     ends = [
         ceil_div(extent, block * peers) * block * peers
@@ -545,8 +547,8 @@ SPLIT_K = [Schedule("split_k", (1, 1), 16, splits=splits) for splits in (2, 3, 4
 
 
 def test_all_numbers_of_ctas_that_share_out_k_are_tested() -> None:
-    used = {(config.splits, config.raster) for config in CONFIGS if config.splits > 1}
-    assert used == {(schedule.splits, schedule.raster) for schedule in SPLIT_K}
+    used = {(config.splits, config.raster_width) for config in CONFIGS if config.splits > 1}
+    assert used == {(schedule.splits, schedule.raster_width) for schedule in SPLIT_K}
 
 
 @pytest.mark.parametrize("schedule", SPLIT_K, ids=str)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import cute_gemm
-from cute_gemm import config, dispatch, heuristics, settings, testing
-from cute_gemm.problem import GemmProblem, Hint, KernelConfig
+from cute_gemm import config, settings, testing
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import GemmProblem, KernelConfig, LaunchFlags
+from cute_gemm.runtime import dispatch
 
 
 def in_force() -> tuple[int | None, bool]:
@@ -208,7 +210,7 @@ def test_settings_reach_the_choice_and_the_launch(
         problem, sms, hints = launched[-1]
         wanted = GemmProblem(24, 8, 16, "bfloat16", num_sms or 132, layout, groups, batch_invariant)
         assert (problem, sms) == (wanted, num_sms or 132)
-        assert Hint.PDL not in Hint(hints)
+        assert LaunchFlags.PDL not in LaunchFlags(hints)
 
 
 @pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
@@ -216,8 +218,8 @@ def test_dependent_launch_reaches_the_launch_alone(layout: str, launched: list[L
     for wanted in (False, True, False, True):
         with config(pdl=wanted):
             multiply(layout)
-    assert [hints & Hint.PDL for _, _, hints in launched] == [0, 1, 0, 1]
-    assert len({hints & ~Hint.PDL for _, _, hints in launched}) == 1
+    assert [hints & LaunchFlags.PDL for _, _, hints in launched] == [0, 1, 0, 1]
+    assert len({hints & ~LaunchFlags.PDL for _, _, hints in launched}) == 1
     assert {type(hints) for _, _, hints in launched} == {int}, "kernels take an Int32"
     assert len({problem for problem, _, _ in launched}) == 1
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cute_gemm.problem import GemmProblem
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.testing import host_time, limit_us, time_cold, time_sustained, timing
 
 

@@ -10,16 +10,18 @@ import pytest
 import torch
 
 import cute_gemm
-from cute_gemm import checks, dispatch, heuristics
 from cute_gemm.bench.timers import Times
-from cute_gemm.problem import LAYOUTS, KernelConfig
+from cute_gemm.contract import product as checks
+from cute_gemm.plan import heuristics
+from cute_gemm.plan.problem import LAYOUTS, KernelConfig
+from cute_gemm.plan.tuned import files
+from cute_gemm.plan.tuned.table import Table
+from cute_gemm.runtime import dispatch
 from cute_gemm.tune import TuneError
 from cute_gemm.tune.candidates import case_of, checked_calls
 from cute_gemm.tune.measure import Pick, fastest, measure, run_jobs
 from cute_gemm.tune.models import Layer
 from cute_gemm.tune.plan import Job, candidates, plan_layers, plan_shapes
-from cute_gemm.tuned import files
-from cute_gemm.tuned.table import Table
 
 DEVICE = "NVIDIA H200"
 DENSE = (64, 136, 272)

@@ -11,13 +11,16 @@ import torch
 from test_tune import Kernels, StandInTimer
 from test_tune_models import DEEPSEEK
 
-from cute_gemm import cli, compilation, dispatch, hardware, tuned
+from cute_gemm import cli
 from cute_gemm.bench import timers
 from cute_gemm.bench.timers import Times
-from cute_gemm.problem import GemmProblem
+from cute_gemm.plan import tuned
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.tuned import choice, files
+from cute_gemm.runtime import dispatch, hardware
+from cute_gemm.runtime import warmup as compilation
 from cute_gemm.tune import command, measure, plan
 from cute_gemm.tune.candidates import case_of
-from cute_gemm.tuned import choice, files
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from cute_gemm import dispatch, hardware, heuristics, tuned
-from cute_gemm.problem import GemmProblem, KernelConfig
-from cute_gemm.tuned import choice, files
-from cute_gemm.tuned.table import Entry, Table, TunedError, parse, render
+from cute_gemm.plan import heuristics, tuned
+from cute_gemm.plan.problem import GemmProblem, KernelConfig
+from cute_gemm.plan.tuned import choice, files
+from cute_gemm.plan.tuned.table import Entry, Table, TunedError, parse, render
+from cute_gemm.runtime import dispatch, hardware
 
 DEVICE = "NVIDIA H200"
 FILE = "nvidia_h200.json"

@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from cute_gemm import __version__
-from cute_gemm.arguments import positive
-from cute_gemm.console import wide_console
+from cute_gemm.measure.arguments import positive
+from cute_gemm.measure.console import wide_console
 
 if TYPE_CHECKING:
     import torch
 
-    from cute_gemm.demo import Result, Skipped
-    from cute_gemm.heuristics import Choice
-    from cute_gemm.inspection import KernelStats
-    from cute_gemm.problem import GemmProblem, KernelConfig
+    from cute_gemm.cli.demo import Result, Skipped
+    from cute_gemm.plan.heuristics import Choice
+    from cute_gemm.plan.problem import GemmProblem, KernelConfig
+    from cute_gemm.runtime.inspection import KernelStats
 
 CPU_SHAPES = [(1, 576, 7168), (64, 2112, 7168), (333, 4096, 1040)]
 """What `demo` runs by default on a machine without a Hopper GPU: a second or two in all."""
@@ -140,7 +140,7 @@ def _add_shape(parser: argparse.ArgumentParser, *, required: bool = False) -> No
 def _demo(args: argparse.Namespace) -> None:
     import torch
 
-    from cute_gemm import demo
+    from cute_gemm.cli import demo
 
     shape = [args.m, args.n, args.k]
     if args.weights and any(shape):
@@ -187,7 +187,7 @@ def _device() -> tuple[torch.device, str]:
     """The current GPU if it is a Hopper one, else the CPU; and a sentence that says so."""
     import torch
 
-    from cute_gemm import hardware
+    from cute_gemm.runtime import hardware
 
     if not torch.cuda.is_available():
         return torch.device("cpu"), "No GPU here: this is the reference in plain torch."
@@ -246,9 +246,10 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from cute_gemm import dispatch, heuristics
-    from cute_gemm.inspection import InspectionError, read_cubin
-    from cute_gemm.problem import GemmProblem
+    from cute_gemm.plan import heuristics
+    from cute_gemm.plan.problem import GemmProblem
+    from cute_gemm.runtime import dispatch
+    from cute_gemm.runtime.inspection import InspectionError, read_cubin
 
     if args.n % 8 or args.k % 16:
         raise UsageError(f"N must be a multiple of 8 and K of 16, got N = {args.n}, K = {args.k}")
@@ -314,9 +315,9 @@ def _instructions_table(stats: KernelStats) -> Table:
 def _info(args: argparse.Namespace) -> None:
     import torch
 
-    from cute_gemm.cache import cache_info
-    from cute_gemm.hardware import is_hopper
-    from cute_gemm.tuned import files
+    from cute_gemm.plan.tuned import files
+    from cute_gemm.runtime.cache import cache_info
+    from cute_gemm.runtime.hardware import is_hopper
 
     table = Table(show_header=False)
     table.add_row("cute_gemm", __version__)
@@ -369,7 +370,7 @@ class _ForwardRecords(logging.Handler):
 def _progress(message: str) -> Iterator[Callable[[str], None]]:
     """A moving line on stderr: what the caller passes to the yielded function and what the compiler logs."""
     console = Console(stderr=True)
-    logger = logging.getLogger("cute_gemm.jit")
+    logger = logging.getLogger("cute_gemm.runtime.compiler")
     level = logger.level
     with console.status(message) as status:
         # Where a line cannot move, only what takes seconds is worth one.

@@ -1,11 +1,11 @@
 """The rules a call of a GEMM has to obey.
 
-They run on every call that does not go the short way (:mod:`cute_gemm.quick`), however small: more than 5 us
+They run on every call that does not go the short way (:mod:`cute_gemm.runtime.quick`), however small: more than 5 us
 of the host's time with `out`, most of it spent asking tensors for their attributes (one straight function
 instead of three was 0.4 us faster and read worse). So every attribute is read once, a rule is one comparison,
-and words are made in :mod:`cute_gemm.refusals` after a rule is known to be broken. Nothing is remembered from
+and words are made in :mod:`cute_gemm.contract.refusals` after a rule is known to be broken. Nothing is remembered from
 call to call: a tensor that was fine may have been resized, freed or moved since. What grouped operations ask
-for beyond this is in :mod:`cute_gemm.checks_grouped`.
+for beyond this is in :mod:`cute_gemm.contract.grouping`.
 
 CPU tensors obey the same rules as CUDA tensors, so that what runs on a laptop runs on a GPU. The limits are
 those of TMA tensor maps (CUDA driver API, `cuTensorMapEncodeTiled`): addresses and the strides of rows and
@@ -22,8 +22,8 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from ..plan.problem import MAX_EXTENT, MAX_SCALE_SPAN, STRIDE_END
 from . import refusals
-from .problem import MAX_EXTENT, MAX_SCALE_SPAN, STRIDE_END
 
 _SCALE_STEP_END = STRIDE_END // 4
 PLAIN = frozenset({Tensor, torch.nn.Parameter})

@@ -1,6 +1,6 @@
 """The short way of a dense product on a GPU: a kernel that ran before looks at its operands itself.
 
-The rules of :mod:`cute_gemm.checks` take 5 us of the host's time, most of them for attributes of tensors in
+The rules of :mod:`cute_gemm.contract.product` take 5 us of the host's time, most of them for attributes of tensors in
 Python. A kernel's host code has those attributes anyway, and what is plainly in order by
 :mod:`cute_gemm.kernels.plain` it launches at once. Whatever else comes, and every error, goes the long way:
 this one says only whether it has launched, and has no words for what is wrong.
@@ -16,8 +16,9 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from . import counters, settings
-from .checks import PLAIN, tma_can_load
+from .. import settings
+from ..contract.product import PLAIN, tma_can_load
+from . import semaphores as counters
 
 _MOST = 65536
 

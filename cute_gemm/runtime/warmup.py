@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
+from ..plan.problem import KernelConfig
 from . import dispatch
-from .problem import KernelConfig
 
 
 def compile_and_tell(configs: Iterable[KernelConfig]) -> None:

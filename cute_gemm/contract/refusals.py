@@ -1,4 +1,4 @@
-"""What is said about a call that breaks a rule of :mod:`cute_gemm.checks` or `checks_grouped`.
+"""What is said about a call that breaks a rule of :mod:`cute_gemm.contract.product` or `checks_grouped`.
 
 Each message names the argument, what it was, what is wanted and, where there is one, the call that makes it
 right. Nothing here runs on an ordinary valid call. Functions return the exception to raise; `unpack` and
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .problem import STRIDE_END
+from ..plan.problem import STRIDE_END
 
 _QUANTISE = {
     "a": "a, sa = cute_gemm.quantize_1x128({})",

@@ -1,6 +1,6 @@
 """From a kernel object to a callable: the only place that calls the DSL's compiler.
 
-A kernel is looked for in this process, then on disk (:mod:`cute_gemm.cache`), then compiled. What is
+A kernel is looked for in this process, then on disk (:mod:`cute_gemm.runtime.cache`), then compiled. What is
 compiled is always an object file, which is then linked into the process by the DSL's own linker: a fresh
 kernel and one from disk take the same way, no toolchain is needed, and a machine without a GPU compiles for
 Hopper as well as any other.
@@ -40,8 +40,8 @@ ARCH = "sm_90a"
 
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
-_PACKAGE = Path(__file__).parent
-_SOURCES = ("kernels", "schedulers", "problem.py", "dispatch.py", "jit.py")
+_PACKAGE = Path(__file__).parents[1]
+_SOURCES = ("kernels", "schedulers", "plan/problem.py", "runtime/dispatch.py", "runtime/compiler.py")
 _DSL = "nvidia-cutlass-dsl"
 _EM_CUDA = 190
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .. import hardware
+from ...runtime import hardware
 from ..problem import GemmProblem, KernelConfig
 from .files import tables
 

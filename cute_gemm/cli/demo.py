@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import cute_gemm
-from cute_gemm import dispatch, testing
-from cute_gemm.problem import GemmProblem
+from cute_gemm import testing
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.quantize import scale_blocks
 from cute_gemm.reference import dequantized_product
+from cute_gemm.runtime import dispatch
 
 # What FP8 checkpoints append to a weight's name to name its 128x128 scales.
 _SCALE_SUFFIX = "_scale_inv"

@@ -18,8 +18,8 @@ from .problem import (
     RASTER,
     SMEM_CAPACITY,
     GemmProblem,
-    Hint,
     KernelConfig,
+    LaunchFlags,
     ceil_div,
 )
 
@@ -93,12 +93,12 @@ def every_config() -> tuple[KernelConfig, ...]:
     return tuple(dict.fromkeys(variant for each in banded for variant in (each, _with_tma_scales(each))))
 
 
-def draws_turns(problem: GemmProblem, config: KernelConfig) -> bool:
+def dynamic_persistence(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether clusters draw their tiles: those of ``config`` can, and there are more than run at once.
 
     With four k-blocks tiles took up to 3 % longer when drawn, as they pass faster than turns come.
     """
-    if not config.draws_turns or problem.k_blocks < _LEAST_DRAWN_K_BLOCKS:
+    if not config.dynamic_persistence or problem.k_blocks < _LEAST_DRAWN_K_BLOCKS:
         return False
     m_clusters, n_clusters = _clusters_of(problem, config)
     return m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)
@@ -121,8 +121,8 @@ def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> Kern
 
 def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
     """``config`` as it is, and where that may be of use, with bands half as high."""
-    if config.waves > 1 and config.layout == "dense":
-        return config, replace(config, raster=config.raster // 2)
+    if config.m_fragments > 1 and config.layout == "dense":
+        return config, replace(config, raster_width=config.raster_width // 2)
     return (config,)
 
 
@@ -135,7 +135,7 @@ def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
 def _with_tma_scales(config: KernelConfig) -> KernelConfig:
     """``config`` with the scales of A in its stages; as it is where they do not fit, or never pay.
 
-    Tiles of two waves make room, if there is none, by store buffers half as wide. One math warpgroup, which
+    Tiles of two m-fragments make room, if there is none, by store buffers half as wide. One math warpgroup, which
     has few rows, takes 4 to 13 % longer (docs/performance.md, 45 and 52).
     """
     if config.math_warpgroups > 1:
@@ -143,7 +143,7 @@ def _with_tma_scales(config: KernelConfig) -> KernelConfig:
         if is_legal(staged):
             return staged
         # Narrower ones than of 32 columns, which fp32 would need, were not tried.
-        if config.waves > 1 and config.epi_n == 64 and is_legal(narrow := replace(staged, epi_n=32)):
+        if config.m_fragments > 1 and config.epi_n == 64 and is_legal(narrow := replace(staged, epi_n=32)):
             return narrow
     return config
 
@@ -155,8 +155,8 @@ def is_legal(config: KernelConfig) -> bool:
     starts on 16 bytes, with an illegal instruction where it does not, so it brings no scales of tiles that
     begin at any row, as those of offsets do.
     """
-    accumulators = (config.waves + config.temporaries) * config.block_n // 2
-    chunks = config.waves * config.block_n // config.epi_n
+    accumulators = (config.m_fragments + config.partial_accumulators) * config.block_n // 2
+    chunks = config.m_fragments * config.block_n // config.epi_n
     return (
         config.smem_bytes <= SMEM_CAPACITY
         and config.stages >= 3
@@ -164,7 +164,7 @@ def is_legal(config: KernelConfig) -> bool:
         and config.block_n % config.epi_n == 0
         and (config.epi_stages >= 2 or chunks == 1)
         and accumulators <= _ACCUMULATORS
-        and (config.temporaries == 1 or config.waves == 1)
+        and (config.partial_accumulators == 1 or config.m_fragments == 1)
         and (config.layout != "contiguous" or config.block_m <= CONTIGUOUS_ALIGNMENT)
         and (config.splits == 1 or _can_split(config))
         and not (config.tma_scales and config.layout == "offsets")
@@ -174,7 +174,7 @@ def is_legal(config: KernelConfig) -> bool:
 def _can_split(config: KernelConfig) -> bool:
     """Whether the k-blocks of a tile can be shared out: no CTA is without columns to add up."""
     columns = 8 * ceil_div(config.block_n, 8 * config.splits)
-    alone = config.layout == "dense" and config.cluster_m == config.cluster_n == config.waves == 1
+    alone = config.layout == "dense" and config.cluster_m == config.cluster_n == config.m_fragments == 1
     return alone and columns * (config.splits - 1) < config.block_n
 
 
@@ -198,7 +198,7 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
 
     Contiguous groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24), those of
     other layouts from half a cluster on. In a group's last tile a warpgroup without rows multiplies nothing,
-    but one of two waves always both.
+    but one of two m-fragments always both.
     """
     if config.cluster_size > problem.num_sms or not is_able(problem, config):
         return False
@@ -206,14 +206,14 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
     if config.splits > 1 and tiles * config.splits > problem.num_sms:
         return False
     rows, height = problem.m / problem.groups, config.block_m * config.cluster_m
-    if config.waves > 1 and problem.layout != "dense" and rows < config.block_m:
+    if config.m_fragments > 1 and problem.layout != "dense" and rows < config.block_m:
         return False
     least = height if problem.layout == "contiguous" else height - config.block_m
     has_rows = least < rows or config.cluster_m == 1
     return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
 
 
-def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
+def l2_hints(problem: GemmProblem, config: KernelConfig) -> LaunchFlags:
     """Of which operands what is loaded should leave L2 first, for the tiles of ``config``.
 
     An operand that few tiles read, all at about the same time, is not needed again. If its lines give way
@@ -224,17 +224,17 @@ def l2_hints(problem: GemmProblem, config: KernelConfig) -> Hint:
     """
     readers_of_a = ceil_div(problem.n, config.block_n)
     readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
-    hints = Hint(0)
+    hints = LaunchFlags(0)
     if readers_of_a <= _MOST_READERS_AT_ONCE:
-        hints |= Hint.A_FIRST
+        hints |= LaunchFlags.EVICT_FIRST_A
     if readers_of_b <= _MOST_READERS_AT_ONCE and not _outgrows_hints(problem, config):
-        hints |= Hint.B_FIRST
+        hints |= LaunchFlags.EVICT_FIRST_B
     return hints
 
 
 def _outgrows_hints(problem: GemmProblem, config: KernelConfig) -> bool:
     bytes_of_b = problem.groups * problem.n * problem.k
-    return problem.groups > 1 and config.promotes_maps and bytes_of_b > _MOST_HINTED_BYTES
+    return problem.groups > 1 and config.promote_l2 and bytes_of_b > _MOST_HINTED_BYTES
 
 
 def _candidates(out_dtype: str, layout: str) -> Iterator[KernelConfig]:
@@ -259,12 +259,12 @@ def _fill(
 ) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
 
-    Tiles of two waves have two buffers, for the sake of a fourth stage. Masked ones have them half as wide,
+    Tiles of two m-fragments have two buffers, for the sake of a fourth stage. Masked ones have them half as wide,
     as a table takes some of the room; those of offsets lost 1 % by it (docs/performance.md, 39 and 47).
     """
     # A second temporary gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
     # Groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of stages (61).
-    temporaries = 2 if block_m <= 64 and layout == "dense" else 1
+    partial_accumulators = 2 if block_m <= 64 and layout == "dense" else 1
     width = OUT_BYTES[out_dtype]
     widest = 64 if block_m > 128 and layout == "masked" else 128
     epi_n = next(columns for columns in (widest // width, 64 // width, 16) if block_n % columns == 0)
@@ -279,20 +279,20 @@ def _fill(
         epi_n=epi_n,
         epi_stages=0,
         splits=splits,
-        temporaries=temporaries,
-        raster=RASTER // cluster_m,
+        partial_accumulators=partial_accumulators,
+        raster_width=RASTER // cluster_m,
         out_dtype=out_dtype,
         layout=layout,
     )
-    chunks = bare.waves * block_n // epi_n
+    chunks = bare.m_fragments * block_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
-    if tile.waves > 1 and layout != "offsets":
+    if tile.m_fragments > 1 and layout != "offsets":
         tile = replace(tile, epi_stages=2)
     alone = layout == "dense" and block_m <= 64 and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
-    if temporaries == 1 and stages > 8:
+    if partial_accumulators == 1 and stages > 8:
         stages -= stages % 4
     return replace(tile, stages=stages)
 

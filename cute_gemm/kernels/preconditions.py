@@ -4,7 +4,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64
 
-from ..problem import BLOCK_K, MAX_EXTENT, MAX_SCALE_SPAN, STRIDE_END
+from ..plan.problem import BLOCK_K, MAX_EXTENT, MAX_SCALE_SPAN, STRIDE_END
 
 
 @cute.jit

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import counters, heuristics, jit, quick, settings, tuned
-from .checks import tma_can_load
-from .problem import GemmProblem, Hint, KernelConfig
+from .. import settings
+from ..contract.product import tma_can_load
+from ..plan import heuristics, tuned
+from ..plan.problem import GemmProblem, KernelConfig, LaunchFlags
+from . import compiler as jit
+from . import quick
+from . import semaphores as counters
 
 _OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
@@ -69,7 +73,7 @@ def m_grouped_fp8_gemm_nt_masked(
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
     """The configuration that runs ``problem`` on the current CUDA device.
 
-    It is what was measured to be best (:mod:`cute_gemm.tuned`), or predicted to be where nothing was, as it
+    It is what was measured to be best (:mod:`cute_gemm.plan.tuned`), or predicted to be where nothing was, as it
     runs this problem (:func:`heuristics.as_run`).
     """
     return heuristics.as_run(problem, tuned.choice(problem) or heuristics.best(problem), tma_scales)
@@ -88,8 +92,8 @@ def launch_options(problem: GemmProblem, config: KernelConfig, device: int) -> t
     """How to launch ``config`` for ``problem`` on the current stream of CUDA device ``device``.
 
     Returns:
-        The multiprocessors to run on, :class:`Hint`, the address of a counter, or 0, and a 0 where
-        :mod:`cute_gemm.quick` has an address.
+        The multiprocessors to run on, :class:`LaunchFlags`, the address of a counter, or 0, and a 0 where
+        :mod:`cute_gemm.runtime.quick` has an address.
     """
     return _on_stream(_options(problem, config), device)
 
@@ -106,8 +110,8 @@ def _options(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> t
     Kernels that draw let none start before they have ended, so those by dependent launch take even turns.
     """
     hints = heuristics.l2_hints(problem, config)
-    draws = heuristics.draws_turns(problem, config) and not pdl
-    return problem.num_sms, int(hints | Hint.PDL if pdl else hints), draws
+    draws = heuristics.dynamic_persistence(problem, config) and not pdl
+    return problem.num_sms, int(hints | LaunchFlags.PDL if pdl else hints), draws
 
 
 def forget() -> None:
@@ -191,13 +195,13 @@ def _fp8_1d2d(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
-    from .kernels.epilogue import StoreD, StoreRows, StoreSum
-    from .kernels.fp8_1d2d import Fp8Gemm1D2D
-    from .schedulers.dense import DenseScheduler
-    from .schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
-    from .schedulers.m_grouped_masked import MGroupedMaskedScheduler
-    from .schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
-    from .schedulers.split_k import SplitKScheduler
+    from ..kernels.epilogue import StoreD, StoreRows, StoreSum
+    from ..kernels.gemm_fp8_1d2d import Fp8Gemm1D2D
+    from ..schedulers.dense import DenseScheduler
+    from ..schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
+    from ..schedulers.m_grouped_masked import MGroupedMaskedScheduler
+    from ..schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
+    from ..schedulers.split_k import SplitKScheduler
 
     m, n, k, k_blocks, n_blocks, groups = (cute.sym_int32() for _ in range(6))
 

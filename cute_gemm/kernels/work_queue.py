@@ -6,8 +6,8 @@ from typing import Any
 import cutlass.cute as cute
 from cutlass import Int32, Int64, const_expr, pipeline
 
+from ..schedulers.persistence import LETTERS
 from .hopper import make_mbarriers
-from .turns import LETTERS
 
 SLOTS = 2
 """Tiles that may wait: the TMA warp is at the next one while the math warpgroups are at the one before."""

@@ -57,8 +57,10 @@ from cutlass.experimental.cuda import TensorMap
 from cutlass.experimental.primitives.nvvm_wrapper import prefetch_tensormap
 from cutlass.memory import SmemAllocator
 
-from ..problem import BLOCK_K, Hint, KernelConfig
-from . import tensor_maps, tile_queue
+from ..plan.problem import BLOCK_K, KernelConfig, LaunchFlags
+from ..schedulers.persistence import DrawnTurns, EvenTurns
+from . import tensor_maps
+from . import work_queue as tile_queue
 from .hopper import (
     WARP,
     WARPGROUP,
@@ -74,11 +76,10 @@ from .hopper import (
     tma_load,
 )
 from .mainloop import OverlappedMainloop, SerialMainloop
-from .plain import is_plain, tell
+from .preconditions import is_plain, tell
 from .promotion import StraddlingPromotion, UniformPromotion
-from .scales import LoadedScales, StagedScales, prefetch_scales
-from .tile_queue import TileQueue
-from .turns import DrawnTurns, EvenTurns
+from .scaling import LoadedScales, StagedScales, prefetch_scales
+from .work_queue import TileQueue
 
 
 class Fp8Gemm1D2D:
@@ -95,7 +96,7 @@ class Fp8Gemm1D2D:
         self.tile_mn = (config.block_m, config.block_n)
         self.cluster_mn = (config.cluster_m, config.cluster_n)
         self.cluster_mnk = (*self.cluster_mn, config.splits)
-        self.waves = config.waves
+        self.waves = config.m_fragments
         self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
         self.tma_warp, self.scheduler_warp, self.prefetch_warp = (self.math_warps + i for i in range(3))
@@ -111,9 +112,9 @@ class Fp8Gemm1D2D:
             self.scales = StagedScales(*shape, multicast=config.cluster_n > 1)
         else:
             self.scales = LoadedScales(self.waves, self.promote.num_b_scales)
-        assert not (config.prefetches_scales and config.draws_turns), "two warps would draw"
-        self.Turns = DrawnTurns if config.draws_turns else EvenTurns
-        if config.temporaries == 2:
+        assert not (config.prefetch_scales and config.dynamic_persistence), "two warps would draw"
+        self.Turns = DrawnTurns if config.dynamic_persistence else EvenTurns
+        if config.partial_accumulators == 2:
             self.mainloop = OverlappedMainloop(config.block_n)
         else:
             self.mainloop = SerialMainloop(config.block_n, self.waves, config.stages)
@@ -136,7 +137,7 @@ class Fp8Gemm1D2D:
         """Launches on ``stream``: A (M, K), its scales (M, K / 128), B (N, K), its scales, D (M, N).
 
         Each may have a leading dimension of several such matrices, which ``grouping`` and the scheduler
-        combine. At most ``num_sms`` CTAs run, each on an SM of its own. ``hints`` is a problem.Hint,
+        combine. At most ``num_sms`` CTAs run, each on an SM of its own. ``hints`` is a problem.LaunchFlags,
         ``counter`` the address of what DrawnTurns draw from, or 0. With ``told``, an address, only what is
         plain is launched, and whether it was is written there; of a dense product alone.
         """
@@ -179,14 +180,14 @@ class Fp8Gemm1D2D:
             num_sms,
             block_mn=self.tile_mn,
             cluster_mnk=self.cluster_mnk,
-            raster=config.raster,
+            raster_width=config.raster_width,
         )
         sfa = self.scales.operands(mSFA)
         out = self.store.operands(mD)
-        a = tma_a, tma_mA, l2_policy(hints & Hint.A_FIRST)
-        b = tma_b, tma_mB, l2_policy(hints & Hint.B_FIRST)
+        a = tma_a, tma_mA, l2_policy(hints & LaunchFlags.EVICT_FIRST_A)
+        b = tma_b, tma_mB, l2_policy(hints & LaunchFlags.EVICT_FIRST_B)
         maps = ()
-        if const_expr(config.promotes_maps):
+        if const_expr(config.promote_l2):
             maps = tensor_maps.promoting_map(mA, block_m), tensor_maps.promoting_map(mB, block_n)
         self.kernel(maps, a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
@@ -194,7 +195,7 @@ class Fp8Gemm1D2D:
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
             min_blocks_per_mp=1,  # setmaxnreg is ignored without it
             stream=stream,
-            use_pdl=hints & Hint.PDL,
+            use_pdl=hints & LaunchFlags.PDL,
         )
 
     @cute.kernel
@@ -277,7 +278,7 @@ class Fp8Gemm1D2D:
             self.load(ring, tiles, a, sA, b, sB, sfa, sSFA)
         if warp == self.scheduler_warp:
             tiles.find()
-        if const_expr(self.config.prefetches_scales):
+        if const_expr(self.config.prefetch_scales):
             if warp == self.prefetch_warp:
                 prefetch_scales(tiles, *sfa, mSFB, *self.tile_mn, self.promote.num_b_scales)
 

@@ -1,4 +1,4 @@
-"""The rules a call of a grouped GEMM has to obey, beyond those of :mod:`cute_gemm.checks`.
+"""The rules a call of a grouped GEMM has to obey, beyond those of :mod:`cute_gemm.contract.product`.
 
 :func:`m_grouped` looks at what the host knows. What an index on the device holds it does not: kernels bear
 any value. Who asks for it (`validate=True`) has it read and judged by the functions that follow.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..plan.problem import CONTIGUOUS_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
 from . import refusals
-from .checks import PLAIN, product, require_disjoint
-from .problem import CONTIGUOUS_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
+from .product import PLAIN, product, require_disjoint
 
 MAX_ALIGNMENT = 2**31 - MAX_EXTENT
 """Largest alignment of groups by offsets, 1024: the last row, rounded up to it, has 32 bits in kernels."""
@@ -30,7 +30,7 @@ def m_grouped(
     """Checks a product of rows of A, each with the matrix of B that an index on the device assigns to it.
 
     Args:
-        lhs, a_rank, rhs, out, out_dtype: as for :func:`cute_gemm.checks.product`; B is `[G, N, K]`.
+        lhs, a_rank, rhs, out, out_dtype: as for :func:`cute_gemm.contract.product.product`; B is `[G, N, K]`.
         index_name, index: an int32 vector.
         index_axis: what it has an element for, `"M"` or `"G"`.
 
@@ -38,7 +38,7 @@ def m_grouped(
         A, its scales, B, its scales, the shape of the result.
 
     Raises:
-        TypeError, ValueError: as :func:`cute_gemm.checks.product`.
+        TypeError, ValueError: as :func:`cute_gemm.contract.product.product`.
     """
     a, sa, b, sb, m, n, _, device, out_start, out_end = product(lhs, a_rank, rhs, 3, out, out_dtype)
     groups = b.shape[0]

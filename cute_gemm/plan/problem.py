@@ -56,14 +56,14 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-class Hint(IntFlag):
+class LaunchFlags(IntFlag):
     """How a kernel is to be launched. No result depends on it."""
 
     PDL = 1
     """By programmatic dependent launch: it may start before the kernels ahead of it have ended."""
-    A_FIRST = 2
+    EVICT_FIRST_A = 2
     """What is loaded of A leaves L2 before other lines do."""
-    B_FIRST = 4
+    EVICT_FIRST_B = 4
     """The same of B."""
 
 
@@ -119,9 +119,9 @@ class KernelConfig:
         epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
         splits: CTAs of a cluster that sum up a part of the k-blocks each; with more than one, each cluster
             computes one tile, and the buffers to store through give way to one for partial sums.
-        temporaries: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
+        partial_accumulators: WGMMA accumulators in rotation; with 2, a k-block is multiplied while the last is
             promoted.
-        raster: clusters along M that are walked before the next column of them, for the sake of L2. With
+        raster_width: clusters along M that are walked before the next column of them, for the sake of L2. With
             offsets and masked, a band is of the clusters that begin in one group.
         out_dtype: ``"bfloat16"`` or ``"float32"``.
         layout: how rows find their matrix B, one of :data:`LAYOUTS`.
@@ -138,8 +138,8 @@ class KernelConfig:
     epi_n: int = 64
     epi_stages: int = 2
     splits: int = 1
-    temporaries: int = 1
-    raster: int = RASTER
+    partial_accumulators: int = 1
+    raster_width: int = RASTER
     out_dtype: str = "bfloat16"
     layout: str = "dense"
     tma_scales: bool = False
@@ -148,15 +148,15 @@ class KernelConfig:
     def name(self) -> str:
         """Short name for tables and logs, such as ``256x128_c2x1_s4_bf16``."""
         out = {"bfloat16": "bf16", "float32": "fp32"}[self.out_dtype]
-        temporaries = "_t2" if self.temporaries == 2 else ""
+        partial_accumulators = "_t2" if self.partial_accumulators == 2 else ""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         layout = "" if self.layout == "dense" else f"_{self.layout}"
         splits = f"_k{self.splits}" if self.splits > 1 else ""
-        band = self.raster * self.cluster_m
-        raster = f"_r{band}" if band != RASTER else ""
+        band = self.raster_width * self.cluster_m
+        raster_width = f"_r{band}" if band != RASTER else ""
         scales = "_tma-scales" if self.tma_scales else ""
-        tile = f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{temporaries}"
-        return f"{tile}{raster}_{out}{layout}{scales}"
+        tile = f"{self.block_m}x{self.block_n}_{cluster}{splits}_s{self.stages}{partial_accumulators}"
+        return f"{tile}{raster_width}_{out}{layout}{scales}"
 
     @property
     def math_warpgroups(self) -> int:
@@ -164,7 +164,7 @@ class KernelConfig:
         return 1 if self.block_m <= 64 else 2
 
     @property
-    def waves(self) -> int:
+    def m_fragments(self) -> int:
         """64-row fragments that each math warpgroup computes of a tile, one after the other."""
         return max(self.block_m // (64 * self.math_warpgroups), 1)
 
@@ -174,12 +174,12 @@ class KernelConfig:
         return self.cluster_m * self.cluster_n * self.splits
 
     @property
-    def prefetches_scales(self) -> bool:
+    def prefetch_scales(self) -> bool:
         """Whether a spare warp asks L2 for scales ahead: dense tiles of 64 rows gain by it, others lose."""
         return self.block_m <= 64 and self.layout == "dense"
 
     @property
-    def draws_turns(self) -> bool:
+    def dynamic_persistence(self) -> bool:
         """Whether clusters can draw their tiles, instead of taking even turns (kernels/turns.py).
 
         It pays for clusters of several CTAs, and for groups of few rows; tiles of 128 rows without clusters
@@ -195,7 +195,7 @@ class KernelConfig:
         return self.layout == "dense"
 
     @property
-    def promotes_maps(self) -> bool:
+    def promote_l2(self) -> bool:
         """Whether L2 fetches 256 bytes of A and B for 128 that are asked for (kernels/tensor_maps.py).
 
         It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain

@@ -1,0 +1,1 @@
+"""From a problem to a configuration. Pure Python: no torch, no DSL."""

@@ -1,0 +1,1 @@
+"""From a configuration to a launched kernel: one road for every operation."""
