@@ -39,7 +39,7 @@ from cute_gemm.bench.records import (
     write_rows,
 )
 from cute_gemm.bench.work import problem_of
-from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime.warmup import compile_configs
 from cute_gemm.tune import plan
 from cute_gemm.tune.candidates import checked_calls, kernel_of

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cute_gemm.bench.records import DENSE, Shape, read_rows, shape_of, shape_text
 from cute_gemm.bench.work import problem_of
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.plan import cost_model
+from cute_gemm.plan.config import KernelConfig
 
 CANDIDATES = Path(__file__).parent / "candidates"
 
@@ -58,7 +58,7 @@ def picks() -> list[Pick]:
     """The cost model's choice for every shape of every run."""
     found = []
     for (run, op, shape), times in timings().items():
-        ranked = heuristics.rank(problem_of(op, shape))
+        ranked = cost_model.rank(problem_of(op, shape))
         config = next(choice.config for choice in ranked if tile_of(choice.config) in times)
         is_stand_in = config != ranked[0].config
         found.append(Pick(run, shape, config, is_stand_in, times[tile_of(config)], min(times.values())))

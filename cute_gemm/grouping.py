@@ -11,27 +11,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .plan.problem import CONTIGUOUS_ALIGNMENT
+from .plan.limits import CONTIGUOUS_ALIGNMENT
 
 
-def contiguous_row_groups(group_index: Tensor, groups: int) -> Tensor:
+def contiguous_row_groups(group_index: Tensor, count: int, m: int, groups: int) -> Tensor:
     """Rows by a group for each: a block of 128 has the group of its first row, up to its first padding.
 
     Args:
         group_index: int32 ``[M]``; negative for padding.
+        count: of no meaning here.
+        m: the number of rows.
         groups: their number. A block of a group beyond it is padding.
 
     Returns:
         int32 ``[M]``.
     """
-    m = len(group_index)
     blocks = pad(group_index, (0, -m % CONTIGUOUS_ALIGNMENT), value=-1).view(-1, CONTIGUOUS_ALIGNMENT)
     first = blocks[:, :1]
     is_written = ((blocks < 0).cumsum(1) == 0) & (first < groups)
     return torch.where(is_written, first, -1).flatten()[:m]
 
 
-def offsets_row_groups(offsets: Tensor, alignment: int, m: int) -> Tensor:
+def offsets_row_groups(offsets: Tensor, alignment: int, m: int, groups: int) -> Tensor:
     """Rows by the end of each group; a group starts at the end before it, rounded up to ``alignment``.
 
     Args:
@@ -40,6 +41,7 @@ def offsets_row_groups(offsets: Tensor, alignment: int, m: int) -> Tensor:
             to any.
         alignment: 1 to 1024.
         m: the number of rows.
+        groups: their number, G.
 
     Returns:
         int32 ``[M]``.
@@ -51,18 +53,19 @@ def offsets_row_groups(offsets: Tensor, alignment: int, m: int) -> Tensor:
     return torch.where(is_inside.any(0), is_inside.byte().argmax(0), -1).int()
 
 
-def masked_row_groups(valid_rows: Tensor, capacity: int) -> Tensor:
+def masked_row_groups(valid_rows: Tensor, expected_rows: int, capacity: int, groups: int) -> Tensor:
     """Rows of one matrix for each group, of which the first are valid.
 
     Args:
         valid_rows: int32 ``[G]``; clamped to 0..capacity.
+        expected_rows: of no meaning here.
         capacity: rows of each matrix.
+        groups: their number, G.
 
     Returns:
         int32 ``[G, capacity]``.
     """
     row, group = (
-        torch.arange(count, dtype=torch.int32, device=valid_rows.device)
-        for count in (capacity, len(valid_rows))
+        torch.arange(count, dtype=torch.int32, device=valid_rows.device) for count in (capacity, groups)
     )
     return torch.where(row < valid_rows[:, None], group[:, None], -1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .plan.problem import BLOCK_K, ceil_div
+from .plan.limits import BLOCK_K, ceil_div
 
 BLOCK = BLOCK_K
 E4M3_MAX = 448.0

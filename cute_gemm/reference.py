@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .grouping import contiguous_row_groups, masked_row_groups, offsets_row_groups
+from .contract import Call
+from .plan.layouts import resolve
 from .quantize import BLOCK, dequantize_1x128, dequantize_128x128, scale_blocks
 
 # What `dequantized_product` holds of either operand in the wide dtype, at most, if a row is not longer.
@@ -45,32 +46,27 @@ def fp8_gemm_nt(
     return acc.to(out_dtype)
 
 
-def m_grouped_fp8_gemm_nt_contiguous(
-    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, group_index: Tensor
-) -> None:
-    """Writes to ``out`` as :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous` does."""
-    _multiply_groups(a, sa, b, sb, out, contiguous_row_groups(group_index, len(b)))
-
-
-def m_grouped_fp8_gemm_nt_offsets(
-    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, offsets: Tensor, alignment: int
-) -> None:
-    """Writes to ``out`` as :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets` does."""
-    _multiply_groups(a, sa, b, sb, out, offsets_row_groups(offsets, alignment, len(a)))
-
-
-def m_grouped_fp8_gemm_nt_masked(
-    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, valid_rows: Tensor, expected_rows: int
-) -> None:
-    """Writes to ``out`` as :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked` does, whatever is expected."""
-    _multiply_groups(a, sa, b, sb, out, masked_row_groups(valid_rows, a.shape[1]))
-
-
-def _multiply_groups(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, row_groups: Tensor) -> None:
-    """Multiplies every row by the matrix of its group; rows of ``out`` without one stay as they are.
+def compute(call: Call) -> Tensor:
+    """The result of a call, whatever its layout, where no kernel is needed or there is none.
 
     With K = 0 the host does not wait for the device, and a CUDA graph can be captured.
     """
+    layout, m, groups = call.layout, call.a.shape[-2], call.b.shape[0]
+    result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
+    if 0 in call.shape:
+        return result
+    # As a kernel does, it writes also outside of the inference_mode that `out` was made under.
+    with torch.inference_mode():
+        if layout.index is None:
+            result[:] = fp8_gemm_nt(call.a, call.sa, call.b, call.sb, call.out_dtype)
+        else:
+            row_groups = resolve(layout.row_groups)(call.index, call.count, m, groups)
+            _multiply_groups(call.a, call.sa, call.b, call.sb, result, row_groups)
+    return result
+
+
+def _multiply_groups(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, row_groups: Tensor) -> None:
+    """Multiplies every row by the matrix of its group; rows of ``out`` without one stay as they are."""
     if a.shape[-1] == 0:
         out.masked_fill_((row_groups >= 0)[..., None], 0)
         return

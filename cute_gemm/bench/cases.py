@@ -12,10 +12,9 @@ from torch import Tensor
 import cute_gemm
 
 from .. import quantize, testing
-from ..contract import product as checks
-from ..plan.problem import CONTIGUOUS_ALIGNMENT, ceil_div
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
-from ..runtime import dispatch
+from ..runtime import launcher, selection
 from .records import CONTIGUOUS, DENSE, MASKED, OFFSETS, OURS, ROW_MAJOR, Shape
 from .work import draw_rows, problem_of
 
@@ -70,7 +69,7 @@ def in_layout(sa: Tensor, layout: str) -> Tensor:
 
 def _kernel_name(op: str, shape: Shape, num_sms: int, sa: Tensor) -> str:
     """The kernel that an operation of ours launches, given these scales of A."""
-    return dispatch.select(problem_of(op, shape, num_sms), checks.tma_can_load(sa)).name
+    return selection.select(problem_of(op, shape, num_sms), launcher.tma_can_load(sa)).name
 
 
 def judge_within(error: Callable[[Tensor], float], limit: float) -> Callable[[Tensor], float]:

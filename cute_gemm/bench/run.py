@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..plan.problem import KernelConfig
-from ..runtime import dispatch
+from ..plan.config import KernelConfig
+from ..runtime import selection
 from .cases import Call, Case, make_case
 from .peers import Peer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
@@ -136,7 +136,7 @@ def kernels_of(job: Job, num_sms: int) -> Iterator[KernelConfig]:
     for op in job.ops:
         problem = problem_of(op, job.shape, num_sms)
         for layout in _layouts(job):
-            yield dispatch.select(problem, tma_scales=layout == M_MAJOR)
+            yield selection.select(problem, tma_scales=layout == M_MAJOR)
 
 
 def run_jobs(bench: Bench, jobs: Iterable[Job], directory: Path) -> tuple[list[Row], list[str]]:

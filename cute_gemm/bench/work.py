@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ..plan.problem import CONTIGUOUS_ALIGNMENT, GemmProblem, ceil_div
+from ..plan.layouts import LAYOUTS
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
+from ..plan.problem import GemmProblem
 from .records import CONTIGUOUS, DENSE, KEYS, MASKED, Row, Shape, shape_of
 
 
@@ -85,7 +87,9 @@ def problem_of(op: str, shape: Shape, num_sms: int = 132) -> GemmProblem:
         return GemmProblem(m, n, k, num_sms=num_sms)
     groups, expected_m, n, k = shape
     rows = groups * expected_m if op == MASKED else total_rows(op, shape)
-    return GemmProblem(rows, n, k, num_sms=num_sms, layout=op.removeprefix("m_grouped_"), groups=groups)
+    return GemmProblem(
+        rows, n, k, num_sms=num_sms, layout=LAYOUTS[op.removeprefix("m_grouped_")], groups=groups
+    )
 
 
 def measurement(

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     import torch
 
     from cute_gemm.cli.demo import Result, Skipped
-    from cute_gemm.plan.heuristics import Choice
-    from cute_gemm.plan.problem import GemmProblem, KernelConfig
+    from cute_gemm.plan.config import KernelConfig
+    from cute_gemm.plan.cost_model import Choice
+    from cute_gemm.plan.problem import GemmProblem
     from cute_gemm.runtime.inspection import KernelStats
 
 CPU_SHAPES = [(1, 576, 7168), (64, 2112, 7168), (333, 4096, 1040)]
@@ -246,24 +247,24 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from cute_gemm.plan import heuristics
+    from cute_gemm.plan import candidates, cost_model
     from cute_gemm.plan.problem import GemmProblem
-    from cute_gemm.runtime import dispatch
+    from cute_gemm.runtime import builder, selection
     from cute_gemm.runtime.inspection import InspectionError, read_cubin
 
     if args.n % 8 or args.k % 16:
         raise UsageError(f"N must be a multiple of 8 and K of 16, got N = {args.n}, K = {args.k}")
     problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
     choices = [
-        replace(choice, config=heuristics.as_run(problem, choice.config, args.m_major))
-        for choice in heuristics.rank(problem)
+        replace(choice, config=candidates.as_run(problem, choice.config, args.m_major))
+        for choice in cost_model.rank(problem)
     ]
-    chosen = dispatch.select(problem, args.m_major)
+    chosen = selection.select(problem, args.m_major)
     console = wide_console(_TABLE_WIDTH)
     console.print(_rivals_table(problem, choices, chosen))
     try:
         with _progress(f"compiling {chosen.name} ..."):
-            stats = read_cubin(dispatch.cubin(chosen))
+            stats = read_cubin(builder.cubin(chosen))
     except InspectionError as error:
         raise UsageError(str(error)) from error
     console.print(_resources_table(chosen, stats))

@@ -14,7 +14,7 @@ from cute_gemm import testing
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.quantize import scale_blocks
 from cute_gemm.reference import dequantized_product
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import selection
 
 # What FP8 checkpoints append to a weight's name to name its 128x128 scales.
 _SCALE_SUFFIX = "_scale_inv"
@@ -161,7 +161,7 @@ def _run(label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype, rando
     return Result(
         label=label,
         problem=problem,
-        config=dispatch.select(problem).name,
+        config=selection.select(problem).name,
         error_dequantised=testing.worst_tile_error(out, dequantized_product(*a, *b)),
         error_unquantised=testing.worst_tile_error(out, activations.double() @ weight.double().T),
         us=us,

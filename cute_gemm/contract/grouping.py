@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..plan.problem import CONTIGUOUS_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
 from . import refusals
 from .product import PLAIN, product, require_disjoint
 
@@ -96,7 +96,7 @@ def _index(name: str, index: Tensor, axis: str, length: int) -> tuple[int, int]:
 # What an index holds: these wait for the device
 
 
-def group_index_values(group_index: Tensor, groups: int) -> None:
+def group_index_values(group_index: Tensor, count: int, m: int, groups: int) -> None:
     """Checks the group of each row in the contiguous layout.
 
     Raises:
@@ -118,7 +118,7 @@ def group_index_values(group_index: Tensor, groups: int) -> None:
         raise refusals.broken_block(row, before, here, CONTIGUOUS_ALIGNMENT)
 
 
-def offsets_values(offsets: Tensor, alignment: int, m: int) -> None:
+def offsets_values(offsets: Tensor, alignment: int, m: int, groups: int) -> None:
     """Checks the ends of groups.
 
     Raises:
@@ -133,7 +133,7 @@ def offsets_values(offsets: Tensor, alignment: int, m: int) -> None:
         before = end
 
 
-def valid_rows_values(valid_rows: Tensor, capacity: int) -> None:
+def valid_rows_values(valid_rows: Tensor, expected_rows: int, capacity: int, groups: int) -> None:
     """Checks the number of valid rows of each matrix.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..plan.problem import STRIDE_END
+from ..plan.limits import STRIDE_END
 
 _QUANTISE = {
     "a": "a, sa = cute_gemm.quantize_1x128({})",

@@ -13,6 +13,7 @@ from cutlass import Float32, Int32, Int64, const_expr
 from cutlass._mlir.dialects import llvm
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync, warp
 
+from ..plan.config import KernelConfig
 from .hopper import (
     WARP,
     WARPGROUP,
@@ -26,7 +27,7 @@ from .hopper import (
 
 
 @dataclass(frozen=True)
-class StoreD:
+class TmaStore:
     """Each math warpgroup converts and stores its own rows, in chunks of 64 x ``epi_n``.
 
     It has ``stages`` buffers of its own and waits for nobody else. The stores of a tile are still in flight
@@ -37,6 +38,11 @@ class StoreD:
     stages: int
     warpgroups: int
     dtype: type
+
+    @classmethod
+    def of(cls, config: KernelConfig, dtype: type):
+        """The store of a configuration, to a D of ``dtype``."""
+        return cls(config.epi_n, config.epi_stages, config.math_warpgroups, dtype)
 
     @property
     def layout(self) -> cute.ComposedLayout:
@@ -116,8 +122,8 @@ class StoreD:
 
 
 @dataclass(frozen=True)
-class StoreRows(StoreD):
-    """:class:`StoreD` where a tile's rows may end before those of D do, and the next ones are another's.
+class RowStore(TmaStore):
+    """:class:`TmaStore` where a tile's rows may end before those of D do, and the next ones are another's.
 
     TMA clips at the end of D only. A warpgroup not all of whose rows are to be stored writes the others from
     registers: eight rows by 16 (bf16) or 32 bytes a store instruction, which L2 puts together.
@@ -125,16 +131,16 @@ class StoreRows(StoreD):
 
     @cute.jit
     def __call__(self, accs, operands, sD, first, row_end, warpgroup_idx: Int32, tidx: Int32):
-        """As :class:`StoreD`, but rows of D from ``row_end`` on are left alone."""
+        """As :class:`TmaStore`, but rows of D from ``row_end`` on are left alone."""
         if first[0] + 64 * len(accs) <= row_end:
-            StoreD.__call__(self, accs, operands, sD, first, row_end, warpgroup_idx, tidx)
+            TmaStore.__call__(self, accs, operands, sD, first, row_end, warpgroup_idx, tidx)
         else:
             mD = operands[-1]
             store_rows(accs, mD, first, (row_end, mD.shape[1]), tidx)
 
 
 @dataclass(frozen=True)
-class StoreSum:
+class ClusterSumStore:
     """The CTAs of a cluster have partial sums of one tile, and each adds up and stores some columns of it.
 
     Every thread sends its elements of these columns to the thread of the same number in the CTA that adds
@@ -150,6 +156,11 @@ class StoreSum:
     splits: int
     warpgroups: int
     dtype: type
+
+    @classmethod
+    def of(cls, config: KernelConfig, dtype: type):
+        """As :meth:`TmaStore.of`."""
+        return cls(config.block_n, config.splits, config.math_warpgroups, dtype)
 
     @property
     def per_cta(self) -> int:
@@ -189,7 +200,7 @@ class StoreSum:
 
     @cute.jit
     def __call__(self, accs, operands, shared, first, row_end, warpgroup_idx: Int32, tidx: Int32):
-        """As :class:`StoreRows`."""
+        """As :class:`RowStore`."""
         ((acc,), (mD,), (partials, barrier)) = accs, operands, shared
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
         # Of a thread's two rows, the second is eight below: where the first is not stored, neither is.

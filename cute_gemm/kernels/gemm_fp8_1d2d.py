@@ -29,8 +29,8 @@ Barriers, and who arrives how often per phase:
     sync_threads    all threads, once barriers are initialised, and before that where the scheduler fills a
                     table in shared memory (its `prepare`)
     cluster         if there is one: all threads arrive once barriers are initialised; where operands are
-                    shared all wait, in place of `sync_threads`, otherwise the math warps do, in StoreSum
-    StoreSum's      1 of each math warpgroup, with the bytes it expects of the other CTAs
+                    shared all wait, in place of `sync_threads`, otherwise the math warps do, in ClusterSumStore
+    ClusterSumStore's      1 of each math warpgroup, with the bytes it expects of the other CTAs
 
 A stage is released as soon as its WGMMAs have retired, before their result is promoted: that keeps the
 producer fed. A warpgroup none of whose rows are stored waits for each stage and releases it, no more. Where a
@@ -42,7 +42,7 @@ CTAs along M whose tiles are of two groups each load their own B, by multicast t
 all the same.
 Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`), and its scheduler
 warp until what it has sent is read (`finish`): no peer then still arrives at its barriers. Where k-blocks are
-shared out instead (SplitKScheduler, StoreSum), each CTA of a cluster has a ring of its own, and one tile.
+shared out instead (SplitKScheduler, ClusterSumStore), each CTA of a cluster has a ring of its own, and one tile.
 
 Scales travel apart from all this, from global memory into the registers of the threads that use them; but
 those of A come with the stages where they lie in memory as TMA needs them and there is room (scales.py). No
@@ -57,9 +57,11 @@ from cutlass.experimental.cuda import TensorMap
 from cutlass.experimental.primitives.nvvm_wrapper import prefetch_tensormap
 from cutlass.memory import SmemAllocator
 
-from ..plan.problem import BLOCK_K, KernelConfig, LaunchFlags
+from ..plan.config import KernelConfig
+from ..plan.launch_policy import LaunchFlags
+from ..plan.limits import BLOCK_K
 from ..schedulers.persistence import DrawnTurns, EvenTurns
-from . import tensor_maps
+from . import preconditions, tensor_maps
 from . import work_queue as tile_queue
 from .hopper import (
     WARP,
@@ -76,7 +78,6 @@ from .hopper import (
     tma_load,
 )
 from .mainloop import OverlappedMainloop, SerialMainloop
-from .preconditions import is_plain, tell
 from .promotion import StraddlingPromotion, UniformPromotion
 from .scaling import LoadedScales, StagedScales, prefetch_scales
 from .work_queue import TileQueue
@@ -128,9 +129,9 @@ class Fp8Gemm1D2D:
         mSFB,
         mD,
         num_sms: Int32,
-        hints: Int32,
-        counter: Int64,
-        told: Int64,
+        flags: Int32,
+        semaphore: Int64,
+        status: Int64,
         stream,
         *grouping,
     ):
@@ -143,15 +144,14 @@ class Fp8Gemm1D2D:
         """
         operands = tuple(as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
         go = Boolean(True)
-        if const_expr(self.config.judges_operands):
-            if told != 0:
-                go = is_plain(*operands)
-                tell(told, Int32(go))
+        if status != 0:
+            go = preconditions.hold(self.config.recipe, *operands, grouping)
+            preconditions.report(status, Int32(go))
         if go:
-            self.start(*operands, num_sms, hints, counter, stream, grouping)
+            self.start(*operands, num_sms, flags, semaphore, stream, grouping)
 
     @cute.jit
-    def start(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, hints: Int32, counter: Int64, stream, grouping):
+    def start(self, mA, mSFA, mB, mSFB, mD, num_sms: Int32, flags: Int32, semaphore: Int64, stream, grouping):
         """As :meth:`__call__`, of matrices (rows, columns, matrices) that are in order."""
         config, (block_m, block_n), fp8 = self.config, self.tile_mn, cutlass.Float8E4M3FN
         sA_layout = row_major_smem_layout(block_m, BLOCK_K, config.stages, fp8)
@@ -184,18 +184,18 @@ class Fp8Gemm1D2D:
         )
         sfa = self.scales.operands(mSFA)
         out = self.store.operands(mD)
-        a = tma_a, tma_mA, l2_policy(hints & LaunchFlags.EVICT_FIRST_A)
-        b = tma_b, tma_mB, l2_policy(hints & LaunchFlags.EVICT_FIRST_B)
+        a = tma_a, tma_mA, l2_policy(flags & LaunchFlags.EVICT_FIRST_A)
+        b = tma_b, tma_mB, l2_policy(flags & LaunchFlags.EVICT_FIRST_B)
         maps = ()
-        if const_expr(config.promote_l2):
+        if const_expr(config.l2_promotion > 128):
             maps = tensor_maps.promoting_map(mA, block_m), tensor_maps.promoting_map(mB, block_n)
-        self.kernel(maps, a, b, out, sfa, mSFB, scheduler, counter, sA_layout, sB_layout).launch(
+        self.kernel(maps, a, b, out, sfa, mSFB, scheduler, semaphore, sA_layout, sB_layout).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
             min_blocks_per_mp=1,  # setmaxnreg is ignored without it
             stream=stream,
-            use_pdl=hints & LaunchFlags.PDL,
+            use_pdl=flags & LaunchFlags.PDL,
         )
 
     @cute.kernel
@@ -208,7 +208,7 @@ class Fp8Gemm1D2D:
         sfa,
         mSFB,
         scheduler,
-        counter,
+        semaphore,
         sA_layout,
         sB_layout,
     ):
@@ -219,7 +219,7 @@ class Fp8Gemm1D2D:
         stage_bytes = sum(self.tile_mn) * BLOCK_K + self.scales.stage_bytes
         barriers = storage.barriers.data_ptr()
         ring = make_ring(barriers, self.config.stages, stage_bytes, self.math_warps, self.cluster_mn, tidx)
-        turns = self.Turns.make(storage.turns, counter, self.config.cluster_size, tidx)
+        turns = self.Turns.make(storage.turns, semaphore, self.config.cluster_size, tidx)
         tiles = TileQueue.make(scheduler, turns, storage.queue, self.math_warps + 1)
         if warp == self.tma_warp:
             for promoting in maps:

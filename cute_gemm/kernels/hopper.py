@@ -8,7 +8,7 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64, const_expr, pipeline
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 
-from ..plan.problem import BLOCK_K
+from ..plan.limits import BLOCK_K
 
 WARP = 32
 WARPGROUP = 128

@@ -11,7 +11,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
-from ..plan.problem import BLOCK_K
+from ..plan.limits import BLOCK_K
 
 
 @dataclass(frozen=True)

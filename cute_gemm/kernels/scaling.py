@@ -14,7 +14,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 from cutlass.cute.nvgpu import cpasync
 
-from ..plan.problem import BLOCK_K
+from ..plan.limits import BLOCK_K
 from .hopper import WARP, along_k, hide_lane, tma_load
 
 GROUP = 4

@@ -11,7 +11,7 @@ from cutlass.experimental.cuda import (
 )
 from cutlass.tensor_utils import TensorMapManager, TensorMapUpdateMode
 
-from ..plan.problem import BLOCK_K
+from ..plan.limits import BLOCK_K
 
 MAP_BYTES = 128
 

@@ -41,7 +41,7 @@ ARCH = "sm_90a"
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
 _PACKAGE = Path(__file__).parents[1]
-_SOURCES = ("kernels", "schedulers", "plan/problem.py", "runtime/dispatch.py", "runtime/compiler.py")
+_SOURCES = ("kernels", "schedulers", "plan", "runtime/builder.py", "runtime/compiler.py")
 _DSL = "nvidia-cutlass-dsl"
 _EM_CUDA = 190
 

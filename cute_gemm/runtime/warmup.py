@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
-from ..plan.problem import KernelConfig
-from . import dispatch
+from ..plan.config import KernelConfig
+from . import builder
 
 
 def compile_and_tell(configs: Iterable[KernelConfig]) -> None:
@@ -29,4 +29,4 @@ def compile_configs(configs: Iterable[KernelConfig]) -> None:
 
 
 def _compile_one(config: KernelConfig) -> None:
-    dispatch.instance(config)
+    builder.instance(config)

@@ -7,7 +7,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Constexpr, Int32, const_expr
 
-from ..plan.problem import MAX_GROUPS
+from ..plan.limits import MAX_GROUPS
 from . import warp
 from .base import WorkTile
 from .raster import banded

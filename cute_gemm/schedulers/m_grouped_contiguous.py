@@ -7,7 +7,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, const_expr
 
-from ..plan.problem import CONTIGUOUS_ALIGNMENT
+from ..plan.limits import CONTIGUOUS_ALIGNMENT
 from . import warp
 from .base import WorkTile
 from .dense import DenseScheduler

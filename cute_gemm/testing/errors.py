@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..plan.problem import ceil_div
+from ..plan.limits import ceil_div
 from ..reference import dequantized_product, product_scale
 
 TILE = 128

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..plan.problem import CONTIGUOUS_ALIGNMENT, ceil_div
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..quantize import scale_blocks
 from ..reference import take_rows
 from .errors import assert_correct

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..plan.problem import ceil_div
+from ..plan.limits import ceil_div
 from ..quantize import BLOCK, quantize_1x128, quantize_128x128, scale_blocks
 
 INPUT_KINDS = ("normal", "outliers", "zero_blocks", "wide_scales", "one_row", "one_column")

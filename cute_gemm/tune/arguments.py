@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..bench.records import COLD, SUSTAINED
 from ..measure.arguments import number_from, positive
-from ..plan.problem import LAYOUTS, OUT_BYTES
+from ..plan.layouts import LAYOUTS
+from ..plan.limits import OUT_BYTES
 
 DEFAULT_M = 1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096
 # In the timings under benchmarks/candidates, the fastest was within this at 128 of 133 shapes, of 10.5

@@ -11,23 +11,24 @@ from torch import Tensor
 
 from ..bench.cases import Case, DenseCase, GroupedCase, in_layout
 from ..bench.records import M_MAJOR
-from ..plan import heuristics
-from ..plan.problem import GemmProblem, KernelConfig
-from ..runtime import dispatch
+from ..plan import candidates
+from ..plan.config import KernelConfig
+from ..plan.problem import GemmProblem
+from ..runtime import selection
 from .plan import Job
 
 
 def case_of(job: Job, sizes: Sequence[int], device: str = "cuda") -> Case:
     """Standard normal operands of a job, quantised; ``sizes`` is one of its draws."""
     layout, out_dtype = job.problem.layout, getattr(torch, job.problem.out_dtype)
-    if layout == "dense":
+    if not layout.is_grouped:
         return DenseCase.make(job.shape, device, out_dtype)
-    return GroupedCase.of_rows(f"m_grouped_{layout}", job.shape, sizes, device, out_dtype)
+    return GroupedCase.of_rows(f"m_grouped_{layout.name}", job.shape, sizes, device, out_dtype)
 
 
 def kernel_of(problem: GemmProblem, config: KernelConfig) -> KernelConfig:
     """The kernel that is timed where ``config`` is a candidate: that of scales of A which TMA can load."""
-    return heuristics.as_run(problem, config, tma_scales=True)
+    return candidates.as_run(problem, config, tma_scales=True)
 
 
 def checked_calls(
@@ -50,20 +51,20 @@ def checked_calls(
     calls: list[Callable[[], object]] = []
     first: tuple[str, Tensor] | None = None
     for config in configs:
-        kernel = kernel_of(problem, config)
+        launch = selection.prepare(problem, kernel_of(problem, config))
         call = functools.partial(
-            dispatch.instance(kernel),
+            launch.kernel,
             a,
             sa,
             b,
             sb,
             out,
-            *dispatch.launch_options(problem, kernel, out.get_device()),
+            *launch.options(out.get_device()),
             *case.grouping,
         )
         out.fill_(torch.nan)
         call()
-        is_invariant = heuristics.is_suitable(invariant, config)
+        is_invariant = candidates.is_suitable(invariant, config)
         if is_invariant and first is not None:
             name, expected = first
             if not torch.equal(_bits(out), _bits(expected)):

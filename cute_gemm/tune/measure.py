@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..bench.comparison import geometric_mean
 from ..bench.timers import Timer
-from ..plan.problem import KernelConfig
+from ..plan.config import KernelConfig
 from ..plan.tuned import files
 from ..plan.tuned.table import Entry
 from .candidates import case_of, checked_calls

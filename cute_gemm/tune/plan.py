@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..bench.records import Shape, shape_text
-from ..plan import heuristics
-from ..plan.problem import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, GemmProblem, KernelConfig, ceil_div
+from ..plan import cost_model
+from ..plan.config import KernelConfig
+from ..plan.layouts import LAYOUTS
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, ceil_div
+from ..plan.problem import GemmProblem
 from . import TuneError
 from .models import Layer
 
@@ -35,13 +38,13 @@ class Job:
     @property
     def shape(self) -> Shape:
         """``(m, n, k)``, or ``(groups, m, n, k)`` with ``m`` rows of each group on average."""
-        groups = () if self.problem.layout == "dense" else (self.problem.groups,)
+        groups = (self.problem.groups,) if self.problem.layout.is_grouped else ()
         rows = self.draws[0]
         return *groups, sum(rows) // len(rows), self.problem.n, self.problem.k
 
     @property
     def title(self) -> str:
-        title = f"{self.problem.layout} {shape_text(self.shape)}"
+        title = f"{self.problem.layout.name} {shape_text(self.shape)}"
         return f"{title} ({self.label})" if self.label else title
 
 
@@ -86,7 +89,7 @@ def plan_layers(
 
 def candidates(problem: GemmProblem, within: float) -> list[KernelConfig]:
     """What is predicted to take at most ``within`` times the least, the least first."""
-    ranked = heuristics.rank(problem)
+    ranked = cost_model.rank(problem)
     return [choice.config for choice in ranked if choice.cost_us <= within * ranked[0].cost_us]
 
 
@@ -104,7 +107,7 @@ def _job(op: str, groups: int, m: int, n: int, k: int, out_dtype: str, num_sms: 
         draws = tuple(_draw(groups, m, seed) for seed in range(1 if op == "contiguous" else _DRAWS))
     alignment = CONTIGUOUS_ALIGNMENT if op == "contiguous" else 1
     rows = sum(ceil_div(size, alignment) * alignment for size in draws[0])
-    return Job(GemmProblem(rows, n, k, out_dtype, num_sms, op, groups), draws, label)
+    return Job(GemmProblem(rows, n, k, out_dtype, num_sms, LAYOUTS[op], groups), draws, label)
 
 
 def _draw(groups: int, m: int, seed: int) -> tuple[int, ...]:

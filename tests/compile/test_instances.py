@@ -9,13 +9,14 @@ import pytest
 from cutlass.experimental.cuda import TensorMapL2Promotion
 
 from cute_gemm.kernels import tensor_maps
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import SMEM_CAPACITY, STATIC_SMEM, KernelConfig, ceil_div
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.limits import SMEM_CAPACITY, STATIC_SMEM, ceil_div
 from cute_gemm.runtime import compiler as jit
 from cute_gemm.runtime import dispatch
 from cute_gemm.runtime.inspection import KernelStats, read_cubin
 
-CONFIGS = heuristics.every_config()
+CONFIGS = candidates.every_config()
 REGISTER_FILE = 65536
 WARPGROUP = 128
 GLOBAL_MEMORY = {
@@ -194,7 +195,7 @@ def test_results_pass_through_shared_memory(instance: Instance) -> None:
 
 
 PROMOTING = [
-    next(config for config in CONFIGS if config.promote_l2 and config.layout == layout)
+    next(config for config in CONFIGS if config.l2_promotion and config.layout == layout)
     for layout in ("dense", "masked")
 ]
 

@@ -16,11 +16,11 @@ sys.path.append(str(Path(__file__).parent))
 PROCESSES = 14
 COMPILE = """
 import sys
-from cute_gemm.plan import heuristics
+from cute_gemm.plan import candidates
 from cute_gemm.runtime import dispatch
 
 first, step = map(int, sys.argv[1:])
-for config in heuristics.every_config()[first::step]:
+for config in candidates.every_config()[first::step]:
     dispatch.instance(config)
 """
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import cute_gemm
 from cute_gemm.plan import problem as problems
-from cute_gemm.plan.problem import CONTIGUOUS_ALIGNMENT, KernelConfig, ceil_div
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import dispatch
 from cute_gemm.testing import GroupedInputs, poisoned_rows

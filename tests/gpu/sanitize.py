@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from tensors import DTYPES, HINTS, counter, scales_for
 
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime import dispatch
 from cute_gemm.testing import (
     GroupedInputs,
@@ -47,7 +47,7 @@ def pick(out_dtype: str = "bfloat16", layout: str = "dense", **wanted: object) -
     wanted = {"out_dtype": out_dtype, "layout": layout, "tma_scales": False} | wanted
     found = [
         config
-        for config in heuristics.every_config()
+        for config in candidates.every_config()
         if all(getattr(config, name) == value for name, value in wanted.items())
     ]
     return max(found, key=lambda config: (config.block_m * config.block_n, -config.cluster_size))

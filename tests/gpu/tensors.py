@@ -4,7 +4,9 @@ import functools
 
 import torch
 
-from cute_gemm.plan.problem import OUT_BYTES, KernelConfig, LaunchFlags, ceil_div
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
+from cute_gemm.plan.limits import OUT_BYTES, ceil_div
 from cute_gemm.runtime import semaphores as counters
 
 DTYPES = {name: getattr(torch, name) for name in OUT_BYTES}

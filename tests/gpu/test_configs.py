@@ -4,13 +4,14 @@ import pytest
 import torch
 from tensors import DTYPES, HINTS, bits, counter, scales_for
 
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import GemmProblem, KernelConfig
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.reference import dequantized_product, product_scale
 from cute_gemm.runtime import dispatch
 from cute_gemm.testing import assert_close_per_tile, make_inputs, poisoned
 
-CONFIGS = [config for config in heuristics.every_config() if config.layout == "dense"]
+CONFIGS = [config for config in candidates.every_config() if config.layout == "dense"]
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 # Less than a tile, ragged tiles, clusters that do not divide. Of k-blocks the serial loop takes four a turn,
@@ -37,7 +38,7 @@ every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: con
 def is_able(config: KernelConfig, operands: Operands) -> bool:
     """Whether ``config`` is for as few rows, or as many k-blocks."""
     a, _, b, _ = operands
-    return heuristics.is_able(GemmProblem(len(a), len(b), a.shape[1], config.out_dtype), config)
+    return candidates.is_able(GemmProblem(len(a), len(b), a.shape[1], config.out_dtype), config)
 
 
 def run(config: KernelConfig, operands: Operands, num_sms: int = 132, draws: bool = True) -> torch.Tensor:

@@ -17,8 +17,9 @@ from tensors import DTYPES, bits
 from torch import Tensor
 
 import cute_gemm
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import MAX_GROUPS, KernelConfig
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.limits import MAX_GROUPS
 from cute_gemm.reference import dequantized_product
 from cute_gemm.testing import (
     INPUT_KINDS,
@@ -511,7 +512,7 @@ def test_a_call_comes_after_what_the_stream_does_to_sizes(layout: str) -> None:
 
 # Every kernel that may be chosen, forced upon groups it would not be chosen for
 
-CONFIGS = [config for config in heuristics.every_config() if config.layout in LAYOUTS]
+CONFIGS = [config for config in candidates.every_config() if config.layout in LAYOUTS]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 
 # Sizes, N, K. Less than a tile; more groups than CTAs; clusters that straddle groups; of k-blocks 1 to 9, all

@@ -14,7 +14,8 @@ from cute_gemm import cli
 from cute_gemm.bench import command, origin, records, timers
 from cute_gemm.bench.run import Bench
 from cute_gemm.bench.work import problem_of
-from cute_gemm.plan.problem import LAYOUTS, KernelConfig
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.runtime import dispatch, hardware
 from cute_gemm.runtime import warmup as compilation
 

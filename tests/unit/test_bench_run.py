@@ -14,7 +14,7 @@ from cute_gemm.bench.run import Bench, run_jobs
 from cute_gemm.bench.suite import Job, plan
 from cute_gemm.bench.work import problem_of
 from cute_gemm.contract import product as checks
-from cute_gemm.plan import heuristics
+from cute_gemm.plan import candidates, cost_model
 from cute_gemm.runtime import dispatch
 
 OPS = ["m_grouped_contiguous", "m_grouped_offsets", "m_grouped_masked"]
@@ -284,9 +284,9 @@ def test_grouped_rows_are_calibrated(monkeypatch):
         assert each["calibration"] == key
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
         problem = problem_of(each["op"], job.shape, 78)
-        best = heuristics.best(problem)
+        best = cost_model.best(problem)
         tma = each["scale_layout"] == "m_major"
-        assert each["config"] == heuristics.as_run(problem, best, tma).name
+        assert each["config"] == candidates.as_run(problem, best, tma).name
         assert best.name.endswith(each["op"].removeprefix("m_grouped"))
     assert [call.peer for call in timer.order] == [*["cute_gemm"] * 4, records.FAST] * 2
 

@@ -13,7 +13,7 @@ from test_tune import Kernels
 from cute_gemm.bench import records
 from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.work import problem_of
-from cute_gemm.plan import heuristics
+from cute_gemm.plan import candidates, cost_model
 from cute_gemm.runtime import dispatch
 from cute_gemm.testing.timing import ColdTimes
 
@@ -63,9 +63,9 @@ def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_
     monkeypatch.setattr(sys, "argv", arguments)
     assert candidates.main() == 0
     problem = problem_of(op, shape, 78)
-    ranked = heuristics.rank(problem)
+    ranked = cost_model.rank(problem)
     suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
-    run = [heuristics.as_run(problem, config, True) for config in suitable]
+    run = [candidates.as_run(problem, config, True) for config in suitable]
     assert set(kernels.launched) == {(config, 78) for config in run}
     assert len(timed) == len(suitable) + 1
     rows = records.read_rows(tmp_path / "rows.jsonl")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import cute_gemm
 from cute_gemm import cli
 from cute_gemm.cli import demo
-from cute_gemm.plan import heuristics
+from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import dispatch, inspection
 from cute_gemm.runtime.inspection import InspectionError, KernelStats
@@ -291,7 +291,7 @@ def test_inspect_compiles_and_reads_the_chosen_kernel(run):
 @pytest.mark.parametrize("m_major", [False, True])
 def test_inspect_ranks_the_rivals(run, monkeypatch, m_major):
     problem = GemmProblem(4096, 4096, 7168)
-    run_as = [heuristics.as_run(problem, choice.config, m_major) for choice in heuristics.rank(problem)]
+    run_as = [candidates.as_run(problem, choice.config, m_major) for choice in cost_model.rank(problem)]
     # Were a measured table to prefer the configuration that the model ranks last, it would still be shown.
     last = next(config for config in reversed(run_as) if config.tma_scales == m_major)
     assert last not in run_as[:3]

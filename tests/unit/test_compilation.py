@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime import warmup as compilation
 
 
@@ -30,7 +30,7 @@ def test_every_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(compilation.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(compilation.dispatch, "instance", asked.append)
-    first, second = heuristics.all_configs()[:2]
+    first, second = candidates.all_configs()[:2]
     compilation.compile_configs([first, second, first])
     assert workers == [2]
     assert sorted(asked, key=id) == sorted([first, second], key=id)

@@ -186,7 +186,7 @@ def test_sources_are_those_of_when_the_package_was_imported(tmp_path: Path) -> N
 UPGRADE = """
 from pathlib import Path
 from cute_gemm import cache, dispatch, jit
-from cute_gemm.plan.problem import KernelConfig
+from cute_gemm.plan.config import KernelConfig
 
 assert jit._PACKAGE == Path("cute_gemm").absolute()
 jit._compile = lambda build, label: b"image"

@@ -9,7 +9,7 @@ from cutlass.cute.runtime import from_dlpack
 
 from cute_gemm.kernels.hopper import l2_policy
 from cute_gemm.kernels.mainloop import SerialMainloop
-from cute_gemm.plan.problem import LaunchFlags
+from cute_gemm.plan.launch_policy import LaunchFlags
 
 STEPS = 24
 

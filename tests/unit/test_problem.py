@@ -10,20 +10,13 @@ import torch
 from hypothesis import given
 
 import cute_gemm
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import (
-    BLOCK_K,
-    MAX_GROUPS,
-    OUT_BYTES,
-    SMEM_CAPACITY,
-    STATIC_SMEM,
-    GemmProblem,
-    KernelConfig,
-    ceil_div,
-)
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.limits import BLOCK_K, MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY, STATIC_SMEM, ceil_div
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.testing import make_inputs
 
-CONFIGS = heuristics.every_config()
+CONFIGS = candidates.every_config()
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import BLOCK_K, LAYOUTS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import LAYOUTS
+from cute_gemm.plan.limits import BLOCK_K, OUT_BYTES, ceil_div
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
 sanitize = importlib.import_module("sanitize")
@@ -89,11 +91,11 @@ def test_cases_are_small(case: Any) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
-    configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype, layout)]
+    configs = [config for out_dtype in OUT_BYTES for config in candidates.all_configs(out_dtype, layout)]
     shown = [case.config for case in cases_of(layout)]
     assert {config.block_m for config in shown} == {config.block_m for config in configs}
     assert {config.out_dtype for config in shown} == set(OUT_BYTES)
-    every = [config for config in heuristics.every_config() if config.layout == layout]
+    every = [config for config in candidates.every_config() if config.layout == layout]
     assert {config.tma_scales for config in shown} == {config.tma_scales for config in every}
     # The loop with one temporary and one math warpgroup is of groups alone.
     loops, wanted = ({(c.partial_accumulators, c.math_warpgroups) for c in of} for of in (shown, configs))
@@ -102,7 +104,7 @@ def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
 
 def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
     """Which do not ask for the layout."""
-    configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype)]
+    configs = [config for out_dtype in OUT_BYTES for config in candidates.all_configs(out_dtype)]
     kinds = [
         lambda config: (config.partial_accumulators, config.straddles),
         lambda config: (config.cluster_m, config.cluster_n),
@@ -119,7 +121,7 @@ def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
     for kind in kinds:
         assert {kind(case.config) for case in cases_of("dense")} == {kind(config) for config in configs}
     configs = [
-        config for config in heuristics.every_config() if config.tma_scales and config.layout == "dense"
+        config for config in candidates.every_config() if config.tma_scales and config.layout == "dense"
     ]
     for kind in staged:
         shown = {kind(case.config) for case in cases_of("dense") if case.config.tma_scales}
@@ -129,7 +131,7 @@ def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 def test_groups_of_all_kinds_are_shown(layout: str) -> None:
     """Clusters along both ways where there are any, empty groups, and tiles with all and with some rows."""
-    configs = [config for out_dtype in OUT_BYTES for config in heuristics.all_configs(out_dtype, layout)]
+    configs = [config for out_dtype in OUT_BYTES for config in candidates.all_configs(out_dtype, layout)]
     cases = cases_of(layout)
     for name in ("cluster_m", "cluster_n"):
         wanted = max(getattr(config, name) for config in configs)

@@ -23,8 +23,10 @@ from cutlass.cute.runtime import make_fake_tensor
 from hypothesis import example, given, settings
 
 from cute_gemm.kernels.work_queue import TileQueue
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import LAYOUTS, MAX_EXTENT, MAX_GROUPS, OUT_BYTES, KernelConfig, ceil_div
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import LAYOUTS
+from cute_gemm.plan.limits import MAX_EXTENT, MAX_GROUPS, OUT_BYTES, ceil_div
 from cute_gemm.runtime import cache
 from cute_gemm.runtime import compiler as jit
 from cute_gemm.schedulers import warp
@@ -44,7 +46,7 @@ SCHEDULERS = {
     "masked": MGroupedMaskedScheduler,
 }
 CONFIGS = [
-    config for config in heuristics.every_config() if config.layout == "dense" and not config.tma_scales
+    config for config in candidates.every_config() if config.layout == "dense" and not config.tma_scales
 ]
 
 
@@ -77,7 +79,7 @@ MASKED = [Schedule("masked", *static) for static in STATIC]
 def test_the_schedules_of_all_kernels_are_tested(layout: str) -> None:
     tested = {(schedule.kind, *schedule[1:3]) for schedule in CONTIGUOUS + OFFSETS + MASKED}
     for out_dtype in OUT_BYTES:
-        for config in heuristics.all_configs(out_dtype, layout):
+        for config in candidates.all_configs(out_dtype, layout):
             assert (layout, (config.cluster_m, config.cluster_n), config.raster_width) in tested
 
 

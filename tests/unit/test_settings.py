@@ -10,8 +10,10 @@ import torch
 
 import cute_gemm
 from cute_gemm import config, settings, testing
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import GemmProblem, KernelConfig, LaunchFlags
+from cute_gemm.plan import cost_model
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import dispatch
 
 
@@ -241,7 +243,7 @@ def test_no_cluster_is_larger_than_what_may_be_used(num_sms: int, layout: str) -
     sizes = set()
     for m in (1, 64, 4096):
         problem = GemmProblem(m, 2112, 7168, num_sms=num_sms, layout=layout)
-        sizes |= {choice.config.cluster_size for choice in heuristics.rank(problem)}
+        sizes |= {choice.config.cluster_size for choice in cost_model.rank(problem)}
     assert min(sizes) == 1
     assert max(sizes) <= num_sms
     assert max(sizes) >= min(num_sms, 2)

@@ -12,8 +12,9 @@ import torch
 import cute_gemm
 from cute_gemm.bench.timers import Times
 from cute_gemm.contract import product as checks
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import LAYOUTS, KernelConfig
+from cute_gemm.plan import candidates, cost_model
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.plan.tuned import files
 from cute_gemm.plan.tuned.table import Table
 from cute_gemm.runtime import dispatch
@@ -170,7 +171,7 @@ def test_a_layer_that_cannot_be_multiplied_is_named() -> None:
 
 def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
     problem = job_of("dense").problem
-    ranked = heuristics.rank(problem)
+    ranked = cost_model.rank(problem)
     assert candidates(problem, 1.0)[0] == ranked[0].config
     few, more = candidates(problem, 1.05), candidates(problem, 1.2)
     assert more[: len(few)] == few
@@ -189,7 +190,7 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
     assert len(configs) > 2
     case = case_of(job, job.draws[0], "cpu")
     calls = checked_calls(job.problem, configs, case)
-    staged = [heuristics.as_run(job.problem, config, True) for config in configs]
+    staged = [candidates.as_run(job.problem, config, True) for config in configs]
     assert (staged != configs) == (layout == "contiguous"), "of which 20 rows a group are padded to 128"
     assert kernels.launched == [(config, 78) for config in staged]
     assert all(checks.tma_can_load(sa) for sa in kernels.scales)

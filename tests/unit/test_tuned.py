@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from cute_gemm.plan import heuristics, tuned
-from cute_gemm.plan.problem import GemmProblem, KernelConfig
+from cute_gemm.plan import candidates, cost_model, tuned
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import choice, files
 from cute_gemm.plan.tuned.table import Entry, Table, TunedError, parse, render
 from cute_gemm.runtime import dispatch, hardware
@@ -26,9 +27,9 @@ MASKED = GemmProblem(32 * 20, 4096, 2048, "float32", 78, "masked", 32)
 
 def config_of(problem: GemmProblem, rank: int) -> KernelConfig:
     """Something else than the model's choice, and the same for all M of these tests."""
-    low = [config for config in heuristics.all_configs(problem.out_dtype, problem.layout)]
+    low = [config for config in candidates.all_configs(problem.out_dtype, problem.layout)]
     low = [config for config in low if config.block_m == 64 and config.cluster_size == 1]
-    assert low[rank] != heuristics.best(problem)
+    assert low[rank] != cost_model.best(problem)
     return low[rank]
 
 
@@ -179,7 +180,7 @@ def test_entries_without_a_configuration_are_ignored_with_one_warning(
     of_another_layout = replace(entry(8, 1), config=config_of(MASKED, 1).name)
     files.merge(path, DEVICE, [*gone, of_another_layout, entry(16, 1)])
     for problem in (PROBLEM, replace(PROBLEM, m=8), PROBLEM):
-        assert dispatch.select(problem) == heuristics.best(problem)
+        assert dispatch.select(problem) == cost_model.best(problem)
     assert dispatch.select(replace(PROBLEM, m=16)) == config_of(PROBLEM, 1)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -198,17 +199,17 @@ def test_the_users_choice_wins_where_it_is_known(directories: tuple[Path, Path])
     files.merge(user / FILE, DEVICE, [entry(64, 2)])
     for m, rank in ((32, 1), (48, 1), (64, 2), (96, 1)):
         assert dispatch.select(replace(PROBLEM, m=m)) == config_of(PROBLEM, rank), m
-    assert dispatch.select(replace(PROBLEM, m=129)) == heuristics.best(replace(PROBLEM, m=129))
+    assert dispatch.select(replace(PROBLEM, m=129)) == cost_model.best(replace(PROBLEM, m=129))
 
 
 def test_choices_are_of_the_device(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     files.merge(directories[0] / FILE, DEVICE, [entry(64, 2)])
     assert dispatch.select(PROBLEM) == config_of(PROBLEM, 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H20")
-    assert dispatch.select(PROBLEM) == heuristics.best(PROBLEM)
+    assert dispatch.select(PROBLEM) == cost_model.best(PROBLEM)
     monkeypatch.setattr(hardware, "is_hopper", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", None)
-    assert dispatch.select(PROBLEM) == heuristics.best(PROBLEM)
+    assert dispatch.select(PROBLEM) == cost_model.best(PROBLEM)
 
 
 def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

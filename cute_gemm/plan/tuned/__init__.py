@@ -6,19 +6,12 @@ the package; `cute-gemm tune` makes the user's own, which win.
 
 from __future__ import annotations
 
-import torch
-
-from ...runtime import hardware
-from ..problem import GemmProblem, KernelConfig
+from ..config import KernelConfig
+from ..problem import GemmProblem
 from .files import tables
 
 
-def choice(problem: GemmProblem) -> KernelConfig | None:
-    """What was measured to be best for ``problem`` on devices named as the current one is.
-
-    None if nothing was, as on a machine without a Hopper GPU.
-    """
-    if not hardware.is_hopper():
-        return None
-    found = (table.choice(problem) for table in tables(torch.cuda.get_device_name()))
+def choice(problem: GemmProblem, device_name: str) -> KernelConfig | None:
+    """What was measured to be best for ``problem`` on devices of a name; None if nothing was."""
+    found = (table.choice(problem) for table in tables(device_name))
     return next((config for config in found if config is not None), None)

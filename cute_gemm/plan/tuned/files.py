@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from ...runtime.cache import cache_dir, replace_file
+from ...storage import cache_dir, replace_file
 from .table import Entry, Table, TunedError, parse, render
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from .. import heuristics
-from ..problem import LAYOUTS, OUT_BYTES, GemmProblem, KernelConfig
+from ..candidates import all_configs, is_suitable
+from ..config import KernelConfig
+from ..layouts import LAYOUTS
+from ..limits import OUT_BYTES
+from ..problem import GemmProblem
 
 FORMAT = 1
 
@@ -49,7 +52,7 @@ class Entry:
     ) -> Entry:
         """What to write where ``config`` was best for ``problem``."""
         return Entry(
-            layout=problem.layout,
+            layout=problem.layout.name,
             out_dtype=problem.out_dtype,
             num_sms=problem.num_sms,
             groups=problem.groups,
@@ -64,7 +67,7 @@ class Entry:
     @property
     def series(self) -> tuple[str | int, ...]:
         """What entries share that differ in ``m`` only."""
-        return _series(self)
+        return self.layout, self.out_dtype, self.num_sms, self.groups, self.n, self.k
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -101,7 +104,7 @@ class Table:
         config = configs[above]
         if rows[above] != problem.m and (above == 0 or configs[above - 1] != config):
             return None
-        return config if heuristics.is_suitable(problem, config) else None
+        return config if is_suitable(problem, config) else None
 
 
 def render(device_name: str, entries: Iterable[Entry]) -> str:
@@ -151,10 +154,10 @@ def _entry(row: Any) -> Entry:
     return entry
 
 
-def _series(of: GemmProblem | Entry) -> tuple[str | int, ...]:
-    return of.layout, of.out_dtype, of.num_sms, of.groups, of.n, of.k
+def _series(of: GemmProblem) -> tuple[str | int, ...]:
+    return of.layout.name, of.out_dtype, of.num_sms, of.groups, of.n, of.k
 
 
 @cache
 def _configs(out_dtype: str, layout: str) -> dict[str, KernelConfig]:
-    return {config.name: config for config in heuristics.all_configs(out_dtype, layout)}
+    return {config.name: config for config in all_configs(out_dtype, LAYOUTS[layout])}

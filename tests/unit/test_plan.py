@@ -8,21 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import (
-    LAYOUTS,
-    MAX_GROUPS,
-    OUT_BYTES,
-    RASTER,
-    SMEM_CAPACITY,
-    GemmProblem,
-    KernelConfig,
-    LaunchFlags,
-)
+from cute_gemm.plan import candidates, cost_model, launch_policy
+from cute_gemm.plan.config import RASTER_WIDTH, KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
+from cute_gemm.plan.layouts import LAYOUTS
+from cute_gemm.plan.limits import MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import dispatch
 from cute_gemm.testing import limit_us
 
-CONFIGS = heuristics.every_config()
+CONFIGS = candidates.every_config()
 
 # As likely small as large: uniform numbers up to 2**31 would all be large.
 EXTENT = st.integers(0, 31).flatmap(lambda bits: st.integers(2**bits // 2 + 1, 2**bits))
@@ -42,9 +37,9 @@ PROBLEMS |= st.builds(
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("out_dtype", OUT_BYTES)
 def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: str) -> None:
-    configs = heuristics.all_configs(out_dtype, layout)
+    configs = candidates.all_configs(out_dtype, layout)
     assert {(config.out_dtype, config.layout) for config in configs} == {(out_dtype, layout)}
-    assert all(heuristics.is_legal(config) for config in configs)
+    assert all(candidates.is_legal(config) for config in configs)
     # A tile of 256 rows would be of two contiguous groups.
     heights = {64, 128} if layout == "contiguous" else {64, 128, 256}
     few_rows = {8} if layout == "dense" else set()
@@ -72,15 +67,15 @@ def test_scales_come_with_the_stages_where_there_is_room() -> None:
     short, long = GemmProblem(4096, 4096, 7 * 128), GemmProblem(128, 4096, 7 * 128 + 16)
     narrowed = set()
     for config in CONFIGS:
-        bare = replace(config, tma_scales=False, raster_width=RASTER // config.cluster_m)
-        if bare not in heuristics.all_configs(config.out_dtype, config.layout):
+        bare = replace(config, tma_scales=False, raster_width=RASTER_WIDTH // config.cluster_m)
+        if bare not in candidates.all_configs(config.out_dtype, config.layout):
             continue  # it has been narrowed
-        assert heuristics.as_run(long, bare, False) == bare
+        assert candidates.as_run(long, bare, False) == bare
         # Rows of offsets begin anywhere, where TMA cannot.
         is_of_use = config.math_warpgroups == 2 and config.layout != "offsets"
         fits = replace(bare, tma_scales=True).smem_bytes <= SMEM_CAPACITY
         for problem in (short, long):
-            staged = heuristics.as_run(problem, bare, True)
+            staged = candidates.as_run(problem, bare, True)
             assert staged in CONFIGS
             if staged.epi_n != bare.epi_n:
                 assert problem is long
@@ -99,7 +94,7 @@ def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() ->
     def rasters(m: int, k: int, layout: str = "dense") -> dict[int, set[int]]:
         """Tiles along M, by the height of a tile."""
         problem = GemmProblem(m, 4096, k, layout=layout)
-        run = [heuristics.as_run(problem, choice.config, False) for choice in heuristics.rank(problem)]
+        run = [candidates.as_run(problem, choice.config, False) for choice in cost_model.rank(problem)]
         assert set(run) <= set(CONFIGS)
         return {
             block_m: {config.raster_width * config.cluster_m for config in run if config.block_m == block_m}
@@ -144,26 +139,26 @@ ILLEGAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", ILLEGAL)
 def test_what_cannot_be_built_is_not_legal(change: str) -> None:
-    assert heuristics.is_legal(LEGAL)
-    assert heuristics.is_legal(replace(LEGAL, **TALL))
-    assert not heuristics.is_legal(replace(LEGAL, **ILLEGAL[change]))
+    assert candidates.is_legal(LEGAL)
+    assert candidates.is_legal(replace(LEGAL, **TALL))
+    assert not candidates.is_legal(replace(LEGAL, **ILLEGAL[change]))
 
 
 @given(problem=PROBLEMS)
 @settings(max_examples=300, deadline=None)
 def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
-    ranked = heuristics.rank(problem)
+    ranked = cost_model.rank(problem)
     configs = [choice.config for choice in ranked]
     assert configs
-    assert heuristics.best(problem) == configs[0]
+    assert cost_model.best(problem) == configs[0]
     for tma_scales in (False, True):
-        assert dispatch.select(problem, tma_scales) == heuristics.as_run(problem, configs[0], tma_scales)
-    candidates = heuristics.all_configs(problem.out_dtype, problem.layout)
-    suitable = [config for config in candidates if heuristics.is_suitable(problem, config)]
+        assert dispatch.select(problem, tma_scales) == candidates.as_run(problem, configs[0], tma_scales)
+    candidates = candidates.all_configs(problem.out_dtype, problem.layout)
+    suitable = [config for config in candidates if candidates.is_suitable(problem, config)]
     assert sorted(config.name for config in configs) == sorted(config.name for config in suitable)
     costs = [choice.cost_us for choice in ranked]
     assert costs == sorted(costs)
-    assert all(choice.cost_us == heuristics.cost_us(problem, choice.config) for choice in ranked)
+    assert all(choice.cost_us == cost_model.cost_us(problem, choice.config) for choice in ranked)
 
 
 @given(problem=PROBLEMS)
@@ -171,15 +166,15 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
     """Of an H200, whose limit no other Hopper GPU is below."""
     problem = replace(problem, num_sms=132)
-    assert all(choice.cost_us > max(2, limit_us(problem)) for choice in heuristics.rank(problem))
+    assert all(choice.cost_us > max(2, limit_us(problem)) for choice in cost_model.rank(problem))
 
 
 @given(problem=PROBLEMS)
 @settings(deadline=None)
 def test_more_k_costs_more(problem: GemmProblem) -> None:
-    for config in heuristics.all_configs(problem.out_dtype, problem.layout):
+    for config in candidates.all_configs(problem.out_dtype, problem.layout):
         longer = replace(problem, k=problem.k + 128 * config.splits)
-        assert heuristics.cost_us(problem, config) < heuristics.cost_us(longer, config)
+        assert cost_model.cost_us(problem, config) < cost_model.cost_us(longer, config)
 
 
 def test_every_configuration_has_a_name_and_a_turn() -> None:
@@ -191,9 +186,9 @@ def test_every_configuration_has_a_name_and_a_turn() -> None:
 @given(problem=PROBLEMS)
 @settings(max_examples=300, deadline=None)
 def test_whatever_is_chosen_computes_everything(problem: GemmProblem) -> None:
-    for choice in heuristics.rank(problem):
+    for choice in cost_model.rank(problem):
         config = choice.config
-        assert heuristics.is_able(problem, config)
+        assert candidates.is_able(problem, config)
         if config.splits > 1:
             tiles = -(-problem.m // config.block_m) * -(-problem.n // config.block_n)
             assert tiles * config.splits <= problem.num_sms, "CTAs that sum up one tile do not run at once"
@@ -204,23 +199,23 @@ def test_whatever_is_chosen_computes_everything(problem: GemmProblem) -> None:
 def test_k_is_shared_out_where_tiles_are_few_but_not_if_rows_must_not_depend_on_their_number() -> None:
     for m in (1, 8, 9, 64, 128):
         problem = GemmProblem(m, 576, 7168)
-        assert heuristics.best(problem).splits > 1
+        assert cost_model.best(problem).splits > 1
         invariant = replace(problem, batch_invariant=True)
-        assert {choice.config.splits for choice in heuristics.rank(invariant)} == {1}
-    assert heuristics.best(GemmProblem(64, 24576, 1536)).splits == 1
+        assert {choice.config.splits for choice in cost_model.rank(invariant)} == {1}
+    assert cost_model.best(GemmProblem(64, 24576, 1536)).splits == 1
 
 
 def test_few_rows_get_a_low_tile_and_many_a_tall_one() -> None:
-    assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (1, 8)} == {8}
-    assert {heuristics.best(GemmProblem(m, 4096, 7168)).block_m for m in (9, 33, 64)} == {64}
-    assert {heuristics.best(GemmProblem(4096, n, 7168)).block_m for n in (2112, 4096, 7168)} <= {128, 256}
+    assert {cost_model.best(GemmProblem(m, 4096, 7168)).block_m for m in (1, 8)} == {8}
+    assert {cost_model.best(GemmProblem(m, 4096, 7168)).block_m for m in (9, 33, 64)} == {64}
+    assert {cost_model.best(GemmProblem(4096, n, 7168)).block_m for n in (2112, 4096, 7168)} <= {128, 256}
 
 
 def test_tiles_are_as_high_as_groups_are() -> None:
     def height(rows: int, layout: str) -> int:
         problem = GemmProblem(32 * rows, 4096, 7168, layout=layout, groups=32)
-        assert all(choice.config.layout == layout for choice in heuristics.rank(problem))
-        return heuristics.best(problem).block_m
+        assert all(choice.config.layout == layout for choice in cost_model.rank(problem))
+        return cost_model.best(problem).block_m
 
     for layout in ("offsets", "masked"):
         assert height(20, layout) == 64
@@ -230,7 +225,7 @@ def test_tiles_are_as_high_as_groups_are() -> None:
 def test_clusters_along_m_are_not_as_high_as_contiguous_groups() -> None:
     def heights(rows: int, layout: str) -> set[int]:
         problem = GemmProblem(8 * rows, 4096, 7168, layout=layout, groups=8)
-        return {choice.config.block_m for choice in heuristics.rank(problem) if choice.config.cluster_m == 2}
+        return {choice.config.block_m for choice in cost_model.rank(problem) if choice.config.cluster_m == 2}
 
     assert heights(128, "contiguous") == set()
     assert heights(256, "contiguous") == heights(128, "offsets") == {64}
@@ -238,7 +233,7 @@ def test_clusters_along_m_are_not_as_high_as_contiguous_groups() -> None:
 
 
 def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:
-    best = heuristics.best(GemmProblem(64, 4096, 7168))
+    best = cost_model.best(GemmProblem(64, 4096, 7168))
     assert 4096 // best.block_n > 132 // 3
 
 
@@ -283,7 +278,7 @@ def test_operands_that_few_tiles_read_leave_l2_first(
     m: int, n: int, layout: str, groups: int, hints: LaunchFlags
 ) -> None:
     problem = GemmProblem(m, n, 1024, layout=layout, groups=groups)
-    assert heuristics.l2_hints(problem, KernelConfig(128, 128, 6, layout=layout)) == hints
+    assert launch_policy.launch_flags(problem, KernelConfig(128, 128, 6, layout=layout)) == hints
 
 
 @pytest.mark.parametrize(
@@ -296,7 +291,7 @@ def test_operands_that_few_tiles_read_leave_l2_first(
 )
 def test_b_of_many_groups_does_not_leave_l2_first(block_m: int, groups: int, hints: LaunchFlags) -> None:
     problem = GemmProblem(20 * groups, 6144, 7168, layout="masked", groups=groups)
-    assert heuristics.l2_hints(problem, KernelConfig(block_m, 128, 8, layout="masked")) == hints
+    assert launch_policy.launch_flags(problem, KernelConfig(block_m, 128, 8, layout="masked")) == hints
 
 
 PAIR = KernelConfig(128, 128, 6, cluster_n=2)
@@ -314,7 +309,7 @@ PAIR = KernelConfig(128, 128, 6, cluster_n=2)
 )
 def test_clusters_of_many_rows_and_groups_of_few_draw_their_tiles(config: KernelConfig, draws: bool) -> None:
     problem = GemmProblem(4096, 4096, 1024, layout=config.layout)
-    assert heuristics.dynamic_persistence(problem, config) == config.dynamic_persistence == draws
+    assert launch_policy.is_drawn(problem, config) == config.dynamic_persistence == draws
 
 
 @pytest.mark.parametrize(
@@ -332,4 +327,4 @@ def test_clusters_of_many_rows_and_groups_of_few_draw_their_tiles(config: Kernel
 def test_tiles_are_drawn_where_there_are_more_than_run_at_once(
     n: int, k: int, num_sms: int, draws: bool
 ) -> None:
-    assert heuristics.dynamic_persistence(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws
+    assert launch_policy.is_drawn(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws

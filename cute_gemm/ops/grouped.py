@@ -1,98 +1,13 @@
-"""The public operations: what each promises, and the way from tensors to a result."""
+"""Products of groups of rows, each with a matrix of its own: what they promise."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import reference
-from .contract import grouping as checks_grouped
-from .contract import product as checks
-from .plan.problem import CONTIGUOUS_ALIGNMENT
-from .runtime import hardware, quick
-
-
-def fp8_gemm_nt(
-    lhs: tuple[Tensor, Tensor],
-    rhs: tuple[Tensor, Tensor],
-    /,
-    out: Tensor | None = None,
-    *,
-    out_dtype: torch.dtype = torch.bfloat16,
-) -> Tensor:
-    """`D = A @ B.T` of FP8 matrices with fine-grained scales, accumulated in FP32.
-
-    `D[m, n]` is the sum over k of `a[m, k] * sa[m, k // 128] * b[n, k] * sb[n // 128, k // 128]`. Tensor
-    cores sum 128 products along K; each such part is then scaled and added up in FP32 (DeepSeek-V3 technical
-    report, arXiv:2412.19437, section 3.3).
-
-    Args:
-        lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[M, K]`; `sa` its scales, torch.float32
-            `[M, ceil(K / 128)]`. :func:`cute_gemm.quantize_1x128` makes both.
-        rhs: the pair `(b, sb)`. `b` is B, torch.float8_e4m3fn `[N, K]`; `sb` its scales, torch.float32
-            `[ceil(N / 128), ceil(K / 128)]`. :func:`cute_gemm.quantize_128x128` makes both.
-        out: where to write D, torch.bfloat16 or torch.float32 `[M, N]`; None allocates it. It may be a view
-            into a buffer that holds inputs too, as long as it shares no element with them.
-        out_dtype: torch.bfloat16 or torch.float32, the type of an allocated result. A given `out` decides by
-            its own dtype; torch.float32 beside an `out` of bfloat16 is an error, as the result would be
-            rounded.
-
-    M is any size, N a multiple of 8, K a multiple of 16 (a last k-block may be partial). With K = 0 the
-    result is zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
-
-    The last dimension of a, b and out is contiguous (stride 1). Rows may be further apart: the row stride is
-    a multiple of 16 bytes, at least the length of a row (so rows that `expand` repeats are refused) and below
-    2^40 bytes; it does not matter for a single row. a, b and out start at a multiple of 16 bytes. Scales may
-    have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place. Those
-    of A that are M-major, at an address and with strides that are multiples of 16 bytes, as
-    `quantize.m_major` makes them, may take another kernel, which loads them by TMA and gives the same bits.
-
-    All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
-    it the current device or not, and returns without waiting. A call that needs a kernel which no call before
-    it did compiles that in seconds, or finds it on disk; sizes are arguments of a kernel, so few are needed.
-    A kernel's first call in a process must not be within the capture of a CUDA graph: make the same call,
-    with scales laid out alike, once before. On the CPU the same rules hold, and :mod:`cute_gemm.reference`
-    computes the result in plain torch.
-
-    Returns:
-        `out`, the very tensor, if given; else a new contiguous tensor.
-
-    Raises:
-        TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.
-        ValueError: a shape, stride, address, device or overlap outside the above; a gradient is wanted, which
-            this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors than
-            the device has.
-        RuntimeError: the tensors are on a GPU other than Hopper; or a CUDA graph is being captured, and this
-            kernel was not called before on this device.
-
-    When it raises one of these, `out` is as it was.
-    """
-    launched = quick.fp8_gemm_nt(lhs, rhs, out, out_dtype)
-    if launched is not None:
-        return launched
-    a, sa, b, sb, m, n, k, device, _, _ = checks.product(lhs, 2, rhs, 2, out, out_dtype)
-    if m == 0 or n == 0 or k == 0:
-        return torch.zeros((m, n), dtype=out_dtype, device=device) if out is None else _fill(out, 0)
-    if a.is_cpu:
-        product = reference.fp8_gemm_nt(a, sa, b, sb, out_dtype if out is None else out.dtype)
-        return product if out is None else _fill(out, product)
-
-    index = a.get_device()
-    launch = _launcher("fp8_gemm_nt", index)
-    # 0.3 us less than `a.new_empty`.
-    result = torch.empty_strided((m, n), (n, 1), dtype=out_dtype, device=device) if out is None else out
-    if m == 1:
-        launch(_for_tma(a), sa, b, sb, _for_tma(result), m, n, k, index)
-    else:
-        launch(a, sa, b, sb, result, m, n, k, index)
-    if out is not None:
-        # Autograd would not notice otherwise that something it saved has changed.
-        torch.autograd.graph.increment_version(out)
-    return result
+from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS
+from ..plan.limits import CONTIGUOUS_ALIGNMENT
+from .road import run
 
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -156,13 +71,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
 
     When it raises one of these, `out` is as it was.
     """
-    a, sa, b, sb, shape = checks_grouped.m_grouped(
-        lhs, 2, rhs, "group_index", group_index, "M", out, out_dtype
-    )
-    if validate:
-        checks_grouped.group_index_values(group_index, len(b))
-    operation = "m_grouped_fp8_gemm_nt_contiguous"
-    return _m_grouped(operation, a, sa, b, sb, shape, out, out_dtype, group_index)
+    return run(CONTIGUOUS, lhs, rhs, out, out_dtype, group_index, validate=validate)
 
 
 def contiguous_alignment() -> int:
@@ -219,12 +128,7 @@ def m_grouped_fp8_gemm_nt_offsets(
 
     When it raises one of these, `out` is as it was.
     """
-    checks_grouped.count("alignment", alignment, checks_grouped.MAX_ALIGNMENT)
-    a, sa, b, sb, shape = checks_grouped.m_grouped(lhs, 2, rhs, "offsets", offsets, "G", out, out_dtype)
-    if validate:
-        checks_grouped.offsets_values(offsets, alignment, len(a))
-    operation = "m_grouped_fp8_gemm_nt_offsets"
-    return _m_grouped(operation, a, sa, b, sb, shape, out, out_dtype, offsets, alignment)
+    return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate)
 
 
 def m_grouped_fp8_gemm_nt_masked(
@@ -277,93 +181,4 @@ def m_grouped_fp8_gemm_nt_masked(
 
     When it raises one of these, `out` is as it was.
     """
-    checks_grouped.count("expected_rows", expected_rows)
-    a, sa, b, sb, shape = checks_grouped.m_grouped(lhs, 3, rhs, "valid_rows", valid_rows, "G", out, out_dtype)
-    if validate:
-        checks_grouped.valid_rows_values(valid_rows, a.shape[1])
-    operation = "m_grouped_fp8_gemm_nt_masked"
-    return _m_grouped(operation, a, sa, b, sb, shape, out, out_dtype, valid_rows, expected_rows)
-
-
-def _m_grouped(
-    operation: str,
-    a: Tensor,
-    sa: Tensor,
-    b: Tensor,
-    sb: Tensor,
-    shape: tuple[int, ...],
-    out: Tensor | None,
-    out_dtype: torch.dtype,
-    index: Tensor,
-    *numbers: int,
-) -> Tensor:
-    """Runs a checked grouped operation, the function of that name in `dispatch` or `reference`."""
-    result = a.new_empty(shape, dtype=out_dtype) if out is None else out
-    if 0 in shape:
-        return result
-    if a.is_cpu or a.shape[-1] == 0:
-        # As a kernel does, it writes also outside of the inference_mode that `out` was made under.
-        with torch.inference_mode():
-            getattr(reference, operation)(a, sa, b, sb, result, index, *numbers)
-        return result
-    launch = _launcher(operation, a.get_device())
-    if 1 in shape or len(b) == 1:
-        launch(_for_tma(a), sa, _for_tma(b), sb, _for_tma(result), _for_tma(index), *numbers)
-    else:
-        launch(a, sa, b, sb, result, index, *numbers)
-    if out is not None:
-        torch.autograd.graph.increment_version(out)
-    return result
-
-
-def _fill(out: Tensor, value: Tensor | int) -> Tensor:
-    """Writes into `out` as a kernel does: also outside of the inference_mode that `out` was made under."""
-    with torch.inference_mode():
-        out[:] = value
-    return out
-
-
-@functools.cache
-def _launcher(operation: str, index: int) -> Callable[..., None]:
-    """What launches the kernels of an operation on CUDA device `index`: the function of `dispatch`, guarded.
-
-    Raises:
-        RuntimeError: see :func:`_kernels`. Only success is remembered.
-    """
-    launch: Callable[..., None] = getattr(_kernels(index), operation)
-    # The guard costs microseconds and asking for the current device one: with one device neither is needed.
-    if torch.cuda.device_count() == 1:
-        return launch
-
-    def guarded(*arguments: Tensor | int) -> None:
-        if index == torch.cuda.current_device():
-            launch(*arguments)
-        else:
-            with torch.cuda.device(index):
-                launch(*arguments)
-
-    return guarded
-
-
-def _kernels(index: int) -> ModuleType:
-    """The module that launches kernels, for CUDA device `index`; the first call takes seconds to import it.
-
-    Raises:
-        RuntimeError: that device cannot run them.
-    """
-    if not hardware.is_hopper(index):
-        raise RuntimeError(
-            f"the tensors are on cuda:{index}, which is {hardware.describe(index)}; wanted a Hopper GPU, "
-            "compute capability 9.0, such as H100, H200 or H20. The same call with CPU tensors (`a.cpu()`, "
-            "...) runs in plain torch"
-        )
-    from .runtime import dispatch
-
-    return dispatch
-
-
-def _for_tma(x: Tensor) -> Tensor:
-    """The same memory with strides that a tensor map can hold: torch lets those of extents of 1 be any."""
-    width = x.shape[-1]
-    strides = [width if count == 1 else step for count, step in zip(x.shape, x.stride(), strict=True)]
-    return x.as_strided(x.shape, strides)
+    return run(MASKED, lhs, rhs, out, out_dtype, valid_rows, expected_rows, validate=validate)

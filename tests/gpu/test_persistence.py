@@ -11,7 +11,7 @@ from tensors import bits, counter
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt
-from cute_gemm.plan import heuristics
+from cute_gemm.plan import candidates, launch_policy
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import dispatch
 from cute_gemm.runtime import semaphores as counters
@@ -38,7 +38,7 @@ def expected(operands: tuple[Operand, Operand]) -> torch.Tensor:
     """The result of even turns."""
     problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
     config = dispatch.select(problem)
-    assert heuristics.dynamic_persistence(problem, config)
+    assert launch_policy.is_drawn(problem, config)
     (a, sa), (b, sb) = operands
     out, check = poisoned(SHAPE[0], SHAPE[1], torch.bfloat16, "cuda")
     num_sms, hints, *_ = dispatch.launch_options(problem, config, 0)
@@ -153,7 +153,7 @@ def test_padding_comes_first_or_alone(sizes: list[int], num_sms: int) -> None:
     blocks = [torch.full((128,), -1, dtype=torch.int32, device="cuda") for size in sizes if size < 0]
     whole = torch.cat([*blocks, index])[: len(index)].contiguous()
     index.copy_(whole)
-    for config in heuristics.every_config():
+    for config in candidates.every_config():
         if config.layout == "contiguous" and config.dynamic_persistence and not config.tma_scales:
             (a, _), (b, _) = inputs.lhs, inputs.rhs
             dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.out_dtype]
@@ -169,7 +169,7 @@ def test_padding_comes_first_or_alone(sizes: list[int], num_sms: int) -> None:
 @pytest.mark.parametrize("sizes", [[0, 0, 0], [1, 0, 0], [300, 0, 257]])
 def test_masked_groups_may_have_fewer_tiles_than_there_are_clusters(sizes: list[int]) -> None:
     inputs = make_masked_inputs(sizes, 512, 264, 400, device="cuda")
-    for config in heuristics.every_config():
+    for config in candidates.every_config():
         if config.layout == "masked" and config.dynamic_persistence and not config.tma_scales:
             dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.out_dtype]
             first, second = (torch.full((3, 512, 264), 7, dtype=dtype, device="cuda") for _ in range(2))

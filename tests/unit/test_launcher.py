@@ -18,7 +18,7 @@ from cute_gemm import ops
 from cute_gemm.contract import product as checks
 from cute_gemm.kernels.hopper import as_matrices
 from cute_gemm.kernels.preconditions import is_plain
-from cute_gemm.plan.problem import MAX_EXTENT, ceil_div
+from cute_gemm.plan.limits import MAX_EXTENT, ceil_div
 from cute_gemm.runtime import cache, quick
 from cute_gemm.runtime import compiler as jit
 from cute_gemm.runtime import semaphores as counters

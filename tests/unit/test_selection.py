@@ -9,8 +9,10 @@ import torch
 
 from cute_gemm import config, settings
 from cute_gemm.contract import product as checks
-from cute_gemm.plan import heuristics
-from cute_gemm.plan.problem import GemmProblem, KernelConfig, LaunchFlags
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
+from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import compiler as jit
 from cute_gemm.runtime import dispatch, quick
 from cute_gemm.runtime import semaphores as counters
@@ -240,7 +242,7 @@ def test_a_kernel_for_the_scales_that_there_are_is_chosen() -> None:
     problem = GemmProblem(4096, 2112, 7168)
     config, staged = dispatch.select(problem), dispatch.select(problem, True)
     assert not config.tma_scales
-    assert staged == replace(config, tma_scales=True) == heuristics.as_run(problem, config, True)
+    assert staged == replace(config, tma_scales=True) == candidates.as_run(problem, config, True)
 
 
 def test_a_warm_call_asks_nothing(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

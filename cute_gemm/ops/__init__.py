@@ -1,0 +1,17 @@
+"""The public operations: what each promises, and the one road that all of them take."""
+
+from .dense import fp8_gemm_nt
+from .grouped import (
+    contiguous_alignment,
+    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_gemm_nt_masked,
+    m_grouped_fp8_gemm_nt_offsets,
+)
+
+__all__ = [
+    "contiguous_alignment",
+    "fp8_gemm_nt",
+    "m_grouped_fp8_gemm_nt_contiguous",
+    "m_grouped_fp8_gemm_nt_masked",
+    "m_grouped_fp8_gemm_nt_offsets",
+]

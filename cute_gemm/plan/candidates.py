@@ -1,0 +1,239 @@
+"""Which kernel instances there are to choose from, which of them suit a problem, and how one is run.
+
+All policy that a configuration is compiled with stands here: a field of :class:`KernelConfig` has the value
+that a function of this module gave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+from .config import RASTER_WIDTH, KernelConfig
+from .layouts import DENSE, LAYOUTS, Layout
+from .limits import OUT_BYTES, SMEM_CAPACITY, ceil_div
+from .problem import GemmProblem
+from .recipe import FP8_1D2D, Recipe
+
+_MAX_STAGES = 16
+# Of dense tiles that one math warpgroup computes and no CTA shares operands of: they wait for DRAM, which is
+# slower the more is asked of it at once (docs/performance.md, 34).
+_MAX_STAGES_ALONE = 8
+_STORE_BUDGET = 64 * 1024
+# Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
+# for them: with 16 tiles 4096 x 7168 x 16384 took 0.5 % longer, with 8 4096 x 32768 x 512 8 %
+# (docs/performance.md, 46).
+_BAND_BYTES = 24e6
+# With fewer, narrow stores cost more than staged scales gain: 256 x 128 took 0.7 to 1.5 % less at 12 and 16
+# k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
+_LEAST_NARROW_K_BLOCKS = 8
+_ACCUMULATORS = 192  # registers a thread; with more, kernels spill
+
+
+@cache
+def all_configs(
+    out_dtype: str = "bfloat16", layout: Layout = DENSE, recipe: Recipe = FP8_1D2D
+) -> tuple[KernelConfig, ...]:
+    """Every configuration that can be chosen for a type of D, a layout and a recipe."""
+    return tuple(config for config in _candidates(out_dtype, layout, recipe) if is_legal(config))
+
+
+def every_config() -> tuple[KernelConfig, ...]:
+    """Every configuration that :func:`as_run` can make of one that can be chosen."""
+    configs = [
+        config
+        for layout in LAYOUTS.values()
+        for out_dtype in OUT_BYTES
+        for config in all_configs(out_dtype, layout)
+    ]
+    banded = [variant for each in configs for variant in _in_bands(each)]
+    return tuple(dict.fromkeys(variant for each in banded for variant in (each, _with_tma_scales(each))))
+
+
+def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> KernelConfig:
+    """``config``, which was chosen for ``problem``, in bands that suit it and for the scales that there are.
+
+    With ``tma_scales``, TMA can load those of A: they are M-major, on 16 bytes. It does where there is room
+    for them; if store buffers must be narrow for that, there must be enough k-blocks for it to pay.
+    """
+    usual, *low = _in_bands(config)
+    banded = low[0] if low and _is_long(problem, config) else usual
+    if not tma_scales:
+        return banded
+    staged = _with_tma_scales(banded)
+    k_blocks = ceil_div(problem.k, config.block_k)
+    pays = staged.epi_n == banded.epi_n or k_blocks >= _LEAST_NARROW_K_BLOCKS
+    return staged if pays else banded
+
+
+def is_legal(config: KernelConfig) -> bool:
+    """Whether a kernel of ``config`` can be built: shared memory, scale blocks and registers suffice.
+
+    And whether its tiles are what its layout asks for.
+    """
+    accumulators = (config.fragments + config.partial_accumulators) * config.fragment_n // 2
+    chunks = config.fragments * config.fragment_n // config.epi_n
+    return (
+        config.smem_bytes <= SMEM_CAPACITY
+        and config.stages >= 3
+        and config.fragment_n <= config.recipe.scale_n + config.scale_group_n
+        and config.fragment_n % config.epi_n == 0
+        and (config.epi_stages >= 2 or chunks == 1)
+        and accumulators <= _ACCUMULATORS
+        and (config.partial_accumulators == 1 or config.fragments == 1)
+        and config.layout.is_legal(config)
+    )
+
+
+def is_able(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether the kernel of ``config`` computes all of ``problem``, and in the order that it asks for.
+
+    Tiles of 8 rows know of no others. Where k-blocks are shared out, each CTA has some, and partial sums are
+    added up in another order than without. No kernel adds to what D holds, or takes operands of which
+    another dimension than K is contiguous.
+    """
+    if problem.accumulate or (problem.a_major, problem.b_major) != ("k", "k"):
+        return False
+    if (problem.recipe, problem.layout, problem.out_dtype) != (
+        config.recipe,
+        config.layout,
+        config.out_dtype,
+    ):
+        return False
+    k_blocks = ceil_div(problem.k, config.block_k)
+    return (config.block_m > 8 or problem.m <= 8) and not (
+        config.splits > 1 and (problem.batch_invariant or config.splits > k_blocks)
+    )
+
+
+def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether a kernel is able, a cluster fits the multiprocessors given, and no lower tile would do.
+
+    At most half of a tile's rows lie beyond a group's rows. Where k-blocks are shared out, all CTAs run at
+    once. In a group's last tile a warpgroup without rows multiplies nothing, but one of two m-fragments
+    always both.
+    """
+    if config.cluster_size > problem.num_sms or not is_able(problem, config):
+        return False
+    tiles = ceil_div(problem.m, config.block_m) * ceil_div(problem.n, config.block_n)
+    if config.splits > 1 and tiles * config.splits > problem.num_sms:
+        return False
+    rows = problem.m / problem.groups
+    if config.m_fragments > 1 and problem.layout.is_grouped and rows < config.block_m:
+        return False
+    has_rows = problem.layout.least_rows(config) < rows or config.cluster_m == 1
+    return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
+
+
+def _candidates(out_dtype: str, layout: Layout, recipe: Recipe) -> Iterator[KernelConfig]:
+    for block_m, block_ns in layout.block_n.items():
+        for block_n in block_ns:
+            for cluster_m, cluster_n in _clusters(block_m, block_n):
+                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout, recipe)
+    for (block_m, block_n), each in layout.splits.items():
+        for splits in each:
+            yield _fill(block_m, block_n, 1, 1, splits, out_dtype, layout, recipe)
+
+
+def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
+    """Four that share A pay for narrow tiles of few rows, of whose operands A is the most."""
+    pairs = (1, 1), (2, 1), (1, 2)
+    return (*pairs, (1, 4)) if block_m == 64 and block_n <= 64 else pairs
+
+
+def _fill(
+    block_m: int,
+    block_n: int,
+    cluster_m: int,
+    cluster_n: int,
+    splits: int,
+    out_dtype: str,
+    layout: Layout,
+    recipe: Recipe,
+) -> KernelConfig:
+    """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
+
+    Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage.
+    """
+    few_rows = block_m <= 64
+    width = OUT_BYTES[out_dtype]
+    widest = layout.tall_store_bytes if block_m > 128 else 128
+    epi_n = next(columns for columns in (widest // width, 64 // width, 16) if block_n % columns == 0)
+    if splits > 1:
+        epi_n = block_n
+    bare = KernelConfig(
+        block_m,
+        block_n,
+        stages=0,
+        cluster_m=cluster_m,
+        cluster_n=cluster_n,
+        epi_n=epi_n,
+        epi_stages=0,
+        splits=splits,
+        # A second one gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
+        # Groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of stages
+        # (61).
+        partial_accumulators=2 if few_rows and not layout.is_grouped else 1,
+        raster_width=RASTER_WIDTH // cluster_m,
+        out_dtype=out_dtype,
+        layout=layout,
+        # Dense tiles of 64 rows gain by it, others lose (12).
+        prefetch_scales=few_rows and not layout.is_grouped,
+        dynamic_persistence=_draws(few_rows, cluster_m * cluster_n, splits, layout),
+        # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
+        l2_promotion=256 if few_rows == layout.is_grouped else 128,
+        block_k=recipe.promote_k,
+        recipe=recipe,
+    )
+    chunks = bare.m_fragments * block_n // epi_n
+    buffer_bytes = replace(bare, epi_stages=1).store_bytes
+    tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
+    if tile.m_fragments > 1 and layout.tall_store_stages is not None:
+        tile = replace(tile, epi_stages=layout.tall_store_stages)
+    alone = few_rows and cluster_m == cluster_n == 1 and not layout.is_grouped
+    most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
+    stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
+    if tile.partial_accumulators == 1 and stages > 8:
+        stages -= stages % 4
+    return replace(tile, stages=stages)
+
+
+def _draws(few_rows: bool, cluster: int, splits: int, layout: Layout) -> bool:
+    """Whether clusters draw their tiles, rather than take those that are theirs.
+
+    It pays for clusters of several CTAs, and for groups of few rows; tiles of 128 rows without clusters take
+    up to 5 % longer (docs/performance.md, 64). Clusters that share out k-blocks have one tile.
+    """
+    if few_rows:
+        return layout.is_grouped
+    return cluster > 1 and splits == 1
+
+
+def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
+    """``config`` as it is, and where that may be of use, with bands half as high."""
+    if config.m_fragments > 1 and not config.layout.is_grouped:
+        return config, replace(config, raster_width=config.raster_width // 2)
+    return (config,)
+
+
+def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether a whole band has more rows than half a band, and too many bytes of A."""
+    rows = min(RASTER_WIDTH * config.block_m, problem.m)
+    return rows > RASTER_WIDTH // 2 * config.block_m and rows * problem.k > _BAND_BYTES
+
+
+def _with_tma_scales(config: KernelConfig) -> KernelConfig:
+    """``config`` with the scales of A in its stages; as it is where they do not fit, or never pay.
+
+    Tiles of two m-fragments make room, if there is none, by store buffers half as wide. One math warpgroup,
+    which has few rows, takes 4 to 13 % longer (docs/performance.md, 45 and 52).
+    """
+    if config.math_warpgroups > 1:
+        staged = replace(config, tma_scales=True)
+        if is_legal(staged):
+            return staged
+        # Narrower ones than of 32 columns, which fp32 would need, were not tried.
+        if config.m_fragments > 1 and config.epi_n == 64 and is_legal(narrow := replace(staged, epi_n=32)):
+            return narrow
+    return config

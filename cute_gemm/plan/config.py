@@ -1,0 +1,160 @@
+"""Which kernel instance computes a problem: all that is known when it is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from .layouts import DENSE, Layout
+from .limits import BARRIER_SMEM, MMA_M, OUT_BYTES, STATIC_SMEM, SWIZZLE_BYTES, ceil_div
+from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
+
+RASTER_WIDTH = 16
+"""Tiles along M that are walked side by side, unless a configuration's name says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """Compile-time parameters of one kernel instance. M, N, K, strides, SM count and flags stay dynamic.
+
+    Fields are what :mod:`cute_gemm.plan.candidates`, or a kernel's author, has decided. Properties are what
+    follows from them by arithmetic, such as sizes in shared memory; none is a choice.
+
+    Args:
+        block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). With 8,
+            which is for M up to 8, WGMMA takes what follows in shared memory for the other 56.
+        block_n: columns of that tile, a multiple of 16.
+        stages: depth of the shared-memory ring, in k-blocks; with a multiple of four and one partial
+            accumulator, tiles go through it by groups of four, which takes fewer instructions.
+        cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
+        cluster_n: CTAs of a cluster along N; they share the tile of A, and its staged scales, by multicast.
+        epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
+        epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
+        splits: CTAs of a cluster that sum up a part of the k-blocks each; with more than one, each cluster
+            computes one tile, and the buffers to store through give way to one for partial sums.
+        partial_accumulators: of WGMMA, in rotation; with 2, a k-block is multiplied while the last is
+            promoted.
+        raster_width: clusters along M that are walked before the next column of them, for the sake of L2. In
+            layouts whose groups may be of any size, they are of those that begin in one group.
+        out_dtype: ``"bfloat16"`` or ``"float32"``.
+        layout: how rows find their matrix B.
+        tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use
+            them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
+            first row a multiple of four.
+        prefetch_scales: a spare warp asks L2 for scales ahead.
+        dynamic_persistence: clusters draw their tiles from a semaphore, where a launch has one.
+        l2_promotion: bytes that L2 fetches for 128 of A and B that are asked for: 128, or 256.
+        n_fragments: fragments of a math warpgroup side by side along N, each of one WGMMA's columns.
+        block_k: depth of a k-block: what one stage holds, and what is promoted at once.
+        recipe: types and scales of the operands, and when sums are promoted.
+    """
+
+    block_m: int
+    block_n: int
+    stages: int
+    cluster_m: int = 1
+    cluster_n: int = 1
+    epi_n: int = 64
+    epi_stages: int = 2
+    splits: int = 1
+    partial_accumulators: int = 1
+    raster_width: int = RASTER_WIDTH
+    out_dtype: str = "bfloat16"
+    layout: Layout = DENSE
+    tma_scales: bool = False
+    prefetch_scales: bool = False
+    dynamic_persistence: bool = False
+    l2_promotion: int = 128
+    n_fragments: int = 1
+    block_k: int = 128
+    recipe: Recipe = FP8_1D2D
+
+    @property
+    def name(self) -> str:
+        """Short name for tables, such as ``256x128_c2x1_s4_dyn_bf16``; each candidate has its own."""
+        cluster = f"c{self.cluster_m}x{self.cluster_n}"
+        raster_width = self.raster_width * self.cluster_m
+        # What most have goes unsaid, and so do store buffers, which follow from the rest in all candidates.
+        parts = (
+            (self.recipe is not FP8_1D2D, self.recipe.name),
+            (True, f"{self.block_m}x{self.block_n}"),
+            (self.n_fragments > 1, f"n{self.n_fragments}"),
+            (self.block_k != self.recipe.promote_k, f"bk{self.block_k}"),
+            (True, cluster),
+            (self.splits > 1, f"k{self.splits}"),
+            (True, f"s{self.stages}"),
+            (self.partial_accumulators > 1, f"t{self.partial_accumulators}"),
+            (raster_width != RASTER_WIDTH, f"r{raster_width}"),
+            (self.dynamic_persistence, "dyn"),
+            (self.l2_promotion != 128, f"l2p{self.l2_promotion}"),
+            (self.prefetch_scales, "pf"),
+            (True, {"bfloat16": "bf16", "float32": "fp32"}[self.out_dtype]),
+            (self.layout is not DENSE, self.layout.name),
+            (self.tma_scales, "tma-scales"),
+        )
+        return "_".join(text for said, text in parts if said)
+
+    @property
+    def math_warpgroups(self) -> int:
+        """Warpgroups that multiply and promote."""
+        return 1 if self.block_m <= MMA_M else 2
+
+    @property
+    def m_fragments(self) -> int:
+        """64-row fragments that each math warpgroup computes of a tile, one below the other."""
+        return max(self.block_m // (MMA_M * self.math_warpgroups), 1)
+
+    @property
+    def fragments(self) -> int:
+        """Fragments of one WGMMA's rows and columns that each math warpgroup computes of a tile."""
+        return self.m_fragments * self.n_fragments
+
+    @property
+    def fragment_n(self) -> int:
+        """Columns of a fragment."""
+        return self.block_n // self.n_fragments
+
+    @property
+    def cluster_size(self) -> int:
+        """CTAs of one cluster."""
+        return self.cluster_m * self.cluster_n * self.splits
+
+    @property
+    def swizzled_row(self) -> int:
+        """Elements of A or B in a row of a swizzled tile in shared memory."""
+        return SWIZZLE_BYTES // ELEMENT_BYTES[self.recipe.a_dtype]
+
+    @property
+    def scale_group_n(self) -> int:
+        """Columns of a fragment that are sure to share one scale of B, wherever it starts."""
+        return gcd(self.fragment_n, self.recipe.scale_n)
+
+    @property
+    def straddles(self) -> bool:
+        """Whether a fragment can cover two scale blocks of B."""
+        return self.recipe.scale_n % self.fragment_n != 0
+
+    @property
+    def stage_bytes(self) -> int:
+        """Shared memory of one stage: tiles of A and B."""
+        a, b = ELEMENT_BYTES[self.recipe.a_dtype], ELEMENT_BYTES[self.recipe.b_dtype]
+        return (self.block_m * a + self.block_n * b) * self.block_k
+
+    @property
+    def store_bytes(self) -> int:
+        """Shared memory of the store buffers of all math warpgroups, or of partial sums and their barrier."""
+        if self.splits > 1:
+            columns = 8 * self.splits * ceil_div(self.block_n, 8 * self.splits)
+            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns
+        return self.math_warpgroups * self.epi_stages * MMA_M * self.epi_n * OUT_BYTES[self.out_dtype]
+
+    @property
+    def scales_bytes(self) -> int:
+        """Shared memory of the scales of A of all stages, aligned as tiles are."""
+        return ceil_div(4 * self.block_m * self.stages, 1024) * 1024 if self.tma_scales else 0
+
+    @property
+    def smem_bytes(self) -> int:
+        """Shared memory of one CTA: all stages and store buffers, mbarriers, table, and what is static."""
+        fixed = STATIC_SMEM + BARRIER_SMEM + self.layout.table_bytes + self.scales_bytes
+        return fixed + self.stages * self.stage_bytes + self.store_bytes

@@ -1,0 +1,68 @@
+"""How a kernel that was chosen for a problem is launched. No result depends on it."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+from .config import KernelConfig
+from .limits import ceil_div
+from .problem import GemmProblem
+
+_MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it leaves L2
+# B of groups: 700 MB take 1 to 2 % less without evict-first, 270 MB 1 to 3 % more, 100 MB 11 % more
+# (docs/performance.md, 66).
+_MOST_EVICT_FIRST_BYTES = 400e6
+# With four k-blocks tiles took up to 3 % longer when drawn, as they pass faster than draws do (64).
+_LEAST_DRAWN_K_BLOCKS = 8
+
+
+class LaunchFlags(IntFlag):
+    """What a launch tells a kernel about itself."""
+
+    PDL = 1
+    """By programmatic dependent launch: it may start before the kernels ahead of it have ended."""
+    EVICT_FIRST_A = 2
+    """What is loaded of A leaves L2 before other lines do."""
+    EVICT_FIRST_B = 4
+    """The same of B."""
+
+
+def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> LaunchFlags:
+    """Of which operands what is loaded should leave L2 first, for the tiles of ``config``; and ``pdl``.
+
+    An operand that few tiles read, all at about the same time, is not needed again. If its lines give way
+    first, they replace each other and not the rest of L2: an output that has to be written back before its
+    line is free, or the other operand. That saves up to 14 % with few rows, and loses as much where an
+    operand is read again later (docs/performance.md, 37). Where maps promote and groups have much of B, all
+    of L2 is better written back once (66).
+    """
+    readers_of_a = ceil_div(problem.n, config.block_n)
+    readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
+    flags = LaunchFlags.PDL if pdl else LaunchFlags(0)
+    if readers_of_a <= _MOST_READERS_AT_ONCE:
+        flags |= LaunchFlags.EVICT_FIRST_A
+    if readers_of_b <= _MOST_READERS_AT_ONCE and not _has_much_of_b(problem, config):
+        flags |= LaunchFlags.EVICT_FIRST_B
+    return flags
+
+
+def is_drawn(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> bool:
+    """Whether clusters are to draw their tiles: those of ``config`` can, and there are more than run at once.
+
+    A kernel that draws lets none start before it has ended, so with dependent launch persistence is static.
+    """
+    if pdl or not config.dynamic_persistence or ceil_div(problem.k, config.block_k) < _LEAST_DRAWN_K_BLOCKS:
+        return False
+    m_clusters, n_clusters = clusters_of(problem, config)
+    return m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)
+
+
+def clusters_of(problem: GemmProblem, config: KernelConfig) -> tuple[int, int]:
+    """Clusters of tiles along M, and along N."""
+    row_blocks = problem.layout.row_blocks(problem, config.block_m)
+    return ceil_div(row_blocks, config.cluster_m), ceil_div(problem.n, config.block_n * config.cluster_n)
+
+
+def _has_much_of_b(problem: GemmProblem, config: KernelConfig) -> bool:
+    much = problem.bytes_of_b > _MOST_EVICT_FIRST_BYTES
+    return problem.groups > 1 and config.l2_promotion > 128 and much

@@ -1,0 +1,30 @@
+"""How rows of A find their matrix B: one object for each way, which owns all that depends on it.
+
+A new layout is a new file here, a scheduler in :mod:`cute_gemm.schedulers`, and its operation in
+:mod:`cute_gemm.ops`.
+"""
+
+from .base import Count, Index, Layout, resolve
+from .contiguous import CONTIGUOUS, Contiguous
+from .dense import DENSE, Dense
+from .masked import MASKED, Masked
+from .offsets import OFFSETS, Offsets
+
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (DENSE, CONTIGUOUS, OFFSETS, MASKED)}
+"""All layouts, by name."""
+
+__all__ = [
+    "CONTIGUOUS",
+    "DENSE",
+    "LAYOUTS",
+    "MASKED",
+    "OFFSETS",
+    "Contiguous",
+    "Count",
+    "Dense",
+    "Index",
+    "Layout",
+    "Masked",
+    "Offsets",
+    "resolve",
+]

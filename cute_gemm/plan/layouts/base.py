@@ -1,0 +1,162 @@
+"""What a layout is asked: how rows of A find their matrix B, and what that means for tiles and calls."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..limits import ceil_div
+
+if TYPE_CHECKING:
+    from ..config import KernelConfig
+    from ..problem import GemmProblem
+
+_SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))
+"""Sizes of groups, as shares of their mean: they are not known, and taken to be spread like this. It is how
+DeepGEMM's tests draw them (tests/generators.py: 0.7 to 1.3 times the expected rows)."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An int32 vector on the device that tells which rows are whose.
+
+    Args:
+        name: of the argument.
+        axis: what it has an element for: ``"M"``, each row of A, or ``"G"``, each group.
+    """
+
+    name: str
+    axis: str
+
+
+@dataclass(frozen=True)
+class Count:
+    """A plain int beside the index, from 1 to ``limit``, if there is one.
+
+    Args:
+        name: of the argument.
+        limit: its largest value; None if there is none.
+    """
+
+    name: str
+    limit: int | None
+
+
+class Layout:
+    """One way in which rows of A find their matrix B. A subclass has one instance, and no state.
+
+    Nothing else on the host may ask which layout it has: what depends on it is an attribute or a method here.
+    """
+
+    name: ClassVar[str]
+    """As in the names of operations and configurations, and in files."""
+
+    is_grouped: ClassVar[bool] = True
+    """Whether there are several matrices B, and so a ``groups`` extent."""
+
+    has_matrix_per_group: ClassVar[bool] = False
+    """Whether A and D, too, are a matrix for each group, ``[G, capacity, K]`` and ``[G, capacity, N]``."""
+
+    index: ClassVar[Index | None] = None
+    """The argument that says which rows are whose."""
+
+    count: ClassVar[Count | None] = None
+    """The number that goes with it."""
+
+    gives_count_to_kernel: ClassVar[bool] = False
+    """Whether the kernel is given that number; else it only helps to choose one."""
+
+    row_groups: ClassVar[str]
+    """``module:function`` of ``(index, count, m, groups)`` that tells in plain torch which row is whose."""
+
+    validation: ClassVar[str]
+    """``module:function`` of the same arguments that reads the index and raises where it breaks a rule."""
+
+    table_bytes: ClassVar[int] = 0
+    """Shared memory of the scheduler's table, where finding a tile's group takes one."""
+
+    has_padding: ClassVar[bool] = False
+    """Whether some tiles may be padding, for which the scheduler looks again."""
+
+    block_n: ClassVar[Mapping[int, tuple[int, ...]]] = {
+        64: (64, 96, 128),
+        128: (128, 160, 192),
+        256: (128,),
+    }
+    """Widths of tiles that are candidates, by height. Grouped problems have many tiles, so few widths do."""
+
+    splits: ClassVar[Mapping[tuple[int, int], tuple[int, ...]]] = {}
+    """By tile: among how many CTAs of a cluster its k-blocks may be shared out."""
+
+    tall_store_bytes: ClassVar[int] = 128
+    """Bytes of a row of a store buffer for tiles of two m-fragments."""
+
+    tall_store_stages: ClassVar[int | None] = 2
+    """Store buffers of such a tile; None for as many as others have."""
+
+    @property
+    def a_rank(self) -> int:
+        """Dimensions of A and D."""
+        return 3 if self.has_matrix_per_group else 2
+
+    @property
+    def b_rank(self) -> int:
+        """Dimensions of B."""
+        return 3 if self.is_grouped else 2
+
+    def scheduler(self, config: KernelConfig) -> str:
+        """``module:class`` of who says which CTA computes which tile, as runtime.build resolves it."""
+        raise NotImplementedError
+
+    def store(self, config: KernelConfig) -> str:
+        """``module:class`` of how a tile goes to D. By default rows of another group are left alone."""
+        return "cute_gemm.kernels.epilogue:RowStore"
+
+    def is_legal(self, config: KernelConfig) -> bool:
+        """Whether a kernel of ``config`` does what the layout asks for; k-blocks are shared out by few."""
+        return config.splits == 1
+
+    def least_rows(self, config: KernelConfig) -> int:
+        """Rows that a group has more of, where a cluster along M is of use: those of all its CTAs but one.
+
+        So at most half of a tile's rows, and no CTA, lie beyond a group's rows.
+        """
+        return config.block_m * (config.cluster_m - 1)
+
+    def row_blocks(self, problem: GemmProblem, height: int) -> int:
+        """Blocks of ``height`` rows that a problem's rows fall into, none of which has rows of two groups."""
+        mean = problem.m / problem.groups
+        blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
+        return problem.groups * sum(blocks) // len(blocks)
+
+    def rows(self, m: int, groups: int, count: int) -> int:
+        """The rows of A that a call has, as far as the host knows.
+
+        Args:
+            m: rows of A, or of each of its matrices.
+            groups: matrices of B.
+            count: what the call gave for :attr:`count`.
+        """
+        return m
+
+    def describe(self, problem: GemmProblem) -> str:
+        """A problem in words, for messages."""
+        return f"M = {problem.m}, N = {problem.n}, K = {problem.k}, {problem.groups} groups"
+
+    def __repr__(self) -> str:
+        # Part of the repr of configurations, which is kept on disk: no address.
+        return f"<{self.name}>"
+
+
+def whole_blocks(problem: GemmProblem, height: int) -> int:
+    """:meth:`Layout.row_blocks` where groups are made of whole blocks, or there is one."""
+    return ceil_div(problem.m, height)
+
+
+def resolve(path: str) -> Any:
+    """The object that ``module:name`` names: layouts name what they must not import."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,35 @@
+"""Groups of any size in one matrix, one after the other; the device knows where each ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..limits import MAX_ALIGNMENT, TABLE_SMEM
+from .base import Count, Index, Layout
+
+if TYPE_CHECKING:
+    from ..config import KernelConfig
+
+
+class Offsets(Layout):
+    """Tokens sorted by expert, as they are: no padding."""
+
+    name = "offsets"
+    index = Index("offsets", "G")
+    count = Count("alignment", MAX_ALIGNMENT)
+    gives_count_to_kernel = True
+    table_bytes = TABLE_SMEM
+    # Half as wide, or two of them, lost 1 % (docs/performance.md, 39 and 47).
+    tall_store_stages = None
+    row_groups = "cute_gemm.grouping:offsets_row_groups"
+    validation = "cute_gemm.contract.grouping:offsets_values"
+
+    def scheduler(self, config: KernelConfig) -> str:
+        return "cute_gemm.schedulers.m_grouped_offsets:MGroupedOffsetsScheduler"
+
+    def is_legal(self, config: KernelConfig) -> bool:
+        """TMA starts on 16 bytes, with an illegal instruction where it does not: tiles begin at any row."""
+        return super().is_legal(config) and not config.tma_scales
+
+
+OFFSETS = Offsets()

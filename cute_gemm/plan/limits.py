@@ -1,0 +1,63 @@
+"""What Hopper, TMA and the kernels can bear: numbers that rules, candidates and kernels share."""
+
+from __future__ import annotations
+
+SMEM_CAPACITY = 227 * 1024
+"""Shared memory one CTA may use on sm_90, in bytes."""
+
+STATIC_SMEM = 1024
+"""What the compiler reserves of it in front of what a launch asks for, in bytes."""
+
+BARRIER_SMEM = 1024
+"""What mbarriers, the work queue and its broadcast slots take, aligned to what swizzled tiles are. A table of
+groups, where a scheduler has one, and staged scales lie between them and those tiles."""
+
+SWIZZLE_BYTES = 128
+"""Bytes of a row of a swizzled tile in shared memory, the widest that TMA and WGMMA know."""
+
+MMA_M = 64
+"""Rows of one WGMMA: an m-fragment."""
+
+MAX_EXTENT = 2**31 - 1024
+"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's last tile may lie beyond."""
+
+MAX_SCALE_SPAN = 2**31 - 1
+"""Largest offset of a scale from the first, in elements: 32-bit in a kernel."""
+
+TMA_ALIGNMENT = 16
+"""Bytes that addresses and strides of a tensor map are multiples of."""
+
+STRIDE_END = 2**40
+"""Bytes that a stride of a tensor map stays below."""
+
+MAX_GROUPS = 1022
+"""Most groups of one call."""
+
+TABLE_SMEM = 4 * (MAX_GROUPS + 2)
+"""What a scheduler's table of groups takes, in bytes: an Int32 for each, one for all, one to fill 4 KiB."""
+
+CONTIGUOUS_ALIGNMENT = 128
+"""Rows that a group's first row is aligned to in the contiguous layout."""
+
+MAX_ALIGNMENT = 2**31 - MAX_EXTENT
+"""Largest alignment of groups by offsets, 1024: the last row, rounded up to it, has 32 bits in kernels."""
+
+N_MULTIPLE = 8
+"""Columns of D come in multiples of it: its rows are 16 bytes apart."""
+
+K_MULTIPLE = 16
+"""Elements of K come in multiples of it: rows of e4m3 are 16 bytes apart."""
+
+SEMAPHORE_WORDS = 2
+"""32-bit words of a semaphore that clusters draw tiles from: draws, and clusters that draw no more."""
+
+OUT_BYTES = {"bfloat16": 2, "float32": 4}
+"""Supported output types and their size in bytes."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below ``a / b``, for non-negative ``a`` and positive ``b``."""
+    return -(-a // b)
+
+
+BLOCK_K = 128

@@ -1,0 +1,271 @@
+"""The one road of every operation: a call builds a key, finds a kernel, and that kernel's host code launches.
+
+    fast path   :func:`launch`   key -> kernel that ran before -> its host code checks its operands, launches
+    slow path   :func:`launch_checked`, behind the contract: key -> choice -> compiled now, or found -> launch
+
+The rules of :mod:`cute_gemm.contract` take 5 us of the host's time and more, most of them for attributes of
+tensors in Python. A kernel's host code has those attributes anyway, and what is in order by
+:mod:`cute_gemm.kernels.preconditions` it launches at once. Where it declines, as for every error, and
+wherever something is unusual, the fast path has done nothing and says so by None: it has no words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from .. import settings
+from ..contract import PLAIN_TYPES, Call
+from ..plan.layouts import Layout
+from ..plan.limits import STRIDE_END
+from ..plan.problem import GemmProblem
+from . import hardware, selection, semaphores
+from .selection import Launch
+from .torch_internals import empty_strided_cuda
+
+_MOST = 65536
+
+_launches: dict[Hashable, Launch] = {}
+"""What to launch for a key, after the slow path has launched it."""
+
+_SCALE_STEP_END = STRIDE_END // 4
+_OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+
+
+class _Status(threading.local):
+    """Where a kernel's host code says to the calling thread whether it has launched."""
+
+    def __init__(self) -> None:
+        self.launched = ctypes.c_int32()
+        self.address = ctypes.addressof(self.launched)
+
+
+_status = _Status()
+
+
+def launch(
+    layout: Layout,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    out: Tensor | None,
+    out_dtype: torch.dtype,
+    index: Tensor | None = None,
+    count: int = 0,
+) -> Tensor | None:
+    """Launches an operation with these arguments, whatever they are, if a kernel finds them in order.
+
+    Args:
+        layout: of the operation.
+        lhs, rhs, out, out_dtype: as of :func:`cute_gemm.fp8_gemm_nt`.
+        index, count: what the layout's :attr:`Layout.index` and :attr:`Layout.count` say.
+
+    Returns:
+        The result, or None where nothing was done.
+    """
+    # Dynamo would compile anew for whatever is remembered.
+    if torch.compiler.is_compiling() or type(lhs) is not tuple or type(rhs) is not tuple:
+        return None
+    try:
+        (a, sa), (b, sb) = lhs, rhs
+        if not (type(a) in PLAIN_TYPES and type(sa) in PLAIN_TYPES):
+            return None
+        if not (type(b) in PLAIN_TYPES and type(sb) in PLAIN_TYPES):
+            return None
+        if out is None:
+            dtype = out_dtype
+        elif type(out) not in PLAIN_TYPES or (out_dtype is not out.dtype and out_dtype is not torch.bfloat16):
+            return None
+        else:
+            dtype = out.dtype
+        if (index is not None and type(index) not in PLAIN_TYPES) or type(count) is not int:
+            return None
+        device = a.get_device()
+        found = _launches.get(_key(layout, a, sa, b, dtype, device, count))
+    # Such as a dtype that is none, which has no hash, or scales of one dimension.
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if found is None or (_several_devices() and device != torch.cuda.current_device()):
+        return None
+    if torch.is_grad_enabled() and (
+        a.requires_grad
+        or sa.requires_grad
+        or b.requires_grad
+        or sb.requires_grad
+        or (out is not None and out.requires_grad)
+    ):
+        return None
+    # The imaginary part of a conjugate is memory with the wrong sign; only torch's own operators know.
+    if sa.is_neg() or sb.is_neg():
+        return None
+    if out is None:
+        *leading, n = *a.shape[:-1], b.shape[-2]
+        result = empty_strided_cuda((*leading, n), _contiguous_strides(leading, n), dtype)
+    else:
+        result = out
+    grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
+    if (1 in a.shape or b.shape[0] == 1) and _has_loose_strides(a, b, result):
+        return None
+    kernel, num_sms, flags, is_drawn = found
+    semaphore = semaphores.address(device) if is_drawn else 0
+    _status.launched.value = 0
+    try:
+        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, _status.address, *grouping)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if not _status.launched.value:
+        return None
+    return _written(result, out)
+
+
+def launch_checked(call: Call) -> Tensor:
+    """Launches a call that the contract has found in order, and that has something to compute.
+
+    Raises:
+        RuntimeError: its device is no Hopper GPU; or a CUDA graph is being captured, and the kernel was not
+            called before on this device.
+        ValueError: the device has fewer multiprocessors than the settings ask for.
+    """
+    device = call.a.get_device()
+    _require_hopper(device)
+    if device == torch.cuda.current_device():
+        return _launch_here(call, device)
+    with torch.cuda.device(device):
+        return _launch_here(call, device)
+
+
+def forget() -> None:
+    """Has the next call of each shape choose its kernel anew, as in a new process."""
+    _launches.clear()
+
+
+def tma_can_load(sa: Tensor) -> bool:
+    """Whether scales of A are M-major, do not overlap, and begin and step by multiples of 16 bytes.
+
+    Each call asks: without a generator it takes 0.7 us instead of 2 where they are, 0.2 where they are not.
+    """
+    *matrices, row, k_block = sa.stride()
+    if row != 1 or k_block % 4 or sa.data_ptr() % 16:
+        return False
+    rows = sa.shape[-2]
+    for step in matrices:
+        if step % 4 or not rows <= step < _SCALE_STEP_END:
+            return False
+    return rows <= k_block < _SCALE_STEP_END
+
+
+def _key(
+    layout: Layout, a: Tensor, sa: Tensor, b: Tensor, dtype: torch.dtype, device: int, count: int
+) -> Hashable:
+    """What a choice depends on."""
+    now = settings.current()
+    rows = 0 if layout.gives_count_to_kernel else count
+    # By fields: a hash of the settings takes 0.1 us, more than they add to a warm call (0.06 us).
+    return (
+        layout.name,
+        a.shape,
+        b.shape,
+        tma_can_load(sa),
+        dtype,
+        device,
+        rows,
+        now.num_sms,
+        now.batch_invariant,
+        now.pdl,
+    )
+
+
+def _launch_here(call: Call, device: int) -> Tensor:
+    layout, out = call.layout, call.out
+    result = out if out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
+    key = _key(layout, call.a, call.sa, call.b, result.dtype, device, call.count)
+    found = _launches.get(key) or selection.choose(
+        _problem(call, device), tma_can_load(call.sa), device, settings.current().pdl
+    )
+    a, b, written, index = call.a, call.b, result, call.index
+    if 1 in call.shape or len(b) == 1:
+        a, b, written = _for_tma(a), _for_tma(b), _for_tma(written)
+        index = None if index is None else _for_tma(index)
+    grouping = () if index is None else (index, call.count) if layout.gives_count_to_kernel else (index,)
+    found.kernel(a, call.sa, b, call.sb, written, *found.options(device), *grouping)
+    if len(_launches) >= _MOST:
+        forget()
+    _launches[key] = found
+    return _written(result, out)
+
+
+def _problem(call: Call, device: int) -> GemmProblem:
+    """What a call asks to be computed, under the settings in force."""
+    now = settings.current()
+    there = torch.cuda.get_device_properties(device).multi_processor_count
+    if now.num_sms is not None and now.num_sms > there:
+        raise ValueError(
+            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {there} multiprocessors; want "
+            "at most that, or None for all"
+        )
+    n, k = call.b.shape[-2:]
+    groups = len(call.b) if call.layout.is_grouped else 1
+    return GemmProblem(
+        call.layout.rows(call.a.shape[-2], groups, call.count),
+        n,
+        k,
+        _OUT_NAMES[call.out_dtype],
+        there if now.num_sms is None else now.num_sms,
+        call.layout,
+        groups,
+        now.batch_invariant,
+    )
+
+
+def _written(result: Tensor, out: Tensor | None) -> Tensor:
+    """``result``, after a launch that writes it."""
+    if out is not None:
+        # Autograd would not notice otherwise that something it saved has changed.
+        torch.autograd.graph.increment_version(out)
+    return result
+
+
+def _contiguous_strides(leading: list[int], n: int) -> tuple[int, ...]:
+    """Of a contiguous ``[*leading, n]``."""
+    return (n, 1) if len(leading) == 1 else (leading[1] * n, n, 1)
+
+
+def _has_loose_strides(*tensors: Tensor) -> bool:
+    """Whether a stride that nothing depends on, of an extent of 1, may not be what a kernel is compiled for.
+
+    It would raise, and the first such error of a process takes half a second.
+    """
+    return any(
+        count == 1 and step % 16 for x in tensors for count, step in zip(x.shape, x.stride(), strict=True)
+    )
+
+
+def _for_tma(x: Tensor) -> Tensor:
+    """The same memory with strides that a tensor map can hold: torch lets those of extents of 1 be any."""
+    width = x.shape[-1]
+    strides = [width if count == 1 else step for count, step in zip(x.shape, x.stride(), strict=True)]
+    return x.as_strided(x.shape, strides)
+
+
+@functools.cache
+def _several_devices() -> bool:
+    return torch.cuda.device_count() > 1
+
+
+@functools.cache
+def _require_hopper(index: int) -> None:
+    """Remembers success alone.
+
+    Raises:
+        RuntimeError: CUDA device ``index`` cannot run the kernels.
+    """
+    if not hardware.is_hopper(index):
+        raise RuntimeError(
+            f"the tensors are on cuda:{index}, which is {hardware.describe(index)}; wanted a Hopper GPU, "
+            "compute capability 9.0, such as H100, H200 or H20. The same call with CPU tensors (`a.cpu()`, "
+            "...) runs in plain torch"
+        )

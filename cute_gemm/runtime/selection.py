@@ -1,0 +1,85 @@
+"""From a call's shape to a kernel that is ready, and how it is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ..plan import candidates, cost_model, launch_policy, tuned
+from ..plan.config import KernelConfig
+from ..plan.problem import GemmProblem
+from . import builder, hardware, semaphores
+
+_loaded: set[tuple[KernelConfig, int]] = set()
+"""Kernels, by configuration and device, that have been launched, so CUDA has loaded them."""
+
+
+class Launch(NamedTuple):
+    """A kernel that is ready, and what it is launched with.
+
+    A tuple, as a warm call takes it apart.
+    """
+
+    kernel: Callable[..., None]
+    num_sms: int
+    flags: int
+    is_drawn: bool
+
+    def options(self, device: int, status: int = 0) -> tuple[int, int, int, int]:
+        """What the kernel takes between its tensors and its grouping, on a device's current stream.
+
+        Args:
+            device: the index of the current CUDA device.
+            status: the address where the kernel's host code says whether it has launched, if it is to check
+                its operands; 0 if they are known to be in order.
+        """
+        return self.num_sms, self.flags, semaphores.address(device) if self.is_drawn else 0, status
+
+
+def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
+    """The configuration that runs ``problem`` on the current CUDA device.
+
+    It is what was measured to be best (:mod:`cute_gemm.plan.tuned`), or is predicted to be where nothing was,
+    as it runs this problem (:func:`candidates.as_run`).
+
+    Args:
+        problem: what is to be computed.
+        tma_scales: whether TMA can load the scales of A.
+    """
+    measured = tuned.choice(problem, torch.cuda.get_device_name()) if hardware.is_hopper() else None
+    return candidates.as_run(problem, measured or cost_model.best(problem), tma_scales)
+
+
+def prepare(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> Launch:
+    """The kernel of ``config``, from this process, from disk or compiled now, and how to launch it."""
+    flags = launch_policy.launch_flags(problem, config, pdl)
+    is_drawn = launch_policy.is_drawn(problem, config, pdl)
+    return Launch(builder.instance(config), problem.num_sms, int(flags), is_drawn)
+
+
+def choose(problem: GemmProblem, tma_scales: bool, device: int, pdl: bool) -> Launch:
+    """What to launch for ``problem`` on the current device, whose index is ``device``.
+
+    Whoever asks launches it.
+
+    Raises:
+        RuntimeError: the current stream is being captured into a CUDA graph, and the kernel has not been
+            launched on this device before.
+    """
+    config = select(problem, tma_scales)
+    if (config, device) not in _loaded and _is_capturing():
+        raise RuntimeError(
+            f"{problem.layout.describe(problem)} needs the kernel {config.name}, which was not called on "
+            f"cuda:{device} before and cannot be loaded while a CUDA graph is captured; make the same call, "
+            "scales laid out alike, once before the capture"
+        )
+    launch = prepare(problem, config, pdl)
+    _loaded.add((config, device))
+    return launch
+
+
+def _is_capturing() -> bool:
+    # A torch without CUDA raises when asked.
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
