@@ -15,7 +15,7 @@ from ..layouts import LAYOUTS
 from ..limits import OUT_BYTES
 from ..problem import GemmProblem
 
-FORMAT = 1
+FORMAT = 2
 
 
 class TunedError(ValueError):
