@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
-from cute_gemm.bench.comparison import Comparison, by_rows, geometric_mean
+from cute_gemm.bench.comparison import Comparison, by_rows
 
 SPEED, LIMIT = "speed.png", "limit.png"
 

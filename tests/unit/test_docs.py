@@ -48,6 +48,16 @@ def test_design_is_at_most_two_pages():
     assert len((ROOT / "docs" / "design.md").read_text().splitlines()) <= 130
 
 
+def test_the_house_has_the_rooms_and_files_that_the_readme_names():
+    house = (ROOT / "README.md").read_text().split("## The house")[1].split("```")[1]
+    tokens = re.findall(r"(?<![\w.])(\w+(?:\.py|/))", house)
+    rooms = [ROOT / name for name in ("cute_gemm", "examples", "tests", "benchmarks", "docs")]
+    inside = [*rooms, *(path for room in rooms for path in room.rglob("*"))]
+    there = {f"{path.name}/" if path.is_dir() else path.name for path in inside}
+    assert len(tokens) > 30
+    assert sorted(set(tokens) - there) == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     assert list(broken_links(path)) == []
