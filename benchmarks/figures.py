@@ -69,10 +69,11 @@ def render(rows: Sequence[Row]) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """Markdown for the README: geometric means of each operation and regime, and the pictures."""
-    lines = []
+    lines, everything = [], []
     for op in _OPS:
         for regime in _REGIMES:
             comparisons = compare(_of_the_last_card(rows, op, regime), regime, op)
+            everything += comparisons
             for label, members in by_rows(comparisons).items():
                 ratios = [each.ratio for each in members]
                 lines.append(
@@ -81,13 +82,12 @@ def summary(rows: Sequence[Row]) -> str:
                 )
     if not lines:
         return "No figures yet."
-    cold = _cold(rows)
-    everything = [each for found in cold.values() for each in found]
     names = {pictures.SPEED: "Speed relative to DeepGEMM", pictures.LIMIT: "Share of the data sheet's limit"}
-    shown = [f"![{names[name]}](docs/{name})" for name in pictures.data_of(cold)]
+    shown = [f"![{names[name]}](docs/{name})" for name in pictures.data_of(_cold(rows))]
     return "\n".join(
         [
-            *([f"Cold: {_origin(everything)}.", ""] if everything else []),
+            f"On {_origin(everything)}:",
+            "",
             "| operation | regime | rows | shapes | speed / DeepGEMM, geometric mean | least |",
             "|---|---|---|--:|--:|--:|",
             *lines,

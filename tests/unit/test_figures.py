@@ -79,7 +79,7 @@ def test_check_tells_new_results_from_old(root, results):
     assert figures.main(["--check"], root) == 1
     assert figures.main([], root) == 0
     assert figures.main(["--check"], root) == 0
-    assert readme.read_text().startswith("# Title\n<!-- figures:begin -->\nCold: NVIDIA H200")
+    assert readme.read_text().startswith("# Title\n<!-- figures:begin -->\nOn NVIDIA H200, 2026-11-23,")
     assert readme.read_text().endswith("\n<!-- figures:end -->\nThe end.\n")
     assert "| 4096 | 4096 | 7168 | `256x128_c2x1_s3_bf16` | 200.0 |" in page.read_text()
 
