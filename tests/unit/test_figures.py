@@ -1,4 +1,4 @@
-"""The README's figures are what the results say, and say what they are."""
+"""The figures in README.md and docs/ are what the results say, and say what they are."""
 
 import importlib
 import sys
@@ -10,6 +10,7 @@ from cute_gemm.bench import published, records
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 figures = importlib.import_module("figures")
+pictures = importlib.import_module("pictures")
 
 README = "# Title\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nThe end.\n"
 
@@ -50,29 +51,91 @@ def results(tmp_path, monkeypatch):
     return lambda rows, name="dense_cold.jsonl": records.write_rows(directory / name, rows)
 
 
-def test_readme_is_up_to_date(capsys):
+@pytest.fixture
+def root(tmp_path):
+    """A project with a README and an empty docs/."""
+    path = tmp_path / "project"
+    (path / "docs").mkdir(parents=True)
+    (path / "README.md").write_text(README)
+    return path
+
+
+def test_readme_results_and_pictures_are_up_to_date(capsys):
     assert figures.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_check_tells_new_results_from_old(tmp_path, results):
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    assert figures.main(["--check"], readme) == 1
+def test_check_tells_new_results_from_old(root, results):
+    readme, page = root / "README.md", root / "docs" / "results.md"
+    assert figures.main(["--check"], root) == 1
     assert readme.read_text() == README
+    assert list((root / "docs").iterdir()) == []
 
-    assert figures.main([], readme) == 0
+    assert figures.main([], root) == 0
     assert readme.read_text() == README.replace("old", "No figures yet.")
-    assert figures.main(["--check"], readme) == 0
+    assert page.read_text().endswith("\nNo figures yet.\n")
+    assert figures.main(["--check"], root) == 0
 
     results([row((4096, 4096, 7168), 200.0)])
-    assert figures.main(["--check"], readme) == 1
-    assert figures.main([], readme) == 0
-    assert figures.main(["--check"], readme) == 0
-    assert readme.read_text().startswith("# Title\n<!-- figures:begin -->\n**Cold L2")
+    assert figures.main(["--check"], root) == 1
+    assert figures.main([], root) == 0
+    assert figures.main(["--check"], root) == 0
+    assert readme.read_text().startswith("# Title\n<!-- figures:begin -->\nOn NVIDIA H200, 2026-11-23,")
     assert readme.read_text().endswith("\n<!-- figures:end -->\nThe end.\n")
+    assert "| 4096 | 4096 | 7168 | `256x128_c2x1_s3_bf16` | 200.0 |" in page.read_text()
 
-    results([row((4096, 4096, 7168), 201.0)])
-    assert figures.main(["--check"], readme) == 1
+    # So little that only the picture shows it.
+    results([row((4096, 4096, 7168), 200.03)])
+    summary = readme.read_text()
+    assert figures.main(["--check"], root) == 1
+    assert figures.main([], root) == 0
+    assert readme.read_text() == summary
+
+
+def test_readme_has_a_line_for_each_size_in_each_operation_and_regime():
+    rows = [
+        row((64, 2112, 7168), 10.02),
+        row((4096, 4096, 7168), 168.73 / 0.9),
+        row((4096, 2112, 7168), 94.16 / 0.4),
+        row((4096, 4096, 7168), 202.2, regime="sustained"),
+        grouped_row((4, 8192, 6144, 7168), 2079.18 / 0.9),
+    ]
+    lines = [line for line in figures.summary(rows).splitlines() if line.startswith("| ")][1:]
+    assert lines == [
+        "| dense | cold | M = 64 | 1 | 1.000 | 1.000 |",
+        "| dense | cold | M = 4096 | 2 | 0.600 | 0.400 |",
+        "| dense | sustained | M = 4096 | 1 | 1.000 | 1.000 |",
+        "| contiguous | cold | 4 x 8192 | 1 | 0.900 | 0.900 |",
+    ]
+
+
+def test_pictures_are_judged_by_the_numbers_they_show(root, results):
+    # A limit is what the second picture needs.
+    results([row((4096, 4096, 7168), 200.0) | {"limit_us": 121.6}])
+    assert figures.main([], root) == 0
+    speed, limit = (root / "docs" / name for name in (pictures.SPEED, pictures.LIMIT))
+    assert "![Speed relative to DeepGEMM](docs/speed.png)" in (root / "README.md").read_text()
+    data = pictures.data_of(figures._cold(figures.read_results()))
+    assert data[pictures.SPEED]["speed"] == {"dense": {"M = 4096": [0.8436]}}
+    assert data[pictures.LIMIT]["limit"] == {"dense": [[121.6, 200.0, 168.73]]}
+
+    # Other pixels of the same numbers are as good.
+    pictures._STYLE["font.size"] += 1
+    before = speed.read_bytes()
+    try:
+        pictures.write(speed, data[pictures.SPEED])
+    finally:
+        pictures._STYLE["font.size"] -= 1
+    assert speed.read_bytes() != before
+    assert figures.main(["--check"], root) == 0
+
+    for path in (speed, limit):
+        kept = path.read_bytes()
+        path.write_bytes(b"no picture")
+        assert figures.main(["--check"], root) == 1
+        path.unlink()
+        assert figures.main(["--check"], root) == 1
+        path.write_bytes(kept)
+    assert figures.main(["--check"], root) == 0
 
 
 def test_a_measured_shape_is_one_line():

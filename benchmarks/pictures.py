@@ -1,0 +1,142 @@
+"""The README's two pictures, from the same comparisons as its means.
+
+A picture keeps the numbers that it shows in a text field of its file. Pixels differ from one matplotlib to
+the next, so whether a picture is up to date is a question of these numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from cute_gemm.bench.comparison import Comparison, by_rows
+
+SPEED, LIMIT = "speed.png", "limit.png"
+
+_KEY = "cute_gemm data"
+_BLUE, _ORANGE, _GREEN, _PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # of Okabe and Ito
+_COLOURS = _BLUE, _ORANGE, _GREEN, _PINK
+_MARKERS = "osD^"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+Data = dict[str, Any]
+"""What a picture shows, in types that JSON keeps."""
+
+
+def data_of(comparisons: Mapping[str, Sequence[Comparison]]) -> dict[str, Data]:
+    """What each picture shows, by the name of its file.
+
+    Args:
+        comparisons: cold ones, by the title of the operation; none is empty.
+    """
+    if not comparisons:
+        return {}
+    devices = sorted({each.row["device"] for found in comparisons.values() for each in found})
+    speed = {
+        title: {
+            label: [round(each.ratio, 4) for each in members] for label, members in by_rows(found).items()
+        }
+        for title, found in comparisons.items()
+    }
+    limit = {
+        title: [
+            [each.row["limit_us"], round(each.us, 3), round(each.deepgemm_us, 3)]
+            for each in found
+            if each.row.get("limit_us")
+        ]
+        for title, found in comparisons.items()
+    }
+    pictures = {SPEED: {"devices": devices, "speed": speed}}
+    if any(limit.values()):
+        pictures[LIMIT] = {"devices": devices, "limit": limit}
+    return pictures
+
+
+def is_up_to_date(path: Path, data: Data) -> bool:
+    """Whether the picture in a file shows ``data``."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            kept = getattr(image, "text", {}).get(_KEY)
+    except OSError:
+        return False
+    return kept is not None and json.loads(kept) == data
+
+
+def write(path: Path, data: Data) -> None:
+    """Draws ``data`` and keeps it in the file."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 3.6), layout="constrained", facecolor="white")
+        _DRAW[path.name](figure.subplots(), data)
+        metadata = {_KEY: json.dumps(data, separators=(",", ":")), "Software": None}
+        figure.savefig(path, dpi=130, metadata=metadata)
+
+
+def _speed(axes: Any, data: Data) -> None:
+    """Speed relative to DeepGEMM: a mark for each shape, a bar for the geometric mean."""
+    place, places, labels = 0.0, [], []
+    for (title, classes), colour, marker in zip(data["speed"].items(), _COLOURS, _MARKERS, strict=False):
+        for label, ratios in classes.items():
+            spread = [place + 0.4 * ((i + 0.5) / len(ratios) - 0.5) for i in range(len(ratios))]
+            axes.scatter(spread, ratios, s=16, marker=marker, facecolors="none", edgecolors=colour)
+            mean = geometric_mean(ratios)
+            axes.hlines(mean, place - 0.35, place + 0.35, color=colour, linewidth=2.5)
+            places.append(place)
+            rows = label.replace(" = ", "\n").replace(" x ", "\nx ")
+            labels.append(f"{rows}\n\n{mean:.2f}")
+            place += 1.25
+        axes.scatter([], [], marker=marker, facecolors="none", edgecolors=colour, label=title)
+        place += 0.5
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(places, labels, fontsize=7.5)
+    axes.set_ylabel("time of DeepGEMM / time of cute_gemm")
+    axes.grid(visible=True, axis="y")
+    axes.legend(loc="upper right", fontsize=8)
+    axes.set_title(
+        f"Speed relative to DeepGEMM, cold L2 ({', '.join(data['devices'])}).\n"
+        "Above 1: faster. A mark is a shape; a bar, and the number at the bottom, the geometric mean.",
+        loc="left",
+        fontsize=9,
+    )
+
+
+def _limit(axes: Any, data: Data) -> None:
+    """Share of the data sheet's limit over that limit: filled ours, a thin line to DeepGEMM's."""
+    for (title, points), colour, marker in zip(data["limit"].items(), _COLOURS, _MARKERS, strict=False):
+        if not points:
+            continue
+        limits = [limit for limit, _, _ in points]
+        ours = [100 * limit / us for limit, us, _ in points]
+        theirs = [100 * limit / us for limit, _, us in points]
+        axes.vlines(limits, theirs, ours, color=colour, linewidth=0.6)
+        axes.scatter(
+            limits, theirs, s=18, marker=marker, facecolors="white", edgecolors=colour, linewidths=0.8
+        )
+        axes.scatter(limits, ours, s=18, marker=marker, color=colour, label=title)
+    axes.scatter([], [], s=18, facecolors="white", edgecolors="black", label="hollow: DeepGEMM")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("limit by the data sheet in us: the longer of FLOP / peak and bytes / bandwidth")
+    axes.set_ylabel("share of the limit in %")
+    axes.grid(visible=True)
+    axes.legend(loc="lower right", fontsize=8)
+    axes.set_title(f"How near to the limit, cold L2 ({', '.join(data['devices'])})", loc="left", fontsize=9)
+
+
+_DRAW = {SPEED: _speed, LIMIT: _limit}
