@@ -20,29 +20,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from cute_gemm import testing
-from cute_gemm.bench.cases import make_case
 from cute_gemm.bench.peers.cublas import calibration_call, calibration_shape
 from cute_gemm.bench.published import peer_shapes
-from cute_gemm.bench.records import (
+from cute_gemm.measure import arguments, cold
+from cute_gemm.measure.cases import make_case
+from cute_gemm.measure.device import multiprocessors, require_hopper
+from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.records import (
     COLD,
     CONTIGUOUS,
     DENSE,
-    KEYS,
     MASKED,
     OFFSETS,
     Row,
-    Shape,
-    shape_text,
+    key_of,
     write_rows,
 )
-from cute_gemm.bench.work import problem_of
+from cute_gemm.measure.shapes import Shape, shape_text
+from cute_gemm.measure.work import problem_of
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime.warmup import compile_configs
 from cute_gemm.tune import plan
-from cute_gemm.tune.candidates import checked_calls, kernel_of
+from cute_gemm.tune.calls import checked_calls, kernel_of
 
 REPEATS = 10
 REST_SECONDS = 0.1
@@ -65,13 +64,12 @@ MORE_SHAPES: dict[str, list[Shape]] = {
 
 
 def row_of(op: str, shape: Shape, config: KernelConfig, us: float, cublaslt_us: float | None) -> Row:
-    key = dict(zip(KEYS[op], shape, strict=True))
     tile = {
         name: getattr(config, name)
         for name in ("block_m", "block_n", "cluster_m", "cluster_n", "splits", "stages")
     }
     times = {"us": round(us, 2), "cublaslt_us": None if cublaslt_us is None else round(cublaslt_us, 2)}
-    return {"op": op, **key, **tile, **times}
+    return {"op": op, **key_of(op, shape), **tile, **times}
 
 
 def random_shapes(count: int, seed: int) -> list[Shape]:
@@ -97,15 +95,10 @@ def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     if has_cublaslt:
         calls.append(calibration_call(beside))
     time.sleep(REST_SECONDS)
-    times = [taken.median_us for taken in testing.time_cold_together(calls, REPEATS)]
+    times = [taken.median_us for taken in cold.time_cold_together(calls, REPEATS)]
     cublaslt_us = times.pop() if has_cublaslt else None
     rows = [row_of(op, shape, config, us, cublaslt_us) for config, us in zip(configs, times, strict=True)]
     return sorted(rows, key=lambda row: row["us"])
-
-
-def parse_shape(text: str) -> Shape:
-    """``"64x2112x7168"`` as (64, 2112, 7168); of a grouped operation also the number of groups, in front."""
-    return tuple(int(part) for part in text.split("x"))
 
 
 def main() -> int:
@@ -114,18 +107,20 @@ def main() -> int:
     )
     parser.add_argument("--op", choices=MORE_SHAPES, default=DENSE)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--shapes", nargs="+", type=parse_shape, metavar="[Gx]MxNxK")
+    which.add_argument("--shapes", nargs="+", type=arguments.shape, metavar="[Gx]MxNxK")
     which.add_argument("--random", type=int, metavar="COUNT", help="as many dense shapes, drawn at random")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--out", type=Path, required=True, help="the JSON lines to write")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("candidates.py times a GPU, and torch sees none", file=sys.stderr)
+    try:
+        require_hopper("candidates.py", "cost_model.py reads what it wrote on any machine")
+    except CommandError as error:
+        print(error, file=sys.stderr)
         return 1
     op = options.op
     if options.random and op != DENSE:
         parser.error("--random draws dense shapes")
-    num_sms = torch.cuda.get_device_properties().multi_processor_count
+    num_sms = multiprocessors()
     drawn = random_shapes(options.random, options.seed) if options.random else None
     shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
     problems = [problem_of(op, shape, num_sms) for shape in shapes]

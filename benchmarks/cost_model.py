@@ -13,8 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from cute_gemm.bench.records import DENSE, Shape, read_rows, shape_of, shape_text
-from cute_gemm.bench.work import problem_of
+from cute_gemm.measure.records import DENSE, read_rows, shape_of
+from cute_gemm.measure.shapes import Shape, shape_text
+from cute_gemm.measure.work import problem_of
 from cute_gemm.plan import cost_model
 from cute_gemm.plan.config import KernelConfig
 

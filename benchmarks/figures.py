@@ -20,12 +20,12 @@ from cute_gemm.bench.comparison import (
     Comparison,
     by_rows,
     compare,
-    geometric_mean,
     mean_of,
     speeds_without_padding,
 )
-from cute_gemm.bench.records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, SUSTAINED, Row, read_rows
 from cute_gemm.bench.tables import dimension_names
+from cute_gemm.measure.records import COLD, CONTIGUOUS, DENSE, MASKED, OFFSETS, SUSTAINED, Row, read_rows
+from cute_gemm.measure.statistics import geometric_mean
 
 BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results"

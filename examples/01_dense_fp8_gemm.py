@@ -12,9 +12,10 @@ import argparse
 import torch
 
 import cute_gemm
+from cute_gemm.measure.cards import card_named
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime.hardware import is_hopper
-from cute_gemm.testing import limit_us, time_cold, worst_tile_error
+from cute_gemm.testing import time_cold, worst_tile_error
 
 
 def main() -> None:
@@ -138,9 +139,10 @@ def time(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tens
     us = time_cold(lambda: cute_gemm.fp8_gemm_nt(a, b, y)).median_us
     (m, k), (n, _) = a[0].shape, b[0].shape
     problem = GemmProblem(m, n, k)
+    print(f"   {us:.1f} us, {problem.flops / us * 1e-6:.0f} TFLOP/s")
     # No kernel can be faster than the tensor cores multiply or the memory delivers, whichever takes longer.
-    share = limit_us(problem) / us
-    print(f"   {us:.1f} us, {problem.flops / us * 1e-6:.0f} TFLOP/s, {share:.0%} of the limit")
+    if card := card_named(torch.cuda.get_device_name(y.device)):
+        print(f"   {card.limit_us(problem) / us:.0%} of the speed that the data sheet of this card allows")
 
 
 def relative_error(values: torch.Tensor, truth: torch.Tensor) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..measure.arguments import number_from
+from ..measure.arguments import number_from, shape
+from ..measure.records import COLD, GROUPED, SUSTAINED
 from .peers.registry import PEERS
-from .records import COLD, GROUPED, SUSTAINED, Shape
 from .suite import SUITES
 
 DEFAULT_OUT = Path("bench-results")
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regime", choices=(COLD, SUSTAINED, "all"), default="all")
     parser.add_argument(
         "--shapes",
-        type=_shape,
+        type=shape,
         nargs="+",
         metavar="[Gx]MxNxK",
         help="only these, such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows"
@@ -57,13 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="with --compare: by how much a time may grow (default: %(default)g)",
     )
-
-
-def _shape(text: str) -> Shape:
-    parts = text.split("x")
-    if len(parts) not in (3, 4) or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, got {text!r}")
-    return tuple(map(int, parts))
 
 
 def _peers(text: str) -> tuple[str, ...]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from . import BenchError
-from .records import OURS, Row, Shape, by_kind, shape_text
+from ..measure.errors import CommandError
+from ..measure.records import OURS, Row
+from ..measure.shapes import Shape, shape_text
+from .results import by_kind
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def compare(old: Iterable[Row], new: Iterable[Row]) -> list[Change]:
     """Our rows that are in both runs, worst first.
 
     Raises:
-        BenchError: the runs have no row in common, or one of them measured the same thing twice.
+        CommandError: the runs have no row in common, or one of them measured the same thing twice.
     """
     before, after = _by_key(old), _by_key(new)
     shared = [
@@ -50,7 +52,9 @@ def compare(old: Iterable[Row], new: Iterable[Row]) -> list[Change]:
         for key in before.keys() & after.keys()
     ]
     if not shared:
-        raise BenchError("the two runs have no row in common: same operation, shape, regime and scale layout")
+        raise CommandError(
+            "the two runs have no row in common: same operation, shape, regime and scale layout"
+        )
     return sorted(shared, key=lambda each: (-each.ratio, each.op, each.regime, each.shape))
 
 

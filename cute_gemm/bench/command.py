@@ -7,21 +7,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ..measure.console import wide_console
+from ..measure.device import multiprocessors, require_hopper
+from ..measure.origin import describe_origin
 from ..measure.progress import track
-from ..runtime import hardware
+from ..measure.records import COLD, SUSTAINED, Row
+from ..measure.shapes import Shape
+from ..measure.statistics import geometric_mean
+from ..measure.timers import Sustained, timers_of
 from ..runtime.warmup import compile_and_tell
-from . import BenchError, changes, tables
+from . import changes, tables
 from .arguments import DEFAULT_OUT
-from .comparison import compare, geometric_mean, speeds_without_padding, text_table
-from .origin import describe_origin
+from .comparison import compare, speeds_without_padding, text_table
 from .peers.registry import split_available
-from .records import COLD, SUSTAINED, Row, Shape, read_results
-from .run import Bench, kernels_of, run_jobs
+from .results import read_results
+from .run import Bench, kernels_of, run_trials
 from .suite import SUITES, plan
-from .timers import Sustained, timers_of
 
 TABLES = "tables.md"
 _TABLE_WIDTH = 140
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status: 1 if something failed, was wrong, or got slower, else 0.
 
     Raises:
-        BenchError: it cannot be done.
+        CommandError: it cannot be done.
     """
     if args.plot:
         draw(args.plot, args.out or args.plot)
@@ -74,18 +75,19 @@ def measure(
         What failed, a line each.
 
     Raises:
-        BenchError: there is no Hopper GPU, or nothing to measure.
+        CommandError: there is no Hopper GPU, or nothing to measure.
     """
-    jobs = plan(suites, regimes, ops, shapes)
-    _need_hopper()
+    trials = plan(suites, regimes, ops, shapes)
+    require_hopper("bench", "--plot and --compare work without one, on results")
     peers, missing = split_available(peer_names)
     timers, replaced = timers_of(regimes, Sustained())
     for note in (*missing, *replaced):
         print(note)
-    num_sms = torch.cuda.get_device_properties().multi_processor_count
-    compile_and_tell(kernel for job in jobs for kernel in kernels_of(job, num_sms))
-    bench = Bench(timers, peers, describe_origin(peers), num_sms)
-    rows, failures = run_jobs(bench, track(jobs, "measuring"), out)
+    num_sms = multiprocessors()
+    compile_and_tell(kernel for trial in trials for kernel in kernels_of(trial, num_sms))
+    versions = {name: version for peer in peers for name, version in peer.versions().items()}
+    bench = Bench(timers, peers, describe_origin(versions), num_sms)
+    rows, failures = run_trials(bench, track(trials, "measuring"), out)
     _print_comparisons(rows)
     if rows:
         write_pictures(rows, out)
@@ -96,7 +98,7 @@ def draw(source: Path, out: Path) -> None:
     """Make tables and plots again from the JSON lines in a file or directory; needs no GPU.
 
     Raises:
-        BenchError: there are none.
+        CommandError: there are none.
     """
     write_pictures(read_results(source), out)
 
@@ -112,7 +114,7 @@ def compare_runs(old: Path, new: Path, threshold: float) -> int:
         1 if one grew by more than that and by more than the spread of both runs, else 0.
 
     Raises:
-        BenchError: there are no such lines, or none that compare.
+        CommandError: there are no such lines, or none that compare.
     """
     before, after = read_results(old), read_results(new)
     found = changes.compare(before, after)
@@ -136,15 +138,6 @@ def write_pictures(rows: Sequence[Row], out: Path) -> None:
         return
     if files := plots.draw(rows, out):
         print(f"plots: {', '.join(file.name for file in files if file.suffix == '.png')} (and .svg)")
-
-
-def _need_hopper() -> None:
-    if not torch.cuda.is_available():
-        raise BenchError(
-            "bench times a GPU, and torch sees none; --plot and --compare work without one, on results"
-        )
-    if not hardware.is_hopper():
-        raise BenchError(f"bench times a Hopper GPU; this is {hardware.describe()}")
 
 
 def _print_comparisons(rows: Sequence[Row]) -> None:

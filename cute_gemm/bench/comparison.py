@@ -6,23 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ..measure.records import CONTIGUOUS, DEEPGEMM, DENSE, FAST, OFFSETS, ROW_MAJOR, Row, shape_of
+from ..measure.shapes import Shape, shape_text
+from ..measure.statistics import geometric_mean
 from . import published
-from .records import (
-    CONTIGUOUS,
-    DEEPGEMM,
-    DENSE,
-    FAST,
-    OFFSETS,
-    ROW_MAJOR,
-    Row,
-    Shape,
-    by_kind,
-    ours_with,
-    peers_beside,
-    right_times,
-    shape_of,
-    shape_text,
-)
+from .results import by_kind, ours_with, peers_beside, right_times
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
     What was published of it stands in where it was not timed beside ours, for a card of the same name.
 
     Raises:
-        BenchError: two rows measured the same thing.
+        CommandError: two rows measured the same thing.
     """
     rows = list(rows)
     ours, row_major = ours_with(rows, op, regime), ours_with(rows, op, regime, ROW_MAJOR)
@@ -105,11 +93,6 @@ def speeds_without_padding(rows: Sequence[Row], regime: str) -> list[float]:
     """Of each shape the speed of our offsets operation relative to our contiguous one, padding included."""
     padded, unpadded = (ours_with(rows, op, regime) for op in (CONTIGUOUS, OFFSETS))
     return [padded[shape]["us"] / row["us"] for shape, row in unpadded.items() if shape in padded]
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """Of positive values, of which there is at least one."""
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def mean_of(comparisons: Iterable[Comparison], value: Callable[[Comparison], float | None]) -> float | None:

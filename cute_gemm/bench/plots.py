@@ -12,26 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from .comparison import geometric_mean
+from ..measure.cards import Card, card_named
+from ..measure.records import BLOCKWISE, CONTIGUOUS, DEEPGEMM, DENSE, FAST, MASKED, OFFSETS, OURS, TRITON, Row
+from ..measure.shapes import Shape
+from ..measure.statistics import geometric_mean
+from ..measure.work import Work
 from .published import peer_times
-from .records import (
-    BLOCKWISE,
-    CONTIGUOUS,
-    DEEPGEMM,
-    DENSE,
-    FAST,
-    MASKED,
-    OFFSETS,
-    OURS,
-    TRITON,
-    Row,
-    Shape,
-    ours_with,
-    peers_beside,
-    right_times,
-)
+from .results import ours_with, peers_beside, right_times
 from .tables import OPS, REGIMES, TITLES, dimension_names
-from .work import Card, Work, card_named
 
 # The colours of Okabe and Ito, which the colour-blind tell apart; markers say the same again.
 _BLACK, _BLUE, _ORANGE, _GREEN, _PINK, _RED = (
@@ -83,7 +71,7 @@ def draw(rows: Sequence[Row], directory: Path) -> list[Path]:
         The files.
 
     Raises:
-        BenchError: two rows measured the same thing.
+        CommandError: two rows measured the same thing.
     """
     directory.mkdir(parents=True, exist_ok=True)
     files = []

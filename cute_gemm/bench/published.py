@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .records import COLD, DEEPGEMM, DENSE, PEER_OPS, SUSTAINED, Shape, read_rows, shape_of
+from ..measure.records import COLD, DEEPGEMM, DENSE, SUSTAINED, read_rows, shape_of
+from ..measure.shapes import Shape
+from .results import PEER_OPS
 
 DEVICE = "NVIDIA H200"
 DIRECTORY = Path(__file__).parent / "peer_figures"

@@ -1,4 +1,4 @@
-"""Measures jobs, judges every timed result, and writes rows as they come."""
+"""Measures trials, judges every timed result, and writes rows as they come."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from pathlib import Path
 
 import torch
 
+from ..measure.calls import Call
+from ..measure.cases import Case, make_case
+from ..measure.records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
+from ..measure.timers import Timer
+from ..measure.work import Work, problem_of
 from ..plan.config import KernelConfig
 from ..runtime import selection
-from .cases import Call, Case, make_case
 from .peers import Peer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
-from .records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
-from .suite import Job
-from .timers import Timer
-from .work import Work, measurement, problem_of
+from .rows import measurement
+from .suite import Trial
 
 
 @dataclass(frozen=True)
@@ -39,23 +41,23 @@ class Bench:
     device: str = "cuda"
     say: Callable[[str], None] = print
 
-    def measure(self, job: Job) -> Iterator[Row]:
-        """The rows of a job; all its calls take turns. A peer's wrong result makes a row that says so.
+    def measure(self, trial: Trial) -> Iterator[Row]:
+        """The rows of a trial; all its calls take turns. A peer's wrong result makes a row that says so.
 
         Raises:
             AssertionError: behind all other rows: results of ours are wrong, and there are no rows of them.
             RuntimeError: a call of ours failed, or the timer did; there are no rows at all.
         """
         timed: list[tuple[Work, Call]] = []
-        for op in job.ops:
-            case = make_case(op, job.shape, self.device)
-            calls = [case.ours(layout, self.num_sms) for layout in _layouts(job)]
+        for op in trial.ops:
+            case = make_case(op, trial.shape, self.device)
+            calls = [case.ours(layout, self.num_sms) for layout in _layouts(trial)]
             calls += [call for peer in self.peers for call in self._calls_of(peer, case)]
-            timed += [(Work.of(op, job.shape), call) for call in calls]
-        beside = self._calibration(job)
-        timer = self.timers[job.regime]
+            timed += [(Work.of(op, trial.shape), call) for call in calls]
+        beside = self._calibration(trial)
+        timer = self.timers[trial.regime]
         times = timer([call for _, call in timed] + ([beside] if beside else []))
-        calibration = self._judged_calibration(job, beside, times.pop().mean) if beside else None
+        calibration = self._judged_calibration(trial, beside, times.pop().mean) if beside else None
 
         wrong = []
         for (work, call), found in zip(timed, times, strict=True):
@@ -75,7 +77,7 @@ class Bench:
                 spread=found.spread,
                 rounds=len(found.us),
                 timer=timer.name,
-                regime=job.regime,
+                regime=trial.regime,
                 scale_layout=call.scale_layout,
                 config=call.config,
                 error_worst_tile=error,
@@ -111,68 +113,68 @@ class Bench:
             call.result.fill_(torch.nan)
         return True
 
-    def _calibration(self, job: Job) -> Call | None:
+    def _calibration(self, trial: Trial) -> Call | None:
         """cuBLASLt, which has no grouped operation, at a dense shape beside a grouped one."""
-        if job.ops == (DENSE,) or not any(isinstance(peer, Cublas) for peer in self.peers):
+        if trial.ops == (DENSE,) or not any(isinstance(peer, Cublas) for peer in self.peers):
             return None
-        call = calibration_call(calibration_shape(job.shape), self.device)
+        call = calibration_call(calibration_shape(trial.shape), self.device)
         return call if self._takes(call) else None
 
-    def _judged_calibration(self, job: Job, call: Call, us: float) -> Row | None:
+    def _judged_calibration(self, trial: Trial, call: Call, us: float) -> Row | None:
         try:
             call.error()
         except AssertionError as failure:
             self._note(call.peer, failure)
             return None
-        return calibration_record(calibration_shape(job.shape), us)
+        return calibration_record(calibration_shape(trial.shape), us)
 
     def _note(self, peer: str, refusal: Exception) -> None:
         lines = str(refusal).strip().splitlines() or [type(refusal).__name__]
         self.say(f"  {peer}: refused: {lines[0]}")
 
 
-def kernels_of(job: Job, num_sms: int) -> Iterator[KernelConfig]:
-    """What a job launches of ours on a device of ``num_sms`` multiprocessors."""
-    for op in job.ops:
-        problem = problem_of(op, job.shape, num_sms)
-        for layout in _layouts(job):
+def kernels_of(trial: Trial, num_sms: int) -> Iterator[KernelConfig]:
+    """What a trial launches of ours on a device of ``num_sms`` multiprocessors."""
+    for op in trial.ops:
+        problem = problem_of(op, trial.shape, num_sms)
+        for layout in _layouts(trial):
             yield selection.select(problem, tma_scales=layout == M_MAJOR)
 
 
-def run_jobs(bench: Bench, jobs: Iterable[Job], directory: Path) -> tuple[list[Row], list[str]]:
-    """Takes all measurements; each row is in its file before the next job is measured.
+def run_trials(bench: Bench, trials: Iterable[Trial], directory: Path) -> tuple[list[Row], list[str]]:
+    """Takes all measurements; each row is in its file before the next trial is measured.
 
     Args:
         bench: how.
-        jobs: what, those of one file together.
-        directory: of the files, ``SUITE_REGIME.jsonl``. Each is replaced when its first job starts.
+        trials: what, those of one file together.
+        directory: of the files, ``SUITE_REGIME.jsonl``. Each is replaced when its first trial starts.
 
     Returns:
-        The rows, and what went wrong: a line for each job that was left when it failed.
+        The rows, and what went wrong: a line for each trial that was left when it failed.
     """
     files: dict[Path, list[Row]] = {}
     failures: list[str] = []
-    for job in jobs:
-        path = directory / f"{job.suite}_{job.regime}.jsonl"
+    for trial in trials:
+        path = directory / f"{trial.suite}_{trial.regime}.jsonl"
         if path not in files:
             write_rows(path, [])
         rows = files.setdefault(path, [])
         try:
-            for row in bench.measure(job):
+            for row in bench.measure(trial):
                 rows.append(row)
                 write_rows(path, rows)
-                bench.say(f"{job.title} {_describe(row)}")
+                bench.say(f"{trial.title} {_describe(row)}")
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{job.title}: {type(error).__name__}: {error}")
+            failures.append(f"{trial.title}: {type(error).__name__}: {error}")
             bench.say(f"FAILED {failures[-1]}")
     for path, rows in files.items():
         bench.say(f"{len(rows)} rows: {path}")
     return [row for rows in files.values() for row in rows], failures
 
 
-def _layouts(job: Job) -> tuple[str, ...]:
+def _layouts(trial: Trial) -> tuple[str, ...]:
     """Those of A's scales that ours are timed with: M-major, as DeepGEMM takes them; cold also row-major."""
-    return (M_MAJOR, ROW_MAJOR) if job.regime == COLD else (M_MAJOR,)
+    return (M_MAJOR, ROW_MAJOR) if trial.regime == COLD else (M_MAJOR,)
 
 
 def _describe(row: Row) -> str:

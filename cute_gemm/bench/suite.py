@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from . import BenchError
+from ..measure.errors import CommandError
+from ..measure.records import DENSE, GROUPED
+from ..measure.shapes import Shape, objection, shape_text
 from .published import peer_shapes
-from .records import DENSE, GROUPED, PEER_OPS, Shape, shape_text
+from .results import PEER_OPS
 
 SUITES = "dense", "grouped"
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """One shape in one regime, and the operations that are timed together at it."""
 
     suite: str
@@ -31,8 +33,8 @@ def plan(
     regimes: Sequence[str],
     ops: Sequence[str] = GROUPED,
     shapes: Sequence[Shape] | None = None,
-) -> list[Job]:
-    """The jobs of a run, those of one suite and regime together.
+) -> list[Trial]:
+    """The trials of a run, those of one suite and regime together.
 
     Args:
         suites: of `SUITES`.
@@ -41,38 +43,38 @@ def plan(
         shapes: ``(m, n, k)`` and ``(groups, expected_m, n, k)``; None for those of the peers' figures.
 
     Raises:
-        BenchError: a shape that no operation takes, or no jobs at all.
+        CommandError: a shape that no operation takes, or no trials at all.
     """
     for shape in shapes or ():
         _check(shape)
-    jobs = [
-        job
+    trials = [
+        trial
         for suite in suites
         for regime in regimes
-        for job in (_dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes))
+        for trial in (_dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes))
     ]
-    if not jobs:
+    if not trials:
         given = f"the shapes {', '.join(map(shape_text, shapes))}" if shapes else "the peers' shapes"
-        raise BenchError(
+        raise CommandError(
             f"nothing to measure: none of {given} is of the suite {' or '.join(suites)}"
             f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK"
         )
-    return jobs
+    return trials
 
 
 def _check(shape: Shape) -> None:
-    n, k = shape[-2:]
-    if min(shape) < 1 or n % 8 or k % 16:
-        raise BenchError(f"{shape_text(shape)}: want numbers from 1, N a multiple of 8 and K one of 16")
+    why = "numbers start at 1" if min(shape) < 1 else objection(*shape[-2:])
+    if why:
+        raise CommandError(f"{shape_text(shape)}: {why}")
 
 
-def _dense(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Job]:
+def _dense(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
     chosen = peer_shapes(regime) if shapes is None else [shape for shape in shapes if len(shape) == 3]
     for shape in chosen:
-        yield Job("dense", regime, (DENSE,), shape)
+        yield Trial("dense", regime, (DENSE,), shape)
 
 
-def _grouped(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Job]:
+def _grouped(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
     shared: dict[tuple[str, Shape], tuple[str, ...]] = {}
     for op in ops:
         chosen = peer_shapes(regime, op) if shapes is None else [shape for shape in shapes if len(shape) == 4]
@@ -80,4 +82,4 @@ def _grouped(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) ->
             key = PEER_OPS[op], shape
             shared[key] = (*shared.get(key, ()), op)
     for (_, shape), timed in shared.items():
-        yield Job("grouped", regime, timed, shape)
+        yield Trial("grouped", regime, timed, shape)

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .comparison import geometric_mean
+from ..measure.cards import card_named
+from ..measure.records import COLD, CONTIGUOUS, DENSE, KEYS, MASKED, OFFSETS, ROW_MAJOR, SUSTAINED, Row
+from ..measure.shapes import Shape
+from ..measure.statistics import geometric_mean
+from ..measure.work import Work
 from .published import peer_times
-from .records import (
-    COLD,
-    CONTIGUOUS,
-    DENSE,
-    KEYS,
-    MASKED,
-    OFFSETS,
-    ROW_MAJOR,
-    SUSTAINED,
-    Row,
-    Shape,
-    ours_with,
-    peers_beside,
-    right_times,
-)
-from .work import Work, card_named
+from .results import ours_with, peers_beside, right_times
 
 REGIMES = {COLD: "cold L2, one call at a time", SUSTAINED: "sustained, at the power limit"}
 OPS = {
@@ -45,7 +34,7 @@ def render(rows: Sequence[Row]) -> str:
     """A Markdown document with a table for each operation and regime in ``rows``.
 
     Raises:
-        BenchError: two rows measured the same thing.
+        CommandError: two rows measured the same thing.
     """
     sections = [_section(rows, op, regime) for op in OPS for regime in REGIMES]
     return "\n\n".join(["# Benchmark", _LEGEND, *filter(None, sections)]) + "\n"
@@ -100,7 +89,7 @@ def _limit(row: Row) -> list[str]:
     card = card_named(row["device"])
     if card is None:
         return ["", ""]
-    limit = Work.of_row(row).limit_us(card)
+    limit = card.limit_us(Work.of_row(row))
     return [f"{limit:.2f}", f"{limit / row['us']:.0%}"]
 
 

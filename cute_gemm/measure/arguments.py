@@ -6,6 +6,8 @@ import argparse
 import math
 from collections.abc import Callable
 
+from .shapes import Shape
+
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
@@ -27,3 +29,11 @@ def number_from(least: float, what: str = "a number") -> Callable[[str], float]:
         return number
 
     return parse
+
+
+def shape(text: str) -> Shape:
+    """``MxNxK``, or ``GxMxNxK`` for groups of about M rows: ``"64x2112x7168"`` as (64, 2112, 7168)."""
+    parts = text.split("x")
+    if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, numbers from 1 on; got {text!r}")
+    return tuple(map(int, parts))

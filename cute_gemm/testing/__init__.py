@@ -1,5 +1,7 @@
 """Error metrics, input generators, poisoned outputs and timers, shared by tests, benchmarks and examples."""
 
+from ..measure.clocks import host_time, time_sustained
+from ..measure.cold import time_cold, time_cold_together
 from .errors import (
     assert_close_per_tile,
     assert_correct,
@@ -18,7 +20,6 @@ from .grouped import (
 )
 from .inputs import INPUT_KINDS, make_inputs
 from .poison import poisoned, poisoned_rows
-from .timing import host_time, limit_us, time_cold, time_cold_together, time_sustained
 
 __all__ = [
     "INPUT_KINDS",
@@ -28,7 +29,6 @@ __all__ = [
     "assert_grouped_correct",
     "gate",
     "host_time",
-    "limit_us",
     "make_contiguous_inputs",
     "make_inputs",
     "make_masked_inputs",

@@ -2,10 +2,6 @@
 
 - `models` says which matrices a model multiplies with, `plan` which problems that makes and which
   configurations are worth timing at each.
-- `candidates` makes operands and checks every candidate's result, `measure` times them and picks one.
+- `calls` makes operands and checks every candidate's result, `picking` times them and picks one.
 - :mod:`cute_gemm.plan.tuned` keeps what was picked, and has it asked before the cost model.
 """
-
-
-class TuneError(ValueError):
-    """What was asked for cannot be done; the message says what, and why not."""

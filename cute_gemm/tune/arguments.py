@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..bench.records import COLD, SUSTAINED
-from ..measure.arguments import number_from, positive
+from ..measure.arguments import number_from, positive, shape
+from ..measure.records import COLD, SUSTAINED
 from ..plan.layouts import LAYOUTS
 from ..plan.limits import OUT_BYTES
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--shapes",
-        type=_shape,
+        type=shape,
         nargs="+",
         metavar="[Gx]MxNxK",
         help="such as 64x7168x2048, or grouped 32x20x4096x7168 for 32 groups of about 20 rows",
@@ -64,10 +64,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to merge into (default: the user's file for the device)",
     )
     parser.add_argument("--dry-run", action="store_true", help="list what would be timed; needs no GPU")
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    parts = text.split("x")
-    if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, numbers from 1 on; got {text!r}")
-    return tuple(map(int, parts))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import TuneError
+from ..measure.errors import CommandError
 
 _EXPERTS = "n_routed_experts", "num_experts", "num_local_experts"
 
@@ -33,17 +33,17 @@ def read_layers(path: Path) -> list[Layer]:
         path: a ``config.json``, or the directory that it is in.
 
     Raises:
-        TuneError: it cannot be read, lacks what layers follow from, or is of another kind of model.
+        CommandError: it cannot be read, lacks what layers follow from, or is of another kind of model.
     """
     file = path / "config.json" if path.is_dir() else path
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TuneError(f"{file}: {error}") from error
+        raise CommandError(f"{file}: {error}") from error
     # Of a model that also sees, the part that reads and writes.
     config = content.get("text_config", content) if isinstance(content, dict) else None
     if not isinstance(config, dict):
-        raise TuneError(f"{file}: not the config.json of a model")
+        raise CommandError(f"{file}: not the config.json of a model")
     model = _Model(file, config)
     if model.get("hidden_act") != "silu":
         raise model.refusal(f"its hidden_act is {model.get('hidden_act')}, but MLPs gated by silu are wanted")
@@ -55,9 +55,9 @@ class _Model:
     file: Path
     config: dict[str, Any]
 
-    def refusal(self, why: str) -> TuneError:
+    def refusal(self, why: str) -> CommandError:
         kind = self.config.get("model_type", "of no type")
-        return TuneError(f"{self.file} ({kind}): {why}; name shapes by --shapes instead")
+        return CommandError(f"{self.file} ({kind}): {why}; name shapes by --shapes instead")
 
     def has(self, key: str) -> bool:
         return self.config.get(key) is not None

@@ -6,23 +6,24 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..bench.records import Shape, shape_text
+from ..measure.errors import CommandError
+from ..measure.shapes import Shape, objection, shape_text
+from ..measure.work import DRAWN_SHARES, padded_rows
 from ..plan import cost_model
 from ..plan.config import KernelConfig
-from ..plan.layouts import LAYOUTS
-from ..plan.limits import CONTIGUOUS_ALIGNMENT, MAX_GROUPS, ceil_div
+from ..plan.layouts import Layout
+from ..plan.limits import MAX_GROUPS
 from ..plan.problem import GemmProblem
-from . import TuneError
 from .models import Layer
 
 # By one draw, 6 masked groups of about 1024 rows were given tiles that took 5 and 6 % longer than others at
-# other sizes of the same sum (2026-11-25).
+# other sizes of the same sum (docs/performance.md, 53).
 _DRAWS = 3
 
 
 @dataclass(frozen=True)
-class Job:
-    """A problem to tune.
+class TuningTask:
+    """A problem to tune, and the sizes of its groups at which candidates are timed.
 
     Args:
         problem: what kernels are chosen for.
@@ -48,40 +49,39 @@ class Job:
         return f"{title} ({self.label})" if self.label else title
 
 
-def plan_shapes(op: str, shapes: Iterable[Shape], out_dtype: str, num_sms: int) -> list[Job]:
-    """A job for each of ``shapes``, which are as `Job.shape` of the layout ``op``.
+def plan_shapes(layout: Layout, shapes: Iterable[Shape], out_dtype: str, num_sms: int) -> list[TuningTask]:
+    """A task for each of ``shapes``, which are as `TuningTask.shape`.
 
     Raises:
-        TuneError: a shape that the operation does not take.
+        CommandError: a shape that the operation does not take.
     """
-    jobs = []
+    found = []
     for shape in shapes:
-        if len(shape) != (3 if op == "dense" else 4):
-            wanted = "MxNxK" if op == "dense" else "GxMxNxK, the groups and the rows of each in front,"
-            raise TuneError(f"{shape_text(shape)}: want {wanted} for --op {op}")
-        m, n, k = shape[-3:]
-        groups = 1 if op == "dense" else shape[0]
-        jobs.append(_job(op, groups, m, n, k, out_dtype, num_sms))
-    return jobs
+        if len(shape) != (4 if layout.is_grouped else 3):
+            wanted = "GxMxNxK, the groups and the rows of each in front," if layout.is_grouped else "MxNxK"
+            raise CommandError(f"{shape_text(shape)}: want {wanted} for --op {layout.name}")
+        groups, (m, n, k) = shape[0] if layout.is_grouped else 1, shape[-3:]
+        found.append(_task(layout, groups, m, n, k, out_dtype, num_sms))
+    return found
 
 
 def plan_layers(
-    op: str, layers: Sequence[Layer], ms: Iterable[int], out_dtype: str, num_sms: int
-) -> list[Job]:
-    """A job for each of ``ms`` and of the layers that ``op`` is for: experts are grouped, all others dense.
+    layout: Layout, layers: Sequence[Layer], ms: Iterable[int], out_dtype: str, num_sms: int
+) -> list[TuningTask]:
+    """A task for each of ``ms`` and of the layers that ``layout`` is for: experts are grouped.
 
     Raises:
-        TuneError: there is no such layer, or one that the operation does not take.
+        CommandError: there is no such layer, or one that the operation does not take.
     """
     names: dict[tuple[int, int, int], str] = {}
     for layer in layers:
-        if (layer.groups is None) == (op == "dense"):
+        if (layer.groups is not None) == layout.is_grouped:
             key = layer.groups or 1, layer.n, layer.k
             names[key] = ", ".join(filter(None, (names.get(key), layer.name)))
     if not names:
-        raise TuneError(f"the model has no experts, which --op {op} is for; want --op dense")
+        raise CommandError(f"the model has no experts, which --op {layout.name} is for; want --op dense")
     return [
-        _job(op, groups, m, n, k, out_dtype, num_sms, label)
+        _task(layout, groups, m, n, k, out_dtype, num_sms, label)
         for (groups, n, k), label in names.items()
         for m in ms
     ]
@@ -93,27 +93,29 @@ def candidates(problem: GemmProblem, within: float) -> list[KernelConfig]:
     return [choice.config for choice in ranked if choice.cost_us <= within * ranked[0].cost_us]
 
 
-def _job(op: str, groups: int, m: int, n: int, k: int, out_dtype: str, num_sms: int, label: str = "") -> Job:
-    if n % 8 or k % 16 or groups > MAX_GROUPS:
+def _task(
+    layout: Layout, groups: int, m: int, n: int, k: int, out_dtype: str, num_sms: int, label: str = ""
+) -> TuningTask:
+    why = objection(n, k)
+    if groups > MAX_GROUPS:
+        why = f"{groups} groups are more than {MAX_GROUPS}"
+    if why:
         name = f"{label}: " if label else ""
-        raise TuneError(
-            f"{name}N = {n}, K = {k}, {groups} groups; want N a multiple of 8, K one of 16, and at most "
-            f"{MAX_GROUPS} groups"
-        )
-    if op == "dense":
-        draws: tuple[tuple[int, ...], ...] = ((m,),)
-    else:
-        # Of contiguous groups the host knows M, which the sizes decide.
-        draws = tuple(_draw(groups, m, seed) for seed in range(1 if op == "contiguous" else _DRAWS))
-    alignment = CONTIGUOUS_ALIGNMENT if op == "contiguous" else 1
-    rows = sum(ceil_div(size, alignment) * alignment for size in draws[0])
-    return Job(GemmProblem(rows, n, k, out_dtype, num_sms, LAYOUTS[op], groups), draws, label)
+        raise CommandError(f"{name}{why}")
+    draws = tuple(_draw(groups, m, seed) for seed in range(_draws(layout))) if layout.is_grouped else ((m,),)
+    rows = padded_rows(layout, draws[0])
+    return TuningTask(GemmProblem(rows, n, k, out_dtype, num_sms, layout, groups), draws, label)
+
+
+def _draws(layout: Layout) -> int:
+    """How often sizes are drawn: once where they decide M, which the host knows, as padding does."""
+    return 1 if layout.has_padding else _DRAWS
 
 
 def _draw(groups: int, m: int, seed: int) -> tuple[int, ...]:
-    """Rows of groups, ``m`` on average, spread from 0.7 to 1.3 times that, in no order."""
-    draw = random.Random(seed)
-    sizes = [round(m * (0.7 + 0.6 * (i + draw.random()) / groups)) for i in range(groups)]
+    """Rows of groups, ``m`` on average, spread over what DeepGEMM's benchmark draws, in no order."""
+    draw, (least, most) = random.Random(seed), DRAWN_SHARES
+    sizes = [round(m * (least + (most - least) * (i + draw.random()) / groups)) for i in range(groups)]
     sizes[groups // 2] += groups * m - sum(sizes)
     draw.shuffle(sizes)
     return tuple(sizes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..cases import Call, Case
+from ...measure.calls import Call
+from ...measure.cases import Case
 
 
 class Peer(Protocol):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ... import testing
-from ..cases import Call, Case, DenseCase, judge_within
-from ..records import BLOCKWISE, DENSE, FAST, KEYS, M_MAJOR, Row, Shape
+from ...measure.calls import Call, judge_within
+from ...measure.cases import Case, DenseCase
+from ...measure.records import BLOCKWISE, DENSE, FAST, M_MAJOR, Row, key_of
+from ...measure.shapes import Shape
 from . import FAST_LIMIT, PROMOTED_LIMIT
 
 # Groups of fewer rows take the time that reading their weights takes, others that of the tensor cores.
@@ -79,4 +81,4 @@ def calibration_call(shape: Shape, device: str = "cuda") -> Call:
 
 def calibration_record(shape: Shape, us: float) -> Row:
     """What a grouped row keeps of it."""
-    return {"op": DENSE, **dict(zip(KEYS[DENSE], shape, strict=True)), "peer": FAST, "us": round(us, 3)}
+    return {"op": DENSE, **key_of(DENSE, shape), "peer": FAST, "us": round(us, 3)}

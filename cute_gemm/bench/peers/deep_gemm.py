@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cases import Call, Case, GroupedCase, in_layout, judge_within
-from ..records import CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
+from ...measure.calls import Call, judge_within
+from ...measure.cases import Case, GroupedCase, in_layout
+from ...measure.records import CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
 from . import PROMOTED_LIMIT
 
 _NAMES = {

@@ -8,8 +8,9 @@ from importlib import metadata
 
 from torch import Tensor
 
-from ..cases import Call, Case, GroupedCase, judge_within
-from ..records import CONTIGUOUS, DENSE, ROW_MAJOR, TRITON
+from ...measure.calls import Call, judge_within
+from ...measure.cases import Case, GroupedCase
+from ...measure.records import CONTIGUOUS, DENSE, ROW_MAJOR, TRITON
 from . import PROMOTED_LIMIT
 
 

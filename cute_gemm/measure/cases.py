@@ -1,9 +1,9 @@
-"""The operands of a shape, the ways to multiply them, and what their product must be."""
+"""The operands of a shape, our call of them, and what their product must be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,48 +12,19 @@ from torch import Tensor
 import cute_gemm
 
 from .. import quantize, testing
+from ..plan.layouts import Layout
 from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
 from ..runtime import launcher, selection
-from .records import CONTIGUOUS, DENSE, MASKED, OFFSETS, OURS, ROW_MAJOR, Shape
-from .work import draw_rows, problem_of
+from .calls import Call
+from .records import DENSE, OURS, ROW_MAJOR
+from .shapes import Shape
+from .work import draw_rows, layout_of, problem_of
 
-# What the peers had: more than any of their groups have rows.
-_MASKED_CAPACITY = 4096
+# What the peers had where each group has a matrix: more rows than any of their groups have.
+_CAPACITY = 4096
 
 Operand = tuple[Tensor, Tensor]
-
-
-@dataclass
-class Call:
-    """One way to compute a product. Calling it keeps the result, to be judged as the last call left it.
-
-    Args:
-        peer: whose it is.
-        run: computes the product on the current stream.
-        judge: the error of the worst tile of a result; raises AssertionError if it is wrong.
-        scale_layout, config: as in a record.
-    """
-
-    peer: str
-    run: Callable[[], Tensor]
-    judge: Callable[[Tensor], float]
-    scale_layout: str | None = None
-    config: str | None = None
-    result: Tensor | None = field(default=None, init=False)
-
-    def __call__(self) -> None:
-        self.result = self.run()
-
-    def error(self) -> float:
-        """The worst tile's error of the last result.
-
-        Raises:
-            AssertionError: it is wrong, or there is none.
-        """
-        if self.result is None:
-            raise AssertionError(f"{self.peer} was not called")
-        return self.judge(self.result)
 
 
 def in_layout(sa: Tensor, layout: str) -> Tensor:
@@ -70,18 +41,6 @@ def in_layout(sa: Tensor, layout: str) -> Tensor:
 def _kernel_name(op: str, shape: Shape, num_sms: int, sa: Tensor) -> str:
     """The kernel that an operation of ours launches, given these scales of A."""
     return selection.select(problem_of(op, shape, num_sms), launcher.tma_can_load(sa)).name
-
-
-def judge_within(error: Callable[[Tensor], float], limit: float) -> Callable[[Tensor], float]:
-    """A judge of a peer's results: the worst tile's ``error`` must be at most ``limit``."""
-
-    def judge(out: Tensor) -> float:
-        found = error(out)
-        if found > limit:
-            raise AssertionError(f"the worst tile's error is {found:.3e}, limit {limit:.0e}")
-        return found
-
-    return judge
 
 
 @dataclass(frozen=True)
@@ -159,7 +118,7 @@ class GroupedCase:
     def make(op: str, shape: Shape, device: str = "cuda") -> GroupedCase:
         """Groups of as many rows as the peers had."""
         rows = draw_rows(*shape[:2])
-        return GroupedCase.of_rows(op, shape, rows, device, capacity=_MASKED_CAPACITY)
+        return GroupedCase.of_rows(op, shape, rows, device, capacity=_CAPACITY)
 
     @staticmethod
     def of_rows(
@@ -173,19 +132,22 @@ class GroupedCase:
     ) -> GroupedCase:
         """Groups of these rows; where each has a matrix of its own, those have ``capacity`` rows or more."""
         n, k = shape[2:]
-        if op == CONTIGUOUS:
-            inputs = testing.make_contiguous_inputs(rows, n, k, device=device)
-        elif op == OFFSETS:
-            inputs = testing.make_offsets_inputs(rows, n, k, device=device)
-        else:
-            padded = ceil_div(max(rows), CONTIGUOUS_ALIGNMENT) * CONTIGUOUS_ALIGNMENT
-            inputs = testing.make_masked_inputs(rows, max(capacity, padded), n, k, device=device)
+        layout = layout_of(op)
+        make = getattr(testing, f"make_{layout.name}_inputs")
+        padded = ceil_div(max(rows), CONTIGUOUS_ALIGNMENT) * CONTIGUOUS_ALIGNMENT
+        matrices = (max(capacity, padded),) if layout.has_matrix_per_group else ()
+        inputs = make(rows, *matrices, n, k, device=device)
         # Rows of no group are NaN, which costs less power than numbers.
         (a, sa), empty = inputs.lhs, inputs.row_groups < 0
         count, given = int(empty.sum()), a.view(torch.uint8)[~empty]
         a.view(torch.uint8)[empty] = given[torch.arange(count, device=device) % len(given)]
         sa[empty] = 1.0
         return GroupedCase(op, shape, inputs, out_dtype)
+
+    @property
+    def layout(self) -> Layout:
+        """How rows find their matrix B."""
+        return layout_of(self.op)
 
     @property
     def lhs(self) -> Operand:
@@ -198,7 +160,7 @@ class GroupedCase:
     @property
     def grouping(self) -> tuple[Tensor | int, ...]:
         """What a kernel is given to tell groups apart."""
-        return (self.inputs.index, 1) if self.op == OFFSETS else (self.inputs.index,)
+        return (self.inputs.index, 1) if self.layout.gives_count_to_kernel else (self.inputs.index,)
 
     def poisoned_out(self) -> Tensor:
         """A result of NaN, as it is before a call."""
@@ -208,16 +170,14 @@ class GroupedCase:
     def ours(self, layout: str, num_sms: int) -> Call:
         """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
         (a, sa), out = self.lhs, self.poisoned_out()
-        operations: dict[str, Callable[..., Tensor]] = {
-            CONTIGUOUS: cute_gemm.m_grouped_fp8_gemm_nt_contiguous,
-            OFFSETS: cute_gemm.m_grouped_fp8_gemm_nt_offsets,
-            MASKED: cute_gemm.m_grouped_fp8_gemm_nt_masked,
-        }
-        expected = (self.shape[1],) if self.op == MASKED else ()
+        # What a kernel is given it has by default.
+        is_asked = self.layout.count is not None and not self.layout.gives_count_to_kernel
+        count = (self.shape[1],) if is_asked else ()
+        operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{self.layout.name}")
         lhs = a, in_layout(sa, layout)
         return Call(
             OURS,
-            lambda: operations[self.op](lhs, self.rhs, self.inputs.index, *expected, out),
+            lambda: operation(lhs, self.rhs, self.inputs.index, *count, out),
             self.judge,
             scale_layout=layout,
             config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),

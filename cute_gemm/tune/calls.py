@@ -9,21 +9,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..bench.cases import Case, DenseCase, GroupedCase, in_layout
-from ..bench.records import M_MAJOR
+from ..measure.cases import Case, DenseCase, GroupedCase, in_layout
+from ..measure.records import M_MAJOR
 from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.problem import GemmProblem
 from ..runtime import selection
-from .plan import Job
+from .plan import TuningTask
 
 
-def case_of(job: Job, sizes: Sequence[int], device: str = "cuda") -> Case:
-    """Standard normal operands of a job, quantised; ``sizes`` is one of its draws."""
-    layout, out_dtype = job.problem.layout, getattr(torch, job.problem.out_dtype)
+def case_of(task: TuningTask, sizes: Sequence[int], device: str = "cuda") -> Case:
+    """Standard normal operands of a task, quantised; ``sizes`` is one of its draws."""
+    layout, out_dtype = task.problem.layout, getattr(torch, task.problem.out_dtype)
     if not layout.is_grouped:
-        return DenseCase.make(job.shape, device, out_dtype)
-    return GroupedCase.of_rows(f"m_grouped_{layout.name}", job.shape, sizes, device, out_dtype)
+        return DenseCase.make(task.shape, device, out_dtype)
+    return GroupedCase.of_rows(f"m_grouped_{layout.name}", task.shape, sizes, device, out_dtype)
 
 
 def kernel_of(problem: GemmProblem, config: KernelConfig) -> KernelConfig:

@@ -1,8 +1,7 @@
-"""Times calls that take turns, round after round, so that drift of the card's clocks hits all alike."""
+"""Times calls in turns, round after round, so that drift of the card's clocks hits all alike."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +9,13 @@ from typing import Protocol
 
 import torch
 
-from .. import testing
+from . import clocks, cold, statistics
 from .records import SUSTAINED
 
 # So that no shape starts at the clock that the one before left: twenty calls of milliseconds, then twenty of
 # the next, and so on, would soon be at the power limit, which the peers' cold figures were not.
 _REST_PER_CALL = 5e-3
 _COOL_DOWN = 0.3
-
-_WARM_UP = 3
-_FLUSH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Times:
     @property
     def spread(self) -> float:
         """Longest less shortest, as a share of the median."""
-        return (max(self.us) - min(self.us)) / self.median
+        return statistics.spread(self.us)
 
 
 class Timer(Protocol):
@@ -69,8 +65,8 @@ class ColdProfile:
 
     def _rounds(self, calls: Sequence[Callable[[], object]]) -> Iterator[Sequence[float]]:
         for _ in range(self.batches):
-            time.sleep(_REST_PER_CALL * len(calls) * (_WARM_UP + self.rounds))
-            yield from zip(*testing.time_cold_together(calls, self.rounds), strict=True)
+            time.sleep(_REST_PER_CALL * len(calls) * (cold.WARM_UP + self.rounds))
+            yield from zip(*cold.time_cold_together(calls, self.rounds), strict=True)
 
 
 @dataclass(frozen=True)
@@ -88,15 +84,15 @@ class ColdReplay:
         return _by_call(self._rounds(calls))
 
     def _rounds(self, calls: Sequence[Callable[[], object]]) -> Iterator[Sequence[float]]:
-        buffer = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-        for call in [*calls] * _WARM_UP:
+        buffer = cold.flush_buffer()
+        for call in [*calls] * cold.WARM_UP:
             call()
         torch.cuda.synchronize()
         flushes, *graphs = (self._capture(buffer, call) for call in (lambda: None, *calls))
         for _ in range(self.rounds):
             time.sleep(_REST_PER_CALL * len(calls) * self.calls_in_graph)
-            flush_us = _replay_us(flushes)
-            yield [(_replay_us(graph) - flush_us) / self.calls_in_graph for graph in graphs]
+            flush_us = clocks.elapsed_us(flushes.replay)
+            yield [(clocks.elapsed_us(graph.replay) - flush_us) / self.calls_in_graph for graph in graphs]
 
     def _capture(self, buffer: torch.Tensor, call: Callable[[], object]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
@@ -120,7 +116,7 @@ class Sustained:
 
     def _time(self, call: Callable[[], object]) -> float:
         time.sleep(_COOL_DOWN)
-        return testing.time_sustained(call, self.seconds)
+        return clocks.time_sustained(call, self.seconds)
 
 
 def timers_of(regimes: Iterable[str], sustained: Timer) -> tuple[dict[str, Timer], list[str]]:
@@ -143,7 +139,7 @@ def cold_timer() -> tuple[Timer, str]:
     """What can time cold calls here; and, if that is not CUPTI, why, in one line."""
     probe = torch.zeros(1 << 20, device="cuda")
     try:
-        testing.time_cold(lambda: probe.add_(1), 2)
+        cold.time_cold(lambda: probe.add_(1), 2)
     except RuntimeError as error:
         return ColdReplay(), " ".join(str(error).split())
     return ColdProfile(), ""
@@ -152,12 +148,3 @@ def cold_timer() -> tuple[Timer, str]:
 def _by_call(rounds: Iterable[Sequence[float]]) -> list[Times]:
     """Times of each call, from those of all calls in each round."""
     return [Times(us) for us in zip(*rounds, strict=True)]
-
-
-def _replay_us(graph: torch.cuda.CUDAGraph) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e3

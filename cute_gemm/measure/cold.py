@@ -1,14 +1,12 @@
-"""Timers for CUDA operations in the two regimes that count, for the host's share, and the hardware's limit.
+"""Times of single calls with a cold L2, by CUPTI.
 
-Cold: one call at a time with nothing of the operands in L2, as a latency-bound server sees it. Sustained:
-call after call at the card's power limit, as a loaded server or a training run sees it. A kernel can win one
-and lose the other.
+One call at a time with nothing of the operands in L2 is what a latency-bound server sees; call after call at
+the card's power limit (`clocks.time_sustained`) what a loaded server or a training run sees. A kernel can win
+one and lose the other.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,14 +14,13 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from ..plan.problem import GemmProblem
+from .clocks import require_cuda, synchronize
+from .statistics import median, spread
 
-# Data sheet of the H200: dense e4m3 FLOP per second, bytes per second.
-PEAK_FLOPS = 1979e12
-PEAK_BYTES = 4.8e12
+WARM_UP = 3
+"""Calls of each operation that are made before any is timed."""
 
 _FLUSH_BYTES = 256 << 20
-_HOST_BATCH = 100
 
 
 class ColdTimes(list[float]):
@@ -32,12 +29,12 @@ class ColdTimes(list[float]):
     @property
     def median_us(self) -> float:
         """Median of the calls, in microseconds."""
-        return statistics.median(self)
+        return median(self)
 
     @property
     def spread(self) -> float:
         """Slowest less fastest call, as a share of the median."""
-        return (max(self) - min(self)) / self.median_us
+        return spread(self)
 
 
 class DeviceEvent(NamedTuple):
@@ -46,6 +43,15 @@ class DeviceEvent(NamedTuple):
     name: str
     start: float
     length: float
+
+
+def flush_buffer() -> torch.Tensor:
+    """Memory of which ``fill_`` evicts all else from L2: 256 MiB, five times what L2 holds.
+
+    The dtype makes the fill a kernel of its own, which no operation under test launches: it marks where a
+    call starts on the device's time line.
+    """
+    return torch.empty(_FLUSH_BYTES // 16, dtype=torch.complex128, device="cuda")
 
 
 def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
@@ -70,11 +76,11 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
 
 
 def time_cold_together(fns: Sequence[Callable[[], object]], repeats: int = 20) -> list[ColdTimes]:
-    """As `time_cold`, for several operations that take turns: so the card's temperature favours none.
+    """As `time_cold`, for several operations in turns, so that the card's temperature favours none.
 
     Args:
         fns: the operations; everything they launch must go to the current stream.
-        repeats: number of turns that are timed, after three that are not.
+        repeats: number of rounds that are timed, after three that are not.
 
     Returns:
         For each operation, microseconds per call.
@@ -82,11 +88,9 @@ def time_cold_together(fns: Sequence[Callable[[], object]], repeats: int = 20) -
     Raises:
         RuntimeError: as `time_cold`.
     """
-    _need_cuda("time_cold")
-    # The dtype makes the fill a kernel of its own, which no operation under test launches: it marks where a
-    # call starts on the device's time line.
-    buffer = torch.empty(_FLUSH_BYTES // 16, dtype=torch.complex128, device="cuda")
-    for fn in [*fns] * 3:
+    require_cuda("time_cold")
+    buffer = flush_buffer()
+    for fn in [*fns] * WARM_UP:
         fn()
     # The first profile of a process starts CUPTI, which may cost records: let it be one that only learns a
     # name.
@@ -95,79 +99,22 @@ def time_cold_together(fns: Sequence[Callable[[], object]], repeats: int = 20) -
         found = ", ".join(sorted(names)) or "none"
         raise RuntimeError(f"time_cold: want one kernel that flushes the L2; the profiler saw: {found}")
 
-    def take_turns() -> None:
+    def one_round() -> None:
         for fn in fns:
             buffer.fill_(0)
             fn()
 
-    sums = _sum_per_call(_profile(take_turns, repeats), names.pop(), repeats, len(fns))
+    sums = _sum_per_call(_profile(one_round, repeats), names.pop(), repeats, len(fns))
     return [ColdTimes(sums[i :: len(fns)]) for i in range(len(fns))]
-
-
-def time_sustained(fn: Callable[[], object], seconds: float = 2.0) -> float:
-    """Mean time of a call of ``fn`` in the second half of ``seconds`` of back-to-back calls, L2 warm.
-
-    Args:
-        fn: the operation, launched on the current stream. Where its host time is above its device time, it is
-            the host time that is measured.
-        seconds: for how long; the number of calls is estimated from twenty, before the clock drops.
-
-    Returns:
-        Microseconds per call, from CUDA events.
-
-    Raises:
-        RuntimeError: there is no CUDA device.
-    """
-    _need_cuda("time_sustained")
-    fn()
-    estimate = _elapsed_us(fn, 20)
-    half = max(1, round(seconds * 1e6 / estimate / 2))
-    for _ in range(half):
-        fn()
-    return _elapsed_us(fn, half)
-
-
-def host_time(fn: Callable[[], object], calls: int = 1000) -> float:
-    """Host time of a warm call of ``fn``: what the caller's thread spends, not what the device does.
-
-    Args:
-        fn: the operation. Choose a small problem: a device that falls behind makes the launches wait.
-        calls: number of calls timed, in batches of a hundred; the device catches up between them, off the
-            clock.
-
-    Returns:
-        Microseconds per call: the median over the batches.
-    """
-    for _ in range(3):
-        fn()
-    means = []
-    for _ in range(max(1, calls // _HOST_BATCH)):
-        count = min(calls, _HOST_BATCH)
-        _synchronize()
-        start = time.perf_counter()
-        for _ in range(count):
-            fn()
-        means.append((time.perf_counter() - start) / count * 1e6)
-    _synchronize()
-    return statistics.median(means)
-
-
-def limit_us(problem: GemmProblem) -> float:
-    """The least time in microseconds that an H200's data sheet allows ``problem`` on dense FP8 tensor cores.
-
-    The larger of the time for its operations and the time for reading both operands and their scales, and for
-    writing the output, once.
-    """
-    return max(problem.flops / PEAK_FLOPS, problem.bytes_moved / PEAK_BYTES) * 1e6
 
 
 def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
     """What ``repeats`` calls of ``fn`` do on the device, in order of start."""
-    _synchronize()
+    synchronize()
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:
         for _ in range(repeats):
             fn()
-        _synchronize()
+        synchronize()
     events = [
         DeviceEvent(event.name, event.time_range.start, event.time_range.elapsed_us())
         for event in recorded.events() or ()
@@ -178,7 +125,7 @@ def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
 
 
 def _sum_per_call(events: Sequence[DeviceEvent], flush: str, repeats: int, kinds: int = 1) -> list[float]:
-    """Lengths of the events between one ``flush`` and the next, summed; ``kinds`` of calls take turns."""
+    """Lengths of the events between one ``flush`` and the next, summed; ``kinds`` of calls alternate."""
     calls: list[list[DeviceEvent]] = []
     for event in events:
         if event.name == flush:
@@ -194,24 +141,3 @@ def _sum_per_call(events: Sequence[DeviceEvent], flush: str, repeats: int, kinds
             " kernels"
         )
     return [sum(event.length for event in call) for call in calls]
-
-
-def _elapsed_us(fn: Callable[[], object], calls: int) -> float:
-    """Mean over ``calls`` calls, by CUDA events on the current stream."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(calls):
-        fn()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e3 / calls
-
-
-def _need_cuda(function: str) -> None:
-    if not torch.cuda.is_available():
-        raise RuntimeError(f"{function}: needs a CUDA device, and torch sees none")
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

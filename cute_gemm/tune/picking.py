@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bench.comparison import geometric_mean
-from ..bench.timers import Timer
+from ..measure.statistics import geometric_mean
+from ..measure.timers import Timer
 from ..plan.config import KernelConfig
 from ..plan.tuned import files
 from ..plan.tuned.table import Entry
-from .candidates import case_of, checked_calls
-from .plan import Job, candidates
+from .calls import case_of, checked_calls
+from .plan import TuningTask, candidates
 
 # Differences of less are noise: the model's order decides, and more M have the same configuration. Medians of
 # what takes 10 us differ by 0.1 us from run to run, of what takes 500 by 0.3 %.
@@ -21,12 +21,12 @@ _TIE_US, _TIE = 0.1, 1.003
 
 @dataclass(frozen=True)
 class Pick:
-    """What candidates of a job took, by regime in microseconds, and the index of the best one.
+    """What candidates of a problem took, by regime in microseconds, and the index of the best one.
 
     Of several sizes of groups, the geometric mean.
     """
 
-    job: Job
+    task: TuningTask
     configs: Sequence[KernelConfig]
     times: Mapping[str, Sequence[float]]
     best: int
@@ -34,7 +34,7 @@ class Pick:
     @property
     def entry(self) -> Entry:
         us = {f"{regime}_us": round(times[self.best], 2) for regime, times in self.times.items()}
-        return Entry.of(self.job.problem, self.configs[self.best], **us)
+        return Entry.of(self.task.problem, self.configs[self.best], **us)
 
     def describe(self) -> str:
         """One line: the best configuration, its times and what it gains over the one predicted to be best."""
@@ -45,11 +45,11 @@ class Pick:
         return f"{self.configs[self.best].name}: {', '.join(parts)}"
 
 
-def measure(job: Job, timers: Mapping[str, Timer], within: float, device: str = "cuda") -> Pick:
-    """Check the candidates of a job, time them in each regime, and pick one.
+def pick(task: TuningTask, timers: Mapping[str, Timer], within: float, device: str = "cuda") -> Pick:
+    """Check the candidates of a problem, time them in each regime, and pick one.
 
     Args:
-        job: the problem.
+        task: the problem.
         timers: by regime.
         within: as for `plan.candidates`.
         device: where operands are made.
@@ -58,15 +58,15 @@ def measure(job: Job, timers: Mapping[str, Timer], within: float, device: str = 
         AssertionError: a candidate's result is wrong.
         RuntimeError: one cannot be launched or timed.
     """
-    configs = candidates(job.problem, within)
+    configs = candidates(task.problem, within)
 
     def medians(sizes: Sequence[int]) -> dict[str, list[float]]:
-        calls = checked_calls(job.problem, configs, case_of(job, sizes, device))
+        calls = checked_calls(task.problem, configs, case_of(task, sizes, device))
         return {regime: [each.median for each in timer(calls)] for regime, timer in timers.items()}
 
-    draws = [medians(sizes) for sizes in job.draws]
+    draws = [medians(sizes) for sizes in task.draws]
     times = {regime: _geometric_means([draw[regime] for draw in draws]) for regime in timers}
-    return Pick(job, configs, times, fastest(list(times.values())))
+    return Pick(task, configs, times, fastest(list(times.values())))
 
 
 def fastest(times: Sequence[Sequence[float]]) -> int:
@@ -84,8 +84,8 @@ def _geometric_means(times: Sequence[Sequence[float]]) -> list[float]:
     return [geometric_mean(of_one) for of_one in zip(*times, strict=True)]
 
 
-def run_jobs(
-    jobs: Iterable[Job],
+def tune_all(
+    tasks: Iterable[TuningTask],
     timers: Mapping[str, Timer],
     within: float,
     path: Path,
@@ -97,21 +97,21 @@ def run_jobs(
     """Tune problems, each of which is in its file before the next is measured.
 
     Args:
-        jobs, timers, within, device: as for `measure`.
+        tasks, timers, within, device: as for `pick`.
         path, device_name: as for `tuned.files.merge`.
         say: prints a line.
 
     Returns:
-        What went wrong: a line for each job that was left.
+        What went wrong: a line for each task that was left.
     """
     failures = []
-    for job in jobs:
+    for task in tasks:
         try:
-            pick = measure(job, timers, within, device)
+            picked = pick(task, timers, within, device)
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{job.title}: {type(error).__name__}: {error}")
+            failures.append(f"{task.title}: {type(error).__name__}: {error}")
             say(f"FAILED {failures[-1]}")
             continue
-        files.merge(path, device_name, [pick.entry])
-        say(f"{job.title}: {pick.describe()}")
+        files.merge(path, device_name, [picked.entry])
+        say(f"{task.title}: {picked.describe()}")
     return failures

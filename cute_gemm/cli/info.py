@@ -1,0 +1,47 @@
+"""`cute-gemm info`: versions, GPUs and caches."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from typing import Any
+
+from rich.table import Table
+
+from cute_gemm import __version__
+from cute_gemm.measure.console import wide_console
+
+
+def register(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("info", help="show versions, GPU and cache")
+    parser.set_defaults(command=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    import torch
+
+    from cute_gemm.measure.origin import distributions
+    from cute_gemm.plan.tuned import files
+    from cute_gemm.runtime.cache import cache_info
+    from cute_gemm.runtime.hardware import is_hopper
+
+    table = Table(show_header=False)
+    table.add_row("cute_gemm", __version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.machine()}")
+    for name, version in distributions("apache-tvm-ffi", "cuda-python", "torch").items():
+        table.add_row(name, version)
+    table.add_row("CUDA of torch", torch.version.cuda or "none (CPU build)")
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        verdict = "Hopper" if is_hopper(index) else "not Hopper, the kernels do not run on it"
+        table.add_row(f"GPU {index}", f"{found.name}, {found.multi_processor_count} SMs, {verdict}")
+    if not torch.cuda.device_count():
+        table.add_row("GPU", "none; calls run the reference in plain torch")
+    cache = cache_info()
+    table.add_row("cache", str(cache.directory or "switched off"))
+    table.add_row("kernels in it", f"{cache.kernels}, {cache.size / 2**20:.1f} MiB")
+    if cache.refusal:
+        table.add_row("not used, because", cache.refusal)
+    table.add_row("tuned choices", str(files.user_directory() or "those of the package only"))
+    wide_console().print(table)

@@ -1,0 +1,118 @@
+"""`cute-gemm inspect`: which kernel is chosen for a shape, and what it is compiled to."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from cute_gemm.measure.console import wide_console
+from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.shapes import objection
+
+from . import shapes
+from .status_line import status_line
+
+if TYPE_CHECKING:
+    from cute_gemm.plan.config import KernelConfig
+    from cute_gemm.plan.cost_model import Choice
+    from cute_gemm.plan.problem import GemmProblem
+    from cute_gemm.runtime.inspection import KernelStats
+
+# Opcode roots, or opcodes, that tell whether a GEMM kernel came out as intended.
+_TELLING = {
+    "QGMMA": "FP8 tensor-core multiplication",
+    "FFMA": "promotion to FP32",
+    "FMUL": "product of the two scales",
+    "UTMALDG": "TMA load",
+    "UTMASTG": "TMA store",
+    "SYNCS": "mbarrier operations",
+    "WARPGROUP.ARRIVE": "fences before tensor-core work",
+    "WARPGROUP.DEPBAR": "waits for tensor-core work",
+    "LDG": "loads from global memory",
+    "LDS": "loads from shared memory",
+    "STS": "stores to shared memory",
+    "STSM": "matrix stores to shared memory",
+    "LDL": "spills read back",
+    "STL": "spills",
+}
+_RIVALS = 8
+
+
+def register(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("inspect", help="show the kernel chosen for a shape; needs no GPU")
+    shapes.add_arguments(parser, required=True)
+    parser.add_argument(
+        "--m-major",
+        action="store_true",
+        help="with scales of A that are M-major, on 16 bytes: TMA can load them",
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from cute_gemm.plan import candidates, cost_model
+    from cute_gemm.plan.problem import GemmProblem
+    from cute_gemm.runtime import builder, selection
+    from cute_gemm.runtime.inspection import InspectionError, read_cubin
+
+    if why := objection(args.n, args.k):
+        raise CommandError(why)
+    problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
+    choices = [
+        replace(choice, config=candidates.as_run(problem, choice.config, args.m_major))
+        for choice in cost_model.rank(problem)
+    ]
+    chosen = selection.select(problem, args.m_major)
+    console = wide_console()
+    console.print(_rivals_table(problem, choices, chosen))
+    try:
+        with status_line(f"compiling {chosen.name} ..."):
+            stats = read_cubin(builder.cubin(chosen))
+    except InspectionError as error:
+        raise CommandError(str(error)) from error
+    console.print(_resources_table(chosen, stats))
+    console.print(_instructions_table(stats))
+
+
+def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> Table:
+    title = f"{shapes.extents_text(problem)}, {problem.out_dtype} out, {problem.num_sms} SMs"
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration", no_wrap=True)
+    table.add_column("predicted us", justify="right")
+    table.add_column("vs. best", justify="right")
+    best = choices[0].cost_us
+    for rank, choice in enumerate(choices):
+        is_chosen = choice.config == chosen
+        if rank < _RIVALS or is_chosen:
+            name = f"{choice.config.name} (chosen)" if is_chosen else choice.config.name
+            table.add_row(name, f"{choice.cost_us:.1f}", f"{choice.cost_us / best - 1:+.1%}")
+    table.caption = f"{len(choices)} configurations compared"
+    return table
+
+
+def _resources_table(config: KernelConfig, stats: KernelStats) -> Table:
+    table = Table(title=f"Compiled kernel {config.name}", title_justify="left", show_header=False)
+    table.add_row("registers per thread at launch", str(stats.registers))
+    table.add_row("shared memory per block", f"{config.smem_bytes:,} bytes")
+    table.add_row("of it static", f"{stats.shared_bytes:,} bytes")
+    table.add_row("stack per thread", f"{stats.stack_bytes} bytes")
+    table.add_row("spill loads / stores", f"{stats.local_loads} / {stats.local_stores}")
+    return table
+
+
+def _instructions_table(stats: KernelStats) -> Table:
+    loop = stats.main_loop
+    table = Table(title=f"{stats.opcodes.total():,} instructions", title_justify="left")
+    table.add_column("opcode")
+    table.add_column("count", justify="right")
+    table.add_column("in the main loop", justify="right")
+    table.add_column("what it is")
+    for opcode, meaning in _TELLING.items():
+        in_loop = str(loop.count(opcode)) if loop else "-"
+        table.add_row(opcode, str(stats.count(opcode)), in_loop, meaning)
+    return table

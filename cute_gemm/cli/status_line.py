@@ -1,0 +1,38 @@
+"""What a command that takes seconds is doing right now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+_COMPILER = "cute_gemm.runtime.compiler"
+
+
+class _ForwardRecords(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
+@contextmanager
+def status_line(message: str) -> Iterator[Callable[[str], None]]:
+    """A moving line on stderr: what the caller passes to the yielded function and what the compiler logs."""
+    console = Console(stderr=True)
+    logger = logging.getLogger(_COMPILER)
+    level = logger.level
+    with console.status(message) as status:
+        # Where a line cannot move, only what takes seconds is worth one.
+        handler = _ForwardRecords(status.update if console.is_terminal else console.print)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield status.update
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)

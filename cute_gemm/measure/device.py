@@ -1,0 +1,29 @@
+"""The GPU that a command measures on."""
+
+from __future__ import annotations
+
+import torch
+
+from ..runtime import hardware
+from .errors import CommandError
+
+
+def require_hopper(command: str, otherwise: str) -> None:
+    """Raises unless the current CUDA device is a Hopper GPU.
+
+    Args:
+        command: what measures.
+        otherwise: what it does on any machine, in words.
+
+    Raises:
+        CommandError: it is none; or there is none.
+    """
+    if not torch.cuda.is_available():
+        raise CommandError(f"{command} times a GPU, and torch sees none; {otherwise}")
+    if not hardware.is_hopper():
+        raise CommandError(f"{command} times a Hopper GPU; this is {hardware.describe()}")
+
+
+def multiprocessors() -> int:
+    """Those of the current CUDA device."""
+    return torch.cuda.get_device_properties().multi_processor_count

@@ -1,0 +1,58 @@
+"""The JSON lines that measurements are kept in, and the names in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import CommandError
+from .shapes import Shape
+
+Row = dict[str, Any]
+
+DENSE = "dense_1d2d"
+CONTIGUOUS = "m_grouped_contiguous"
+OFFSETS = "m_grouped_offsets"
+MASKED = "m_grouped_masked"
+GROUPED = CONTIGUOUS, OFFSETS, MASKED
+KEYS = {DENSE: ("m", "n", "k")} | dict.fromkeys(GROUPED, ("groups", "expected_m", "n", "k"))
+"""What names a problem within an operation, in the order of a :data:`Shape`."""
+
+OURS = "cute_gemm"
+DEEPGEMM = "DeepGEMM"
+FAST = "cuBLASLt tensorwise fast-accumulate"
+BLOCKWISE = "cuBLASLt blockwise"
+TRITON = "Triton"
+
+COLD, SUSTAINED = "cold", "sustained"
+ROW_MAJOR, M_MAJOR = "row_major", "m_major"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file.
+
+    Raises:
+        CommandError: there is no such file, or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CommandError(f"{path}: {error}") from error
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Replace a file, and make its directory if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def key_of(op: str, shape: Shape) -> Row:
+    """What says in a row which problem of an operation it is of."""
+    return dict(zip(KEYS[op], shape, strict=True))
+
+
+def shape_of(row: Row) -> Shape:
+    """The shape of a row; one without ``op`` is dense."""
+    return tuple(row[key] for key in KEYS[row.get("op", DENSE)])

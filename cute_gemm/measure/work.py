@@ -1,0 +1,93 @@
+"""How much there is to compute and to move at a shape, and what a kernel is chosen for there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..plan.layouts import DENSE as DENSE_LAYOUT
+from ..plan.layouts import LAYOUTS, Layout
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
+from ..plan.problem import GemmProblem
+from .records import GROUPED, Row, shape_of
+from .shapes import Shape
+
+DRAWN_SHARES = 0.7, 1.3
+"""Of the rows that are expected of each group, what there are: DeepGEMM's benchmark draws them uniformly from
+that range (its tests/generators.py), so figures compare only if ours do too."""
+
+_LAYOUTS = {op: LAYOUTS[op.removeprefix("m_grouped_")] for op in GROUPED}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was computed: the name it goes by, and what its rates count.
+
+    Args:
+        op, shape: the problem, as in `records`.
+        flops: multiplications and additions.
+        bytes_moved: bytes of the operands and the result, each counted once.
+    """
+
+    op: str
+    shape: Shape
+    flops: int
+    bytes_moved: int
+
+    @staticmethod
+    def of(op: str, shape: Shape) -> Work:
+        """The work of an operation at a shape.
+
+        Of groups it is counted as in DeepGEMM's figures: padding counts, scales do not.
+        """
+        if not layout_of(op).is_grouped:
+            problem = problem_of(op, shape)
+            return Work(op, shape, problem.flops, problem.bytes_moved)
+        (groups, _, n, k), rows = shape, total_rows(op, shape)
+        return Work(op, shape, 2 * rows * n * k, (rows + groups * n) * k + 2 * rows * n)
+
+    @staticmethod
+    def of_row(row: Row) -> Work:
+        """The work of what a row is of."""
+        return Work.of(row["op"], shape_of(row))
+
+    @property
+    def intensity(self) -> float:
+        """FLOP for each byte moved."""
+        return self.flops / self.bytes_moved
+
+
+def layout_of(op: str) -> Layout:
+    """How rows of A find their matrix B in an operation of `records`."""
+    return _LAYOUTS.get(op, DENSE_LAYOUT)
+
+
+def draw_rows(groups: int, expected_m: int) -> list[int]:
+    """Rows of each group, as DeepGEMM's benchmark drew them: every shape anew from the same seed."""
+    uniform = random.Random(0).uniform
+    return [int(expected_m * uniform(*DRAWN_SHARES)) for _ in range(groups)]
+
+
+def padded_rows(layout: Layout, sizes: Iterable[int]) -> int:
+    """Rows of A that groups of these sizes come to: with padding where the layout asks for it."""
+    alignment = CONTIGUOUS_ALIGNMENT if layout.has_padding else 1
+    return sum(ceil_div(rows, alignment) * alignment for rows in sizes)
+
+
+def total_rows(op: str, shape: Shape) -> int:
+    """Rows of A that a grouped shape comes to."""
+    groups, expected_m, _, _ = shape
+    return padded_rows(layout_of(op), draw_rows(groups, expected_m))
+
+
+def problem_of(op: str, shape: Shape, num_sms: int = 132) -> GemmProblem:
+    """What the operation makes of a shape, for the choice of a kernel."""
+    layout = layout_of(op)
+    if not layout.is_grouped:
+        m, n, k = shape
+        return GemmProblem(m, n, k, num_sms=num_sms)
+    groups, expected_m, n, k = shape
+    # Where each group has a matrix, the host knows what is expected and not what there is.
+    rows = groups * expected_m if layout.has_matrix_per_group else total_rows(op, shape)
+    return GemmProblem(rows, n, k, num_sms=num_sms, layout=layout, groups=groups)
