@@ -1,8 +1,9 @@
 """Rows and stand-ins that the tests of the benchmark share."""
 
-from cute_gemm.bench import records
-from cute_gemm.bench.timers import Times
-from cute_gemm.bench.work import Work, measurement
+from cute_gemm.bench.rows import measurement
+from cute_gemm.measure import records
+from cute_gemm.measure.timers import Times
+from cute_gemm.measure.work import Work
 
 ORIGIN = {"versions": {"torch": "2.11.0"}, "device": "NVIDIA H200", "date": "2026-11-23"}
 SHAPE = (4096, 4096, 7168)

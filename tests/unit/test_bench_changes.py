@@ -4,7 +4,9 @@ import pytest
 from bench_rows import grouped_row, row
 from rich.console import Console
 
-from cute_gemm.bench import BenchError, changes, records
+from cute_gemm.bench import changes
+from cute_gemm.measure import records
+from cute_gemm.measure.errors import CommandError
 
 SMALL = (64, 2112, 7168)
 
@@ -50,9 +52,9 @@ def test_medians_are_compared_where_there_are_any():
 
 def test_peers_and_other_regimes_and_scales_are_no_match():
     others = [row(peer=records.FAST), row(regime="sustained"), row(shape=SMALL), row(layout="row_major")]
-    with pytest.raises(BenchError, match="no row in common"):
+    with pytest.raises(CommandError, match="no row in common"):
         changes.compare([row(), row(peer=records.FAST)], others)
-    with pytest.raises(BenchError, match="two cold rows"):
+    with pytest.raises(CommandError, match="two cold rows"):
         changes.compare([row(), row()], [row()])
 
 

@@ -11,13 +11,13 @@ import torch
 from bench_rows import ORIGIN, StandInTimer, grouped_row, row
 
 from cute_gemm import cli
-from cute_gemm.bench import command, origin, records, timers
+from cute_gemm.bench import command, results
 from cute_gemm.bench.run import Bench
-from cute_gemm.bench.work import problem_of
+from cute_gemm.measure import origin, records, timers
+from cute_gemm.measure.work import problem_of
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import LAYOUTS
-from cute_gemm.runtime import dispatch, hardware
-from cute_gemm.runtime import warmup as compilation
+from cute_gemm.runtime import hardware, selection, warmup
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "h100"
 
@@ -42,10 +42,11 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
     )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
     monkeypatch.setattr(command, "Sustained", StandInTimer)
-    monkeypatch.setattr(command, "describe_origin", lambda peers: ORIGIN)
-    monkeypatch.setattr(compilation, "compile_configs", compiled.extend)
+    monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
+    monkeypatch.setattr(warmup, "compile_configs", compiled.extend)
     monkeypatch.setattr(command, "Bench", lambda *arguments: Bench(*arguments, device="cpu"))
     return compiled
 
@@ -65,7 +66,7 @@ def test_whole_run(run, on_gpu, tmp_path):
     assert list(dict.fromkeys(each["op"] for each in grouped)) == list(records.GROUPED)
     problems = [problem_of("dense_1d2d", shape, 78) for shape in [(1, 576, 7168), (8, 32, 128)]]
     problems += [problem_of(op, (2, 20, 32, 128), 78) for op in records.GROUPED]
-    assert set(on_gpu) == {dispatch.select(problem, tma) for problem in problems for tma in (True, False)}
+    assert set(on_gpu) == {selection.select(problem, tma) for problem in problems for tma in (True, False)}
     # DeepGEMM's figures have the first shape only.
     assert "cold dense_1d2d: ours against DeepGEMM" in out
     assert "1x576x7168" in out.split("ours against DeepGEMM")[1]
@@ -82,19 +83,23 @@ def test_kernels_are_compiled_for_the_scales_that_are_timed(
     def select(problem, tma_scales=False):
         return KernelConfig(128, 64, 4, layout=problem.layout, tma_scales=tma_scales)
 
-    monkeypatch.setattr(dispatch, "select", select)
+    monkeypatch.setattr(selection, "select", select)
     arguments = ["--peers", "none", "--regime", regime, "--shapes", "1x32x128", "2x20x32x128"]
     assert run("--out", tmp_path, *arguments)[0] == 0
-    wanted = {KernelConfig(128, 64, 4, layout=layout, tma_scales=tma) for layout in LAYOUTS for tma in kinds}
+    wanted = {
+        KernelConfig(128, 64, 4, layout=layout, tma_scales=tma)
+        for layout in LAYOUTS.values()
+        for tma in kinds
+    }
     assert set(on_gpu) == wanted
-    assert {each["config"] for each in records.read_results(tmp_path)} == {each.name for each in wanted}
+    assert {each["config"] for each in results.read_results(tmp_path)} == {each.name for each in wanted}
 
 
 def test_arguments_choose(run, on_gpu, tmp_path):
     arguments = ["--out", tmp_path, "--peers", "none", "--shapes", "8x32x128", "2x20x32x128"]
     assert run(*arguments, "--suite", "grouped", "--regime", "cold", "--ops", "m_grouped_offsets")[0] == 0
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["grouped_cold.jsonl"]
-    assert {each["op"] for each in records.read_results(tmp_path)} == {"m_grouped_offsets"}
+    assert {each["op"] for each in results.read_results(tmp_path)} == {"m_grouped_offsets"}
 
 
 def test_failures_are_told_and_counted(run, on_gpu, monkeypatch, tmp_path):
@@ -107,7 +112,7 @@ def test_failures_are_told_and_counted(run, on_gpu, monkeypatch, tmp_path):
     assert status == 1
     assert err == "FAILED cold 8x32x128: RuntimeError: no such kernel\n"
     assert "FAILED cold 8x32x128" in out
-    assert len(records.read_results(tmp_path)) == 6
+    assert len(results.read_results(tmp_path)) == 6
     # Nothing left to draw.
     status, out, err = run(*arguments, "8x32x128")
     assert "tables:" not in out
@@ -143,7 +148,8 @@ def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--shapes", "64x8"], "want MxNxK or GxMxNxK, got '64x8'"),
+        (["--shapes", "64x8"], "want MxNxK or GxMxNxK, numbers from 1 on; got '64x8'"),
+        (["--shapes", "0x8x16"], "want MxNxK"),
         (["--shapes", "64x8x-16"], "want MxNxK"),
         (["--peers", "cutlass"], "want some of cublas,triton,deep_gemm, or none; got 'cutlass'"),
         (["--threshold", "-1"], "want percent"),
@@ -161,7 +167,7 @@ def test_bad_arguments(run, capsys, arguments, complaint):
 def test_a_shape_that_no_operation_takes(run):
     status, _, err = run("--shapes", "64x9x16")
     assert status == 1
-    assert err.startswith("cute-gemm: 64x9x16: want numbers from 1, N a multiple of 8")
+    assert err.startswith("cute-gemm: 64x9x16: N = 9 is not a positive multiple of 8")
 
 
 def test_committed_results_can_be_drawn(run, tmp_path):
@@ -218,7 +224,7 @@ def test_comparing(run, tmp_path):
 def test_origin_names_what_shapes_the_figures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(origin, "_driver_version", lambda: "580.159")
-    found = origin.describe_origin([SimpleNamespace(versions=lambda: {"triton": "3.8.0"})])
+    found = origin.describe_origin({"triton": "3.8.0"})
     versions = found["versions"]
     assert {"cute_gemm", "nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "tvm-ffi"} < versions.keys()
     assert (versions["torch"], versions["cuda driver"]) == (torch.__version__, "580.159")

@@ -3,7 +3,8 @@
 import pytest
 from bench_rows import GROUPED_SHAPE, SHAPE, grouped_row, row
 
-from cute_gemm.bench import comparison, published, records
+from cute_gemm.bench import comparison, published
+from cute_gemm.measure import records
 
 
 def test_ratios():

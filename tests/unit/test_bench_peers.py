@@ -9,12 +9,12 @@ import torch
 from bench_rows import SMALL
 
 import cute_gemm
-from cute_gemm.bench import records
-from cute_gemm.bench.cases import DenseCase, GroupedCase
 from cute_gemm.bench.peers import FAST_LIMIT, PROMOTED_LIMIT, cublas
 from cute_gemm.bench.peers.deep_gemm import DeepGemm
 from cute_gemm.bench.peers.registry import PEERS, split_available
 from cute_gemm.bench.peers.triton import Triton
+from cute_gemm.measure import records
+from cute_gemm.measure.cases import DenseCase, GroupedCase
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def dense():
 
 @pytest.fixture
 def grouped(monkeypatch):
-    monkeypatch.setattr("cute_gemm.bench.cases._MASKED_CAPACITY", 128)
+    monkeypatch.setattr("cute_gemm.measure.cases._CAPACITY", 128)
     return {
         op: GroupedCase.make(op, SMALL["masked" if op == "m_grouped_masked" else "contiguous"], "cpu")
         for op in records.GROUPED
@@ -220,7 +220,7 @@ def test_triton_is_asked_for_what_it_has(dense, grouped, monkeypatch):
 _INTERPRET = """
 import os
 os.environ["TRITON_INTERPRET"] = "1"
-from cute_gemm.bench.cases import DenseCase, GroupedCase
+from cute_gemm.measure.cases import DenseCase, GroupedCase
 from cute_gemm.bench.peers import triton_kernels
 from cute_gemm.testing import worst_tile_error
 

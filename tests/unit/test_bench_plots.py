@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from bench_rows import grouped_row, row
 
-from cute_gemm.bench import published, records
-from cute_gemm.bench.work import Work, card_named
+from cute_gemm.bench import published
+from cute_gemm.measure import records
+from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.work import Work
 
 plots = pytest.importorskip("cute_gemm.bench.plots", reason="needs matplotlib")
 

@@ -3,7 +3,11 @@
 import pytest
 from bench_rows import ORIGIN, SHAPE, row
 
-from cute_gemm.bench import BenchError, published, records, work
+from cute_gemm.bench import published, results
+from cute_gemm.bench.rows import measurement
+from cute_gemm.measure import records, work
+from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.errors import CommandError
 
 
 def test_row_holds_all_that_a_result_needs():
@@ -32,20 +36,20 @@ def test_row_holds_all_that_a_result_needs():
 
 
 def test_limit_is_left_out_for_cards_that_are_not_known():
-    assert work.card_named("NVIDIA L4") is None
+    assert card_named("NVIDIA L4") is None
     origin = ORIGIN | {"device": "NVIDIA H100 PCIe"}
     arguments = {"median": 1.0, "spread": 0.0, "rounds": 1, "timer": "CUPTI", "regime": "cold"}
     arguments |= {"scale_layout": None, "config": None, "error_worst_tile": None}
     one = work.Work.of("dense_1d2d", (1, 2112, 7168))
-    slower = work.measurement(one, "peer", 10.0, origin=origin, **arguments)
+    slower = measurement(one, "peer", 10.0, origin=origin, **arguments)
     assert slower["limit_us"] == pytest.approx(row(10.0, one.shape)["limit_us"] * 4.8 / 2.0, rel=1e-3)
-    unknown = work.measurement(one, "peer", 10.0, origin=ORIGIN | {"device": "NVIDIA L4"}, **arguments)
+    unknown = measurement(one, "peer", 10.0, origin=ORIGIN | {"device": "NVIDIA L4"}, **arguments)
     assert slower.keys() - unknown.keys() == {"limit_us", "share_of_limit"}
 
 
 @pytest.mark.parametrize(("shape", "us"), [((4096, 7168, 16384), 486.2), ((1, 2112, 7168), 3.157)])
 def test_limit_is_that_of_the_tensor_cores_or_of_memory(shape, us):
-    assert work.Work.of("dense_1d2d", shape).limit_us(work.card_named("NVIDIA H200")) == pytest.approx(
+    assert card_named("NVIDIA H200").limit_us(work.Work.of("dense_1d2d", shape)) == pytest.approx(
         us, rel=1e-3
     )
 
@@ -103,8 +107,8 @@ def test_rows_survive_the_file(tmp_path):
     records.write_rows(tmp_path / "new" / "rows.jsonl", rows)
     assert records.read_rows(tmp_path / "new" / "rows.jsonl") == rows
     records.write_rows(tmp_path / "new" / "more.jsonl", rows[:1])
-    assert records.read_results(tmp_path / "new") == [rows[0], *rows]
-    assert records.read_results(tmp_path / "new" / "more.jsonl") == rows[:1]
+    assert results.read_results(tmp_path / "new") == [rows[0], *rows]
+    assert results.read_results(tmp_path / "new" / "more.jsonl") == rows[:1]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +126,13 @@ def test_what_is_no_result_is_refused(text, complaint, tmp_path):
     path = tmp_path / "rows.jsonl"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(BenchError, match=f"rows.jsonl.*{complaint}"):
-        records.read_results(path)
+    with pytest.raises(CommandError, match=f"rows.jsonl.*{complaint}"):
+        results.read_results(path)
 
 
 def test_one_thing_measured_twice_is_refused():
-    with pytest.raises(BenchError, match=r"two cold rows of cute_gemm \(m_major\) at \(4096, 4096, 7168\)"):
-        records.by_kind([row(), row(199.0)], "dense_1d2d", "cold")
-    kinds = records.by_kind([row(), row(layout="row_major"), row(peer="x")], "dense_1d2d", "cold")
+    with pytest.raises(CommandError, match=r"two cold rows of cute_gemm \(m_major\) at \(4096, 4096, 7168\)"):
+        results.by_kind([row(), row(199.0)], "dense_1d2d", "cold")
+    kinds = results.by_kind([row(), row(layout="row_major"), row(peer="x")], "dense_1d2d", "cold")
     assert kinds.keys() == {("cute_gemm", "row_major"), ("cute_gemm", "m_major"), ("x", None)}
     assert kinds["x", None].keys() == {SHAPE}

@@ -7,18 +7,20 @@ import torch
 from bench_rows import ORIGIN, SMALL, StandInTimer, row
 
 import cute_gemm
-from cute_gemm.bench import BenchError, records
-from cute_gemm.bench.cases import Call, DenseCase, GroupedCase, in_layout, make_case
+from cute_gemm import contract
 from cute_gemm.bench.peers import cublas
-from cute_gemm.bench.run import Bench, run_jobs
-from cute_gemm.bench.suite import Job, plan
-from cute_gemm.bench.work import problem_of
-from cute_gemm.contract import product as checks
+from cute_gemm.bench.run import Bench, run_trials
+from cute_gemm.bench.suite import Trial, plan
+from cute_gemm.measure import records
+from cute_gemm.measure.calls import Call
+from cute_gemm.measure.cases import DenseCase, GroupedCase, in_layout, make_case
+from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.work import problem_of
 from cute_gemm.plan import candidates, cost_model
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import launcher, selection
 
 OPS = ["m_grouped_contiguous", "m_grouped_offsets", "m_grouped_masked"]
-DENSE_JOB = Job("dense", "cold", ("dense_1d2d",), (130, 256, 512))
+DENSE_TRIAL = Trial("dense", "cold", ("dense_1d2d",), (130, 256, 512))
 
 
 def small(op):
@@ -27,7 +29,7 @@ def small(op):
 
 @pytest.fixture(autouse=True)
 def small_capacity(monkeypatch):
-    monkeypatch.setattr("cute_gemm.bench.cases._MASKED_CAPACITY", 128)
+    monkeypatch.setattr("cute_gemm.measure.cases._CAPACITY", 128)
 
 
 class FakePeer:
@@ -57,58 +59,69 @@ def bench(*peers, timer=None, lines=None):
 
 
 def test_default_plan_is_what_peers_were_measured_at():
-    jobs = plan(("dense", "grouped"), ("cold", "sustained"))
+    trials = plan(("dense", "grouped"), ("cold", "sustained"))
     counts = {}
-    for job in jobs:
-        counts.setdefault((job.suite, job.regime), []).append(job.ops)
+    for trial in trials:
+        counts.setdefault((trial.suite, trial.regime), []).append(trial.ops)
     assert {key: len(found) for key, found in counts.items()} == {
         ("dense", "cold"): 35,
         ("dense", "sustained"): 5,
         ("grouped", "cold"): 24,
         ("grouped", "sustained"): 2,
     }
-    assert list(counts) == list(dict.fromkeys((job.suite, job.regime) for job in jobs))
+    assert list(counts) == list(dict.fromkeys((trial.suite, trial.regime) for trial in trials))
     assert set(counts["grouped", "cold"]) == {(OPS[0], OPS[1]), (OPS[2],)}
     assert plan(("grouped",), ("sustained",), [OPS[1]])[0].ops == (OPS[1],)
 
 
 def test_shapes_go_to_the_suite_that_takes_them():
     shapes = [(64, 2112, 7168), (4, 100, 136, 272)]
-    jobs = plan(("dense", "grouped"), ("cold",), OPS, shapes)
-    assert [(job.suite, job.ops, job.shape) for job in jobs] == [
+    trials = plan(("dense", "grouped"), ("cold",), OPS, shapes)
+    assert [(trial.suite, trial.ops, trial.shape) for trial in trials] == [
         ("dense", ("dense_1d2d",), shapes[0]),
         ("grouped", (OPS[0], OPS[1]), shapes[1]),
         ("grouped", (OPS[2],), shapes[1]),
     ]
-    with pytest.raises(BenchError, match=r"64x2112x7168.* of the suite grouped .*GxMxNxK"):
+    with pytest.raises(CommandError, match=r"64x2112x7168.* of the suite grouped .*GxMxNxK"):
         plan(("grouped",), ("cold",), OPS, shapes[:1])
-    for shape in [(64, 2113, 7168), (64, 2112, 7160), (0, 2112, 7168)]:
-        with pytest.raises(BenchError, match="N a multiple of 8"):
+    for shape, why in [
+        ((64, 2113, 7168), "N = 2113 is not a positive multiple of 8"),
+        ((64, 2112, 7160), "K = 7160 is not a positive multiple of 16"),
+        ((0, 2112, 7168), "numbers start at 1"),
+    ]:
+        with pytest.raises(CommandError, match=why):
             plan(("dense",), ("cold",), OPS, [shape])
 
 
 # Operands
 
 
-@pytest.mark.parametrize("op", OPS)
+class Asked(Exception):
+    """What a kernel was to be chosen for."""
+
+
+@pytest.mark.parametrize("op", ["dense_1d2d", *OPS])
 def test_problems_are_those_that_are_launched(op, monkeypatch):
     """A row names the kernel that its problem selects: it had better be the one that ran."""
-    asked = []
 
-    def launcher(*arguments):
-        asked.append(arguments)
-        return (lambda *arguments: None), ()
+    def choose(problem, tma_scales, device, pdl):
+        raise Asked(problem, tma_scales)
 
-    monkeypatch.setattr(dispatch, "_launcher", launcher)
-    case = GroupedCase.make(op, small(op), "cpu")
-    launch = getattr(dispatch, op.replace("m_grouped", "m_grouped_fp8_gemm_nt"))
-    more = (1,) if op == "m_grouped_offsets" else (20,) if op == "m_grouped_masked" else ()
-    launch(*case.inputs.lhs, *case.inputs.rhs, case.poisoned_out(), case.inputs.index, *more)
-    problem = problem_of(op, small(op))
-    ((*extents, scales, dtype, device),) = asked
-    assert extents == [problem.layout, problem.groups, problem.m, problem.n, problem.k]
-    assert scales is case.inputs.lhs[1]
-    assert (dtype, device) == (torch.bfloat16, -1)
+    monkeypatch.setattr(selection, "choose", choose)
+    monkeypatch.setattr(launcher, "_require_hopper", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
+    properties = SimpleNamespace(multi_processor_count=78)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    shape = DENSE_TRIAL.shape if op == "dense_1d2d" else small(op)
+    case = make_case(op, shape, "cpu")
+    index = None if op == "dense_1d2d" else case.inputs.index
+    count = {"m_grouped_offsets": 1, "m_grouped_masked": 20}.get(op, 0)
+    layout = problem_of(op, shape).layout
+    out = case.poisoned_out()
+    call = contract.check(layout, case.lhs, case.rhs, out, torch.bfloat16, index, count, False)
+    with pytest.raises(Asked) as asked:
+        launcher.launch_checked(call)
+    assert asked.value.args == (problem_of(op, shape, 78), False)
 
 
 @pytest.mark.parametrize("op", ["dense_1d2d", *OPS])
@@ -117,16 +130,16 @@ def test_a_row_names_the_kernel_that_its_scales_select(op, monkeypatch):
     loadable, real = [], getattr(cute_gemm, name)
 
     def spy(lhs, *arguments):
-        loadable.append(checks.tma_can_load(lhs[1]))
+        loadable.append(launcher.tma_can_load(lhs[1]))
         return real(lhs, *arguments)
 
     def select(problem, tma_scales=False):
         return SimpleNamespace(name=f"{problem.layout}, {'by TMA' if tma_scales else 'by threads'}")
 
     monkeypatch.setattr(cute_gemm, name, spy)
-    monkeypatch.setattr(dispatch, "select", select)
-    shape = DENSE_JOB.shape if op == "dense_1d2d" else small(op)
-    rows = list(bench().measure(Job("any", "cold", (op,), shape)))
+    monkeypatch.setattr(selection, "select", select)
+    shape = DENSE_TRIAL.shape if op == "dense_1d2d" else small(op)
+    rows = list(bench().measure(Trial("any", "cold", (op,), shape)))
     layout = problem_of(op, shape).layout
     assert [(each["scale_layout"], each["config"]) for each in rows] == [
         ("m_major", f"{layout}, by TMA"),
@@ -146,10 +159,10 @@ def test_tma_can_load_m_major_scales(op, shape):
     """Whatever extents are 1, of which a stride could be anything."""
     _, sa = make_case(op, shape, "cpu").lhs
     assert in_layout(sa, "row_major") is sa
-    assert not checks.tma_can_load(sa)
+    assert not launcher.tma_can_load(sa)
     moved = in_layout(sa, "m_major")
     assert torch.equal(moved, sa)
-    assert checks.tma_can_load(moved)
+    assert launcher.tma_can_load(moved)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -179,7 +192,7 @@ def test_dense_rows(monkeypatch):
         return real(lhs, rhs, out)
 
     monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", spy)
-    rows = list(bench().measure(DENSE_JOB))
+    rows = list(bench().measure(DENSE_TRIAL))
     # Columns of M-major scales start on 16 bytes: 130 rows take the place of 132.
     assert strides == [(1, 132), (4, 1)] * 2
     assert [each["scale_layout"] for each in rows] == ["m_major", "row_major"]
@@ -190,28 +203,28 @@ def test_dense_rows(monkeypatch):
     for each in rows:
         assert (each["rounds"], each["timer"], each["regime"]) == (3, "stand-in", "cold")
         tma = each["scale_layout"] == "m_major"
-        assert each["config"] == dispatch.select(problem_of("dense_1d2d", DENSE_JOB.shape, 78), tma).name
+        assert each["config"] == selection.select(problem_of("dense_1d2d", DENSE_TRIAL.shape, 78), tma).name
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
         assert each["device"] == "NVIDIA H200"
 
 
 @pytest.mark.parametrize(
-    ("job", "layouts"),
+    ("trial", "layouts"),
     [
-        (Job("dense", "cold", ("dense_1d2d",), (1, 8, 16)), ["m_major", "row_major"]),
-        (Job("dense", "cold", ("dense_1d2d",), (128, 8, 16)), ["m_major", "row_major"]),
-        (Job("dense", "sustained", ("dense_1d2d",), (128, 8, 16)), ["m_major"]),
-        (Job("grouped", "cold", ("m_grouped_masked",), SMALL["masked"]), ["m_major", "row_major"]),
-        (Job("grouped", "sustained", ("m_grouped_masked",), SMALL["masked"]), ["m_major"]),
+        (Trial("dense", "cold", ("dense_1d2d",), (1, 8, 16)), ["m_major", "row_major"]),
+        (Trial("dense", "cold", ("dense_1d2d",), (128, 8, 16)), ["m_major", "row_major"]),
+        (Trial("dense", "sustained", ("dense_1d2d",), (128, 8, 16)), ["m_major"]),
+        (Trial("grouped", "cold", ("m_grouped_masked",), SMALL["masked"]), ["m_major", "row_major"]),
+        (Trial("grouped", "sustained", ("m_grouped_masked",), SMALL["masked"]), ["m_major"]),
     ],
 )
-def test_row_major_scales_are_measured_beside_m_major_ones_when_cold(job, layouts):
-    assert [each["scale_layout"] for each in bench().measure(job)] == layouts
+def test_row_major_scales_are_measured_beside_m_major_ones_when_cold(trial, layouts):
+    assert [each["scale_layout"] for each in bench().measure(trial)] == layouts
 
 
 def test_ours_and_peers_take_turns():
     timer = StandInTimer()
-    rows = list(bench(FakePeer(), timer=timer).measure(DENSE_JOB))
+    rows = list(bench(FakePeer(), timer=timer).measure(DENSE_TRIAL))
     assert [call.peer for call in timer.order] == ["cute_gemm", "cute_gemm", "Fake"] * 2
     assert [each["peer"] for each in rows] == ["cute_gemm", "cute_gemm", "Fake"]
     assert rows[2]["us"] == 12.0
@@ -232,14 +245,14 @@ def test_a_wrong_result_gets_no_row_and_costs_no_other(wrong, monkeypatch):
         return out
 
     monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
-    rows = bench(FakePeer()).measure(DENSE_JOB)
+    rows = bench(FakePeer()).measure(DENSE_TRIAL)
     assert next(rows)["peer"] == "Fake"
     with pytest.raises(AssertionError, match=r"m_major.*(tile|element).*row_major.*(tile|element)"):
         next(rows)
 
 
 def test_a_peers_wrong_result_is_marked():
-    (*_, found) = bench(FakePeer(lambda: torch.zeros(130, 256, dtype=torch.bfloat16))).measure(DENSE_JOB)
+    (*_, found) = bench(FakePeer(lambda: torch.zeros(130, 256, dtype=torch.bfloat16))).measure(DENSE_TRIAL)
     assert found["peer"] == "Fake"
     assert found["wrong"].startswith("tile (0, 0)")
     assert found["error_worst_tile"] is None
@@ -247,9 +260,9 @@ def test_a_peers_wrong_result_is_marked():
 
 def test_a_peer_is_judged_by_what_the_timed_calls_left():
     """Not by the call that showed that it takes the shape."""
-    case = DenseCase.make(DENSE_JOB.shape, "cpu")
+    case = DenseCase.make(DENSE_TRIAL.shape, "cpu")
     out = cute_gemm.fp8_gemm_nt(case.lhs, case.rhs)
-    (*_, found) = bench(FakePeer(lambda: out)).measure(DENSE_JOB)
+    (*_, found) = bench(FakePeer(lambda: out)).measure(DENSE_TRIAL)
     assert "wrong" in found
 
 
@@ -262,7 +275,7 @@ def test_what_a_peer_refuses_is_a_note(where):
 
     lines = []
     peer = FakePeer(refusal=error) if where == "calls" else FakePeer(refuse)
-    rows = list(bench(peer, lines=lines).measure(DENSE_JOB))
+    rows = list(bench(peer, lines=lines).measure(DENSE_TRIAL))
     assert [each["peer"] for each in rows] == ["cute_gemm"] * 2
     assert lines == [f"  {'fake' if where == 'calls' else 'Fake'}: refused: no such M"]
 
@@ -272,18 +285,18 @@ def test_grouped_rows_are_calibrated(monkeypatch):
     right = Call(records.FAST, lambda: torch.zeros(1), lambda out: 0.0)
     monkeypatch.setattr("cute_gemm.bench.run.calibration_call", lambda shape, device: right)
     timer = StandInTimer()
-    job = Job("grouped", "cold", tuple(OPS[:2]), SMALL["contiguous"])
-    rows = list(bench(cublas.Cublas(), timer=timer).measure(job))
+    trial = Trial("grouped", "cold", tuple(OPS[:2]), SMALL["contiguous"])
+    rows = list(bench(cublas.Cublas(), timer=timer).measure(trial))
     assert [(each["op"], each["scale_layout"]) for each in rows] == [
         (op, layout) for op in OPS[:2] for layout in ("m_major", "row_major")
     ]
     assert [each["us"] for each in rows] == [10.0, 11.0, 12.0, 13.0]
     key = {"op": "dense_1d2d", "m": 64, "n": 7168, "k": 16384, "peer": records.FAST, "us": 14.0}
     for each in rows:
-        assert records.shape_of(each) == job.shape
+        assert records.shape_of(each) == trial.shape
         assert each["calibration"] == key
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
-        problem = problem_of(each["op"], job.shape, 78)
+        problem = problem_of(each["op"], trial.shape, 78)
         best = cost_model.best(problem)
         tma = each["scale_layout"] == "m_major"
         assert each["config"] == candidates.as_run(problem, best, tma).name
@@ -293,11 +306,11 @@ def test_grouped_rows_are_calibrated(monkeypatch):
     lines = []
     wrong = Call(records.FAST, lambda: torch.zeros(16, 16), cublas.judge_within(case.error, 1e-3))
     monkeypatch.setattr("cute_gemm.bench.run.calibration_call", lambda shape, device: wrong)
-    rows = list(bench(cublas.Cublas(), lines=lines).measure(job))
+    rows = list(bench(cublas.Cublas(), lines=lines).measure(trial))
     assert len(rows) == 4
     assert not any("calibration" in each for each in rows)
     assert "the worst tile's error is" in lines[0]
-    assert not any("calibration" in each for each in bench().measure(job))
+    assert not any("calibration" in each for each in bench().measure(trial))
 
 
 @pytest.mark.parametrize("wrong", ["another expert's", "padding written", "M-major misread"])
@@ -318,7 +331,7 @@ def test_a_wrong_grouped_result_gets_no_row(op, wrong, monkeypatch):
         return out
 
     monkeypatch.setattr(cute_gemm, name, broken)
-    rows = bench().measure(Job("grouped", "cold", (op,), small(op)))
+    rows = bench().measure(Trial("grouped", "cold", (op,), small(op)))
     if wrong == "M-major misread":
         assert next(rows)["scale_layout"] == "row_major"
     if wrong == "padding written" and op == "m_grouped_offsets":
@@ -331,8 +344,8 @@ def test_a_wrong_grouped_result_gets_no_row(op, wrong, monkeypatch):
 # Files
 
 
-JOBS = [
-    Job(suite, regime, ops, shape)
+TRIALS = [
+    Trial(suite, regime, ops, shape)
     for suite, ops, shape in [
         ("dense", ("dense_1d2d",), (1, 32, 128)),
         ("dense", ("dense_1d2d",), (8, 32, 128)),
@@ -344,7 +357,7 @@ JOBS = [
 
 def test_each_suite_and_regime_has_its_file(tmp_path):
     lines = []
-    rows, failures = run_jobs(bench(lines=lines), JOBS, tmp_path)
+    rows, failures = run_trials(bench(lines=lines), TRIALS, tmp_path)
     assert failures == []
     assert len(rows) == 9
     for regime, layouts in (("cold", 2), ("sustained", 1)):
@@ -369,7 +382,7 @@ def test_a_shape_that_fails_costs_its_own_rows_only(error, monkeypatch, tmp_path
 
     monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
     lines = []
-    rows, failures = run_jobs(bench(lines=lines), JOBS, tmp_path)
+    rows, failures = run_trials(bench(lines=lines), TRIALS, tmp_path)
     assert failures == [
         f"{regime} 1x32x128: {type(error).__name__}: {error}" for regime in ("cold", "sustained")
     ]
@@ -394,14 +407,14 @@ def test_rows_are_kept_when_a_run_is_cut_off(at, kept, monkeypatch, tmp_path):
     # What an earlier run left must not be taken for this one's.
     records.write_rows(path, [row(), row()])
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(bench(), [job for job in JOBS if job.regime == "cold"], tmp_path)
+        run_trials(bench(), [trial for trial in TRIALS if trial.regime == "cold"], tmp_path)
     assert [records.shape_of(each) for each in records.read_rows(path)] == kept
 
 
 def test_what_a_peers_kernel_does_wrong_shows_before_it_is_timed(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
-    list(bench(FakePeer()).measure(DENSE_JOB))
+    list(bench(FakePeer()).measure(DENSE_TRIAL))
     assert waited == []
     on_gpu = SimpleNamespace(device="cuda", _note=lambda *_: None)
     assert Bench._takes(on_gpu, Call("x", lambda: torch.zeros(1), lambda out: 0.0))

@@ -3,8 +3,11 @@
 import pytest
 from bench_rows import SHAPE, grouped_row, row
 
-from cute_gemm.bench import BenchError, published, records, tables
-from cute_gemm.bench.work import Work, card_named
+from cute_gemm.bench import published, tables
+from cute_gemm.measure import records
+from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.work import Work
 
 
 def cells(text):
@@ -35,7 +38,7 @@ def test_a_shape_is_a_line():
     text = tables.render(rows)
     assert "NVIDIA H200, 2026-11-23, timed by CUPTI (torch 2.11.0)" in text
     ((line,), means) = cells(text)["Dense: cold L2, one call at a time"]
-    limit = Work.of("dense_1d2d", SHAPE).limit_us(card_named("NVIDIA H200"))
+    limit = card_named("NVIDIA H200").limit_us(Work.of("dense_1d2d", SHAPE))
     published_us = published.peer_times("cold")
     assert line == {
         "M": "4096",
@@ -112,5 +115,5 @@ def test_runs_that_were_mixed_show():
     other = row(100.0, shape=(64, 2112, 7168)) | {"date": "2026-11-24"}
     text = tables.render([row(), other])
     assert "2026-11-23, timed by CUPTI (torch 2.11.0); NVIDIA H200, 2026-11-24" in text
-    with pytest.raises(BenchError, match="two cold rows"):
+    with pytest.raises(CommandError, match="two cold rows"):
         tables.render([row(), row()])

@@ -10,12 +10,13 @@ import torch
 from bench_rows import SMALL
 from test_tune import Kernels
 
-from cute_gemm.bench import records
-from cute_gemm.bench.cases import make_case
-from cute_gemm.bench.work import problem_of
-from cute_gemm.plan import candidates, cost_model
-from cute_gemm.runtime import dispatch
-from cute_gemm.testing.timing import ColdTimes
+from cute_gemm.measure import records
+from cute_gemm.measure.cases import make_case
+from cute_gemm.measure.cold import ColdTimes
+from cute_gemm.measure.work import problem_of
+from cute_gemm.plan import candidates as plan_candidates
+from cute_gemm.plan import cost_model
+from cute_gemm.runtime import builder, hardware
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 candidates = importlib.import_module("candidates")
@@ -35,14 +36,15 @@ def timed(monkeypatch):
         return times
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
     )
-    monkeypatch.setattr("cute_gemm.bench.cases._MASKED_CAPACITY", 128)
+    monkeypatch.setattr("cute_gemm.measure.cases._CAPACITY", 128)
     monkeypatch.setattr(candidates, "make_case", lambda op, shape: make_case(op, shape, "cpu"))
     monkeypatch.setattr(candidates, "calibration_call", lambda shape: lambda: None)
     monkeypatch.setattr(candidates, "compile_configs", list)
-    monkeypatch.setattr(candidates.testing, "time_cold_together", time_cold_together)
+    monkeypatch.setattr(candidates.cold, "time_cold_together", time_cold_together)
     return timed
 
 
@@ -57,7 +59,7 @@ OPS = {
 @pytest.mark.parametrize(("op", "shape"), OPS.items())
 def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_path):
     kernels = Kernels()
-    monkeypatch.setattr(dispatch, "instance", kernels.instance)
+    monkeypatch.setattr(builder, "instance", kernels.instance)
     text = "x".join(map(str, shape))
     arguments = ["candidates.py", "--op", op, "--shapes", text, "--out", str(tmp_path / "rows.jsonl")]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -65,7 +67,7 @@ def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_
     problem = problem_of(op, shape, 78)
     ranked = cost_model.rank(problem)
     suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
-    run = [candidates.as_run(problem, config, True) for config in suitable]
+    run = [plan_candidates.as_run(problem, config, True) for config in suitable]
     assert set(kernels.launched) == {(config, 78) for config in run}
     assert len(timed) == len(suitable) + 1
     rows = records.read_rows(tmp_path / "rows.jsonl")
@@ -95,7 +97,7 @@ def test_random_shapes_are_those_of_a_seed():
 
 def test_random_shapes_are_timed(timed, monkeypatch, tmp_path):
     kernels = Kernels()
-    monkeypatch.setattr(dispatch, "instance", kernels.instance)
+    monkeypatch.setattr(builder, "instance", kernels.instance)
     monkeypatch.setattr(candidates, "random_shapes", lambda count, seed: [(seed, 136, 272)] * count)
     out = tmp_path / "rows.jsonl"
     arguments = ["candidates.py", "--random", "1", "--seed", "5", "--out", str(out)]

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 
 import cute_gemm
 from cute_gemm import cli
-from cute_gemm.cli import demo
+from cute_gemm.cli import demo, products, weights
+from cute_gemm.cli.status_line import status_line
+from cute_gemm.measure.shapes import objection
 from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import dispatch, inspection
+from cute_gemm.runtime import builder, inspection, selection
 from cute_gemm.runtime.inspection import InspectionError, KernelStats
 
 
@@ -49,7 +51,7 @@ def test_demo_of_a_shape(run):
     assert status == 0, err
     ((label, shape, config, dequantised, unquantised),) = rows(out)
     assert (label, shape) == ("random", "5 x 24 x 144")
-    assert config == dispatch.select(GemmProblem(5, 24, 144)).name
+    assert config == selection.select(GemmProblem(5, 24, 144)).name
     # Rounding to bf16, and rounding the operands to e4m3.
     assert 1e-7 < float(dequantised) < 3e-6
     assert 1e-4 < float(unquantised) < 2e-3
@@ -79,10 +81,10 @@ def test_demo_notices_a_wrong_product(run, monkeypatch):
 
 def test_default_shapes_can_be_run(monkeypatch):
     ran = []
-    monkeypatch.setattr(demo, "_run", lambda label, m, weight, *rest: ran.append((m, *weight.shape)))
-    list(demo.run_shapes(cli.CPU_SHAPES, torch.device("cpu"), torch.bfloat16))
-    assert ran == cli.CPU_SHAPES
-    assert all(demo._why_not(n, k) == "" for _, n, k in cli.GPU_SHAPES)
+    monkeypatch.setattr(products, "_run", lambda label, m, weight, *rest: ran.append((m, *weight.shape)))
+    list(products.run_shapes(demo.CPU_SHAPES, torch.device("cpu"), torch.bfloat16))
+    assert ran == demo.CPU_SHAPES
+    assert all(objection(n, k) == "" for _, n, k in demo.GPU_SHAPES)
 
 
 # demo --weights
@@ -144,8 +146,8 @@ def test_skipped_weights_are_listed_with_the_reason(run, checkpoint):
 
 
 def test_stored_scales_are_applied(checkpoint):
-    weights, _ = demo.find_weights(checkpoint)
-    (scaled,) = [w for w in weights if w.name == "scaled"]
+    found, _ = weights.find(checkpoint)
+    (scaled,) = [w for w in found if w.name == "scaled"]
     loaded = scaled.load(torch.device("cpu"))
     assert loaded.dtype == torch.float32
     # The weight was drawn with a standard deviation of 1e-3; what is stored has one of about 100.
@@ -161,8 +163,8 @@ def test_stored_scales_are_applied(checkpoint):
 )
 def test_scales_that_do_not_fit(tmp_path, stored, scales, reason):
     save_file({"w": torch.zeros(128, 128).to(stored), "w_scale_inv": scales}, tmp_path / "w.safetensors")
-    weights, skipped = demo.find_weights(tmp_path / "w.safetensors")
-    assert weights == []
+    found, skipped = weights.find(tmp_path / "w.safetensors")
+    assert found == []
     assert [s.name for s in skipped] == ["w"]
     assert skipped[0].reason.startswith(reason)
 
@@ -195,7 +197,7 @@ def test_file_of_another_kind(run, tmp_path):
         (["demo", "--tokens", "8"], "--tokens goes with --weights"),
         (["demo", "--weights", "w", "--m", "8"], "--weights brings its own shapes"),
         (["demo", "--weights", "/nowhere/w"], "no such file: /nowhere/w"),
-        (["inspect", "--m", "8", "--n", "7", "--k", "16"], "N must be a multiple of 8"),
+        (["inspect", "--m", "8", "--n", "7", "--k", "16"], "N = 7 is not a positive multiple of 8"),
     ],
 )
 def test_mistakes_take_one_line(run, arguments, message):
@@ -228,17 +230,30 @@ def test_another_gpu_than_hopper_runs_the_reference(run, monkeypatch):
 
 def test_speed_columns():
     problem = GemmProblem(4096, 7168, 16384)
-    result = demo.Result("w", problem, "256x128", 1.4e-6, 6.8e-4, us=650.0)
+    result = products.Result("w", problem, "256x128", 1.4e-6, 6.8e-4, us=650.0, device="NVIDIA H200")
     # 2 * 4096 * 7168 * 16384 operations in 650 us; at 1979 TFLOP/s they take 486.1 us.
     assert result.tflops == pytest.approx(1480.1, abs=0.1)
     assert result.share_of_limit == pytest.approx(0.7479, abs=1e-3)
-    table = cli._results_table([result], torch.device("cuda"))
+    table = demo._results_table([result], torch.device("cuda"))
     assert [next(iter(column.cells)) for column in table.columns][-3:] == ["650.0", "1480", "75%"]
+
+
+def test_the_limit_is_that_of_the_card():
+    """What memory bounds takes longer where memory is slower; of an unknown card there is no limit."""
+    problem = GemmProblem(1, 2112, 7168)
+    cards = {"NVIDIA H200": 4.8, "NVIDIA H100 80GB HBM3": 3.35}
+    for name, terabytes in cards.items():
+        result = products.Result("w", problem, "64x64", 1.4e-6, 6.8e-4, us=10.0, device=name)
+        assert result.share_of_limit == pytest.approx(problem.bytes_moved / terabytes * 1e-6 / 10)
+    result = products.Result("w", problem, "64x64", 1.4e-6, 6.8e-4, us=10.0, device="NVIDIA H20")
+    assert result.share_of_limit is None
+    table = demo._results_table([result], torch.device("cuda"))
+    assert [next(iter(column.cells)) for column in table.columns][-3:] == ["10.0", "3", "-"]
 
 
 def test_a_gpu_that_cannot_be_profiled_is_said_so_in_one_line(run, monkeypatch):
     """What is computed on the CPU passes for a GPU's here."""
-    run_shapes = demo.run_shapes
+    run_shapes = products.run_shapes
 
     def no_profile(call):
         raise RuntimeError("time_cold: want one kernel;\n the profiler saw: none" + " x" * 99)
@@ -247,10 +262,11 @@ def test_a_gpu_that_cannot_be_profiled_is_said_so_in_one_line(run, monkeypatch):
         monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
         yield from run_shapes([(5, 24, 144), (6, 24, 144)], torch.device("cpu"), out_dtype)
 
-    monkeypatch.setattr(demo.testing, "time_cold", no_profile)
-    monkeypatch.setattr(demo, "run_shapes", on_the_cpu)
-    monkeypatch.setattr(cli, "_device", lambda: (torch.device("cuda"), "On a GPU:"))
+    monkeypatch.setattr(products.testing, "time_cold", no_profile)
+    monkeypatch.setattr(products, "run_shapes", on_the_cpu)
+    monkeypatch.setattr(demo, "_device", lambda: (torch.device("cuda"), "On a GPU:"))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Multiprocessors(78))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     status, out, err = run("demo")
     assert status == 0, err
     table = rows(out)
@@ -277,7 +293,7 @@ def test_figures_are_not_cut_on_a_narrow_terminal(run, monkeypatch):
 def test_inspect_compiles_and_reads_the_chosen_kernel(run):
     status, out, err = run("inspect", "--m", 64, "--n", 576, "--k", 7168)
     assert status == 0, err
-    config = dispatch.select(GemmProblem(64, 576, 7168))
+    config = selection.select(GemmProblem(64, 576, 7168))
     cells = {row[0]: row[1:] for row in rows(out)}
     assert f"{config.name} (chosen)" in cells
     assert cells["spill loads / stores"] == ["0 / 0"]
@@ -295,8 +311,8 @@ def test_inspect_ranks_the_rivals(run, monkeypatch, m_major):
     # Were a measured table to prefer the configuration that the model ranks last, it would still be shown.
     last = next(config for config in reversed(run_as) if config.tma_scales == m_major)
     assert last not in run_as[:3]
-    monkeypatch.setattr(dispatch, "select", lambda problem, tma_scales: last)
-    monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
+    monkeypatch.setattr(selection, "select", lambda problem, tma_scales: last)
+    monkeypatch.setattr(builder, "cubin", lambda config: b"")
     monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, (), ()))
     _, out, _ = run("inspect", "--m", 4096, "--n", 4096, "--k", 7168, *(["--m-major"] if m_major else []))
     table = rows(out[: out.index("Compiled kernel")])
@@ -312,7 +328,7 @@ def test_inspect_without_tools_names_the_package(run, monkeypatch):
     def missing(cubin):
         raise InspectionError("nvdisasm was not found; install it with: pip install nvidia-cuda-nvdisasm")
 
-    monkeypatch.setattr(dispatch, "cubin", lambda config: b"")
+    monkeypatch.setattr(builder, "cubin", lambda config: b"")
     monkeypatch.setattr(inspection, "read_cubin", missing)
     status, _, err = run("inspect", "--m", 8, "--n", 8, "--k", 16)
     assert status == 1
@@ -326,7 +342,7 @@ def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
     logger = logging.getLogger("cute_gemm.runtime.compiler")
     monkeypatch.setattr(logger, "level", logging.ERROR)
     handlers = list(logger.handlers)
-    with cli._progress("working ...") as update:
+    with status_line("working ...") as update:
         logger.info("compiling %s ...", "256x128")
         update("a line that cannot move is not worth printing")
     logger.info("after")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cute_gemm.bench import published, records
+from cute_gemm.bench import published
+from cute_gemm.measure import records
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 figures = importlib.import_module("figures")

@@ -3,26 +3,26 @@
 import pytest
 import torch
 
+from cute_gemm.measure import clocks, cold
+from cute_gemm.measure.cards import card_named
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.testing import host_time, limit_us, time_cold, time_sustained, timing
+from cute_gemm.testing import host_time, time_cold, time_sustained
 
 
 def events(*named):
-    return [
-        timing.DeviceEvent(name, float(start), float(length)) for start, (name, length) in enumerate(named)
-    ]
+    return [cold.DeviceEvent(name, float(start), float(length)) for start, (name, length) in enumerate(named)]
 
 
 def test_cold_time_sums_the_kernels_after_each_flush():
     profile = events(("stray", 9), ("flush", 50), ("k", 2), ("j", 3), ("flush", 50), ("k", 4), ("j", 5))
-    assert timing._sum_per_call(profile, "flush", 2) == [5.0, 9.0]
+    assert cold._sum_per_call(profile, "flush", 2) == [5.0, 9.0]
 
 
 def test_operations_that_take_turns_may_launch_different_numbers_of_kernels():
     profile = events(("flush", 50), ("k", 2), ("flush", 50), ("i", 1), ("j", 3))
-    assert timing._sum_per_call(profile + profile, "flush", 2, kinds=2) == [2.0, 4.0, 2.0, 4.0]
+    assert cold._sum_per_call(profile + profile, "flush", 2, kinds=2) == [2.0, 4.0, 2.0, 4.0]
     with pytest.raises(RuntimeError, match="want 4 flushes"):
-        timing._sum_per_call(profile + profile[:-1], "flush", 2, kinds=2)
+        cold._sum_per_call(profile + profile[:-1], "flush", 2, kinds=2)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def test_operations_that_take_turns_may_launch_different_numbers_of_kernels():
 )
 def test_cold_time_refuses_a_profile_with_holes(profile):
     with pytest.raises(RuntimeError, match="want 2 flushes"):
-        timing._sum_per_call(profile, "flush", 2)
+        cold._sum_per_call(profile, "flush", 2)
 
 
 def test_cold_times_summarise():
-    times = timing.ColdTimes([4.0, 2.0, 3.0])
+    times = cold.ColdTimes([4.0, 2.0, 3.0])
     assert times == [4.0, 2.0, 3.0]
     assert times.median_us == 3.0
     assert times.spread == pytest.approx(2 / 3)
@@ -64,13 +64,15 @@ def test_host_time(calls, want):
         clock[0] += 5e-6
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing.time, "perf_counter", lambda: clock[0])
+        patch.setattr(clocks.time, "perf_counter", lambda: clock[0])
         assert host_time(call, calls) == pytest.approx(5.0)
     assert len(made) == 3 + want
 
 
 def test_limit():
+    limit_us = card_named("NVIDIA H200").limit_us
     # 2 * 4096 * 7168 * 16384 operations at 1979 TFLOP/s; and a row against B of 2112 x 7168 at 4.8 TB/s.
     assert limit_us(GemmProblem(4096, 7168, 16384)) == pytest.approx(486.2, abs=0.1)
     assert limit_us(GemmProblem(1, 2112, 7168)) == pytest.approx(3.157, abs=0.001)
     assert limit_us(GemmProblem(1, 32768, 512, "float32")) > limit_us(GemmProblem(1, 32768, 512))
+    assert card_named("NVIDIA L4") is None

@@ -10,28 +10,29 @@ import pytest
 import torch
 
 import cute_gemm
-from cute_gemm.bench.timers import Times
-from cute_gemm.contract import product as checks
-from cute_gemm.plan import candidates, cost_model
+from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.timers import Times
+from cute_gemm.plan import candidates as plan_candidates
+from cute_gemm.plan import cost_model
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.layouts import LAYOUTS
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, Layout
 from cute_gemm.plan.tuned import files
 from cute_gemm.plan.tuned.table import Table
-from cute_gemm.runtime import dispatch
-from cute_gemm.tune import TuneError
-from cute_gemm.tune.candidates import case_of, checked_calls
-from cute_gemm.tune.measure import Pick, fastest, measure, run_jobs
+from cute_gemm.runtime import builder, launcher
+from cute_gemm.tune.calls import case_of, checked_calls
 from cute_gemm.tune.models import Layer
-from cute_gemm.tune.plan import Job, candidates, plan_layers, plan_shapes
+from cute_gemm.tune.picking import Pick, fastest, pick, tune_all
+from cute_gemm.tune.plan import TuningTask, candidates, plan_layers, plan_shapes
 
 DEVICE = "NVIDIA H200"
-DENSE = (64, 136, 272)
-GROUPED = (4, 20, 136, 272)
+DENSE_SHAPE = (64, 136, 272)
+GROUPED_SHAPE = (4, 20, 136, 272)
 
 
-def job_of(layout: str, out_dtype: str = "bfloat16") -> Job:
-    (job,) = plan_shapes(layout, [DENSE if layout == "dense" else GROUPED], out_dtype, 78)
-    return job
+def task_of(layout: Layout, out_dtype: str = "bfloat16") -> TuningTask:
+    shape = GROUPED_SHAPE if layout.is_grouped else DENSE_SHAPE
+    (task,) = plan_shapes(layout, [shape], out_dtype, 78)
+    return task
 
 
 class Kernels:
@@ -52,20 +53,20 @@ class Kernels:
             sb: torch.Tensor,
             out: torch.Tensor,
             num_sms: int,
-            hints: int,
-            counter: int,
-            told: int,
+            flags: int,
+            semaphore: int,
+            status: int,
             *grouping: Any,
         ) -> None:
             self.launched.append((config, num_sms))
             self.scales.append(sa)
-            if config.layout == "dense":
+            if not config.layout.is_grouped:
                 cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
             else:
                 index, *alignment = grouping
-                assert alignment == ([1] if config.layout == "offsets" else [])
-                rest = (20, out) if config.layout == "masked" else (out,)
-                operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{config.layout}")
+                assert alignment == ([1] if config.layout.gives_count_to_kernel else [])
+                rest = (20, out) if config.layout.has_matrix_per_group else (out,)
+                operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{config.layout.name}")
                 operation((a, sa), (b, sb), index, *rest)
             if config in self.wrong:
                 out[..., 0, :] *= 2
@@ -81,7 +82,7 @@ class Kernels:
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     kernels = Kernels()
-    monkeypatch.setattr(dispatch, "instance", kernels.instance)
+    monkeypatch.setattr(builder, "instance", kernels.instance)
     return kernels
 
 
@@ -103,13 +104,13 @@ class StandInTimer:
 # What is tuned
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS.values() if each.is_grouped], ids=str)
 @pytest.mark.parametrize(("groups", "m"), [(1, 1), (3, 1), (4, 20), (32, 100), (256, 4096)])
-def test_groups_have_different_sizes_and_the_rows_asked_for(layout: str, groups: int, m: int) -> None:
-    (job,) = plan_shapes(layout, [(groups, m, 4096, 7168)], "float32", 100)
-    problem, draws = job.problem, job.draws
+def test_groups_have_different_sizes_and_the_rows_asked_for(layout: Layout, groups: int, m: int) -> None:
+    (task,) = plan_shapes(layout, [(groups, m, 4096, 7168)], "float32", 100)
+    problem, draws = task.problem, task.draws
     # Of contiguous groups the host knows M, which depends on the sizes.
-    assert len(draws) == (1 if layout == "contiguous" else 3)
+    assert len(draws) == (1 if layout is CONTIGUOUS else 3)
     for sizes in draws:
         assert len(sizes) == groups
         assert sum(sizes) == groups * m
@@ -120,10 +121,10 @@ def test_groups_have_different_sizes_and_the_rows_asked_for(layout: str, groups:
     if groups > 1 and m > 1:
         assert len({tuple(sorted(sizes)) for sizes in draws}) == len(draws)
     padded = sum(-(-size // 128) * 128 for size in draws[0])
-    assert problem.m == (padded if layout == "contiguous" else groups * m)
+    assert problem.m == (padded if layout is CONTIGUOUS else groups * m)
     assert (problem.n, problem.k, problem.groups, problem.layout) == (4096, 7168, groups, layout)
     assert (problem.out_dtype, problem.num_sms) == ("float32", 100)
-    assert job.title == f"{layout} {groups}x{m}x4096x7168"
+    assert task.title == f"{layout.name} {groups}x{m}x4096x7168"
 
 
 def test_layers_of_a_shape_are_tuned_once_and_experts_by_themselves() -> None:
@@ -134,17 +135,17 @@ def test_layers_of_a_shape_are_tuned_once_and_experts_by_themselves() -> None:
         Layer("e", 4096, 2048, 8),
         Layer("f", 4096, 2048, 1),
     ]
-    jobs = plan_layers("dense", layers, (1, 64), "bfloat16", 132)
-    assert [job.title for job in jobs] == [
+    tasks = plan_layers(DENSE, layers, (1, 64), "bfloat16", 132)
+    assert [task.title for task in tasks] == [
         "dense 1x4096x2048 (o, p)",
         "dense 64x4096x2048 (o, p)",
         "dense 1x256x2048 (up)",
         "dense 64x256x2048 (up)",
     ]
-    experts = plan_layers("masked", layers, (20,), "bfloat16", 132)
-    assert [job.title for job in experts] == ["masked 8x20x4096x2048 (e)", "masked 1x20x4096x2048 (f)"]
-    with pytest.raises(TuneError, match="no experts, which --op masked is for"):
-        plan_layers("masked", layers[:3], (20,), "bfloat16", 132)
+    experts = plan_layers(MASKED, layers, (20,), "bfloat16", 132)
+    assert [task.title for task in experts] == ["masked 8x20x4096x2048 (e)", "masked 1x20x4096x2048 (f)"]
+    with pytest.raises(CommandError, match="no experts, which --op masked is for"):
+        plan_layers(MASKED, layers[:3], (20,), "bfloat16", 132)
 
 
 @pytest.mark.parametrize(
@@ -152,25 +153,25 @@ def test_layers_of_a_shape_are_tuned_once_and_experts_by_themselves() -> None:
     [
         ("dense", (4, 64, 128, 128), "4x64x128x128: want MxNxK for --op dense"),
         ("masked", (64, 128, 128), "64x128x128: want GxMxNxK"),
-        ("dense", (64, 12, 128), "N = 12, K = 128, 1 groups; want N a multiple of 8"),
-        ("dense", (64, 16, 136), "want N a multiple of 8, K one of 16"),
-        ("offsets", (1023, 1, 16, 16), "1023 groups; .*at most 1022 groups"),
+        ("dense", (64, 12, 128), "N = 12 is not a positive multiple of 8"),
+        ("dense", (64, 16, 136), "K = 136 is not a positive multiple of 16"),
+        ("offsets", (1023, 1, 16, 16), "1023 groups are more than 1022"),
     ],
 )
 def test_shapes_that_an_operation_does_not_take_are_refused(
     op: str, shape: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(TuneError, match=message):
-        plan_shapes(op, [shape], "bfloat16", 132)
+    with pytest.raises(CommandError, match=message):
+        plan_shapes(LAYOUTS[op], [shape], "bfloat16", 132)
 
 
 def test_a_layer_that_cannot_be_multiplied_is_named() -> None:
-    with pytest.raises(TuneError, match=r"^o_proj: N = 12"):
-        plan_layers("dense", [Layer("o_proj", 12, 128)], (1,), "bfloat16", 132)
+    with pytest.raises(CommandError, match=r"^o_proj: N = 12 "):
+        plan_layers(DENSE, [Layer("o_proj", 12, 128)], (1,), "bfloat16", 132)
 
 
 def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
-    problem = job_of("dense").problem
+    problem = task_of(DENSE).problem
     ranked = cost_model.rank(problem)
     assert candidates(problem, 1.0)[0] == ranked[0].config
     few, more = candidates(problem, 1.05), candidates(problem, 1.2)
@@ -183,17 +184,17 @@ def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
 
 
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kernels: Kernels) -> None:
-    job = job_of(layout, out_dtype)
-    configs = candidates(job.problem, 2.0)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+def test_every_candidate_is_called_and_checked(layout: Layout, out_dtype: str, kernels: Kernels) -> None:
+    task = task_of(layout, out_dtype)
+    configs = candidates(task.problem, 2.0)
     assert len(configs) > 2
-    case = case_of(job, job.draws[0], "cpu")
-    calls = checked_calls(job.problem, configs, case)
-    staged = [candidates.as_run(job.problem, config, True) for config in configs]
-    assert (staged != configs) == (layout == "contiguous"), "of which 20 rows a group are padded to 128"
+    case = case_of(task, task.draws[0], "cpu")
+    calls = checked_calls(task.problem, configs, case)
+    staged = [plan_candidates.as_run(task.problem, config, True) for config in configs]
+    assert (staged != configs) == (layout is CONTIGUOUS), "of which 20 rows a group are padded to 128"
     assert kernels.launched == [(config, 78) for config in staged]
-    assert all(checks.tma_can_load(sa) for sa in kernels.scales)
+    assert all(launcher.tma_can_load(sa) for sa in kernels.scales)
     for call in calls:
         call()
     assert kernels.launched[len(configs) :] == kernels.launched[: len(configs)]
@@ -202,45 +203,45 @@ def test_every_candidate_is_called_and_checked(layout: str, out_dtype: str, kern
         with pytest.raises(
             AssertionError, match=rf"^{configs[place].name}( differs from {configs[0].name}$|: )"
         ):
-            checked_calls(job.problem, configs, case)
+            checked_calls(task.problem, configs, case)
     kernels.wrong, kernels.different = [], [staged[-1]]
     with pytest.raises(AssertionError, match=rf"^{configs[-1].name} differs from {configs[0].name}$"):
-        checked_calls(job.problem, configs, case)
+        checked_calls(task.problem, configs, case)
 
 
 def test_what_sums_in_another_order_is_judged_by_itself(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = job_of("dense")
-    configs = candidates(job.problem, 2.0)
+    task = task_of(DENSE)
+    configs = candidates(task.problem, 2.0)
     other = configs[0], configs[2]
     monkeypatch.setattr(
-        heuristics,
+        plan_candidates,
         "is_suitable",
         lambda problem, config: not (problem.batch_invariant and config in other),
     )
-    case = case_of(job, job.draws[0], "cpu")
+    case = case_of(task, task.draws[0], "cpu")
     kernels.different = [other[0]]
-    assert len(checked_calls(job.problem, configs, case)) == len(configs)
+    assert len(checked_calls(task.problem, configs, case)) == len(configs)
     kernels.wrong = [other[1]]
     with pytest.raises(AssertionError, match=rf"^{other[1].name}: "):
-        checked_calls(job.problem, configs, case)
+        checked_calls(task.problem, configs, case)
     kernels.wrong, kernels.different = [], [configs[3]]
     with pytest.raises(AssertionError, match=rf"^{configs[3].name} differs from {configs[1].name}$"):
-        checked_calls(job.problem, configs, case)
+        checked_calls(task.problem, configs, case)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "masked"])
-def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: str, kernels: Kernels) -> None:
-    job = job_of(layout)
-    case = case_of(job, job.draws[0], "cpu")
+@pytest.mark.parametrize("layout", [CONTIGUOUS, MASKED], ids=str)
+def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: Layout, kernels: Kernels) -> None:
+    task = task_of(layout)
+    case = case_of(task, task.draws[0], "cpu")
     a, sa = case.lhs
     assert a.float().isfinite().all()
     assert (a.float().abs().sum(-1) > 0).all()
     assert sa.isfinite().all()
     kernels.writes_padding = True
     with pytest.raises(AssertionError, match="a row of no group was written"):
-        checked_calls(job.problem, candidates(job.problem, 1.0), case)
+        checked_calls(task.problem, candidates(task.problem, 1.0), case)
 
 
 # What is picked
@@ -257,29 +258,29 @@ def test_the_fastest_over_all_regimes_is_picked_and_ties_go_to_the_preferred() -
 
 
 def test_a_pick_says_what_it_gains() -> None:
-    job = job_of("dense")
-    configs = candidates(job.problem, 2.0)[:2]
-    pick = Pick(job, configs, {"cold": [10.0, 9.004], "sustained": [8.0, 8.4]}, 1)
-    assert pick.describe() == f"{configs[1].name}: 9.00 us cold (-10.0%), 8.40 us sustained (+5.0%)"
-    assert pick.entry.kernel_config == configs[1]
-    assert (pick.entry.cold_us, pick.entry.sustained_us) == (9.0, 8.4)
-    assert pick.entry.key == ("dense", "bfloat16", 78, 1, 136, 272, 64)
+    task = task_of(DENSE)
+    configs = candidates(task.problem, 2.0)[:2]
+    picked = Pick(task, configs, {"cold": [10.0, 9.004], "sustained": [8.0, 8.4]}, 1)
+    assert picked.describe() == f"{configs[1].name}: 9.00 us cold (-10.0%), 8.40 us sustained (+5.0%)"
+    assert picked.entry.kernel_config == configs[1]
+    assert (picked.entry.cold_us, picked.entry.sustained_us) == (9.0, 8.4)
+    assert picked.entry.key == ("dense", "bfloat16", 78, 1, 136, 272, 64)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_measured_choice_is_found_for_its_problem(layout: str, kernels: Kernels) -> None:
-    job = job_of(layout)
-    pick = measure(job, {"cold": StandInTimer(20.0, 10.0)}, 2.0, "cpu")
-    assert pick.configs == candidates(job.problem, 2.0)
-    assert Table([pick.entry]).choice(job.problem) == pick.configs[1]
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+def test_a_measured_choice_is_found_for_its_problem(layout: Layout, kernels: Kernels) -> None:
+    task = task_of(layout)
+    picked = pick(task, {"cold": StandInTimer(20.0, 10.0)}, 2.0, "cpu")
+    assert picked.configs == candidates(task.problem, 2.0)
+    assert Table([picked.entry]).choice(task.problem) == picked.configs[1]
 
 
 def test_a_choice_must_hold_for_several_sizes_of_groups(kernels: Kernels) -> None:
     """The second candidate is fastest at the first sizes, and slow at others."""
     draws = iter([StandInTimer(20.0, 10.0), StandInTimer(20.0, 50.0), StandInTimer(20.0, 50.0)])
-    pick = measure(job_of("masked"), {"cold": lambda calls: next(draws)(calls)}, 1.5, "cpu")
-    assert pick.times["cold"][:2] == pytest.approx([20.0, (10.0 * 50.0 * 50.0) ** (1 / 3)])
-    assert pick.best == 0
+    picked = pick(task_of(MASKED), {"cold": lambda calls: next(draws)(calls)}, 1.5, "cpu")
+    assert picked.times["cold"][:2] == pytest.approx([20.0, (10.0 * 50.0 * 50.0) ** (1 / 3)])
+    assert picked.best == 0
     assert next(draws, None) is None
 
 
@@ -287,9 +288,9 @@ def test_every_problem_is_kept_before_the_next_is_measured(
     kernels: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, said = tmp_path / "choices.json", []
-    jobs = plan_shapes("dense", [(m, 136, 272) for m in (1, 2, 3, 4)], "bfloat16", 78)
-    second = candidates(jobs[1].problem, 1.2)[0]
-    kept = {**{job.problem.m: job for job in jobs}}
+    tasks = plan_shapes(DENSE, [(m, 136, 272) for m in (1, 2, 3, 4)], "bfloat16", 78)
+    second = candidates(tasks[1].problem, 1.2)[0]
+    kept = {**{task.problem.m: task for task in tasks}}
 
     class Timer(StandInTimer):
         def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
@@ -309,9 +310,9 @@ def test_every_problem_is_kept_before_the_next_is_measured(
 
         return checked
 
-    monkeypatch.setattr(dispatch, "instance", instance)
+    monkeypatch.setattr(builder, "instance", instance)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, {"sustained": Timer(5.0)}, 1.2, path, DEVICE, device="cpu", say=said.append)
+        tune_all(tasks, {"sustained": Timer(5.0)}, 1.2, path, DEVICE, device="cpu", say=said.append)
     assert [entry.m for entry in files.read(path, DEVICE)] == [1, 3]
     assert all(entry.sustained_us == 5.0 for entry in files.read(path, DEVICE))
     assert all(entry.cold_us is None for entry in files.read(path, DEVICE))
@@ -329,13 +330,13 @@ def test_what_cannot_be_timed_is_left_and_told(kernels: Kernels, tmp_path: Path)
             raise RuntimeError("CUPTI lost records")
 
     path = tmp_path / "choices.json"
-    job = job_of("dense")
-    files.merge(path, DEVICE, [Pick(job, candidates(job.problem, 1.0), {"cold": [3.0]}, 0).entry])
+    task = task_of(DENSE)
+    files.merge(path, DEVICE, [Pick(task, candidates(task.problem, 1.0), {"cold": [3.0]}, 0).entry])
     before = path.read_text()
-    failures = run_jobs([job], {"cold": Failing()}, 1.2, path, DEVICE, device="cpu", say=lambda line: None)
-    assert failures == [f"{job.title}: RuntimeError: CUPTI lost records"]
+    failures = tune_all([task], {"cold": Failing()}, 1.2, path, DEVICE, device="cpu", say=lambda line: None)
+    assert failures == [f"{task.title}: RuntimeError: CUPTI lost records"]
     assert path.read_text() == before
     timers = {"cold": StandInTimer(4.0)}
-    assert run_jobs([job], timers, 1.2, path, DEVICE, device="cpu", say=lambda line: None) == []
+    assert tune_all([task], timers, 1.2, path, DEVICE, device="cpu", say=lambda line: None) == []
     (entry,) = files.read(path, DEVICE)
     assert entry == replace(entry, m=64, cold_us=4.0)

@@ -12,15 +12,14 @@ from test_tune import Kernels, StandInTimer
 from test_tune_models import DEEPSEEK
 
 from cute_gemm import cli
-from cute_gemm.bench import timers
-from cute_gemm.bench.timers import Times
+from cute_gemm.measure import timers
+from cute_gemm.measure.timers import Times
 from cute_gemm.plan import tuned
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import choice, files
-from cute_gemm.runtime import dispatch, hardware
-from cute_gemm.runtime import warmup as compilation
-from cute_gemm.tune import command, measure, plan
-from cute_gemm.tune.candidates import case_of
+from cute_gemm.runtime import builder, hardware, selection, warmup
+from cute_gemm.tune import command, picking, plan
+from cute_gemm.tune.calls import case_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -50,11 +49,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     properties = SimpleNamespace(multi_processor_count=78)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
-    monkeypatch.setattr(dispatch, "instance", kernels.instance)
-    monkeypatch.setattr(compilation, "compile_configs", list)
+    monkeypatch.setattr(builder, "instance", kernels.instance)
+    monkeypatch.setattr(warmup, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
     monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
-    monkeypatch.setattr(measure, "case_of", lambda job, sizes, device: case_of(job, sizes, "cpu"))
+    monkeypatch.setattr(picking, "case_of", lambda task, sizes, device: case_of(task, sizes, "cpu"))
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path / "user"))
     return kernels
 
@@ -143,8 +142,8 @@ def test_what_is_tuned_is_dispatched(
         f"2 of 2 problems tuned: {path}",
     ]
     files.tables.cache_clear()
-    assert dispatch.select(problem) == config
-    assert dispatch.select(GemmProblem(20, 136, 272, num_sms=78)) == config
+    assert selection.select(problem) == config
+    assert selection.select(GemmProblem(20, 136, 272, num_sms=78)) == config
     files.tables.cache_clear()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cute_gemm.tune import TuneError
+from cute_gemm.measure.errors import CommandError
 from cute_gemm.tune.models import read_layers
 
 LLAMA = {
@@ -136,7 +136,7 @@ NEEDED = {
 def test_what_is_missing_is_named(kind: str, key: str, tmp_path: Path) -> None:
     config = {name: value for name, value in NEEDED[kind][0].items() if name != key}
     with pytest.raises(
-        TuneError, match=rf"config.json \({config['model_type']}\): it lacks {key}; .*--shapes"
+        CommandError, match=rf"config.json \({config['model_type']}\): it lacks {key}; .*--shapes"
     ):
         layers_of(tmp_path, config)
 
@@ -150,10 +150,10 @@ def test_other_kinds_of_models_are_refused(tmp_path: Path) -> None:
         ([], "not the config.json of a model"),
         ({"text_config": 1}, "not the config.json of a model"),
     ):
-        with pytest.raises(TuneError, match=message):
+        with pytest.raises(CommandError, match=message):
             layers_of(tmp_path, config)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(TuneError, match=r"config.json: Expecting"):
+    with pytest.raises(CommandError, match=r"config.json: Expecting"):
         read_layers(tmp_path)
-    with pytest.raises(TuneError, match="No such file"):
+    with pytest.raises(CommandError, match="No such file"):
         read_layers(tmp_path / "none.json")

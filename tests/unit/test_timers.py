@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from cute_gemm import testing
-from cute_gemm.bench import timers
-from cute_gemm.testing.timing import ColdTimes
+from cute_gemm.measure import clocks, cold, timers
+from cute_gemm.measure.cold import ColdTimes
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def test_cold_rounds_come_in_batches_with_rests(slept, monkeypatch):
         asked.append((len(slept), rounds))
         return [ColdTimes([10.0 * i + len(asked)] * rounds) for i in range(len(calls))]
 
-    monkeypatch.setattr(testing, "time_cold_together", together)
+    monkeypatch.setattr(cold, "time_cold_together", together)
     timer = timers.ColdProfile(rounds=2, batches=3)
     first, second = timer([print, print])
     assert asked == [(1, 2), (2, 2), (3, 2)]
@@ -46,7 +45,7 @@ def test_sustained_calls_take_turns(slept, monkeypatch):
         asked.append((call, seconds, len(slept)))
         return float(len(asked))
 
-    monkeypatch.setattr(testing, "time_sustained", sustained)
+    monkeypatch.setattr(clocks, "time_sustained", sustained)
     first, second = timers.Sustained(rounds=2)([print, repr])
     assert asked == [(print, 2.0, 1), (repr, 2.0, 2), (print, 2.0, 3), (repr, 2.0, 4)]
     assert (first.us, second.us) == ((1.0, 3.0), (2.0, 4.0))
@@ -54,7 +53,7 @@ def test_sustained_calls_take_turns(slept, monkeypatch):
 
 def test_replays_count_what_is_not_the_flush(slept, monkeypatch):
     """Graphs of five flushes and calls in turns: what a graph of flushes takes is taken off."""
-    order = []
+    order, replayed = [], []
     microseconds = {"flush": 50.0, "first": 7.0, "second": 9.0}
 
     class Buffer:
@@ -68,12 +67,15 @@ def test_replays_count_what_is_not_the_flush(slept, monkeypatch):
         def __exit__(self, *_):
             self.us = sum(microseconds[name] for name in order[self.start :])
 
+        def replay(self):
+            replayed.append(self)
+            return self.us + 3.0
+
     monkeypatch.setattr(torch, "empty", lambda *_, **__: Buffer())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
-    replayed = []
-    monkeypatch.setattr(timers, "_replay_us", lambda graph: (replayed.append(graph), graph.us + 3.0)[1])
+    monkeypatch.setattr(clocks, "elapsed_us", lambda replay: replay())
     times = timers.ColdReplay(rounds=3)([lambda: order.append("first"), lambda: order.append("second")])
     assert [each.us for each in times] == [(7.0,) * 3, (9.0,) * 3]
     assert order[:6] == ["first", "second"] * 3
@@ -84,14 +86,14 @@ def test_replays_count_what_is_not_the_flush(slept, monkeypatch):
 
 def test_replay_is_what_is_left_where_profiling_is_forbidden(monkeypatch):
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: torch.ones(1))
-    monkeypatch.setattr(testing, "time_cold", lambda call, repeats: call())
+    monkeypatch.setattr(cold, "time_cold", lambda call, repeats: call())
     timer, reason = timers.cold_timer()
     assert (timer.name, reason) == ("CUPTI", "")
 
     def forbidden(call, repeats):
         raise RuntimeError("want one kernel;\n the profiler saw: none")
 
-    monkeypatch.setattr(testing, "time_cold", forbidden)
+    monkeypatch.setattr(cold, "time_cold", forbidden)
     timer, reason = timers.cold_timer()
     assert (timer.name, reason) == ("graph replay", "want one kernel; the profiler saw: none")
 
