@@ -1,0 +1,155 @@
+"""Imports point one way: which room of the package may know which, and what none of them may know."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import cute_gemm
+
+ROOT = Path(cute_gemm.__file__).parent
+
+ROOMS: dict[str, set[str]] = {
+    # From the bottom: what a room stands on.
+    "storage": set(),
+    "settings": set(),
+    "plan": {"storage"},
+    "schedulers": {"plan"},
+    "kernels": {"plan", "schedulers"},
+    "contract": {"plan"},
+    "grouping": {"plan"},
+    "quantize": {"contract", "plan"},
+    "reference": {"contract", "plan", "quantize"},
+    "runtime": {"contract", "kernels", "plan", "settings", "storage"},
+    "ops": {"contract", "plan", "reference", "runtime"},
+    # The package as users import it.
+    "": {"ops", "quantize", "settings"},
+    "testing": {"measure", "plan", "quantize", "reference", "runtime", "schedulers"},
+    "measure": {"", "plan", "quantize", "reference", "runtime", "testing"},
+    "bench": {"measure", "plan", "runtime", "testing"},
+    "tune": {"measure", "plan", "runtime", "testing"},
+    "cli": {"", "measure", "plan", "quantize", "reference", "runtime", "testing"},
+    "__main__": {"cli"},
+}
+
+COMMANDS = {"cli/bench.py": "bench", "cli/tune.py": "tune"}
+"""The files that register a command of another room, and import that when it is asked for."""
+
+TIMERS = {"measure/clocks.py", "measure/cold.py"}
+"""What `testing` gives users as its own. They know nothing of the package but each other and statistics."""
+
+FOREIGN = {
+    "plan": {"torch", "cutlass", "cuda", "tvm_ffi"},
+    "schedulers": {"torch"},
+    "kernels": {"torch"},
+    "contract": {"cutlass", "cuda", "tvm_ffi"},
+    "ops": {"cutlass", "cuda", "tvm_ffi"},
+}
+"""Distributions that a room must not know."""
+
+
+class Import(NamedTuple):
+    file: str
+    """Of the package, such as ``"plan/config.py"``."""
+    target: tuple[str, ...]
+    """Parts of what is imported: ``("cute_gemm", "plan", "limits")``."""
+    is_lazy: bool
+    """Whether it happens in a function."""
+
+    @property
+    def room(self) -> str:
+        return room_of(self.file)
+
+
+def room_of(file: str) -> str:
+    room = file.split("/")[0].removesuffix(".py")
+    return "" if room == "__init__" else room
+
+
+def imports_of(file: str, text: str) -> Iterator[Import]:
+    package = ("cute_gemm", *Path(file).parts[:-1])
+
+    def visit(node: ast.AST, is_lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(file, tuple(each.name.split(".")), is_lazy) for each in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else ()
+                base += tuple(child.module.split(".")) if child.module else ()
+                yield from (Import(file, (*base, each.name), is_lazy) for each in child.names)
+            else:
+                is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+                yield from visit(child, is_lazy or is_function)
+
+    yield from visit(ast.parse(text), False)
+
+
+def room_imported(target: tuple[str, ...]) -> str:
+    """The room of a target inside the package; names of the package itself, such as operations, are in ""."""
+    return target[1] if len(target) > 1 and target[1] in ROOMS else ""
+
+
+FILES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(ROOT.rglob("*.py"))}
+IMPORTS = [found for file, text in FILES.items() for found in imports_of(file, text)]
+INSIDE = [found for found in IMPORTS if found.target[0] == "cute_gemm"]
+
+
+def objections(inside: list[Import]) -> list[str]:
+    """What may not be imported, a line each."""
+    found = []
+    for each in inside:
+        room = room_imported(each.target)
+        is_command = COMMANDS.get(each.file) == room and each.is_lazy
+        if room != each.room and room not in ROOMS[each.room] and not is_command:
+            when = "in a function" if each.is_lazy else "when it is imported"
+            found.append(f"{each.file} imports {'.'.join(each.target)} {when}")
+    return found
+
+
+def test_every_room_has_its_rules() -> None:
+    assert {room_of(file) for file in FILES} == ROOMS.keys()
+
+
+def test_imports_point_one_way() -> None:
+    assert objections(INSIDE) == []
+
+
+@pytest.mark.parametrize("room", FOREIGN)
+def test_rooms_know_no_more_than_they_need(room: str) -> None:
+    known = {(each.file, each.target[0]) for each in IMPORTS if each.room == room}
+    assert [each for each in sorted(known) if each[1] in FOREIGN[room]] == []
+
+
+def test_testing_takes_nothing_but_timers_from_measure() -> None:
+    taken = {each.target[:3] for each in INSIDE if each.room == "testing" and each.target[1] == "measure"}
+    assert taken <= {("cute_gemm", *file.removesuffix(".py").split("/")) for file in TIMERS}
+    known = {each.target[:3] for each in INSIDE if each.file in TIMERS}
+    assert known <= {("cute_gemm", "measure", name) for name in ("clocks", "cold", "statistics")}
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "is_fine"),
+    [
+        ("bench/run.py", "from ..tune import plan", False),
+        ("tune/plan.py", "def f():\n    from ..bench.results import by_kind", False),
+        ("measure/work.py", "from ..bench.records import Row", False),
+        ("measure/work.py", "from cute_gemm import tune", False),
+        ("cli/demo.py", "def f():\n    import cute_gemm.bench.command", False),
+        ("cli/bench.py", "from cute_gemm.bench import command", False),
+        ("cli/bench.py", "def f():\n    from cute_gemm.tune import command", False),
+        ("cli/bench.py", "def f():\n    from cute_gemm.bench import command", True),
+        ("kernels/mainloop.py", "from ..runtime import compiler", False),
+        ("kernels/mainloop.py", "from ..schedulers.base import WorkTile", True),
+        ("schedulers/base.py", "from ..kernels import hopper", False),
+        ("plan/config.py", "from .. import settings", False),
+        ("plan/layouts/base.py", "from ...runtime import builder", False),
+        ("plan/layouts/base.py", "from ..limits import ceil_div", True),
+        ("runtime/launcher.py", "from ..ops import dense", False),
+        ("__init__.py", "from .runtime import launcher", False),
+        ("measure/cases.py", "import cute_gemm", True),
+    ],
+)
+def test_wrong_directions_are_seen(file: str, line: str, is_fine: bool) -> None:
+    assert (objections(list(imports_of(file, line))) == []) == is_fine
