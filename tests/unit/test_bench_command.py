@@ -102,7 +102,7 @@ def test_arguments_choose(run, on_gpu, tmp_path):
     assert {each["op"] for each in results.read_results(tmp_path)} == {"m_grouped_offsets"}
 
 
-def test_failures_are_told_and_counted(run, on_gpu, monkeypatch, tmp_path):
+def test_failures_are_printed_and_counted(run, on_gpu, monkeypatch, tmp_path):
     def broken(*_):
         raise RuntimeError("no such kernel")
 
@@ -119,7 +119,7 @@ def test_failures_are_told_and_counted(run, on_gpu, monkeypatch, tmp_path):
     assert (status, err) == (1, "FAILED cold 8x32x128: RuntimeError: no such kernel\n")
 
 
-def test_missing_peers_and_timers_are_told(run, on_gpu, monkeypatch, tmp_path):
+def test_missing_peers_and_timers_are_named(run, on_gpu, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), "the profiler saw: none"))
     _, out, _ = run("--out", tmp_path, "--peers", "triton,deep_gemm", "--shapes", "8x32x128")

@@ -90,7 +90,7 @@ def test_cublas_is_given_what_each_recipe_wants(dense, grouped, monkeypatch):
     for call in (fast, blockwise):
         call()
         assert call.error() < 2e-6
-    # It is told of no stride of scales, so columns of 130 follow each other without padding.
+    # It is given no strides of scales, so columns of 130 follow each other without padding.
     assert asked == [((), (), True), ((1, 130), (1, 4), False)]
     assert (fast.peer, fast.scale_layout) == (records.FAST, None)
     assert (blockwise.peer, blockwise.scale_layout) == (records.BLOCKWISE, "m_major")

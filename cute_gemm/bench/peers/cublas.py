@@ -59,7 +59,7 @@ def fast_call(case: DenseCase) -> Call:
 def blockwise_call(case: DenseCase) -> Call:
     """The same mathematics as ours."""
     (a, sa), (b, sb) = case.lhs, case.rhs
-    # It is told of no stride of scales, so they must not be padded.
+    # It is given no strides of scales, so they must not be padded.
     sa = sa.t().contiguous().t()
 
     def run() -> Tensor:

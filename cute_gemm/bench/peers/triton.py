@@ -1,4 +1,4 @@
-"""What a plain Triton kernel reaches, if Triton is installed."""
+"""What an ordinary Triton kernel reaches, if Triton is installed."""
 
 from __future__ import annotations
 
