@@ -1,26 +1,11 @@
-"""What times are summarised by."""
+"""What times are summarised by. Means and medians are Python's own."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import geometric_mean, mean, median
 
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """Of positive values, of which there is at least one."""
-    logarithms = [math.log(value) for value in values]
-    return math.exp(sum(logarithms) / len(logarithms))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Of at least one value."""
-    return statistics.mean(values)
-
-
-def median(values: Sequence[float]) -> float:
-    """Of at least one value."""
-    return statistics.median(values)
+__all__ = ["geometric_mean", "mean", "median", "spread"]
 
 
 def spread(values: Sequence[float]) -> float:

@@ -58,7 +58,7 @@ def test_peers_and_other_regimes_and_scales_are_no_match():
         changes.compare([row(), row()], [row()])
 
 
-def test_it_is_told_in_a_table():
+def test_it_is_shown_in_a_table():
     old = [row(100.0), row(10.0, SMALL), row(50.0, (1, 8, 16)), row(1.0, (2, 8, 16))]
     new = [row(103.0) | {"device": "NVIDIA H100 NVL"}, row(9.0, SMALL), row(50.8, (1, 8, 16))]
     found = changes.compare(old, new)

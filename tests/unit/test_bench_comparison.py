@@ -89,7 +89,7 @@ def test_a_wrong_result_does_not_calibrate():
     assert found.card is None
 
 
-def test_grouped_operations_are_told_apart():
+def test_grouped_operations_are_kept_apart():
     with pytest.raises(ValueError, match="two cold m_grouped_contiguous rows of cute_gemm"):
         comparison.compare([grouped_row(), grouped_row()], "cold", records.CONTIGUOUS)
     rows = [grouped_row(), grouped_row(op="m_grouped_offsets")]

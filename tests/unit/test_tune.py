@@ -104,7 +104,7 @@ class StandInTimer:
 # What is tuned
 
 
-@pytest.mark.parametrize("layout", [each for each in LAYOUTS.values() if each.is_grouped], ids=str)
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS.values() if each.is_grouped], ids=lambda each: each.name)
 @pytest.mark.parametrize(("groups", "m"), [(1, 1), (3, 1), (4, 20), (32, 100), (256, 4096)])
 def test_groups_have_different_sizes_and_the_rows_asked_for(layout: Layout, groups: int, m: int) -> None:
     (task,) = plan_shapes(layout, [(groups, m, 4096, 7168)], "float32", 100)
@@ -184,7 +184,7 @@ def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
 
 
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda each: each.name)
 def test_every_candidate_is_called_and_checked(layout: Layout, out_dtype: str, kernels: Kernels) -> None:
     task = task_of(layout, out_dtype)
     configs = candidates(task.problem, 2.0)
@@ -231,7 +231,7 @@ def test_what_sums_in_another_order_is_judged_by_itself(
         checked_calls(task.problem, configs, case)
 
 
-@pytest.mark.parametrize("layout", [CONTIGUOUS, MASKED], ids=str)
+@pytest.mark.parametrize("layout", [CONTIGUOUS, MASKED], ids=lambda each: each.name)
 def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: Layout, kernels: Kernels) -> None:
     task = task_of(layout)
     case = case_of(task, task.draws[0], "cpu")
@@ -267,7 +267,7 @@ def test_a_pick_says_what_it_gains() -> None:
     assert picked.entry.key == ("dense", "bfloat16", 78, 1, 136, 272, 64)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda each: each.name)
 def test_a_measured_choice_is_found_for_its_problem(layout: Layout, kernels: Kernels) -> None:
     task = task_of(layout)
     picked = pick(task, {"cold": StandInTimer(20.0, 10.0)}, 2.0, "cpu")
@@ -324,7 +324,7 @@ def test_every_problem_is_kept_before_the_next_is_measured(
     assert f"AssertionError: {second.name}" in said[1]
 
 
-def test_what_cannot_be_timed_is_left_and_told(kernels: Kernels, tmp_path: Path) -> None:
+def test_what_cannot_be_timed_is_left_and_reported(kernels: Kernels, tmp_path: Path) -> None:
     class Failing(StandInTimer):
         def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
             raise RuntimeError("CUPTI lost records")

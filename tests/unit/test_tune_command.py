@@ -91,7 +91,7 @@ def test_a_dry_run_of_a_model(run: Run, tmp_path: Path) -> None:
         (["--model", "/none/config.json"], "No such file"),
     ],
 )
-def test_mistakes_are_told_in_a_line(arguments: list[str], message: str, run: Run) -> None:
+def test_mistakes_take_one_line(arguments: list[str], message: str, run: Run) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (1, "")
     (line,) = err.splitlines()
@@ -176,7 +176,7 @@ def test_without_cupti_cold_calls_are_timed_by_what_is_left(
         assert entry.cold_us == cold_us
 
 
-def test_failures_are_told_again_at_the_end(run: Run, gpu: Kernels, tmp_path: Path) -> None:
+def test_failures_are_printed_again_at_the_end(run: Run, gpu: Kernels, tmp_path: Path) -> None:
     # Of one that adds up in another order the result is judged by itself.
     candidates = plan.candidates(GemmProblem(16, 136, 272, num_sms=78), 1.2)
     gpu.wrong = [[config for config in candidates if config.splits == 1][-1]]
@@ -197,7 +197,7 @@ def test_an_interrupt_ends_it(
     assert run("--shapes", "16x136x272", "--out", tmp_path / "mine.json")[0] == 130
 
 
-def test_what_cannot_be_written_is_told_before_anything_is_timed(
+def test_what_cannot_be_written_is_reported_before_anything_is_timed(
     run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = tmp_path / "foreign.json"
