@@ -10,14 +10,14 @@ from ..plan.layouts import DENSE as DENSE_LAYOUT
 from ..plan.layouts import LAYOUTS, Layout
 from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..plan.problem import GemmProblem
-from .records import GROUPED, Row, shape_of
+from .records import DENSE, GROUPED, Row, shape_of
 from .shapes import Shape
 
 DRAWN_SHARES = 0.7, 1.3
 """Of the rows that are expected of each group, what there are: DeepGEMM's benchmark draws them uniformly from
 that range (its tests/generators.py), so figures compare only if ours do too."""
 
-_LAYOUTS = {op: LAYOUTS[op.removeprefix("m_grouped_")] for op in GROUPED}
+_LAYOUTS = {DENSE: DENSE_LAYOUT} | {op: LAYOUTS[op.removeprefix("m_grouped_")] for op in GROUPED}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Work:
 
 def layout_of(op: str) -> Layout:
     """How rows of A find their matrix B in an operation of `records`."""
-    return _LAYOUTS.get(op, DENSE_LAYOUT)
+    return _LAYOUTS[op]
 
 
 def draw_rows(groups: int, expected_m: int) -> list[int]:
