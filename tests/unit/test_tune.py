@@ -104,7 +104,9 @@ class StandInTimer:
 # What is tuned
 
 
-@pytest.mark.parametrize("layout", [each for each in LAYOUTS.values() if each.is_grouped], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "layout", [each for each in LAYOUTS.values() if each.is_grouped], ids=lambda each: each.name
+)
 @pytest.mark.parametrize(("groups", "m"), [(1, 1), (3, 1), (4, 20), (32, 100), (256, 4096)])
 def test_groups_have_different_sizes_and_the_rows_asked_for(layout: Layout, groups: int, m: int) -> None:
     (task,) = plan_shapes(layout, [(groups, m, 4096, 7168)], "float32", 100)
