@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from cute_gemm.measure.cards import card_named
 from cute_gemm.plan import candidates, cost_model, launch_policy
 from cute_gemm.plan.config import RASTER_WIDTH, KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags
@@ -16,6 +15,7 @@ from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.plan.limits import MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import dispatch
+from cute_gemm.testing import limit_us
 
 CONFIGS = candidates.every_config()
 
@@ -166,8 +166,7 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
     """Of an H200, whose limit no other Hopper GPU is below."""
     problem = replace(problem, num_sms=132)
-    limit_us = card_named("NVIDIA H200").limit_us(problem)
-    assert all(choice.cost_us > max(2, limit_us) for choice in cost_model.rank(problem))
+    assert all(choice.cost_us > max(2, limit_us(problem)) for choice in cost_model.rank(problem))
 
 
 @given(problem=PROBLEMS)
