@@ -26,7 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "ops": {"contract", "plan", "reference", "runtime"},
     # The package as users import it.
     "": {"ops", "quantize", "settings"},
-    "testing": {"measure", "plan", "quantize", "reference", "runtime", "schedulers"},
+    # Tests run parts of kernels on the host.
+    "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
     "tune": {"measure", "plan", "runtime", "testing"},
