@@ -84,8 +84,8 @@ def launch(
             dtype = out.dtype
         if (index is not None and type(index) not in PLAIN_TYPES) or type(count) is not int:
             return None
-        device = a.get_device()
-        found = _launches.get(_key(layout, a, sa, b, dtype, device, count))
+        device, a_shape, b_shape = a.get_device(), a.shape, b.shape
+        found = _launches.get(_key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.
     except (TypeError, ValueError, RuntimeError):
         return None
@@ -103,13 +103,15 @@ def launch(
     if sa.is_neg() or sb.is_neg():
         return None
     if out is None:
-        *leading, n = *a.shape[:-1], b.shape[-2]
+        *leading, n = *a_shape[:-1], b_shape[-2]
         result = empty_strided_cuda((*leading, n), _contiguous_strides(leading, n), dtype)
     else:
         result = out
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
     # Strides of extents of 1 may be any, and what a kernel is not compiled for raises: half a second once.
-    if (1 in a.shape or b.shape[0] == 1) and _has_odd_strides(a, b, result):
+    if a_shape[-2] == 1 and (a.stride(-2) & 15 or result.stride(-2) & 7):
+        return None
+    if b_shape[0] == 1 and (b.stride(0) & 15 or a.stride(0) & 15 or result.stride(0) & 7):
         return None
     kernel, num_sms, flags, is_drawn = found
     semaphore = semaphores.address(device) if is_drawn else 0
@@ -160,7 +162,13 @@ def tma_can_load(sa: Tensor) -> bool:
 
 
 def _key(
-    layout: Layout, a: Tensor, sa: Tensor, b: Tensor, dtype: torch.dtype, device: int, count: int
+    layout: Layout,
+    a_shape: tuple[int, ...],
+    b_shape: tuple[int, ...],
+    tma_scales: bool,
+    dtype: torch.dtype,
+    device: int,
+    count: int,
 ) -> Hashable:
     """What a choice depends on."""
     now = settings.current()
@@ -168,9 +176,9 @@ def _key(
     # By fields: a hash of the settings takes 0.1 us, more than they add to a warm call (0.06 us).
     return (
         layout.name,
-        a.shape,
-        b.shape,
-        tma_can_load(sa),
+        a_shape,
+        b_shape,
+        tma_scales,
         dtype,
         device,
         rows,
@@ -183,9 +191,10 @@ def _key(
 def _launch_here(call: Call, device: int) -> Tensor:
     layout, out = call.layout, call.out
     result = out if out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
-    key = _key(layout, call.a, call.sa, call.b, result.dtype, device, call.count)
+    tma_scales = tma_can_load(call.sa)
+    key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
     found = _launches.get(key) or selection.choose(
-        _problem(call, device), tma_can_load(call.sa), device, settings.current().pdl
+        _problem(call, device), tma_scales, device, settings.current().pdl
     )
     a, b, written, index = call.a, call.b, result, call.index
     if 1 in call.shape or len(b) == 1:
@@ -233,12 +242,6 @@ def _written(result: Tensor, out: Tensor | None) -> Tensor:
 def _contiguous_strides(leading: list[int], n: int) -> tuple[int, ...]:
     """Of a contiguous ``[*leading, n]``."""
     return (n, 1) if len(leading) == 1 else (leading[1] * n, n, 1)
-
-
-def _has_odd_strides(a: Tensor, b: Tensor, result: Tensor) -> bool:
-    """Whether rows or matrices are not multiples of 16 bytes apart; of e4m3, and of 2 bytes or more."""
-    of_operands = a.stride(0) | a.stride(-2) | b.stride(0) | b.stride(-2)
-    return bool((of_operands | 2 * (result.stride(0) | result.stride(-2))) & 15)
 
 
 def _for_tma(x: Tensor) -> Tensor:
