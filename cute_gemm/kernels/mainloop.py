@@ -1,70 +1,107 @@
-"""The math warpgroups' loop over k-blocks: wait, multiply, release, promote."""
+"""The math warpgroups' loop over k-blocks: wait, multiply, release, promote.
+
+A mainloop is given accumulators of all fragments of a warpgroup: those along N of the first 64 rows, then
+those of the next. It asks a feed (scaling/base.py) for scales, and knows neither types nor granularity.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, const_expr, pipeline
 from cutlass.cute.nvgpu import warpgroup
 
-from .hopper import fp8_mma
-from .scaling import GROUP
+from ..plan.config import KernelConfig
+from .sm90.mma import Wgmma
+from .sm90.pipelines import Ring
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a mainloop reads, the same for all tiles of a warpgroup."""
+
+    ring: Ring
+    tCrA: cute.Tensor  # (MMA, 1, MMA_K, m-fragments, stages)
+    tCrB: cute.Tensor  # (MMA, 1, MMA_K, n-fragments, stages)
+    scales: Any  # a feed
+
+
+@dataclass(frozen=True)
+class TileSums:
+    """What a mainloop adds to, for one tile."""
+
+    tile: Any
+    partials: tuple[cute.Tensor, ...]  # partial accumulators, one or two, each of a fragment
+    promote: Any
+    accs: list[cute.Tensor]
+
+
+def make_mainloop(config: KernelConfig, mma: Wgmma, group: int) -> "SerialMainloop | OverlappedMainloop":
+    """The mainloop of a configuration; ``group`` is that of its scaling."""
+    if config.partial_accumulators == 2:
+        return OverlappedMainloop(mma, group)
+    return SerialMainloop(mma, config.m_fragments, config.n_fragments, config.stages, group)
 
 
 @dataclass(frozen=True)
 class SerialMainloop:
-    """One temporary accumulator: while this warpgroup promotes, the other one, if any, multiplies.
+    """One partial accumulator: while this warpgroup promotes, the other one, if any, multiplies.
 
-    Where the ring's stages are whole groups of scales, so are the turns of the loop: a group begins where a
-    group of stages does, so which stage and which scale comes next is known when compiling, but for the place
-    of the group. 128x192 tiles then take 137 instructions a k-block instead of 156. A tile's k-blocks are
-    made up to whole groups: see :meth:`passed_over`.
+    Where the ring's stages are whole groups of scales, the loop goes by groups: a group begins where a group
+    of stages does, so which stage and which scale comes next is known when compiling, but for the number of
+    the group. That takes fewer instructions (docs/performance.md, 38). A tile's k-blocks are made up to whole
+    groups: see :meth:`skipped_stages`.
     A warpgroup none of whose rows are stored (``has_rows`` is false) only gives the stages back.
     """
 
-    block_n: int
-    waves: int
+    mma: Wgmma
+    m_fragments: int
+    n_fragments: int
     stages: int
+    group: int
 
     @property
     def in_groups(self) -> bool:
         """Whether the ring's stages are whole groups of scales."""
-        return self.stages % GROUP == 0
+        return self.stages % self.group == 0
 
     @cute.jit
-    def passed_over(self, k_count: Int32) -> Int32:
+    def skipped_stages(self, k_count: Int32) -> Int32:
         """Stages that hold nothing, behind a tile's ``k_count`` k-blocks, so that the next begins a group."""
         rest = Int32(0)
         if const_expr(self.in_groups):
-            rest = (GROUP - k_count % GROUP) % GROUP
+            rest = (self.group - k_count % self.group) % self.group
         return rest
 
     @cute.jit
-    def __call__(self, ring, state, tile, has_rows, tCrA, tCrB, scales, promote, accs):
-        """Sums the k-blocks of ``tile`` into ``accs``, one for 64 rows; returns the advanced ring state."""
-        temp = cute.make_rmem_tensor_like(accs[0])
-        operands = ring, tile, temp, tCrA, tCrB, scales, promote, promote.column_split(tile.n_tile), accs
+    def __call__(self, inputs: Inputs, state, tile, has_rows, accs):
+        """Sums the k-blocks of ``tile`` into ``accs``; returns the advanced state of the ring."""
+        ring, scales = inputs.ring, inputs.scales
+        partial = cute.make_rmem_tensor_like(accs[0])
+        sums = TileSums(tile, (partial,), scales.promotion(tile), accs)
         for acc in accs:
             acc.fill(0.0)
-        # Loops, some of them empty: with a branch around them the compiler copied registers in the first.
+        # Loops, some of them empty: a branch around them makes the compiler copy registers in the first
+        # (docs/performance.md, 21).
         k_count = tile.k_count
         if not has_rows:
             k_count = Int32(0)
-        ready = peek(ring, state)
+        ready = ring.is_full(state)
         scales.begin(tile)
         k_first = Int32(0)
         if const_expr(self.in_groups):
-            k_first = k_count // GROUP * GROUP
-            for k in cutlass.range(0, k_first, GROUP, unroll=1):
+            k_first = k_count // self.group * self.group
+            for k in cutlass.range(0, k_first, self.group, unroll=1):
                 first = state
                 state = self.group_after(first)
-                for i in cutlass.range_constexpr(GROUP):
-                    following = self.within(first, i + 1) if i + 1 < GROUP else state
-                    ready, _ = self.k_block(operands, self.within(first, i), following, ready, k + i, i)
-        # Where all k-blocks are here, turns of as many as a group of scales gain 3 to 5 % (2026-11-23).
-        for k in cutlass.range(k_first, k_count, unroll=1 if self.in_groups else GROUP):
-            ready, state = self.k_block(operands, state, None, ready, k, k % GROUP)
-        for _ in cutlass.range(tile.k_count - k_count + self.passed_over(tile.k_count), unroll=1):
+                for i in cutlass.range_constexpr(self.group):
+                    following = self.within(first, i + 1) if i + 1 < self.group else state
+                    ready, _ = self.k_block(inputs, sums, self.within(first, i), following, ready, k + i, i)
+        # Where all k-blocks are here, the loop is unrolled by a group of scales (docs/performance.md, 5).
+        for k in cutlass.range(k_first, k_count, unroll=1 if self.in_groups else self.group):
+            ready, state = self.k_block(inputs, sums, state, None, ready, k, k % self.group)
+        for _ in cutlass.range(tile.k_count - k_count + self.skipped_stages(tile.k_count), unroll=1):
             ring.consumer_wait(state)
             ring.consumer_release(state)
             state.advance()
@@ -72,118 +109,117 @@ class SerialMainloop:
 
     def within(self, first, i: int):
         """The state of the ring ``i`` stages into the group that begins at ``first``."""
-        index = Int32(i) if self.stages == GROUP else first.index + i
+        index = Int32(i) if self.stages == self.group else first.index + i
         return pipeline.PipelineState(self.stages, Int32(0), index, first.phase)
 
     @cute.jit
     def group_after(self, first):
         """The state of the ring at the group of stages after the one that begins at ``first``."""
         index, phase = Int32(0), first.phase ^ 1
-        if const_expr(self.stages > GROUP):
-            if first.index + GROUP < self.stages:
-                index, phase = first.index + GROUP, first.phase
+        if const_expr(self.stages > self.group):
+            if first.index + self.group < self.stages:
+                index, phase = first.index + self.group, first.phase
         return pipeline.PipelineState(self.stages, Int32(0), index, phase)
 
     @cute.jit
-    def k_block(self, operands, state, following, ready, k, place):
+    def k_block(self, inputs: Inputs, sums: TileSums, state, following, ready, k, place):
         """Multiplies and promotes k-block ``k``, which is at ``place`` in its group of scales.
 
         Returns whether the next one is there, and its state, ``following`` if that is not None.
         """
-        ring, tile, temp, tCrA, tCrB, scales, promote, split, accs = operands
+        ring, (partial,) = inputs.ring, sums.partials
+        last = self.m_fragments * self.n_fragments - 1
         ring.consumer_wait(state, ready)
-        staged = scales.read(state.index)
-        for wave in cutlass.range_constexpr(self.waves):
-            multiply(self.block_n, temp, tCrA[None, None, None, wave, None], tCrB, state.index)
-            # In the shadow of the WGMMAs: nothing that waits stands between a full stage and their issue.
-            if const_expr(wave == 0):
-                row_scales = scales.hand_out(staged, tile, k, place)
+        staged = inputs.scales.read(state.index)
+        for fragment in cutlass.range_constexpr(last + 1):
+            m, n = fragment // self.n_fragments, fragment % self.n_fragments
+            multiply(self.mma, partial, inputs, m, n, state.index)
+            # Behind the issue of the WGMMAs: nothing that waits may stand between a full stage and them.
+            if const_expr(fragment == 0):
+                k_scales = inputs.scales.hand_out(staged, sums.tile, k, place)
             warpgroup.wait_group(0)
-            if const_expr(wave == self.waves - 1):
+            if const_expr(fragment == last):
                 ring.consumer_release(state)
                 if const_expr(following is None):
                     following = state.clone()
                     following.advance()
-                ready = peek(ring, following)
-            promote(accs[wave], temp, row_scales[wave], split)
+                ready = ring.is_full(following)
+            sums.promote(sums.accs[fragment], partial, k_scales, m, n)
         return ready, following
 
 
 @dataclass(frozen=True)
 class OverlappedMainloop:
-    """Two temporary accumulators: the next k-block is multiplied while this warpgroup promotes the last.
+    """Two partial accumulators: the next k-block is multiplied while this warpgroup promotes the last.
 
-    For dense tiles with one math warpgroup, which no other keeps the tensor cores busy for. It multiplies
-    whether it has rows or not: only a CTA whose cluster has another one with rows can be without.
+    For dense tiles with one math warpgroup, which no other keeps the tensor cores busy for
+    (docs/performance.md, 14), and one fragment. It multiplies whether it has rows or not: only a CTA whose
+    cluster has another one with rows can be without.
     """
 
-    block_n: int
+    mma: Wgmma
+    group: int
 
-    def passed_over(self, k_count: Int32) -> Int32:
+    def skipped_stages(self, k_count: Int32) -> Int32:
         """None: a tile begins at any stage."""
         return Int32(0)
 
     @cute.jit
-    def __call__(self, ring, state, tile, has_rows, tCrA, tCrB, scales, promote, accs):
-        """As :class:`SerialMainloop`, for one 64-row fragment."""
-        (acc,), tCrA = accs, tCrA[None, None, None, 0, None]
-        split = promote.column_split(tile.n_tile)
-        operands = ring, tile, tCrA, tCrB, scales, promote, split, acc
-        acc.fill(0.0)
+    def __call__(self, inputs: Inputs, state, tile, has_rows, accs):
+        """As :class:`SerialMainloop`, for one fragment."""
+        (acc,), ring, scales = accs, inputs.ring, inputs.scales
         even, odd = cute.make_rmem_tensor_like(acc), cute.make_rmem_tensor_like(acc)
+        sums = TileSums(tile, (even, odd), scales.promotion(tile), accs)
+        acc.fill(0.0)
         scales.begin(tile)
         ring.consumer_wait(state)
         staged = scales.read(state.index)
-        multiply(self.block_n, even, tCrA, tCrB, state.index)
-        held = scales.hand_out(staged, tile, Int32(0), 0)[0]
+        multiply(self.mma, even, inputs, 0, 0, state.index)
+        held = scales.hand_out(staged, tile, Int32(0), 0)
         last = tile.k_count - 1
         for pair in cutlass.range(last // 2, unroll=1):
-            state, held = self.step(operands, state, 2 * pair + 1, odd, even, held)
-            state, held = self.step(operands, state, 2 * pair + 2, even, odd, held)
+            state, held = self.step(inputs, sums, state, 2 * pair + 1, 1, held)
+            state, held = self.step(inputs, sums, state, 2 * pair + 2, 0, held)
         if last % 2 == 1:
-            state, held = self.step(operands, state, last, odd, even, held)
+            state, held = self.step(inputs, sums, state, last, 1, held)
             warpgroup.wait_group(0)
             ring.consumer_release(state)
-            promote(acc, odd, held, split)
+            sums.promote(acc, odd, held, 0, 0)
         else:
             warpgroup.wait_group(0)
             ring.consumer_release(state)
-            promote(acc, even, held, split)
+            sums.promote(acc, even, held, 0, 0)
         state.advance()
         return state
 
     @cute.jit
-    def step(self, operands, state, k, issued, done, held):
-        """Issues k-block ``k`` into ``issued``; retires the one before, in ``done``, and promotes it."""
-        ring, tile, tCrA, tCrB, scales, promote, split, acc = operands
+    def step(self, inputs: Inputs, sums: TileSums, state, k, parity: int, held):
+        """Issues k-block ``k``, even or odd as ``parity`` is; retires the one before, and promotes it.
+
+        ``held`` are the scales of that one; returned are the state of the ring and the scales of ``k``.
+        """
+        ring, scales = inputs.ring, inputs.scales
+        issued, done = sums.partials[parity], sums.partials[1 - parity]
         previous = state.clone()
         state.advance()
         ring.consumer_wait(state)
         staged = scales.read(state.index)
-        multiply(self.block_n, issued, tCrA, tCrB, state.index)
-        following = scales.hand_out(staged, tile, k, k % GROUP)[0]
+        multiply(self.mma, issued, inputs, 0, 0, state.index)
+        following = scales.hand_out(staged, sums.tile, k, k % self.group)
         warpgroup.wait_group(1)
         ring.consumer_release(previous)
-        promote(acc, done, held, split)
+        sums.promote(sums.accs[0], done, held, 0, 0)
         return state, following
 
 
-def peek(ring, state):
-    """Whether the stage has been filled, asked ahead of the wait for it.
-
-    Not by ``try_wait``, which suspends the warp: after the last k-block of a CTA nothing more comes, and that
-    cost 6 us a launch (2026-11-23).
-    """
-    return ring.sync_object_full.test_wait(state.index, state.phase)
-
-
 @cute.jit
-def multiply(block_n: int, temp, tCrA, tCrB, stage: Int32):
-    """Issues and commits the WGMMAs of a 64 x BLOCK_N x 128 block into ``temp``, whose old value is lost."""
+def multiply(mma: Wgmma, partial, inputs: Inputs, m: int, n: int, stage: Int32):
+    """Issues and commits the WGMMAs of a fragment and a k-block into ``partial``, whose old value is lost."""
+    tCrA = inputs.tCrA[None, None, None, m, None]  # (MMA, 1, MMA_K, stages)
+    tCrB = inputs.tCrB[None, None, None, n, None]
     warpgroup.fence()
     for k in cutlass.range_constexpr(cute.size(tCrA, mode=[2])):
-        # A fresh atom each time: one that is set in a loop's body and used after it is rejected.
-        mma = fp8_mma(block_n)
-        mma.set(warpgroup.Field.ACCUMULATE, k != 0)
-        cute.gemm(mma, temp, tCrA[None, None, k, stage], tCrB[None, None, k, stage], temp)
+        tiled = mma.tiled()
+        tiled.set(warpgroup.Field.ACCUMULATE, k != 0)
+        cute.gemm(tiled, partial, tCrA[None, None, k, stage], tCrB[None, None, k, stage], partial)
     warpgroup.commit_group()

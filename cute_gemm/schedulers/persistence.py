@@ -1,4 +1,4 @@
-"""Which tile of a schedule a cluster computes next: by turns that are even, or drawn by whoever is free."""
+"""Which tile of a schedule a cluster computes next: every C-th, or the one that a semaphore gives out."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,14 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, const_expr
 from cutlass._mlir.dialects.nvvm import MemScopeKind
 
-LETTERS = 2
-"""Turns that may lie in a mailbox."""
+from ..plan.limits import SEMAPHORE_WORDS
+
+BROADCAST_SLOTS = 2
+"""Numbers that may be on their way from the first CTA of a cluster to the others."""
 
 
 @dataclass(frozen=True)
-class EvenTurns:
+class StaticPersistence:
     """Cluster c of C computes tiles c, c + C, c + 2 C, ... of a schedule."""
 
     @cute.struct
@@ -22,16 +24,16 @@ class EvenTurns:
         barriers: cute.struct.MemRange[Int64, 0]
 
     @staticmethod
-    def make(storage, counter: Int64, cluster_size: int, tidx: Int32) -> "EvenTurns":
-        """The turns of the calling CTA's cluster."""
-        return EvenTurns()
+    def make(storage, semaphore: Int64, cluster_size: int, tidx: Int32) -> "StaticPersistence":
+        """For the calling CTA."""
+        return StaticPersistence()
 
-    def are_drawn(self) -> bool:
-        """Whether which tile is next depends on who is free."""
+    def is_dynamic(self) -> bool:
+        """Whether which tile is next depends on which cluster is free."""
         return False
 
     def next(self, index: Int32, state):
-        """The tile after ``index``, which may be beyond the last, and where the turns stand."""
+        """The number of the tile after ``index``, maybe beyond the last, and the advanced ``state``."""
         _, _, clusters = cute.arch.grid_dim()
         return index + clusters, state
 
@@ -40,64 +42,64 @@ class EvenTurns:
 
 
 @dataclass(frozen=True)
-class DrawnTurns:
-    """A cluster draws the number of its next tile from a counter in global memory, a tile ahead.
+class DynamicPersistence:
+    """A cluster draws the number of its next tile from a semaphore in global memory, a tile ahead.
 
-    SMs are not equally fast: at the power limit what they take for the same differs by 2 %. By even turns all
-    wait for the slowest in the end; by these it gets fewer tiles.
+    SMs are not equally fast, so with static persistence all wait for the slowest in the end
+    (docs/performance.md, 62 and 64).
 
-    The counter, two words, is 0 before a launch and after it: the first counts draws, the second clusters
+    The semaphore, two words, is 0 before a launch and after it: the first counts draws, the second clusters
     that draw no more, the last of which resets both. No other launch may use it meanwhile. Where its address
-    is 0, turns are even.
+    is 0, persistence is static.
 
-    The first CTA of a cluster draws for all, and sends the number to a mailbox of each. Barriers, and who
-    arrives how often per phase:
+    The first CTA of a cluster draws for all, and sends the number to a broadcast slot of each. Barriers, and
+    who arrives how often per phase:
 
-        full[letter]    1: the CTA's own scheduler warp, with the four bytes that it expects
-        empty[letter]   in the first CTA: 1 of the scheduler warp of each CTA of the cluster
+        full[slot]      1: the CTA's own scheduler warp, with the four bytes that it expects
+        empty[slot]     in the first CTA: 1 of the scheduler warp of each CTA of the cluster
     """
 
-    counter: Int64
+    semaphore: Int64  # its address
     full: cute.Pointer
     empty: cute.Pointer
-    letters: cute.Tensor  # (4, LETTERS): one number each, aligned
+    slots: cute.Tensor  # (4, BROADCAST_SLOTS): one number each, aligned
     cluster_size: int
 
     @cute.struct
     class Storage:
-        """Shared memory of a mailbox."""
+        """Shared memory of the broadcast slots."""
 
-        barriers: cute.struct.MemRange[Int64, 2 * LETTERS]
-        letters: cute.struct.Align[cute.struct.MemRange[Int32, 4 * LETTERS], 16]
+        barriers: cute.struct.MemRange[Int64, 2 * BROADCAST_SLOTS]
+        slots: cute.struct.Align[cute.struct.MemRange[Int32, 4 * BROADCAST_SLOTS], 16]
 
     @staticmethod
-    def make(storage, counter: Int64, cluster_size: int, tidx: Int32) -> "DrawnTurns":
-        """The turns of the calling CTA's cluster; the caller lets all threads of it wait for this."""
+    def make(storage, semaphore: Int64, cluster_size: int, tidx: Int32) -> "DynamicPersistence":
+        """For the calling CTA, all threads of which must wait for this call."""
         full = storage.barriers.data_ptr()
-        letters = storage.letters.get_tensor(cute.make_layout((4, LETTERS)))
-        turns = DrawnTurns(counter, full, full + LETTERS, letters, cluster_size)
-        turns.set_up(tidx)
-        return turns
+        slots = storage.slots.get_tensor(cute.make_layout((4, BROADCAST_SLOTS)))
+        made = DynamicPersistence(semaphore, full, full + BROADCAST_SLOTS, slots, cluster_size)
+        made.set_up(tidx)
+        return made
 
     @cute.jit
     def set_up(self, tidx: Int32):
         """Initialises the barriers."""
         if const_expr(self.cluster_size > 1):
             if tidx == 0:
-                for i in cutlass.range_constexpr(LETTERS):
+                for i in cutlass.range_constexpr(BROADCAST_SLOTS):
                     cute.arch.mbarrier_init(self.full + i, 1)
                     cute.arch.mbarrier_init(self.empty + i, self.cluster_size)
 
-    def are_drawn(self) -> Boolean:
-        """As :meth:`EvenTurns.are_drawn`."""
-        return self.counter != 0
+    def is_dynamic(self) -> Boolean:
+        """As :meth:`StaticPersistence.is_dynamic`."""
+        return self.semaphore != 0
 
     @cute.jit
     def next(self, index: Int32, state):
-        """As :meth:`EvenTurns.next`; the work of a whole warp, the same in each CTA of the cluster."""
+        """As :meth:`StaticPersistence.next`; the work of a whole warp, the same in each CTA of a cluster."""
         _, _, clusters = cute.arch.grid_dim()
         following = index + clusters
-        if self.counter != 0:
+        if self.semaphore != 0:
             drawn = Int32(0)
             if const_expr(self.cluster_size == 1):
                 if cute.arch.lane_idx() == 0:
@@ -111,12 +113,12 @@ class DrawnTurns:
         return following, state
 
     def count(self, word: int, order: str) -> Int32:
-        """One lane's work: adds 1 to a word of the counter, and returns what it was."""
+        """One lane's work: adds 1 to a word of the semaphore, and returns what it was."""
         return cute.arch.atomic_add(self.words() + word, Int32(1), sem=order, scope="gpu")
 
     def words(self) -> cute.Pointer:
-        """The counter."""
-        return cute.make_ptr(Int32, self.counter, cutlass.AddressSpace.gmem, assumed_align=4)
+        """The semaphore."""
+        return cute.make_ptr(Int32, self.semaphore, cutlass.AddressSpace.gmem, assumed_align=4)
 
     @cute.jit
     def send(self, state):
@@ -126,34 +128,35 @@ class DrawnTurns:
             if cute.arch.lane_idx() == 0:
                 drawn = self.count(0, "relaxed")
                 for cta in cutlass.range_constexpr(self.cluster_size):
-                    letter = self.letters[None, state.index].iterator.align(4)
-                    cute.arch.store_async_dsmem(letter, drawn, self.full + state.index, cta)
+                    slot = self.slots[None, state.index].iterator.align(4)
+                    cute.arch.store_async_dsmem(slot, drawn, self.full + state.index, cta)
 
     @cute.jit
     def receive(self, state) -> Int32:
         """One lane's work: what has been sent."""
         cute.arch.mbarrier_arrive_and_expect_tx(self.full + state.index, 4)
         cute.arch.mbarrier_wait(self.full + state.index, state.phase)
-        drawn = self.letters[0, state.index]
+        drawn = self.slots[0, state.index]
         cute.arch.mbarrier_arrive(self.empty + state.index, 0, scope=MemScopeKind.CLUSTER)
         return drawn
 
     @cute.jit
     def finish(self, state):
-        """Called once, whether a tile was drawn or not: resets the counter, if this is the last cluster.
+        """Called once, whether a tile was drawn or not: resets the semaphore, if this is the last cluster.
 
         The first CTA stays until all have received what it sent: they still arrive at its barriers.
         """
         _, _, clusters = cute.arch.grid_dim()
-        if self.counter != 0 and is_first_of_cluster():
+        if self.semaphore != 0 and is_first_of_cluster():
             if const_expr(self.cluster_size > 1):
-                for _ in cutlass.range_constexpr(LETTERS):
+                for _ in cutlass.range_constexpr(BROADCAST_SLOTS):
                     cute.arch.mbarrier_wait(self.empty + state.index, state.phase ^ 1)
                     state.advance()
             if cute.arch.lane_idx() == 0:
                 if self.count(1, "acq_rel") == clusters - 1:
-                    words = cute.make_tensor(self.words(), cute.make_layout(2))
-                    words[0], words[1] = Int32(0), Int32(0)
+                    words = cute.make_tensor(self.words(), cute.make_layout(SEMAPHORE_WORDS))
+                    for word in cutlass.range_constexpr(SEMAPHORE_WORDS):
+                        words[word] = Int32(0)
 
 
 def is_first_of_cluster():

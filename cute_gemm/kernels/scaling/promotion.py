@@ -11,64 +11,69 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
-from ..plan.limits import BLOCK_K
-
 
 @dataclass(frozen=True)
 class UniformPromotion:
-    """One scale of B for the whole tile: BLOCK_N divides 128."""
+    """One scale of B for a whole fragment: its columns lie in one scale block."""
 
-    block_n: int
-    num_b_scales = 1
+    fragment_n: int
+    num_b = 1
 
-    def column_split(self, n_tile: Int32) -> Int32:
-        """No column of the tile lies in a second scale block."""
+    def split(self, column: Int32) -> Int32:
+        """No column of the fragment that begins at ``column`` lies in a second scale block."""
         return Int32(0)
 
     @cute.jit
-    def __call__(self, acc, temp, scales, split: Int32):
-        """``acc += temp * scale`` for 64 x BLOCK_N fragments; ``scales[row half][0]`` for each row half."""
+    def __call__(self, acc, partial, scales, split: Int32):
+        """``acc += partial * scale`` for a fragment; ``scales[row half][0]`` for each row half."""
         row_scale = [first for (first,) in scales]
-        for eight_columns in cutlass.range_constexpr(self.block_n // 8):
-            add_scaled(acc, temp, row_scale, eight_columns)
+        for eight_columns in cutlass.range_constexpr(self.fragment_n // 8):
+            add_scaled(acc, partial, row_scale, eight_columns)
 
 
 @dataclass(frozen=True)
 class StraddlingPromotion:
-    """Two scales of B: columns from the tile's group ``split`` on lie in the next scale block."""
+    """Two scales of B: columns from the fragment's group ``split`` on lie in the next scale block.
 
-    block_n: int
+    Args:
+        fragment_n: columns of a fragment.
+        group_n: columns that are sure to share a scale, wherever a fragment starts.
+        scale_n: columns of a scale block.
+    """
+
+    fragment_n: int
     group_n: int
-    num_b_scales = 2
+    scale_n: int
+    num_b = 2
 
-    def column_split(self, n_tile: Int32) -> Int32:
-        """Groups of ``group_n`` columns that lie in the tile's first scale block."""
-        return (BLOCK_K - n_tile * self.block_n % BLOCK_K) // self.group_n
+    def split(self, column: Int32) -> Int32:
+        """Groups of ``group_n`` columns in the first scale block of a fragment that begins at ``column``."""
+        return (self.scale_n - column % self.scale_n) // self.group_n
 
     @cute.jit
-    def __call__(self, acc, temp, scales, split: Int32):
+    def __call__(self, acc, partial, scales, split: Int32):
         """As in :class:`UniformPromotion`, with one select per row half and group of columns."""
         per_group = self.group_n // 8
-        for group in cutlass.range_constexpr(self.block_n // self.group_n):
+        for group in cutlass.range_constexpr(self.fragment_n // self.group_n):
             row_scale = [self.scale_of(group, first, second, split) for first, second in scales]
             for eight_columns in cutlass.range_constexpr(group * per_group, (group + 1) * per_group):
-                add_scaled(acc, temp, row_scale, eight_columns)
+                add_scaled(acc, partial, row_scale, eight_columns)
 
     def scale_of(self, group: int, first, second, split: Int32):
         """The scale of a group of columns. Of 192 columns, all but those in the middle need no select."""
         if group < 1:
             return first
-        if group >= BLOCK_K // self.group_n:
+        if group >= self.scale_n // self.group_n:
             return second
         return select(group < split, first, second)
 
 
-def add_scaled(acc, temp, row_scale, eight_columns: int):
+def add_scaled(acc, partial, row_scale, eight_columns: int):
     """Promotes this thread's share of 16 rows by 8 columns: two columns of each of its two rows."""
     for half, scale in enumerate(row_scale):
         for column in range(2):
             i = 4 * eight_columns + 2 * half + column
-            acc[i] = acc[i] + temp[i] * scale
+            acc[i] = acc[i] + partial[i] * scale
 
 
 @cute.jit

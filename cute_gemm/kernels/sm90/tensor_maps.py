@@ -1,4 +1,7 @@
-"""Tensor maps by which L2 fetches 256 bytes where 128 are asked for; a TMA atom brings one for 128."""
+"""Tensor maps by which L2 fetches 256 bytes where 128 are asked for; a TMA atom brings one for 128.
+
+They take the DSL's experimental interface, which is why they have a file (docs/performance.md, 65).
+"""
 
 import cutlass
 import cutlass.cute as cute
@@ -11,16 +14,18 @@ from cutlass.experimental.cuda import (
 )
 from cutlass.tensor_utils import TensorMapManager, TensorMapUpdateMode
 
-from ..plan.limits import BLOCK_K
+from ...plan.limits import TMA_ALIGNMENT
+from .smem import OperandTile
 
 MAP_BYTES = 128
 
 
-def promoting_map(matrices: cute.Tensor, rows: int) -> TensorMap:
-    """As the map of an atom that loads (``rows``, BLOCK_K) of (rows, columns, matrices) in e4m3."""
+def promoting_map(matrices: cute.Tensor, tile: OperandTile) -> TensorMap:
+    """As the map of an atom that loads ``tile`` of K-major (rows, columns, matrices)."""
+    bits = matrices.element_type.width
     extents = [matrices.shape[1], matrices.shape[0]]
     steps = [matrices.stride[0]]
-    box = [BLOCK_K, rows]
+    box = [tile.swizzle_bytes * 8 // bits, tile.rows]
     # An atom of one matrix has no coordinate for which.
     if not isinstance(matrices.shape[2], int):
         extents.append(matrices.shape[2])
@@ -28,11 +33,12 @@ def promoting_map(matrices: cute.Tensor, rows: int) -> TensorMap:
         box.append(1)
     return create_tensor_map_tiled(
         matrices.iterator.toint(),
-        cutlass.Float8E4M3FN,
+        matrices.element_type,
         extents,
-        [Int64(step) // 16 for step in steps],
+        # A map has its steps in units of 16 bytes.
+        [Int64(step) // (TMA_ALIGNMENT * 8 // bits) for step in steps],
         box,
-        swizzle=TensorMapSwizzle.s128b,
+        swizzle=TensorMapSwizzle[f"s{tile.swizzle_bytes}b"],
         l2_promotion=TensorMapL2Promotion.l2_256b,
     )
 

@@ -1,0 +1,22 @@
+"""From whole FP32 sums to the output: a *value* says what becomes of them, a *store* where that goes.
+
+A store applies the value to whole sums: one of partial sums does so when it has added them up.
+"""
+
+from .cluster_sum_store import ClusterSumStore
+from .row_store import RowStore
+from .store import Store
+from .tma_store import TmaStore
+from .value import IDENTITY, Identity, Place, TileValue, Value
+
+__all__ = [
+    "IDENTITY",
+    "ClusterSumStore",
+    "Identity",
+    "Place",
+    "RowStore",
+    "Store",
+    "TileValue",
+    "TmaStore",
+    "Value",
+]

@@ -1,0 +1,127 @@
+"""Partial sums of several CTAs, added up through distributed shared memory."""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64
+from cutlass._mlir.dialects import llvm
+
+from ...plan.config import KernelConfig
+from ...plan.limits import MMA_M
+from ..sm90.mma import thread_row
+from ..sm90.threads import WARPGROUP
+from .row_store import store_rows
+from .store import Sums
+from .value import Value
+
+
+@dataclass(frozen=True)
+class ClusterSumStore:
+    """The CTAs of a cluster have partial sums of one tile, and each adds up and stores some columns of it.
+
+    Every thread sends its elements of these columns to the thread of the same number in the CTA that adds
+    them up, eight columns at a time, four elements each; those of its own CTA it just writes. A barrier
+    counts the bytes that have arrived from others, which is faster than plain stores and bulk copies
+    (docs/performance.md, 33 and 60). Partial sums are added in the order of the CTAs, so a result does not
+    depend on who comes first. The value is applied to what they add up to.
+
+    For one tile of a CTA, of one fragment: nobody says when what has arrived was read.
+    """
+
+    block_n: int
+    splits: int
+    warpgroups: int
+    dtype: type
+    unit: int = 8
+
+    @classmethod
+    def of(cls, config: KernelConfig, dtype: type) -> "ClusterSumStore":
+        """As :meth:`TmaStore.of`."""
+        return cls(config.block_n, config.splits, config.math_warpgroups, dtype)
+
+    def taking(self, value: Value) -> "ClusterSumStore":
+        """One whose CTAs add up whole units of ``value``."""
+        return replace(self, unit=value.unit)
+
+    @property
+    def per_cta(self) -> int:
+        """Eights of columns that a CTA adds up; the last one may have fewer."""
+        return -(-self.block_n // (self.unit * self.splits)) * self.unit // 8
+
+    @property
+    def layout(self) -> cute.Layout:
+        """Of partial sums: (four of a thread, threads, eights of columns, CTAs)."""
+        return cute.make_layout((4, WARPGROUP * self.warpgroups, self.per_cta, self.splits))
+
+    @property
+    def Storage(self):
+        """Its shared memory."""
+
+        @cute.struct
+        class Storage:
+            barrier: cute.struct.MemRange[Int64, 1]
+            partials: cute.struct.Align[cute.struct.MemRange[Float32, cute.size(self.layout)], 1024]
+
+        return Storage
+
+    def operands(self, mD: cute.Tensor) -> tuple:
+        """D."""
+        return (mD,)
+
+    def prefetch(self, operands):
+        """Nothing."""
+
+    @cute.jit
+    def open(self, storage, tidx: Int32):
+        """Where partial sums arrive, and the barrier, at which each warpgroup says how much it expects."""
+        barrier = storage.barrier.data_ptr()
+        if tidx == 0:
+            cute.arch.mbarrier_init(barrier, self.warpgroups)
+        return storage.partials.get_tensor(self.layout), barrier
+
+    @cute.jit
+    def __call__(self, sums: Sums, operands, shared, warpgroup_idx: Int32, tidx: Int32):
+        """As :class:`RowStore`."""
+        ((acc,), (mD,), (partials, barrier)), first = (sums.accs, operands, shared), sums.first
+        rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
+        # Of a thread's two rows, the second is eight below: where the first is not stored, neither is.
+        row = thread_row(first[0], tidx)
+        rows = cutlass.max(cutlass.min(sums.row_end - first[0], MMA_M), 0)
+        senders = 4 * (rows // 16 * 8 + cutlass.min(rows % 16, 8))
+        own_column = 8 * self.per_cta * rank
+        eights = cutlass.max(cutlass.min(self.block_n - own_column, 8 * self.per_cta), 0) // 8
+        if tidx % WARPGROUP == 0:
+            cute.arch.mbarrier_arrive_and_expect_tx(barrier, 16 * eights * (self.splits - 1) * senders)
+        # Answers the arrival at the kernel's start: the peers' barriers are there.
+        cute.arch.cluster_wait()
+        four = cute.make_rmem_tensor(4, Float32)
+        if row < sums.row_end:
+            for eight_columns in cutlass.range_constexpr(self.block_n // 8):
+                cta, place = divmod(eight_columns, self.per_cta)
+                for i in cutlass.range_constexpr(4):
+                    four[i] = acc[4 * eight_columns + i]
+                target = partials[None, tidx, place, rank]
+                if rank == cta:
+                    cute.autovec_copy(four, target)
+                else:
+                    values = tuple(bits(four[i]) for i in range(4))
+                    cute.arch.store_async_dsmem(target.iterator.align(16), values, barrier, cta)
+        cute.arch.mbarrier_wait(barrier, 0)
+        total = cute.make_rmem_tensor((4, self.per_cta), Float32)
+        total.fill(0.0)
+        for place, cta in product(range(self.per_cta), range(self.splits)):
+            cute.autovec_copy(partials[None, tidx, place, cta], four)
+            for i in cutlass.range_constexpr(4):
+                total[i, place] += four[i]
+        values = sums.value(total, 0, own_column)
+        out_columns = sums.value.out_columns
+        column_end = cutlass.min(first[1] + out_columns(self.block_n), mD.shape[1])
+        own_first = (first[0], first[1] + out_columns(own_column), first[2])
+        store_rows([values], 1, mD, own_first, (sums.row_end, column_end), tidx)
+
+
+def bits(value: Float32) -> Int32:
+    """``value`` as it is stored."""
+    return Int32(llvm.bitcast(Int32.mlir_type, value.ir_value()))

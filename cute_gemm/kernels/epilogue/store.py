@@ -1,0 +1,71 @@
+"""The protocol of stores, and the fragments that they are given."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cutlass.cute as cute
+from cutlass import Int32
+
+from ...plan.config import KernelConfig
+from .value import TileValue, Value
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums of one warpgroup's rows of a tile, and where they belong.
+
+    Fragment ``m * n_fragments + n`` has rows from ``64 * m`` on and columns from ``n * fragment_n`` on.
+    """
+
+    accs: list[cute.Tensor]  # registers of each fragment
+    n_fragments: int
+    value: TileValue
+    first: tuple[Int32, Int32, Int32]  # row, column and matrix of D of the first element
+    row_end: Int32  # rows of D from here on are not to be stored
+
+    @property
+    def m_fragments(self) -> int:
+        """Fragments one below the other."""
+        return len(self.accs) // self.n_fragments
+
+    @property
+    def fragment_n(self) -> int:
+        """Columns of a fragment."""
+        return columns_of(self.accs[0])
+
+
+class Store(Protocol):
+    """Where values go: a frozen dataclass of what is known when a kernel is compiled."""
+
+    @classmethod
+    def of(cls, config: KernelConfig, dtype: type) -> "Store":
+        """The store of a configuration, to a D of ``dtype``."""
+
+    def taking(self, value: Value) -> "Store":
+        """The store for what ``value`` makes of sums."""
+
+    @property
+    def Storage(self) -> type:
+        """Its shared memory: a ``cute.struct``."""
+
+    def operands(self, mD: cute.Tensor) -> tuple:
+        """On the host: what of D (M, N, matrices) is passed to the kernel."""
+
+    def prefetch(self, operands: tuple) -> None:
+        """One warp: fetches what descriptors there are."""
+
+    def open(self, storage, tidx: Int32) -> Any:
+        """What is in :attr:`Storage`; called by all threads, before any of them goes on to its role."""
+
+    def __call__(self, sums: Sums, operands: tuple, shared, warpgroup_idx: Int32, tidx: Int32) -> None:
+        """Stores ``sums``: called by each math warpgroup, tile by tile."""
+
+
+def columns_of(registers: cute.Tensor) -> int:
+    """Columns of 64 rows that a thread's registers are of."""
+    return cute.size(registers) * 2
+
+
+def columns(registers: cute.Tensor, first: int, count: int) -> cute.Tensor:
+    """Those of a thread's ``registers`` that are of ``count`` columns, from ``first`` on."""
+    return cute.make_tensor(registers.iterator + first // 2, cute.make_layout(count // 2))

@@ -1,0 +1,145 @@
+"""What becomes of whole FP32 sums before they are converted and stored: bias, activation, scaling, ..."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import cutlass.cute as cute
+from cutlass import Int32
+
+from ..sm90.mma import column_offset, row_offset, thread_column, thread_row
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the sums of the calling thread lie: which row and column each register is.
+
+    A row is one of matrix ``m_group`` of A and D; a column is one of the sum, so a row of B, of which
+    matrix ``group`` is taken. Rows from ``row_end`` on are not stored, and columns may lie beyond the last: a
+    value must clamp what it reads for them.
+    """
+
+    first_row: Int32  # of the fragment
+    first_column: Int32
+    row_end: Int32
+    m_group: Int32
+    group: Int32
+    thread: Int32
+
+    @staticmethod
+    def of(tile, first_row: Int32, first_column: Int32, thread: Int32) -> "Place":
+        """That of a fragment of ``tile`` whose first row and column are given, for one ``thread``."""
+        return Place(first_row, first_column, tile.row_end, tile.m_group, tile.group, thread)
+
+    def moved(self, rows: Int32, columns: Int32) -> "Place":
+        """The place of what lies so many rows and columns further."""
+        return replace(self, first_row=self.first_row + rows, first_column=self.first_column + columns)
+
+    @property
+    def row(self) -> Int32:
+        """The row of register 0."""
+        return thread_row(self.first_row, self.thread)
+
+    @property
+    def column(self) -> Int32:
+        """The column of register 0."""
+        return thread_column(self.first_column, self.thread)
+
+    def row_of(self, element: int) -> Int32:
+        """The row of a register: for even i, i and i + 1 have one row, i + 2 and i + 3 that eight below."""
+        return self.row + row_offset(element)
+
+    def column_of(self, element: int) -> Int32:
+        """The column of a register. Registers i and i + 4 are eight columns apart."""
+        return self.column + column_offset(element)
+
+
+class Value(Protocol):
+    """A frozen dataclass of what is known when a kernel is compiled. Of its methods, those without a note run
+    on the host."""
+
+    tensors: ClassVar[int]
+    """Arguments of a call, behind all others, that :meth:`operands` is given."""
+
+    unit: ClassVar[int]
+    """Columns of the sum that one call must have together, from a multiple of them on: a multiple of 8."""
+
+    def out_columns(self, n: int) -> int:
+        """Columns of D that ``n`` columns of the sum make, for any multiple of :attr:`unit`; linear in ``n``.
+
+        It is called with DSL integers, too.
+        """
+
+    def operands(self, *tensors) -> tuple:
+        """What of a call's tensors is passed to the kernel."""
+
+    def prefetch(self, operands: tuple, place: Place) -> Any:
+        """On the device, each math thread, before a tile's first k-block: fetches what it will need.
+
+        Args:
+            operands: those of the kernel.
+            place: of the thread's first fragment.
+
+        Returns:
+            Whatever :meth:`__call__` is to be given. Registers of it are taken from the main loop.
+        """
+
+    def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
+        """On the device, each math thread: what is stored in place of ``sums``.
+
+        It is called for some columns of a fragment at a time, in any order, and for rows that are not stored.
+        All 128 threads of a warpgroup call it, or none.
+
+        Args:
+            sums: registers in FP32, those of 64 rows by a multiple of :attr:`unit` columns, which may be
+                overwritten.
+            place: which rows and columns they are of.
+            operands: those of the kernel.
+            fetched: what :meth:`prefetch` returned.
+
+        Returns:
+            FP32 registers in the same order, of ``out_columns`` columns.
+        """
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Sums are stored as they are."""
+
+    tensors: ClassVar[int] = 0
+    unit: ClassVar[int] = 8
+
+    def out_columns(self, n: int) -> int:
+        """As many."""
+        return n
+
+    def operands(self) -> tuple:
+        """None."""
+        return ()
+
+    def prefetch(self, operands: tuple, place: Place) -> None:
+        """Nothing."""
+
+    def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
+        """The sums."""
+        return sums
+
+
+IDENTITY = Identity()
+
+
+@dataclass(frozen=True)
+class TileValue:
+    """A value, and what it takes for one tile in one thread: what a store calls."""
+
+    value: Any
+    operands: tuple
+    fetched: Any
+    place: Place  # of the first fragment of the warpgroup
+
+    def out_columns(self, n: int) -> int:
+        """As :meth:`Value.out_columns`."""
+        return self.value.out_columns(n)
+
+    def __call__(self, sums: cute.Tensor, rows: int, columns: int) -> cute.Tensor:
+        """What is stored of sums that lie so many rows and columns from the warpgroup's first ones."""
+        return self.value(sums, self.place.moved(rows, columns), self.operands, self.fetched)

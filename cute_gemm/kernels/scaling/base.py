@@ -1,0 +1,88 @@
+"""The protocol of scaling: what a kernel and its mainloop ask of the object that scales sums."""
+
+from typing import Any, ClassVar, Protocol
+
+import cutlass.cute as cute
+from cutlass import Int32
+
+
+class Feed(Protocol):
+    """What one math thread asks, tile by tile; a frozen dataclass of DSL values.
+
+    The mainloop calls, for each tile: ``start`` (as early as the tile is known), ``promotion``, ``begin``,
+    and then for each k-block in turn ``read`` and ``hand_out``.
+    """
+
+    def start(self, tile) -> None:
+        """Goes to ``tile``. It may not be valid: whatever is read for it must be clamped."""
+
+    def promotion(self, tile) -> Any:
+        """What adds partial sums of ``tile`` to accumulators.
+
+        It is called as ``(acc, partial, scales, m, n)``: registers of one fragment, what :meth:`hand_out`
+        gave for the k-block, and which of the warpgroup's fragments it is.
+        """
+
+    def begin(self, tile) -> None:
+        """Called once before the first k-block."""
+
+    def read(self, stage: Int32) -> Any:
+        """What is to be read of a full stage, before the k-block's WGMMAs are issued."""
+
+    def hand_out(self, staged, tile, k: Int32, place) -> Any:
+        """The scales of k-block ``k``: nested lists of DSL values, of a structure that is always the same.
+
+        Args:
+            staged: what :meth:`read` returned.
+            tile: the tile.
+            k: counted from the tile's first k-block.
+            place: ``k % Scaling.group``; a Python int where it is known when compiling.
+        """
+
+
+class Scaling(Protocol):
+    """Scales on their way from memory to sums. Methods are called on the host unless they say otherwise."""
+
+    group: ClassVar[int]
+    """k-blocks after which what a feed does repeats. Where a ring has whole groups of stages, the mainloop
+    goes through a tile by whole groups, so that a feed knows ``place`` when compiling."""
+
+    stage_bytes: int
+    """What TMA brings of scales with a stage, in bytes."""
+
+    fetches_ahead: bool
+    """Whether a spare warp runs :meth:`fetch_ahead`."""
+
+    @property
+    def Storage(self) -> type:
+        """Its shared memory: a ``cute.struct``."""
+
+    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> tuple:
+        """What of the scales is passed to the kernel."""
+
+    def prefetch(self, operands: tuple) -> None:
+        """On the device, one warp: fetches what descriptors there are."""
+
+    def open(self, storage) -> Any:
+        """On the device: what is in :attr:`Storage`."""
+
+    def along_k(self, operands: tuple, shared, tile) -> tuple:
+        """On the device, the TMA warp: where the scales of ``tile`` go to and come from."""
+
+    def load(self, operands: tuple, parts: tuple, k: Int32, stage: Int32, barrier, mask: Int32) -> None:
+        """On the device, the TMA warp: loads what a stage holds of scales.
+
+        Args:
+            operands: those of the kernel.
+            parts: what :meth:`along_k` returned.
+            k: k-block, counted from the start of K.
+            stage: of the ring.
+            barrier: counts :attr:`stage_bytes` when they have landed.
+            mask: CTAs of the cluster to load for; 0 where A is not shared.
+        """
+
+    def fetch_ahead(self, operands: tuple, tiles) -> None:
+        """On the device, a spare warp: asks L2 for the scales of all tiles of the work queue ``tiles``."""
+
+    def feed(self, operands: tuple, shared, row: Int32) -> Feed:
+        """On the device: what a math thread asks whose first row in a tile is ``row``."""

@@ -1,0 +1,1 @@
+"""What kernels for Hopper are built from: WGMMA, shared memory, TMA, pipelines. No part knows a recipe."""
