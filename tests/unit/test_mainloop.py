@@ -1,4 +1,4 @@
-"""What the roles of a kernel work out of a ring's stages and a launch's hints, run on the host."""
+"""What the roles of a kernel work out of a ring's stages and a launch's flags, run on the host."""
 
 import cutlass
 import cutlass.cute as cute
@@ -7,8 +7,8 @@ import torch
 from cutlass import Int32, Int64, pipeline
 from cutlass.cute.runtime import from_dlpack
 
-from cute_gemm.kernels.hopper import l2_policy
 from cute_gemm.kernels.mainloop import SerialMainloop
+from cute_gemm.kernels.sm90.tma import l2_policy
 from cute_gemm.plan.launch_policy import LaunchFlags
 
 STEPS = 24
@@ -22,22 +22,26 @@ def run(function, dtype: torch.dtype = torch.int32) -> list[list[int]]:
     return out.tolist()
 
 
+def serial_mainloop(stages: int) -> SerialMainloop:
+    return SerialMainloop(mma=None, m_fragments=1, n_fragments=1, stages=stages, group=4)
+
+
 @pytest.mark.parametrize("stages", [3, 4, 6, 7, 8, 12])
 def test_a_tile_ends_with_a_group_of_stages_where_the_ring_has_whole_groups(stages: int) -> None:
-    mainloop = SerialMainloop(128, 1, stages)
+    mainloop = serial_mainloop(stages)
 
     @cute.jit
-    def passed_over(out: cute.Tensor):
+    def skipped(out: cute.Tensor):
         for i in cutlass.range(STEPS, unroll=1):
-            out[i, 0] = mainloop.passed_over(i)
+            out[i, 0] = mainloop.skipped_stages(i)
 
-    for k_count, (unused, _) in enumerate(run(passed_over)):
+    for k_count, (unused, _) in enumerate(run(skipped)):
         assert unused == (-k_count % 4 if stages % 4 == 0 else 0)
 
 
 @pytest.mark.parametrize("stages", [4, 8, 12])
 def test_groups_of_stages_follow_each_other_as_the_stages_of_the_ring_do(stages: int) -> None:
-    mainloop = SerialMainloop(128, 1, stages)
+    mainloop = serial_mainloop(stages)
 
     @cute.jit
     def walk(out: cute.Tensor):
@@ -52,15 +56,15 @@ def test_groups_of_stages_follow_each_other_as_the_stages_of_the_ring_do(stages:
     assert run(walk) == [[step % stages, step // stages % 2] for step in range(STEPS)]
 
 
-def test_hints_are_policies_of_l2() -> None:
+def test_evict_first_is_a_policy_of_l2() -> None:
     @cute.jit
     def policies(out: cute.Tensor):
         for i in cutlass.range_constexpr(8):
-            hints = Int32(i)
-            out[i, 0] = Int64(l2_policy(hints & LaunchFlags.EVICT_FIRST_A))
-            out[i, 1] = Int64(l2_policy(hints & LaunchFlags.EVICT_FIRST_B))
+            flags = Int32(i)
+            out[i, 0] = Int64(l2_policy(flags & LaunchFlags.EVICT_FIRST_A))
+            out[i, 1] = Int64(l2_policy(flags & LaunchFlags.EVICT_FIRST_B))
 
     # As createpolicy.fractional.L2::evict_normal and evict_first make them for all of an access.
     normal, first = 0x1000000000000000, 0x12F0000000000000
-    for hints, found in enumerate(run(policies, torch.int64)[:8]):
-        assert found == [first if hints & bit else normal for bit in (2, 4)]
+    for flags, found in enumerate(run(policies, torch.int64)[:8]):
+        assert found == [first if flags & bit else normal for bit in (2, 4)]
