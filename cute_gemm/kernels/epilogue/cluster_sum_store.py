@@ -119,7 +119,7 @@ class ClusterSumStore:
         out_columns = sums.value.out_columns
         column_end = cutlass.min(first[1] + out_columns(self.block_n), mD.shape[1])
         own_first = (first[0], first[1] + out_columns(own_column), first[2])
-        store_rows([values], 1, mD, own_first, (sums.row_end, column_end), tidx)
+        store_rows(values, mD, own_first, (sums.row_end, column_end), tidx)
 
 
 def bits(value: Float32) -> Int32:

@@ -1,7 +1,7 @@
 """Rows of D that end before D does: stored from registers."""
 
 from dataclasses import dataclass
-from itertools import product
+from math import gcd
 
 import cutlass
 import cutlass.cute as cute
@@ -9,7 +9,7 @@ from cutlass import Int32
 
 from ...plan.limits import MMA_M
 from ..sm90.mma import thread_column, thread_row
-from .store import Sums
+from .store import Sums, columns
 from .tma_store import TmaStore
 
 
@@ -27,39 +27,41 @@ class RowStore(TmaStore):
         if sums.first[0] + MMA_M * sums.m_fragments <= sums.row_end:
             TmaStore.__call__(self, sums, operands, sD, warpgroup_idx, tidx)
         else:
-            mD = operands[-1]
-            values, n_fragments = [], sums.n_fragments
-            for fragment, acc in enumerate(sums.accs):
-                m, n = fragment // n_fragments, fragment % n_fragments
-                values.append(sums.value(acc, MMA_M * m, n * sums.fragment_n))
-            store_rows(values, n_fragments, mD, sums.first, (sums.row_end, mD.shape[1]), tidx)
+            mD, value = operands[-1], sums.value
+            width = gcd(sums.fragment_n, value.width)
+            per_fragment = sums.fragment_n // width
+            for piece in cutlass.range_constexpr(len(sums.accs) * per_fragment):
+                fragment, part = piece // per_fragment, piece % per_fragment
+                m, n = fragment // sums.n_fragments, fragment % sums.n_fragments
+                column = n * sums.fragment_n + part * width  # of the sum
+                own = columns(sums.accs[fragment], part * width, width)
+                first = sums.first[0], sums.first[1] + value.out_columns(column), sums.first[2]
+                end = sums.row_end, mD.shape[1]
+                store_rows(value(own, MMA_M * m, column), mD, first, end, tidx, rows=MMA_M * m)
 
 
 @cute.jit
-def store_rows(values, n_fragments: int, mD, first, end, tidx: Int32):
+def store_rows(values, mD, first, end, tidx: Int32, rows: int = 0):
     """Each thread stores its own elements before row and column ``end``, two columns at a time.
 
     Args:
-        values: registers of fragments, in the order of :class:`store.Sums`.
-        n_fragments: of them side by side.
+        values: registers of 64 rows.
         mD: D (M, N, matrices).
-        first: row, column and matrix of D of the first element of the first fragment.
+        first: row, column and matrix of D that ``rows`` is counted from.
         end: row and column of D.
         tidx: the calling thread, see :func:`mma.thread_row`.
+        rows: from ``first`` to the first of ``values``.
     """
     pair = cute.make_rmem_tensor(2, mD.element_type)
     row, column = thread_row(first[0], tidx), thread_column(first[1], tidx)
-    eights = cute.size(values[0]) // 4
-    for m, half in product(range(len(values) // n_fragments), range(2)):
-        own_row = row + MMA_M * m + 8 * half
+    for half in cutlass.range_constexpr(2):
+        own_row = row + rows + 8 * half
         if own_row < end[0]:
             gD = cute.domain_offset((own_row, column, first[2]), mD)
-            for eight_columns in cutlass.range_constexpr(n_fragments * eights):
+            for eight_columns in cutlass.range_constexpr(cute.size(values) // 4):
                 if column + 8 * eight_columns < end[1]:
-                    of_fragment = values[m * n_fragments + eight_columns // eights]
                     for i in range(2):
-                        place = 4 * (eight_columns % eights) + 2 * half + i
-                        pair[i] = of_fragment[place].to(mD.element_type)
+                        pair[i] = values[4 * eight_columns + 2 * half + i].to(mD.element_type)
                     store_vector(pair, gD.iterator + 8 * eight_columns)
 
 

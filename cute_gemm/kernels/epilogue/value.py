@@ -63,6 +63,11 @@ class Value(Protocol):
     unit: ClassVar[int]
     """Columns of the sum that one call must have together, from a multiple of them on: a multiple of 8."""
 
+    width: ClassVar[int]
+    """Columns of the sum that a call has at most where rows are stored from registers, a multiple of
+    :attr:`unit`; 0 for as many as a fragment has. What a value loads takes registers: with too many at once
+    wide tiles spill."""
+
     def out_columns(self, n: int) -> int:
         """Columns of D that ``n`` columns of the sum make, for any multiple of :attr:`unit`; linear in ``n``.
 
@@ -107,6 +112,7 @@ class Identity:
 
     tensors: ClassVar[int] = 0
     unit: ClassVar[int] = 8
+    width: ClassVar[int] = 0
 
     def out_columns(self, n: int) -> int:
         """As many."""
@@ -135,6 +141,11 @@ class TileValue:
     operands: tuple
     fetched: Any
     place: Place  # of the first fragment of the warpgroup
+
+    @property
+    def width(self) -> int:
+        """As :attr:`Value.width`."""
+        return self.value.width
 
     def out_columns(self, n: int) -> int:
         """As :meth:`Value.out_columns`."""
