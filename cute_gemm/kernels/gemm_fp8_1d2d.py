@@ -199,9 +199,9 @@ class Fp8Gemm1D2D:
             preconditions.report(status, Int32(go))
         if go:
             options = LaunchOptions(num_sms, flags, semaphore, stream)
-            self.launch(*operands, options, grouping, of_value)
+            self.start(*operands, options, grouping, of_value)
 
-    def launch(self, mA, mSFA, mB, mSFB, mD, options: LaunchOptions, grouping: tuple, of_value: tuple):
+    def start(self, mA, mSFA, mB, mSFB, mD, options: LaunchOptions, grouping: tuple, of_value: tuple):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
         config, flags = self.config, options.flags
         a = TmaLoad.of(mA, self.tile_a, config.cluster_n, flags & LaunchFlags.EVICT_FIRST_A)

@@ -1,4 +1,7 @@
-"""Host code of a kernel: whether a call obeys the rules of cute_gemm.contract in the most usual way."""
+"""What a kernel's host code checks before it launches: the fast path, without a word about what is wrong.
+
+It must not accept what :mod:`cute_gemm.contract` refuses; it may decline what that accepts.
+"""
 
 import cutlass
 import cutlass.cute as cute
@@ -18,11 +21,16 @@ from ..plan.recipe import Recipe
 
 @cute.jit
 def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) -> Boolean:
-    """Whether a product of these matrices (rows, columns, matrices) need not be looked at any further.
+    """Whether operands (rows, columns, matrices) are in order without a closer look.
 
     Where this is false a call may be in order all the same, such as one whose ``out`` interleaves with an
-    operand. Whoever calls has seen to dtypes, devices, alignment, extents that must be equal, and rows that
-    are contiguous: those a kernel is compiled for. ``grouping`` is as of the scheduler.
+    operand. Dtypes, devices, alignment, extents that must be equal, and contiguous rows are not checked here:
+    a kernel is compiled for them, and the conversion of its arguments checks them.
+
+    Args:
+        recipe: that the kernel is for.
+        mA, mSFA, mB, mSFB, mD: operands, their scales, and the result.
+        grouping: what the scheduler takes to say which rows are whose.
     """
     (m, k), n = (mA.shape[0], mA.shape[1]), mB.shape[0]
     fits = (

@@ -27,18 +27,18 @@ class WorkTile:
     k_start: Int32
     k_count: Int32
     is_valid: Boolean
-    is_padding: Boolean  # whether no CTA of the cluster has anything to store: to be passed over
+    is_padding: Boolean  # whether no CTA of the cluster has anything to store: to be skipped
 
 
 class TileScheduler(Protocol):
     """A frozen dataclass of DSL integers and of tensors with the sizes of groups, passed to the kernel.
 
-    All threads of a CTA call ``prepare`` once. Of what it returns, each role asks for ``initial_work``, and
-    the scheduler warp for the tiles whose turn it is, until ``is_valid`` is false; the queue takes them to
-    the others, but for the warp that prefetches scales, which walks by itself. The CTAs of a cluster agree on
-    ``index``, ``k_start``, ``k_count``, ``is_valid``, ``is_padding`` and ``shares_b``. What they read in
-    memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever, or load over
-    what another reads. Whole warps make these calls: a scheduler may let lanes work together.
+    All threads of a CTA call ``prepare`` once. Of what it returns, each role asks for ``initial_work``. The
+    scheduler warp asks for the tiles that persistence gives it, until ``is_valid`` is false, and the work
+    queue hands them to the other roles. Only the warp that prefetches scales walks by itself. The CTAs of a
+    cluster agree on ``index``, ``k_start``, ``k_count``, ``is_valid``, ``is_padding`` and ``shares_b``. What
+    they read in memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever,
+    or load over what another reads. Whole warps make these calls: a scheduler may let lanes work together.
     """
 
     table_entries: ClassVar[int]
@@ -59,8 +59,8 @@ class TileScheduler(Protocol):
 
         Args:
             m: rows of one matrix of A.
-            n: columns of D.
-            k_blocks: blocks of 128 along K.
+            n: columns of the product: rows of one matrix of B.
+            k_blocks: k-blocks, the last of which may be partial.
             groups: matrices of B.
             grouping: what says how rows fall into groups; a tuple that each scheduler defines.
             num_sms: CTAs that may run at once.

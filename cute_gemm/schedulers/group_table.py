@@ -28,8 +28,8 @@ class GroupTableScheduler:
     are in two groups, and do not share B. ``table[g]`` counts the blocks before group g, and with the number
     of groups for g all of them.
 
-    Bands are of the clusters that begin in one group. Where they went on into the next, fewer of the CTAs
-    that run at once shared B: 6 groups of about 1024 rows read 35 % more from DRAM (2026-11-25).
+    Bands are of the clusters that begin in one group. Where they go on into the next, fewer of the CTAs that
+    run at once share B, and more is read from DRAM (docs/performance.md, 53).
 
     Which rows are a group's is for subclasses to say. They read it from memory that may hold anything: no
     group's rows may lie outside of its matrix, whatever is there.

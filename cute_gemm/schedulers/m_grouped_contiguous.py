@@ -17,7 +17,7 @@ from .dense import DenseScheduler
 class MGroupedContiguousScheduler:
     """The schedule of a dense GEMM, in which some tiles are padding.
 
-    Even turns do not replace what is passed over: padding at regular distances may leave most tiles to few
+    Static persistence does not make up for padding, which at regular distances may leave most tiles to few
     clusters. With 32 groups in slots of 256 rows, 100 of them valid, 33 of 66 clusters have all tiles.
 
     A tile, never higher than the blocks that groups are made of, belongs to the group that its first row

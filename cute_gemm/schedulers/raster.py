@@ -25,7 +25,7 @@ def banded(index: Int32, m_tiles: Int32, n_tiles: Int32, width: Int32) -> tuple[
 class Bands:
     """:func:`banded` for extents that the host knows, which prepares the divisions.
 
-    A division of two integers takes a GPU about 200 cycles, and a kernel's first load waits for two.
+    A kernel's first load waits for two of them, which take a GPU long (docs/performance.md, 32).
     """
 
     width: Constexpr[int]

@@ -1,6 +1,6 @@
 """What the lanes of a warp work out together: it must reach these calls whole.
 
-On the host ``SIZE`` is 1: the same code then does by itself, in turn, what the lanes do at once.
+On the host ``SIZE`` is 1: the same code then does one after the other what the lanes do at once.
 """
 
 from collections.abc import Callable

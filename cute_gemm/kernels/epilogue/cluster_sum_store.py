@@ -23,9 +23,9 @@ class ClusterSumStore:
 
     Every thread sends its elements of these columns to the thread of the same number in the CTA that adds
     them up, eight columns at a time, four elements each; those of its own CTA it just writes. A barrier
-    counts the bytes that have arrived from others, which is faster than plain stores and bulk copies
-    (docs/performance.md, 33 and 60). Partial sums are added in the order of the CTAs, so a result does not
-    depend on who comes first. The value is applied to what they add up to.
+    counts the bytes that have arrived from others, which is faster than stores with a barrier of the cluster
+    and than bulk copies (docs/performance.md, 33 and 60). Partial sums are added in the order of the CTAs, so
+    a result does not depend on who comes first. The value is applied to what they add up to.
 
     For one tile of a CTA, of one fragment: nobody says when what has arrived was read.
     """

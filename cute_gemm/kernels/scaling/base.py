@@ -10,7 +10,7 @@ class Feed(Protocol):
     """What one math thread asks, tile by tile; a frozen dataclass of DSL values.
 
     The mainloop calls, for each tile: ``start`` (as early as the tile is known), ``promotion``, ``begin``,
-    and then for each k-block in turn ``read`` and ``hand_out``.
+    and then for one k-block after the other ``read`` and ``hand_out``.
     """
 
     def start(self, tile) -> None:
