@@ -12,8 +12,8 @@ from hypothesis import given, settings
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt, reference
-from cute_gemm.contract import product as checks
-from cute_gemm.contract import refusals
+from cute_gemm.contract import check, memory
+from cute_gemm.plan.layouts import DENSE
 
 M, N, K = 4, 16, 256
 E4M3 = torch.float8_e4m3fn
@@ -277,7 +277,7 @@ def test_freed_memory_is_noticed(name: str) -> None:
         # Only the checks: whatever reads the tensor, if only to print it, would crash.
         lhs, rhs = (given["a"], given["sa"]), (given["b"], given["sb"])
         with pytest.raises(ValueError, match=rf"^{name}, .* has no memory behind it"):
-            checks.product(lhs, 2, rhs, 2, given["out"], torch.bfloat16)
+            check(DENSE, lhs, rhs, given["out"], torch.bfloat16, None, 0, False)
     finally:
         storage.resize_(size)
 
@@ -296,11 +296,13 @@ def test_meta_tensors_are_refused_even_where_nothing_is_computed() -> None:
 
 def test_the_odd_device_out_is_the_one_to_move() -> None:
     on = [SimpleNamespace(device=torch.device(device)) for device in ("cpu", "cuda:1")]
-    message = str(refusals.mixed_devices(a=on[1], sa=on[0], b=on[1], sb=on[1]))
+    with pytest.raises(ValueError, match="^sa is on cpu; wanted one device, ") as info:
+        memory.require_one_device(a=on[1], sa=on[0], b=on[1], sb=on[1])
+    message = str(info.value)
     assert message.startswith("sa is on cpu; wanted one device, not a on cuda:1, sa on cpu, b on cuda:1, ")
     assert message.endswith("`sa.to('cuda:1')`")
-    message = str(refusals.mixed_devices(a=on[1], sa=on[1], b=on[1], sb=on[1], out=on[0]))
-    assert message.endswith("`torch.empty_like(out, device='cuda:1')`")
+    with pytest.raises(ValueError, match=r"`torch.empty_like\(out, device='cuda:1'\)`$"):
+        memory.require_one_device(a=on[1], sa=on[1], b=on[1], sb=on[1], out=on[0])
 
 
 def fused(rows: int, *widths: int) -> list[torch.Tensor]:
