@@ -34,6 +34,15 @@ def require_no_derivatives(**tensors: Tensor) -> None:
         ValueError: one does.
     """
     require_no_gradient(**tensors)
+    require_no_tangent(**tensors)
+
+
+def require_no_tangent(**tensors: Tensor) -> None:
+    """No tensor carries a tangent of forward-mode AD, which does not ask for grad mode.
+
+    Raises:
+        ValueError: one does.
+    """
     for name, x in tensors.items():
         # Public, and None outside of forward-mode AD and inside the forward of a torch.autograd.Function.
         if forward_ad.unpack_dual(x).tangent is not None:
@@ -60,14 +69,13 @@ def require_no_gradient(**tensors: Tensor) -> None:
 
 
 def require_no_transform(name: str, x: Tensor) -> None:
-    """What is computed from ``x`` is not wrapped by a transform of torch.func: it could not be launched on.
+    """It is not wrapped by a transform of torch.func, which would lose what it tracks, or hide the memory.
 
     Raises:
-        ValueError: ``x``, or what is made beside it, is.
+        ValueError: it is.
     """
     try:
         x.data_ptr()
-        x.new_empty(0).data_ptr()
     except RuntimeError as error:
         raise ValueError(
             f"{name} is used inside a transform of torch.func, such as vmap, grad or jvp, which this "

@@ -42,7 +42,7 @@ def fp8_gemm_nt(
     2^40 bytes; it does not matter for a single row. a, b and out start at a multiple of 16 bytes. Scales may
     have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place. Those
     of A that are M-major, at an address and with strides that are multiples of 16 bytes, as
-    `quantize.m_major` makes them, may take another kernel, which loads them by TMA and gives the same bits.
+    `cute_gemm.m_major` makes them, may take another kernel, which loads them by TMA and gives the same bits.
 
     All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
     it the current device or not, and returns without waiting. A call that needs a kernel which no call before
