@@ -78,7 +78,9 @@ def launch(
             return None
         if out is None:
             dtype = out_dtype
-        elif type(out) not in OWNING_TYPES or (out_dtype is not out.dtype and out_dtype is not torch.bfloat16):
+        elif type(out) not in OWNING_TYPES or (
+            out_dtype is not out.dtype and out_dtype is not torch.bfloat16
+        ):
             return None
         else:
             dtype = out.dtype

@@ -41,9 +41,7 @@ def make_inputs(
         raise ValueError(f"make_inputs: kind is {kind!r}; want one of {', '.join(INPUT_KINDS)}")
     random = torch.Generator(device=device).manual_seed(seed)
     # Whatever the default dtype: torch draws other numbers in others.
-    x, w = (
-        torch.randn(rows, k, generator=random, device=device, dtype=torch.float32) for rows in (m, n)
-    )
+    x, w = (torch.randn(rows, k, generator=random, device=device, dtype=torch.float32) for rows in (m, n))
     if kind == "outliers":
         _plant_outliers(x, 1, random)
         _plant_outliers(w, RECIPE.scale_n, random)

@@ -273,12 +273,28 @@ def test_m_major_is_public():
             TypeError,
             "x has dtype torch.float64; wanted torch.float32, torch.bfloat16 or torch.float16: `x.to",
         ),
-        (lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.int32)), TypeError, "x has dtype torch.int32; wanted"),
-        (lambda: quantize_1x128(torch.tensor(1.0)), ValueError, "x has no dimension"),
+        (
+            lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.int32)),
+            TypeError,
+            "x has dtype torch.int32; wanted",
+        ),
+        (lambda: quantize_1x128(torch.tensor(1.0)), ValueError, "x has no dimension; wanted"),
         (lambda: quantize_128x128(None), TypeError, "w is None; wanted"),
-        (lambda: quantize_128x128(torch.zeros(2, 2).to(E4M3)), TypeError, "w has dtype torch.float8_e4m3fn; wanted"),
-        (lambda: quantize_128x128(torch.zeros(2)), ValueError, r"w has shape \(2,\); wanted \[\.\.\., N, K\]: `w\[None\]`"),
-        (lambda: m_major(torch.zeros(2)), ValueError, r"s has shape \(2,\); wanted \[M, ceil\(K / 128\)\] or \[G"),
+        (
+            lambda: quantize_128x128(torch.zeros(2, 2).to(E4M3)),
+            TypeError,
+            "w has dtype torch.float8_e4m3fn; wanted",
+        ),
+        (
+            lambda: quantize_128x128(torch.zeros(2)),
+            ValueError,
+            r"w has shape \(2,\); wanted \[\.\.\., N, K\]: `w\[None\]`",
+        ),
+        (
+            lambda: m_major(torch.zeros(2)),
+            ValueError,
+            r"s has shape \(2,\); wanted \[M, ceil\(K / 128\)\] or \[G, capacity, ceil",
+        ),
         (lambda: m_major(torch.zeros(2, 2, 2, 2)), ValueError, r"s has shape \(2, 2, 2, 2\); wanted"),
         (lambda: m_major(torch.zeros(2, 2).half()), TypeError, "s has dtype torch.float16; wanted .*`s.to"),
         (lambda: m_major(3), TypeError, "s is a builtins.int; wanted a torch.Tensor"),
@@ -303,5 +319,5 @@ def test_bad_quantised_input_is_named(dequantize):
         dequantize(q, s[:, :1])
     with pytest.raises(ValueError, match="s has shape"):
         dequantize(q, torch.ones(1, 1))
-    with pytest.raises(ValueError, match=r"q has shape \(\); wanted|q has shape|wanted \[\.\.\., (N, )?K\]"):
+    with pytest.raises(ValueError, match=r"wanted \[\.\.\., (N, )?K\]"):
         dequantize(q[0, 0], s)
