@@ -81,8 +81,6 @@ def check(
     memory.require_one_device(**inputs)
     memory.require_known_device("a", a)
     ambient.require_no_derivatives(**inputs)
-    # Of its own memory `a` has shown the address; what a transform that differentiates makes has none.
-    ambient.require_no_transform("a", a.new_empty(0))
 
     shape = (*a.shape[:-1], b.shape[-2])
     if out is None:
@@ -93,6 +91,9 @@ def check(
         ambient.require_no_derivatives(out=out)
         for name, x in inputs.items():
             memory.require_disjoint(name, x, out)
+
+    # Of its own memory `a` has shown the address; what a transform that differentiates makes has none.
+    ambient.require_no_transform("a", a.new_empty(0))
 
     if layout.is_grouped:
         grouping.require_groups(b)

@@ -26,7 +26,7 @@ from ..plan.limits import STRIDE_END
 from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
 from .selection import Launch
-from .torch_internals import empty_strided_cuda
+from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
 
 _MOST = 65536
 
@@ -90,6 +90,8 @@ def launch(
         found = _launches.get(_key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.
     except (TypeError, ValueError, RuntimeError):
+        return None
+    if derivatives_may_be_tracked():
         return None
     if found is None or (_several_devices() and device != torch.cuda.current_device()):
         return None
