@@ -8,12 +8,13 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from bad_calls import byte_shifted, call, far_apart, mended, negated, refused, strided, transposed_memory
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt, reference
 from cute_gemm.contract import check, memory
-from cute_gemm.plan.layouts import DENSE
+from cute_gemm.plan.layouts import DENSE, OFFSETS
+from cute_gemm.plan.problem import why_impossible
 
 M, N, K = 4, 16, 256
 E4M3 = torch.float8_e4m3fn
@@ -296,7 +297,7 @@ def test_meta_tensors_are_refused_even_where_nothing_is_computed() -> None:
 
 def test_the_odd_device_out_is_the_one_to_move() -> None:
     on = [SimpleNamespace(device=torch.device(device)) for device in ("cpu", "cuda:1")]
-    with pytest.raises(ValueError, match="^sa is on cpu; wanted one device, ") as info:
+    with pytest.raises(ValueError, match=r"^sa is on cpu; wanted one device, ") as info:
         memory.require_one_device(a=on[1], sa=on[0], b=on[1], sb=on[1])
     message = str(info.value)
     assert message.startswith("sa is on cpu; wanted one device, not a on cuda:1, sa on cpu, b on cuda:1, ")
@@ -399,3 +400,34 @@ def test_out_is_refused_if_it_shares_a_byte(m: int, k: int, layout: tuple[tuple[
             assert suspect != 16 * out_step
     else:
         assert not shared
+
+
+@given(
+    n=st.integers(-8, 300), k=st.integers(-16, 300), groups=st.sampled_from([-1, 0, 1, 2, 1022, 1023])
+)  # fmt: skip
+@example(n=8, k=16, groups=1022)
+@example(n=8, k=16, groups=1023)
+@example(n=0, k=16, groups=1)
+def test_sizes_that_are_typed_are_held_to_the_same_rules(n: int, k: int, groups: int) -> None:
+    """Only that there must be something to compute."""
+    reason = why_impossible(n, k, groups)
+    if min(n, k, groups) < 1:
+        assert reason
+        return
+    a, b = (torch.zeros(*shape, k, dtype=torch.uint8).view(E4M3) for shape in ((1,), (groups, n)))
+    scales = [torch.ones(*shape) for shape in ((1, -(-k // 128)), (groups, -(-n // 128), -(-k // 128)))]
+    ends = torch.ones(groups, dtype=torch.int32)
+    try:
+        check(OFFSETS, (a, scales[0]), (b, scales[1]), None, torch.bfloat16, ends, 1, False)
+    except ValueError as error:
+        assert "wanted" in str(error)  # noqa: PT017
+        assert reason
+    else:
+        assert not reason
+
+
+def test_what_is_impossible_is_named() -> None:
+    assert why_impossible(12, 16) == "N = 12 is not a positive multiple of 8"
+    assert why_impossible(8, 24) == "K = 24 is not a positive multiple of 16"
+    assert why_impossible(8, 16, 1023) == "1023 groups are not between 1 and 1022"
+    assert why_impossible(8, 16, 1022) == ""
