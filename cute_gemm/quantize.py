@@ -145,9 +145,9 @@ def m_major(s: Tensor) -> Tensor:
     """Copy 1x128 scales into the M-major layout that TMA can load: M contiguous, k-blocks 16 bytes apart.
 
     DeepGEMM's users hold their scales in this layout. This library multiplies with it and with the row-major
-    one, by no further kernel, so nobody has to call this before a multiplication. With 128 rows and more,
-    multiplying takes up to 5 % less with this layout, which TMA loads; with few rows and a short K up to 5 %
-    less with the row-major one (docs/performance.md).
+    one, by no further kernel, so nobody has to call this before a multiplication. It is the faster one from
+    128 rows on, where TMA loads it; with few rows and a short K the row-major one is (docs/performance.md, 45
+    and 51).
 
     Args:
         s: fp32 ``[M, ceil(K/128)]``, or ``[G, capacity, ceil(K/128)]`` of the masked layout, any strides.

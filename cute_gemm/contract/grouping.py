@@ -17,7 +17,7 @@ _DTYPE = torch.int32
 
 
 def require_count(rule: Count, value: object) -> None:
-    """The plain int beside an index.
+    """The int beside an index.
 
     Raises:
         TypeError: it is something else, such as a tensor, whose value the host would have to wait for.

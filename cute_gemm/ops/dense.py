@@ -51,13 +51,16 @@ def fp8_gemm_nt(
     with scales laid out alike, once before. On the CPU the same rules hold, and :mod:`cute_gemm.reference`
     computes the result in plain torch.
 
+    What torch or the caller has set around a call, such as autocast, a default dtype or deterministic mode,
+    changes no result, or the call is refused: docs/contract.md says which.
+
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.
 
     Raises:
         TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.
-        ValueError: a shape, stride, address, device or overlap outside the above; a gradient is wanted, which
-            this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors than
+        ValueError: a shape, stride, address, device or overlap outside the above; a derivative is wanted,
+            which this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors than
             the device has.
         RuntimeError: the tensors are on a GPU other than Hopper; or a CUDA graph is being captured, and this
             kernel was not called before on this device.
