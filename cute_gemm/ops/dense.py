@@ -60,8 +60,8 @@ def fp8_gemm_nt(
     Raises:
         TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.
         ValueError: a shape, stride, address, device or overlap outside the above; a derivative is wanted,
-            which this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors than
-            the device has.
+            which this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors
+            than the device has.
         RuntimeError: the tensors are on a GPU other than Hopper; or a CUDA graph is being captured, and this
             kernel was not called before on this device.
 

@@ -78,7 +78,7 @@ class GemmProblem:
 
 
 def why_impossible(n: int, k: int, groups: int = 1) -> str:
-    """Why no kernel computes something with these extents, in words for whoever typed them; empty if one does.
+    """Why no kernel computes a product of these extents, in words for whoever typed them; empty if one does.
 
     The contract has the same rules for tensors, where it can say how to pad them, and lets N and K be 0.
 
