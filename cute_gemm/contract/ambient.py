@@ -19,8 +19,7 @@ These hold for every operation, on the CPU and on GPUs, and for quantising and d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -109,12 +108,10 @@ def require_no_capture(name: str, x: Tensor) -> None:
         )
 
 
-@contextmanager
-def no_autocast(device: torch.device) -> Iterator[None]:
+def no_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Has torch compute in the dtypes that are written, also where autocast would lower them."""
+    kind = device.type
     # Of a device without autocast torch refuses to say whether it is on.
-    if not torch.amp.is_autocast_available(device.type):
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
-        yield
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
