@@ -324,6 +324,16 @@ def test_a_fused_buffer_may_hold_inputs_and_result() -> None:
     assert (scales.view(torch.float32)[:, :2] == 0.5).all()
 
 
+def test_strides_of_extents_of_one_make_no_overlap() -> None:
+    """Scales of one k-block, beside the rows of a result, whose strides along K may be any."""
+    given = arguments(k=128)
+    out, scales = fused(M, 32, 16)
+    given["out"] = out.view(torch.bfloat16)
+    expected = call(arguments(k=128))
+    given["sa"] = scales.view(torch.float32)[:, :1].copy_(given["sa"]).as_strided((M, 1), (12, 13))
+    torch.testing.assert_close(call(given), expected)
+
+
 def test_each_row_of_out_may_touch_the_rows_of_an_input_before_and_behind() -> None:
     a, out = fused(M, 256, 32)
     given = {**arguments(), "a": a.view(E4M3), "out": out.view(torch.bfloat16)}
