@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 import cute_gemm
 from cute_gemm import reference, testing
+from cute_gemm.contract import ambient
 from cute_gemm.plan.layouts import LAYOUTS, Layout
 from cute_gemm.runtime import launcher, torch_internals
 from cute_gemm.runtime.selection import Launch
@@ -227,6 +228,18 @@ def test_results_are_no_tensors_of_inference_mode(operation: Operation) -> None:
     assert not any(x.is_inference() for x in seen)
 
 
+def test_autocast_is_off_where_torch_computes() -> None:
+    """Also for what it would lower, though nothing here does that today."""
+    x = normal(8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x).dtype is torch.bfloat16
+        with ambient.no_autocast(x.device):
+            assert (x @ x).dtype is torch.float32
+        with ambient.no_autocast(torch.device("meta")):
+            assert (x @ x).dtype is torch.bfloat16
+        assert (x @ x).dtype is torch.bfloat16
+
+
 # Derivatives, which are refused
 
 
@@ -375,6 +388,29 @@ def test_quantising_is_traced_whole(name: str) -> None:
     operation = OPERATIONS[name]
     compiled = torch.compile(operation.call, backend="aot_eager", fullgraph=True)
     assert_same(compiled(**operation.tensors), run(operation))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_of_a_product_is_traced(layout: str) -> None:
+    """Neither its rules, which look at shapes and addresses, nor the reference."""
+    traced: list[str] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        traced.extend(node.name for node in module.graph.nodes if node.op.startswith("call"))
+        return module.forward
+
+    operation = OPERATIONS[layout]
+
+    def caller(tensors: dict[str, Tensor]) -> Bits:
+        return [-x for x in operation.call(**tensors)]
+
+    tensors = {name: x.clone() for name, x in operation.tensors.items()}
+    wanted = [-x for x in run(operation)]
+    assert_same(torch.compile(caller, backend=backend)(tensors), wanted)
+    # What the caller does itself: views of bytes and rows, and the negation.
+    assert any("neg" in name for name in traced)
+    assert not [name for name in traced if re.search("mul|mm|matmul|double|data_ptr|empty|zeros", name)]
 
 
 @pytest.mark.usefixtures("fresh_dynamo")
