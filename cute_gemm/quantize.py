@@ -3,6 +3,8 @@
 The granularity is that of the DeepSeek-V3 technical report (arXiv:2412.19437, section 3.3): activations carry
 one scale per row and 128 consecutive elements of K ("1x128"), weights one per 128x128 block. A scale
 multiplies the stored e4m3 values: ``x`` is about ``q * s``.
+
+What is set around a call changes no result, as for a product: see :mod:`cute_gemm.contract.ambient`.
 """
 
 from __future__ import annotations
@@ -10,19 +12,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .plan.limits import BLOCK_K, ceil_div
+from .contract import OWNING_TYPES, ambient, words
+from .plan.limits import TMA_ALIGNMENT, ceil_div
+from .plan.recipe import FP8_1D2D as RECIPE
 
-BLOCK = BLOCK_K
 E4M3_MAX = 448.0
 
+_E4M3 = torch.float8_e4m3fn
+_SCALE_DTYPE = torch.float32
 _SOURCE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _TARGET_DTYPES = (torch.float64, *_SOURCE_DTYPES)
 _SMALLEST_NORMAL = 2.0**-126
 
 
 def scale_blocks(length: int) -> int:
-    """Number of 128-wide scale blocks that cover ``length`` elements; the last one may be partial."""
-    return ceil_div(length, BLOCK)
+    """Scales that cover ``length`` elements along K, or of the rows of a weight; the last may cover fewer."""
+    return ceil_div(length, RECIPE.scale_k)
 
 
 def quantize_1x128(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor]:
@@ -42,15 +47,17 @@ def quantize_1x128(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Ten
 
     Raises:
         TypeError: ``x`` is not a tensor, or not of one of the three dtypes.
-        ValueError: ``x`` has no dimension.
+        ValueError: ``x`` has no dimension; or a derivative is wanted, which is not computed: pass
+            ``x.detach()``.
     """
-    _check_source("quantize_1x128", "x", x)
+    _require_source("x", x)
     if x.dim() == 0:
-        raise ValueError("quantize_1x128: x has no dimension; want [..., K]")
-    k = x.shape[-1]
-    blocks = _pad(x.detach(), (0, -k % BLOCK)).unflatten(-1, (scale_blocks(k), BLOCK))
-    s = _scales(blocks.abs().amax(-1), power_of_two_scales)
-    return _to_e4m3(blocks, s.unsqueeze(-1)).flatten(-2)[..., :k].contiguous(), s
+        raise ValueError("x has no dimension; wanted [..., K]: `x[None]` is a row of one element")
+    k, width = x.shape[-1], RECIPE.scale_k
+    with ambient.no_autocast(x.device):
+        blocks = _pad(x, (0, -k % width)).unflatten(-1, (scale_blocks(k), width))
+        s = _scales(blocks.abs().amax(-1), power_of_two_scales)
+        return _to_e4m3(blocks, s.unsqueeze(-1)).flatten(-2)[..., :k].contiguous(), s
 
 
 def quantize_128x128(w: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor]:
@@ -58,7 +65,8 @@ def quantize_128x128(w: Tensor, *, power_of_two_scales: bool = False) -> tuple[T
 
     Args:
         w: ``[..., N, K]``, such as one matrix ``[N, K]`` or one for each group ``[G, N, K]``; fp32, bf16 or
-            fp16, any strides, any device; neither N nor K need be a multiple of 128.
+            fp16, any strides, any device; neither N nor K need be a multiple of 128. A parameter is to be
+            detached, `w.detach()`.
         power_of_two_scales: round every scale up to a power of two (up, so that nothing saturates).
 
     Returns:
@@ -68,17 +76,18 @@ def quantize_128x128(w: Tensor, *, power_of_two_scales: bool = False) -> tuple[T
 
     Raises:
         TypeError: ``w`` is not a tensor, or not of one of the three dtypes.
-        ValueError: ``w`` has fewer than two dimensions.
+        ValueError: ``w`` has fewer than two dimensions; or a derivative is wanted, which is not computed.
     """
-    _check_source("quantize_128x128", "w", w)
+    _require_source("w", w)
     if w.dim() < 2:
-        raise ValueError(f"quantize_128x128: w has shape {list(w.shape)}; want [..., N, K]")
-    n, k = w.shape[-2:]
-    blocks = _pad(w.detach(), (0, -k % BLOCK, 0, -n % BLOCK))
-    blocks = blocks.unflatten(-1, (scale_blocks(k), BLOCK)).unflatten(-3, (scale_blocks(n), BLOCK))
-    s = _scales(blocks.abs().amax((-3, -1)), power_of_two_scales)
-    q = _to_e4m3(blocks, s[..., :, None, :, None]).flatten(-2).flatten(-3, -2)
-    return q[..., :n, :k].contiguous(), s
+        raise ValueError(f"w has shape {tuple(w.shape)}; wanted [..., N, K]: `w[None]` is a single row")
+    (n, k), height, width = w.shape[-2:], RECIPE.scale_n, RECIPE.scale_k
+    with ambient.no_autocast(w.device):
+        blocks = _pad(w, (0, -k % width, 0, -n % height))
+        blocks = blocks.unflatten(-1, (scale_blocks(k), width)).unflatten(-3, (ceil_div(n, height), height))
+        s = _scales(blocks.abs().amax((-3, -1)), power_of_two_scales)
+        q = _to_e4m3(blocks, s[..., :, None, :, None]).flatten(-2).flatten(-3, -2)
+        return q[..., :n, :k].contiguous(), s
 
 
 def dequantize_1x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -94,14 +103,16 @@ def dequantize_1x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32) -
 
     Raises:
         TypeError: wrong dtype of ``q``, ``s`` or the result.
-        ValueError: ``s`` does not have the shape that belongs to ``q``.
+        ValueError: ``s`` does not have the shape that belongs to ``q``; or a derivative is wanted, which is
+            not computed.
     """
-    _check_quantized("dequantize_1x128", q, s, dtype)
+    _require_quantized(q, s, dtype)
     if q.dim() == 0:
-        raise ValueError("dequantize_1x128: q has no dimension; want [..., K]")
+        raise ValueError("q has no dimension; wanted [..., K]")
     k = q.shape[-1]
-    _check_scale_shape("dequantize_1x128", q, s, (*q.shape[:-1], scale_blocks(k)))
-    return _times(q, s.repeat_interleave(BLOCK, -1)[..., :k], dtype)
+    _require_scale_shape(q, s, (*q.shape[:-1], scale_blocks(k)))
+    with ambient.no_autocast(q.device):
+        return _times(q, s.repeat_interleave(RECIPE.scale_k, -1)[..., :k], dtype)
 
 
 def dequantize_128x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -117,43 +128,50 @@ def dequantize_128x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32)
 
     Raises:
         TypeError: wrong dtype of ``q``, ``s`` or the result.
-        ValueError: ``q`` has fewer than two dimensions, or ``s`` does not have the shape that belongs to it.
+        ValueError: ``q`` has fewer than two dimensions, or ``s`` does not have the shape that belongs to it;
+            or a derivative is wanted, which is not computed.
     """
-    _check_quantized("dequantize_128x128", q, s, dtype)
+    _require_quantized(q, s, dtype)
     if q.dim() < 2:
-        raise ValueError(f"dequantize_128x128: q has shape {list(q.shape)}; want [..., N, K]")
+        raise ValueError(f"q has shape {tuple(q.shape)}; wanted [..., N, K]")
     n, k = q.shape[-2:]
-    _check_scale_shape("dequantize_128x128", q, s, (*q.shape[:-2], scale_blocks(n), scale_blocks(k)))
-    rows = s.repeat_interleave(BLOCK, -2)[..., :n, :]
-    return _times(q, rows.repeat_interleave(BLOCK, -1)[..., :k], dtype)
+    _require_scale_shape(q, s, (*q.shape[:-2], ceil_div(n, RECIPE.scale_n), scale_blocks(k)))
+    with ambient.no_autocast(q.device):
+        rows = s.repeat_interleave(RECIPE.scale_n, -2)[..., :n, :]
+        return _times(q, rows.repeat_interleave(RECIPE.scale_k, -1)[..., :k], dtype)
 
 
 def m_major(s: Tensor) -> Tensor:
-    """Copy 1x128 scales into the M-major layout whose rows TMA can load: strides ``(1, round_up(M, 4))``.
+    """Copy 1x128 scales into the M-major layout that TMA can load: M contiguous, k-blocks 16 bytes apart.
 
     DeepGEMM's users hold their scales in this layout. This library multiplies with it and with the row-major
-    one, by no further kernel, so nobody has to call this before a multiplication. With 128 rows and more,
-    multiplying takes up to 5 % less with this layout, which TMA loads; with few rows and a short K up to 5 %
-    less with the row-major one.
+    one, by no further kernel, so nobody has to call this before a multiplication. It is the faster one from
+    128 rows on, where TMA loads it; with few rows and a short K the row-major one is (docs/performance.md, 45
+    and 51).
 
     Args:
-        s: fp32 ``[M, ceil(K/128)]``, any strides.
+        s: fp32 ``[M, ceil(K/128)]``, or ``[G, capacity, ceil(K/128)]`` of the masked layout, any strides.
 
     Returns:
-        The same values and shape; the storage behind the view is padded with zeros to a multiple of 4 rows
-        (16 bytes).
+        The same values and shape, with strides ``(1, P)``, or ``(ceil(K/128) * P, 1, P)``, where P is M, or
+        the capacity, rounded up to a multiple of 4 elements (16 bytes). What lies between is zero.
 
     Raises:
         TypeError: ``s`` is not an fp32 tensor.
-        ValueError: ``s`` is not two-dimensional.
+        ValueError: ``s`` does not have two or three dimensions; or a derivative is wanted, which is not
+            computed.
     """
-    if not isinstance(s, Tensor) or s.dtype != torch.float32:
-        raise TypeError(f"m_major: s is {_kind(s)}; want a torch.float32 tensor")
-    if s.dim() != 2:
-        raise ValueError(f"m_major: s has shape {list(s.shape)}; want two dimensions, [M, ceil(K/128)]")
-    m, blocks = s.shape
-    view = s.new_zeros(blocks, m + -m % 4).t()[:m]
-    return view.copy_(s)
+    _require_scales(s)
+    if s.dim() not in (2, 3):
+        raise ValueError(
+            f"s has shape {tuple(s.shape)}; wanted {words.shape_in_letters('sa', 2)} or "
+            f"{words.shape_in_letters('sa', 3)}, as `q, s = cute_gemm.quantize_1x128(x)` makes it"
+        )
+    _require_no_derivatives(s=s)
+    *groups, rows, blocks = s.shape
+    multiple = TMA_ALIGNMENT // _SCALE_DTYPE.itemsize
+    padded = s.new_zeros(*groups, blocks, ceil_div(rows, multiple) * multiple)
+    return padded[..., :rows].mT.copy_(s)
 
 
 def _pad(x: Tensor, pad: tuple[int, ...]) -> Tensor:
@@ -174,7 +192,7 @@ def _scales(amax: Tensor, power_of_two: bool) -> Tensor:
 
 def _to_e4m3(blocks: Tensor, s: Tensor) -> Tensor:
     # The clamp matters where the quotient rounds past 448: not every torch release saturates in the cast.
-    return (blocks.float() / s).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return (blocks.float() / s).clamp(-E4M3_MAX, E4M3_MAX).to(_E4M3)
 
 
 def _times(q: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,32 +200,53 @@ def _times(q: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
     return (q.to(wide) * s.to(wide)).to(dtype)
 
 
-def _kind(value: object) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(d) for d in dtypes)
-
-
-def _check_source(function: str, name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{function}: {name} is a {type(x).__name__}; want a torch.Tensor")
+def _require_source(name: str, x: Tensor) -> None:
+    """A tensor to quantise."""
+    _require_tensor(name, x)
     if x.dtype not in _SOURCE_DTYPES:
-        raise TypeError(f"{function}: {name} is {x.dtype}; want one of {_names(_SOURCE_DTYPES)}")
+        fix = f": `{name}.to(torch.float32)`" if x.dtype is torch.float64 else ""
+        raise TypeError(f"{name} has dtype {x.dtype}; wanted {_one_of(_SOURCE_DTYPES)}{fix}")
+    _require_no_derivatives(**{name: x})
 
 
-def _check_quantized(function: str, q: Tensor, s: Tensor, dtype: torch.dtype) -> None:
-    if not isinstance(q, Tensor) or q.dtype != torch.float8_e4m3fn:
-        raise TypeError(f"{function}: q is {_kind(q)}; want a torch.float8_e4m3fn tensor")
-    if not isinstance(s, Tensor) or s.dtype != torch.float32:
-        raise TypeError(f"{function}: s is {_kind(s)}; want a torch.float32 tensor")
+def _require_quantized(q: Tensor, s: Tensor, dtype: torch.dtype) -> None:
+    """A quantised tensor and its scales, and a dtype for their product."""
+    _require_tensor("q", q)
+    if q.dtype is not _E4M3:
+        raise TypeError(f"q has dtype {q.dtype}; wanted {_E4M3}")
+    _require_scales(s)
     if dtype not in _TARGET_DTYPES:
-        raise TypeError(f"{function}: dtype is {dtype}; want one of {_names(_TARGET_DTYPES)}")
+        raise TypeError(f"dtype is {dtype!r}; wanted {_one_of(_TARGET_DTYPES)}")
+    _require_no_derivatives(q=q, s=s)
 
 
-def _check_scale_shape(function: str, q: Tensor, s: Tensor, want: tuple[int, ...]) -> None:
-    if s.shape != want:
-        raise ValueError(
-            f"{function}: s has shape {list(s.shape)}; want {list(want)} for q of shape {list(q.shape)}"
-        )
+def _require_scales(s: Tensor) -> None:
+    _require_tensor("s", s)
+    if s.dtype is not _SCALE_DTYPE:
+        raise TypeError(f"s has dtype {s.dtype}; wanted {_SCALE_DTYPE}: `s.to({_SCALE_DTYPE})`")
+
+
+def _require_scale_shape(q: Tensor, s: Tensor, wanted: tuple[int, ...]) -> None:
+    if s.shape != wanted:
+        raise ValueError(f"s has shape {tuple(s.shape)}; wanted {wanted} for q of shape {tuple(q.shape)}")
+
+
+def _require_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is {words.kind(x)}; wanted a torch.Tensor")
+
+
+def _require_no_derivatives(**tensors: Tensor) -> None:
+    """No derivative would be lost, be it wanted of a tensor or tracked by what wraps it."""
+    ambient.require_no_gradient(**tensors)
+    # Dynamo traces what follows these rules, and of transforms and tangents what torch does with them.
+    if torch.compiler.is_compiling():
+        return
+    for name, x in tensors.items():
+        if type(x) in OWNING_TYPES and x.layout is torch.strided:
+            ambient.require_no_transform(name, x)
+    ambient.require_no_tangent(**tensors)
+
+
+def _one_of(dtypes: tuple[torch.dtype, ...]) -> str:
+    return f"{', '.join(map(str, dtypes[:-1]))} or {dtypes[-1]}"

@@ -6,11 +6,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .contract import Call
+from .contract import Call, ambient
 from .plan.layouts import resolve
-from .quantize import BLOCK, dequantize_1x128, dequantize_128x128, scale_blocks
+from .plan.limits import ceil_div
+from .plan.recipe import FP8_1D2D as RECIPE
+from .quantize import dequantize_1x128, dequantize_128x128
 
-# What `dequantized_product` holds of either operand in the wide dtype, at most, if a row is not longer.
+# What `dequantized_product` holds of either operand in fp64, at most, if a row is not longer.
 _CHUNK_ELEMENTS = 1 << 25
 
 
@@ -21,7 +23,9 @@ def fp8_gemm_nt(
 
     The order of operations is that of the GPU kernels (DeepSeek-V3 technical report, arXiv:2412.19437,
     section 3.3.2): the product of each 128-wide k-block, times the product of its two scales, summed in fp32.
-    Only the sum inside a k-block differs: it is fp32 here, and about 14 bits wide in a Hopper tensor core.
+    Only the sum inside a k-block differs: it is exact here, and about 14 bits wide in a Hopper tensor core.
+
+    The bits of a result depend on the values alone: not on strides, the number of threads, or torch's modes.
 
     Args:
         a: e4m3 ``[M, K]``, any strides.
@@ -36,13 +40,15 @@ def fp8_gemm_nt(
     """
     m, k = a.shape
     n = b.shape[0]
+    width = RECIPE.promote_k
     acc = torch.zeros(m, n, dtype=torch.float32, device=a.device)
-    for block in range(scale_blocks(k)):
-        columns = slice(block * BLOCK, (block + 1) * BLOCK)
-        # e4m3 values and their products are exact in TF32 and BF16 too, so torch's matmul precision does not
-        # matter.
-        product = a[:, columns].float() @ b[:, columns].float().t()
-        acc.addcmul_(product, sa[:, block, None] * sb[:, block].repeat_interleave(BLOCK)[:n])
+    with ambient.no_autocast(a.device):
+        for block in range(ceil_div(k, width)):
+            columns = slice(block * width, (block + 1) * width)
+            # Sums of 128 products of e4m3 values have 43 bits: FP64 holds them, in any order of adding up.
+            product = (a[:, columns].double() @ b[:, columns].double().t()).float()
+            # Not `addcmul_`, which may round once or twice by where an element lies in a vector.
+            acc += product * (sa[:, block, None] * sb[:, block].repeat_interleave(RECIPE.scale_n)[:n])
     return acc.to(out_dtype)
 
 
@@ -56,7 +62,7 @@ def compute(call: Call) -> Tensor:
     if 0 in call.shape:
         return result
     # As a kernel does, it writes also outside of the inference_mode that `out` was made under.
-    with torch.inference_mode():
+    with torch.inference_mode(), ambient.no_autocast(call.a.device):
         if layout.index is None:
             result[:] = fp8_gemm_nt(call.a, call.sa, call.b, call.sb, call.out_dtype)
         else:
@@ -85,27 +91,35 @@ def dequantized_product(
 ) -> Tensor:
     """The product of the dequantised operands: the truth that results are compared with.
 
+    It is computed in fp64, where the operands are exact and the sums good to about 1e-15.
+
     Args:
         a, sa, b, sb: as for `fp8_gemm_nt`.
-        dtype: fp64 (the operands are then exact, and the sums good to about 1e-15) or fp32.
+        dtype: fp64, or fp32 to take less memory.
 
     Returns:
-        ``[M, N]`` of ``dtype``. Beside it, no more than a chunk of either operand is held in ``dtype``.
+        ``[M, N]`` of ``dtype``. Beside it, no more than a chunk of either operand is held in fp64.
 
     Raises:
-        TypeError, ValueError: an operand and its scales do not fit (see `dequantize_1x128`,
-        `dequantize_128x128`).
+        TypeError, ValueError: an operand and its scales do not fit, or require a gradient (see
+            `dequantize_1x128`, `dequantize_128x128`).
     """
     m, k = a.shape
     n = b.shape[0]
     out = torch.empty(m, n, dtype=dtype, device=a.device)
-    rows = max(BLOCK, _CHUNK_ELEMENTS // max(k, 1) // BLOCK * BLOCK)
-    for j in range(0, n, rows):
-        sb_rows = sb[j // BLOCK : scale_blocks(j + rows)]
-        b_wide = dequantize_128x128(b[j : j + rows], sb_rows, dtype)
-        for i in range(0, m, rows):
-            a_wide = dequantize_1x128(a[i : i + rows], sa[i : i + rows], dtype)
-            torch.mm(a_wide, b_wide.t(), out=out[i : i + rows, j : j + rows])
+    height = RECIPE.scale_n
+    rows = max(height, _CHUNK_ELEMENTS // max(k, 1) // height * height)
+    with ambient.no_autocast(a.device):
+        for j in range(0, n, rows):
+            sb_rows = sb[j // height : ceil_div(j + rows, height)]
+            b_wide = dequantize_128x128(b[j : j + rows], sb_rows, torch.float64)
+            for i in range(0, m, rows):
+                a_wide = dequantize_1x128(a[i : i + rows], sa[i : i + rows], torch.float64)
+                part = out[i : i + rows, j : j + rows]
+                if dtype is torch.float64:
+                    torch.mm(a_wide, b_wide.t(), out=part)
+                else:
+                    part.copy_(a_wide @ b_wide.t())
     return out
 
 
@@ -124,13 +138,15 @@ def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
     Returns:
         fp64 ``[M, N]``.
     """
-    sb_rows = sb.repeat_interleave(BLOCK, 0)[: b.shape[0]]
-    return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
+    sb_rows = sb.repeat_interleave(RECIPE.scale_n, 0)[: b.shape[0]]
+    with ambient.no_autocast(a.device):
+        return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
 
 
 def _squared_norms(q: Tensor, s: Tensor) -> Tensor:
+    width = RECIPE.scale_k
     norms = torch.empty(s.shape, dtype=torch.float64, device=q.device)
     for block in range(s.shape[1]):
-        values = q[:, block * BLOCK : (block + 1) * BLOCK].float()
-        norms[:, block] = values.square().sum(1).double() * s[:, block].double().square()
+        values = q[:, block * width : (block + 1) * width].double()
+        norms[:, block] = values.square().sum(1) * s[:, block].double().square()
     return norms

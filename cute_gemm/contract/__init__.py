@@ -1,4 +1,13 @@
-"""Every rule of a call, once, beside what is said where it is broken."""
+"""Every rule of a call, once, beside what is said where it is broken.
+
+It runs where the fast path of :mod:`cute_gemm.runtime.launcher` has declined, and for CPU tensors, which obey
+the same rules, so that what runs on a laptop runs on a GPU. So it may be slow, and must be clear. Nothing is
+remembered from call to call: a tensor that was fine may have been resized, freed or moved since.
+
+    operands.py   A, B and their scales            grouping.py  groups, index vectors, what `validate` reads
+    result.py     `out` and its dtype              memory.py    addresses, strides, devices, overlap, of any
+    ambient.py    gradients, transforms, modes     words.py     how messages spell tensors and calls
+"""
 
 from __future__ import annotations
 
@@ -8,9 +17,8 @@ import torch
 from torch import Tensor
 
 from ..plan.layouts import Layout, resolve
-from . import grouping
-from .product import PLAIN as PLAIN_TYPES
-from .product import product
+from . import ambient, grouping, memory, operands, result
+from .memory import OWNING_TYPES
 
 
 @dataclass(frozen=True)
@@ -49,21 +57,57 @@ def check(
     count: int,
     validate: bool,
 ) -> Call:
-    """Checks the arguments of an operation."""
-    if layout.index is None:
-        a, sa, b, sb, m, n, *_ = product(lhs, 2, rhs, 2, out, out_dtype)
-        shape: tuple[int, ...] = (m, n)
+    """Checks the arguments of an operation, whatever they are.
+
+    Args:
+        layout: of the operation.
+        lhs, rhs, out, out_dtype: as of :func:`cute_gemm.fp8_gemm_nt`.
+        index, count: what the layout's :attr:`Layout.index` and :attr:`Layout.count` say.
+        validate: look at what the index holds, too.
+
+    Raises:
+        TypeError: an argument of the wrong kind or dtype.
+        ValueError: a shape, layout, device, overlap or derivative that cannot be used, or what ``validate``
+            finds.
+        RuntimeError: ``validate`` in the capture of a CUDA graph.
+    """
+    if layout.count is not None:
+        grouping.require_count(layout.count, count)
+    a, sa = operands.require_operand(operands.A, lhs, layout.a_rank)
+    b, sb = operands.require_operand(operands.B, rhs, layout.b_rank, depth=a.shape[-1])
+    if layout.has_matrix_per_group:
+        grouping.require_matrix_for_each_group(a, b)
+    inputs = {"a": a, "sa": sa, "b": b, "sb": sb}
+    memory.require_one_device(**inputs)
+    memory.require_known_device("a", a)
+    ambient.require_no_derivatives(**inputs)
+
+    shape = (*a.shape[:-1], b.shape[-2])
+    if out is None:
+        result.require_out_dtype(out_dtype)
     else:
-        if layout.count is not None:
-            grouping.count(layout.count.name, count, layout.count.limit)
-        rule = layout.index
-        a, sa, b, sb, shape = grouping.m_grouped(
-            lhs, layout.a_rank, rhs, rule.name, index, rule.axis, out, out_dtype
+        result.require_result(out, out_dtype, shape)
+        memory.require_one_device(**inputs, out=out)
+        ambient.require_no_derivatives(out=out)
+        for name, x in inputs.items():
+            memory.require_disjoint(name, x, out)
+
+    # Of its own memory `a` has shown the address; what a transform that differentiates makes has none.
+    ambient.require_no_transform("a", a.new_empty(0))
+
+    if layout.is_grouped:
+        grouping.require_groups(b)
+    if layout.index is not None:
+        name = layout.index.name
+        index = grouping.require_index(
+            layout.index, index, a.shape[-2] if layout.index.axis == "M" else len(b)
         )
+        memory.require_one_device(**inputs, **{name: index})
+        if out is not None:
+            memory.require_disjoint(name, index, out)
         if validate:
             resolve(layout.validation)(index, count, a.shape[-2], len(b))
-    dtype = out_dtype if out is None else out.dtype
-    return Call(layout, a, sa, b, sb, out, dtype, shape, index, count)
+    return Call(layout, a, sa, b, sb, out, out_dtype if out is None else out.dtype, shape, index, count)
 
 
-__all__ = ["PLAIN_TYPES", "Call", "check"]
+__all__ = ["OWNING_TYPES", "Call", "check"]

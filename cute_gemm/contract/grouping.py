@@ -1,7 +1,7 @@
-"""The rules a call of a grouped GEMM has to obey, beyond those of :mod:`cute_gemm.contract.product`.
+"""Groups, and the index that says whose rows are whose: each rule beside what is said where it is broken.
 
-:func:`m_grouped` looks at what the host knows. What an index on the device holds it does not: kernels bear
-any value. Who asks for it (`validate=True`) has it read and judged by the functions that follow.
+What an index on the device holds, the host does not look at: kernels bear any value. Who asks for it
+(`validate=True`) has it read and judged by the functions at the end, which layouts name.
 """
 
 from __future__ import annotations
@@ -9,95 +9,106 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..plan.limits import CONTIGUOUS_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
-from . import refusals
-from .product import PLAIN, product, require_disjoint
+from ..plan.layouts import Count, Index
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, MAX_GROUPS
+from . import ambient, memory, words
 
-MAX_ALIGNMENT = 2**31 - MAX_EXTENT
-"""Largest alignment of groups by offsets, 1024: the last row, rounded up to it, has 32 bits in kernels."""
-
-
-def m_grouped(
-    lhs: tuple[Tensor, Tensor],
-    a_rank: int,
-    rhs: tuple[Tensor, Tensor],
-    index_name: str,
-    index: Tensor,
-    index_axis: str,
-    out: Tensor | None,
-    out_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ...]]:
-    """Checks a product of rows of A, each with the matrix of B that an index on the device assigns to it.
-
-    Args:
-        lhs, a_rank, rhs, out, out_dtype: as for :func:`cute_gemm.contract.product.product`; B is `[G, N, K]`.
-        index_name, index: an int32 vector.
-        index_axis: what it has an element for, `"M"` or `"G"`.
-
-    Returns:
-        A, its scales, B, its scales, the shape of the result.
-
-    Raises:
-        TypeError, ValueError: as :func:`cute_gemm.contract.product.product`.
-    """
-    a, sa, b, sb, m, n, _, device, out_start, out_end = product(lhs, a_rank, rhs, 3, out, out_dtype)
-    groups = b.shape[0]
-    if not 0 < groups <= MAX_GROUPS:
-        raise refusals.group_count(b, MAX_GROUPS)
-    start, end = _index(index_name, index, index_axis, m if index_axis == "M" else groups)
-    if index.device != device:
-        raise refusals.mixed_devices(a=a, sa=sa, b=b, sb=sb, **{index_name: index})
-    if out is not None and start < out_end and out_start < end:
-        require_disjoint(index_name, index, out)
-    return a, sa, b, sb, (m, n) if a_rank == 2 else (groups, m, n)
+_DTYPE = torch.int32
 
 
-def count(name: str, value: int, limit: int | None = None) -> None:
-    """Checks a plain int from 1 to a limit.
+def require_count(rule: Count, value: object) -> None:
+    """The int beside an index.
 
     Raises:
         TypeError: it is something else, such as a tensor, whose value the host would have to wait for.
         ValueError: it is out of range.
     """
+    name, limit = rule.name, rule.limit
     if type(value) is not int:
-        raise refusals.no_count(name, value)
+        fix = ""
+        if name == "expected_rows" and isinstance(value, Tensor) and value.dim():
+            fix = "; an index of groups comes before it, and `out` behind it, unlike in DeepGEMM"
+        elif isinstance(value, Tensor):
+            fix = f": `int({name})`, which waits for the device if it is there"
+        raise TypeError(f"{name} is {words.kind(value)}; wanted an int that the host knows{fix}")
     if value < 1 or (limit is not None and value > limit):
-        raise refusals.count_range(name, value, limit)
+        most = f" and at most {limit}" if limit else ""
+        raise ValueError(f"{name} is {value}; wanted at least 1{most}")
 
 
-def _index(name: str, index: Tensor, axis: str, length: int) -> tuple[int, int]:
-    """Checks an int32 vector that kernels read.
-
-    Returns:
-        Address of its first byte and behind its last byte; 0 without elements.
+def require_groups(b: Tensor) -> None:
+    """There is a matrix of B, and no more than a kernel's table holds.
 
     Raises:
-        TypeError, ValueError: see :func:`m_grouped`.
+        ValueError: there is none, or there are more.
     """
-    if type(index) not in PLAIN:
-        refusals.require_own_memory(name, index)
-    if index.dtype is not torch.int32:
-        raise refusals.index_dtype(name, index)
-    try:
-        strides, start = index.stride(), index.data_ptr()
-    except RuntimeError as error:
-        raise refusals.not_strided(name, index) from error
-    if index.shape != (length,):
-        raise refusals.index_shape(name, index, axis, length)
-    if not length:
-        return 0, 0
-    if length > 1 and strides[0] != 1:
-        raise refusals.index_stride(name, index)
-    if start & 3 or not start:
-        raise refusals.address(name, index, 4)
-    return start, start + 4 * length
+    if 0 < len(b) <= MAX_GROUPS:
+        return
+    fix = ": one call for each part of them" if len(b) else ""
+    raise ValueError(f"b has shape {tuple(b.shape)}, so G = {len(b)}; wanted 1 to {MAX_GROUPS} groups{fix}")
+
+
+def require_matrix_for_each_group(a: Tensor, b: Tensor) -> None:
+    """Each matrix of A has one of B.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if len(a) == len(b):
+        return
+    raise ValueError(
+        f"a has shape {tuple(a.shape)}, so G = {len(a)}, but b has shape {tuple(b.shape)}; wanted one matrix "
+        f"for each of the {len(b)} groups"
+    )
+
+
+def require_index(rule: Index, vector: object, length: int) -> Tensor:
+    """An int32 vector that kernels read.
+
+    Args:
+        rule: its name, and what it has an element for.
+        vector: the argument.
+        length: how many of those there are.
+
+    Raises:
+        TypeError: it is no tensor, or has another dtype.
+        ValueError: its shape or memory is not what kernels read.
+    """
+    name = rule.name
+    vector = memory.require_own_memory(name, vector)
+    if vector.dtype is not _DTYPE:
+        raise TypeError(f"{name} has dtype {vector.dtype}; wanted {_DTYPE}: `{name}.to({_DTYPE})`")
+    memory.require_strided(name, vector)
+    _require_length(rule, vector, length)
+    if length > 1 and vector.stride(0) != 1:
+        raise ValueError(
+            f"{name} has stride {vector.stride(0)}; wanted its elements one behind the other: "
+            f"`{name}.contiguous()`"
+        )
+    if length:
+        memory.require_address(name, vector, _DTYPE.itemsize)
+    return vector
+
+
+def _require_length(rule: Index, vector: Tensor, length: int) -> None:
+    """It has an element for each row, or for each group."""
+    if vector.shape == (length,):
+        return
+    name, what = rule.name, {"M": "rows of a", "G": "matrices of b"}[rule.axis]
+    fix = ""
+    if name == "offsets" and vector.shape == (length + 1,):
+        fix = ": if they begin with a 0, where the first group starts, `offsets[1:]`"
+    raise ValueError(
+        f"{name} has shape {tuple(vector.shape)}; wanted [{rule.axis}] = ({length},), one for each of the "
+        f"{what}{fix}"
+    )
 
 
 # What an index holds: these wait for the device
 
 
 def group_index_values(group_index: Tensor, count: int, m: int, groups: int) -> None:
-    """Checks the group of each row in the contiguous layout.
+    """The group of each row in the contiguous layout.
 
     Raises:
         ValueError: a group that is not there; or, in a block of 128 rows, rows of several groups, or rows
@@ -108,18 +119,28 @@ def group_index_values(group_index: Tensor, count: int, m: int, groups: int) -> 
     outside = (values < -1) | (values >= groups)
     if outside.any():
         row = int(outside.int().argmax())
-        raise refusals.unknown_group(row, int(values[row]), groups)
+        raise ValueError(
+            f"group_index holds {int(values[row])} at row {row}; wanted one of the {groups} groups, 0 to "
+            f"{groups - 1}, or -1 for padding"
+        )
+    height = CONTIGUOUS_ALIGNMENT
     # A row that goes on with the group before it, or starts padding, or starts a block, is in its place.
     follows = (values[1:] == values[:-1]) | (values[1:] == -1)
-    follows[CONTIGUOUS_ALIGNMENT - 1 :: CONTIGUOUS_ALIGNMENT] = True
+    follows[height - 1 :: height] = True
     if not follows.all():
         row = int(follows.int().argmin()) + 1
         before, here = values[row - 1 : row + 1].tolist()
-        raise refusals.broken_block(row, before, here, CONTIGUOUS_ALIGNMENT)
+        start = row // height * height
+        raise ValueError(
+            f"group_index holds {before} at row {row - 1} and {here} at row {row}, within the block of rows "
+            f"{start}:{start + height}; wanted rows of one group in a block of {height}, followed by padding "
+            "(-1) only: start each group at a multiple of cute_gemm.contiguous_alignment(), or call "
+            "m_grouped_fp8_gemm_nt_offsets, which takes groups of any size"
+        )
 
 
 def offsets_values(offsets: Tensor, alignment: int, m: int, groups: int) -> None:
-    """Checks the ends of groups.
+    """The ends of groups.
 
     Raises:
         ValueError: an end before the one before it, or between that and the group's start, or beyond M.
@@ -128,25 +149,37 @@ def offsets_values(offsets: Tensor, alignment: int, m: int, groups: int) -> None
     before = 0
     for group, end in enumerate(_read("offsets", offsets).tolist()):
         start = -(-before // alignment) * alignment
-        if end > m or (end != before and end < start) or end < before:
-            raise refusals.misplaced_end(group, end, before, start, alignment, m)
-        before = end
+        if end > m:
+            wanted = f"at most {m}, the rows of a"
+        elif end < before:
+            wanted = f"at least {before}, the end before it" if group else "at least 0"
+        elif before < end < start:
+            wanted = (
+                f"at least {start}, the group's start (the end before it, {before}, rounded up to a multiple "
+                f"of alignment = {alignment}), or {before} for an empty group"
+            )
+        else:
+            before = end
+            continue
+        raise ValueError(f"offsets holds {end} for group {group}; wanted {wanted}")
 
 
 def valid_rows_values(valid_rows: Tensor, expected_rows: int, capacity: int, groups: int) -> None:
-    """Checks the number of valid rows of each matrix.
+    """The number of valid rows of each matrix.
 
     Raises:
         ValueError: a number below 0 or beyond the capacity.
         RuntimeError: a CUDA graph is being captured.
     """
-    for group, count in enumerate(_read("valid_rows", valid_rows).tolist()):
-        if not 0 <= count <= capacity:
-            raise refusals.too_many_rows(group, count, capacity)
+    for group, rows in enumerate(_read("valid_rows", valid_rows).tolist()):
+        if not 0 <= rows <= capacity:
+            raise ValueError(
+                f"valid_rows holds {rows} for group {group}; wanted 0 to {capacity}, the rows of each matrix "
+                "of a"
+            )
 
 
-def _read(name: str, index: Tensor) -> Tensor:
+def _read(name: str, vector: Tensor) -> Tensor:
     """The values on the host."""
-    if index.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise refusals.validating_in_capture(name)
-    return index.detach().cpu()
+    ambient.require_no_capture(name, vector)
+    return vector.detach().cpu()

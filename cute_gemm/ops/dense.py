@@ -42,7 +42,7 @@ def fp8_gemm_nt(
     2^40 bytes; it does not matter for a single row. a, b and out start at a multiple of 16 bytes. Scales may
     have any strides: row-major, column-major, padded and broadcast (stride 0) ones are read in place. Those
     of A that are M-major, at an address and with strides that are multiples of 16 bytes, as
-    `quantize.m_major` makes them, may take another kernel, which loads them by TMA and gives the same bits.
+    `cute_gemm.m_major` makes them, may take another kernel, which loads them by TMA and gives the same bits.
 
     All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
     it the current device or not, and returns without waiting. A call that needs a kernel which no call before
@@ -51,14 +51,17 @@ def fp8_gemm_nt(
     with scales laid out alike, once before. On the CPU the same rules hold, and :mod:`cute_gemm.reference`
     computes the result in plain torch.
 
+    What torch or the caller has set around a call, such as autocast, a default dtype or deterministic mode,
+    changes no result, or the call is refused: docs/contract.md says which.
+
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.
 
     Raises:
         TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.
-        ValueError: a shape, stride, address, device or overlap outside the above; a gradient is wanted, which
-            this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors than
-            the device has.
+        ValueError: a shape, stride, address, device or overlap outside the above; a derivative is wanted,
+            which this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors
+            than the device has.
         RuntimeError: the tensors are on a GPU other than Hopper; or a CUDA graph is being captured, and this
             kernel was not called before on this device.
 

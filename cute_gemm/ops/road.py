@@ -26,6 +26,10 @@ def run(
     Else the contract explains what is not, by raising; or there is nothing to compute; or the reference
     computes it, on the CPU; or a kernel is chosen, and compiled if need be.
     """
+    if torch.compiler.is_compiling():
+        # Dynamo would trace the rules, and compile anew for whatever they look at: it breaks the graph here.
+        disabled = torch.compiler.disable(run)
+        return disabled(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
     if not validate:
         launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count)
         if launched is not None:

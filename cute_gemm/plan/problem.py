@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .layouts import DENSE, Layout
-from .limits import OUT_BYTES, ceil_div
+from .limits import K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 
@@ -75,3 +75,21 @@ class GemmProblem:
             self.n, self.recipe.scale_n
         )
         return self.operand_bytes + 4 * self.scale_blocks * scale_rows + self.out_bytes
+
+
+def why_impossible(n: int, k: int, groups: int = 1) -> str:
+    """Why no kernel computes a product of these extents, in words for whoever typed them; empty if one does.
+
+    The contract has the same rules for tensors, where it can say how to pad them, and lets N and K be 0.
+
+    Args:
+        n, k: extents of a matrix B.
+        groups: matrices B.
+    """
+    if n < 1 or n % N_MULTIPLE:
+        return f"N = {n} is not a positive multiple of {N_MULTIPLE}"
+    if k < 1 or k % K_MULTIPLE:
+        return f"K = {k} is not a positive multiple of {K_MULTIPLE}"
+    if not 1 <= groups <= MAX_GROUPS:
+        return f"{groups} groups are not between 1 and {MAX_GROUPS}"
+    return ""

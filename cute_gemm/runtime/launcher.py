@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from .. import settings
-from ..contract import PLAIN_TYPES, Call
+from ..contract import OWNING_TYPES, Call
 from ..plan.layouts import Layout
 from ..plan.limits import STRIDE_END
 from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
 from .selection import Launch
-from .torch_internals import empty_strided_cuda
+from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
 
 _MOST = 65536
 
@@ -72,22 +72,26 @@ def launch(
         return None
     try:
         (a, sa), (b, sb) = lhs, rhs
-        if not (type(a) in PLAIN_TYPES and type(sa) in PLAIN_TYPES):
+        if not (type(a) in OWNING_TYPES and type(sa) in OWNING_TYPES):
             return None
-        if not (type(b) in PLAIN_TYPES and type(sb) in PLAIN_TYPES):
+        if not (type(b) in OWNING_TYPES and type(sb) in OWNING_TYPES):
             return None
         if out is None:
             dtype = out_dtype
-        elif type(out) not in PLAIN_TYPES or (out_dtype is not out.dtype and out_dtype is not torch.bfloat16):
+        elif type(out) not in OWNING_TYPES or (
+            out_dtype is not out.dtype and out_dtype is not torch.bfloat16
+        ):
             return None
         else:
             dtype = out.dtype
-        if (index is not None and type(index) not in PLAIN_TYPES) or type(count) is not int:
+        if (index is not None and type(index) not in OWNING_TYPES) or type(count) is not int:
             return None
         device, a_shape, b_shape = a.get_device(), a.shape, b.shape
         found = _launches.get(_key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.
     except (TypeError, ValueError, RuntimeError):
+        return None
+    if derivatives_may_be_tracked():
         return None
     if found is None or (_several_devices() and device != torch.cuda.current_device()):
         return None

@@ -1,7 +1,7 @@
 """What is taken from inside torch, and why: each saves about a microsecond of a warm call's fifteen.
 
-Nothing else in the package uses a private name of torch. Each has a public function that does the same, which
-is used where the private one is not there (docs/performance.md, 68).
+Nothing else in the package uses a private name of torch. Each has a public function that does the same, or a
+slower way, which is used where the private one is not there (docs/performance.md, 68).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def _empty_strided_publicly(size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -32,3 +33,18 @@ current_raw_stream: Callable[[int], int] = getattr(
     torch._C, "_cuda_getCurrentRawStream", _raw_stream_publicly
 )
 """The handle of the current stream of a CUDA device."""
+
+
+def _unknown() -> bool:
+    return True
+
+
+_transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _unknown)
+
+
+def derivatives_may_be_tracked() -> bool:
+    """Whether forward-mode AD or a transform of torch.func is active, of which grad mode says nothing.
+
+    Also true where torch does not tell: then the contract asks each tensor, by public functions.
+    """
+    return getattr(forward_ad, "_current_level", 0) >= 0 or _transforms_are_active()

@@ -196,10 +196,10 @@ def _operands(
 ) -> tuple[Operand, Operand, Tensor]:
     """Operands, A with rows of this shape and each group's in its place; and the groups of the rows."""
     a = torch.full((*shape, k), _E4M3_NAN, dtype=torch.uint8, device=device)
-    sa = torch.full((*shape, scale_blocks(k)), torch.nan, device=device)
+    sa = torch.full((*shape, scale_blocks(k)), torch.nan, dtype=torch.float32, device=device)
     row_groups = torch.full(shape, -1, dtype=torch.int32, device=device)
     b = torch.empty(len(sizes), n, k, dtype=torch.uint8, device=device)
-    sb = torch.empty(len(sizes), scale_blocks(n), scale_blocks(k), device=device)
+    sb = torch.empty(len(sizes), scale_blocks(n), scale_blocks(k), dtype=torch.float32, device=device)
     for group, (place, size) in enumerate(zip(places, sizes, strict=True)):
         (x, x_scales), (w, sb[group]) = make_inputs(size, n, k, kind, seed * len(sizes) + group, device)
         a[place], sa[place], row_groups[place] = x.view(torch.uint8), x_scales, group

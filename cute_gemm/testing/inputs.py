@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..plan.limits import ceil_div
-from ..quantize import BLOCK, quantize_1x128, quantize_128x128, scale_blocks
+from ..plan.recipe import FP8_1D2D as RECIPE
+from ..quantize import quantize_1x128, quantize_128x128, scale_blocks
 
 INPUT_KINDS = ("normal", "outliers", "zero_blocks", "wide_scales", "one_row", "one_column")
 
@@ -39,18 +40,18 @@ def make_inputs(
     if kind not in INPUT_KINDS:
         raise ValueError(f"make_inputs: kind is {kind!r}; want one of {', '.join(INPUT_KINDS)}")
     random = torch.Generator(device=device).manual_seed(seed)
-    x = torch.randn(m, k, generator=random, device=device)
-    w = torch.randn(n, k, generator=random, device=device)
+    # Whatever the default dtype: torch draws other numbers in others.
+    x, w = (torch.randn(rows, k, generator=random, device=device, dtype=torch.float32) for rows in (m, n))
     if kind == "outliers":
         _plant_outliers(x, 1, random)
-        _plant_outliers(w, BLOCK, random)
+        _plant_outliers(w, RECIPE.scale_n, random)
     elif kind == "zero_blocks":
         # Chequered so that whatever the shape, the first block of row 0 of A and that of B are kept.
         i, j, block = (torch.arange(count, device=device) for count in (m, scale_blocks(n), scale_blocks(k)))
         x *= _spread((i[:, None] + block) % 2 == 0, x, 1)
-        w *= _spread((j[:, None] + block // 2) % 2 == 0, w, BLOCK)
+        w *= _spread((j[:, None] + block // 2) % 2 == 0, w, RECIPE.scale_n)
     elif kind == "wide_scales":
-        for operand, height in ((x, 1), (w, BLOCK)):
+        for operand, height in ((x, RECIPE.scale_m), (w, RECIPE.scale_n)):
             shape = (ceil_div(operand.shape[0], height), scale_blocks(k))
             exponents = torch.randint(-20, 21, shape, generator=random, device=device)
             operand *= _spread(torch.exp2(exponents.float()), operand, height)
@@ -67,7 +68,7 @@ def _plant_outliers(x: Tensor, height: int, random: torch.Generator) -> None:
     shape = (ceil_div(rows, height), scale_blocks(columns))
     i, j = (torch.arange(count, device=x.device) for count in shape)
     i = i[:, None] * height + torch.randint(height, shape, generator=random, device=x.device)
-    j = j * BLOCK + torch.randint(BLOCK, shape, generator=random, device=x.device)
+    j = j * RECIPE.scale_k + torch.randint(RECIPE.scale_k, shape, generator=random, device=x.device)
     i, j = i.clamp(max=rows - 1), j.clamp(max=columns - 1)
     x[i, j] = x[i, j] * _OUTLIER
 
@@ -75,4 +76,4 @@ def _plant_outliers(x: Tensor, height: int, random: torch.Generator) -> None:
 def _spread(blocks: Tensor, like: Tensor, height: int) -> Tensor:
     """Repeat one value per block of ``height`` x 128 over the elements of ``like``."""
     rows, columns = like.shape
-    return blocks.repeat_interleave(height, 0)[:rows].repeat_interleave(BLOCK, 1)[:, :columns]
+    return blocks.repeat_interleave(height, 0)[:rows].repeat_interleave(RECIPE.scale_k, 1)[:, :columns]

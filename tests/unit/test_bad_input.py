@@ -8,12 +8,13 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from bad_calls import byte_shifted, call, far_apart, mended, negated, refused, strided, transposed_memory
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt, reference
-from cute_gemm.contract import product as checks
-from cute_gemm.contract import refusals
+from cute_gemm.contract import check, memory
+from cute_gemm.plan.layouts import DENSE, OFFSETS
+from cute_gemm.plan.problem import why_impossible
 
 M, N, K = 4, 16, 256
 E4M3 = torch.float8_e4m3fn
@@ -277,7 +278,7 @@ def test_freed_memory_is_noticed(name: str) -> None:
         # Only the checks: whatever reads the tensor, if only to print it, would crash.
         lhs, rhs = (given["a"], given["sa"]), (given["b"], given["sb"])
         with pytest.raises(ValueError, match=rf"^{name}, .* has no memory behind it"):
-            checks.product(lhs, 2, rhs, 2, given["out"], torch.bfloat16)
+            check(DENSE, lhs, rhs, given["out"], torch.bfloat16, None, 0, False)
     finally:
         storage.resize_(size)
 
@@ -296,11 +297,13 @@ def test_meta_tensors_are_refused_even_where_nothing_is_computed() -> None:
 
 def test_the_odd_device_out_is_the_one_to_move() -> None:
     on = [SimpleNamespace(device=torch.device(device)) for device in ("cpu", "cuda:1")]
-    message = str(refusals.mixed_devices(a=on[1], sa=on[0], b=on[1], sb=on[1]))
+    with pytest.raises(ValueError, match=r"^sa is on cpu; wanted one device, ") as info:
+        memory.require_one_device(a=on[1], sa=on[0], b=on[1], sb=on[1])
+    message = str(info.value)
     assert message.startswith("sa is on cpu; wanted one device, not a on cuda:1, sa on cpu, b on cuda:1, ")
     assert message.endswith("`sa.to('cuda:1')`")
-    message = str(refusals.mixed_devices(a=on[1], sa=on[1], b=on[1], sb=on[1], out=on[0]))
-    assert message.endswith("`torch.empty_like(out, device='cuda:1')`")
+    with pytest.raises(ValueError, match=r"`torch.empty_like\(out, device='cuda:1'\)`$"):
+        memory.require_one_device(a=on[1], sa=on[1], b=on[1], sb=on[1], out=on[0])
 
 
 def fused(rows: int, *widths: int) -> list[torch.Tensor]:
@@ -319,6 +322,16 @@ def test_a_fused_buffer_may_hold_inputs_and_result() -> None:
     torch.testing.assert_close(out, expected)
     assert torch.equal(a.view(torch.uint8), kept)
     assert (scales.view(torch.float32)[:, :2] == 0.5).all()
+
+
+def test_strides_of_extents_of_one_make_no_overlap() -> None:
+    """Scales of one k-block, beside the rows of a result, whose strides along K may be any."""
+    given = arguments(k=128)
+    out, scales = fused(M, 32, 16)
+    given["out"] = out.view(torch.bfloat16)
+    expected = call(arguments(k=128))
+    given["sa"] = scales.view(torch.float32)[:, :1].copy_(given["sa"]).as_strided((M, 1), (12, 13))
+    torch.testing.assert_close(call(given), expected)
 
 
 def test_each_row_of_out_may_touch_the_rows_of_an_input_before_and_behind() -> None:
@@ -397,3 +410,34 @@ def test_out_is_refused_if_it_shares_a_byte(m: int, k: int, layout: tuple[tuple[
             assert suspect != 16 * out_step
     else:
         assert not shared
+
+
+@given(
+    n=st.integers(-8, 300), k=st.integers(-16, 300), groups=st.sampled_from([-1, 0, 1, 2, 1022, 1023])
+)  # fmt: skip
+@example(n=8, k=16, groups=1022)
+@example(n=8, k=16, groups=1023)
+@example(n=0, k=16, groups=1)
+def test_sizes_that_are_typed_are_held_to_the_same_rules(n: int, k: int, groups: int) -> None:
+    """Only that there must be something to compute."""
+    reason = why_impossible(n, k, groups)
+    if min(n, k, groups) < 1:
+        assert reason
+        return
+    a, b = (torch.zeros(*shape, k, dtype=torch.uint8).view(E4M3) for shape in ((1,), (groups, n)))
+    scales = [torch.ones(*shape) for shape in ((1, -(-k // 128)), (groups, -(-n // 128), -(-k // 128)))]
+    ends = torch.ones(groups, dtype=torch.int32)
+    try:
+        check(OFFSETS, (a, scales[0]), (b, scales[1]), None, torch.bfloat16, ends, 1, False)
+    except ValueError as error:
+        assert "wanted" in str(error)  # noqa: PT017
+        assert reason
+    else:
+        assert not reason
+
+
+def test_what_is_impossible_is_named() -> None:
+    assert why_impossible(12, 16) == "N = 12 is not a positive multiple of 8"
+    assert why_impossible(8, 24) == "K = 24 is not a positive multiple of 16"
+    assert why_impossible(8, 16, 1023) == "1023 groups are not between 1 and 1022"
+    assert why_impossible(8, 16, 1022) == ""

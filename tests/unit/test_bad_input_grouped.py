@@ -9,18 +9,15 @@ from bad_calls import OPERATIONS, byte_shifted, call, far_apart, mended, refused
 from hypothesis import given, settings
 
 from cute_gemm import reference
-from cute_gemm.contract import grouping as checks_grouped
-from cute_gemm.plan import problem
+from cute_gemm.contract import Call, grouping
+from cute_gemm.plan import limits
+from cute_gemm.plan.layouts import CONTIGUOUS, MASKED, OFFSETS
 from cute_gemm.testing import make_contiguous_inputs, make_masked_inputs, make_offsets_inputs
 
 G, M, N, K = 2, 4, 16, 256
 E4M3 = torch.float8_e4m3fn
 
-REFERENCES = {
-    "group_index": reference.m_grouped_fp8_gemm_nt_contiguous,
-    "offsets": reference.m_grouped_fp8_gemm_nt_offsets,
-    "valid_rows": reference.m_grouped_fp8_gemm_nt_masked,
-}
+LAYOUTS = {layout.index.name: layout for layout in (CONTIGUOUS, OFFSETS, MASKED)}
 
 
 def arguments(index: str, n: int = N, k: int = K, groups: int = G) -> dict[str, Any]:
@@ -159,8 +156,8 @@ def test_message_says_what_to_pass(
     given = mended(given, argument, message)
     expected = torch.empty_like(given["out"], memory_format=torch.contiguous_format)
     operands = (given[name] for name in ("a", "sa", "b", "sb"))
-    numbers = {"group_index": (), "offsets": (1,), "valid_rows": (3,)}[index]
-    REFERENCES[index](*operands, expected, given[index], *numbers)
+    shape, dtype, count = tuple(expected.shape), expected.dtype, {"offsets": 1, "valid_rows": 3}.get(index, 0)
+    reference.compute(Call(LAYOUTS[index], *operands, expected, dtype, shape, given[index], count))
     torch.testing.assert_close(call(given), expected)
 
 
@@ -262,7 +259,7 @@ def test_alignment_is_an_int(alignment: Any) -> None:
 
 
 def test_the_last_row_rounded_up_to_an_alignment_has_32_bits() -> None:
-    assert problem.MAX_EXTENT + checks_grouped.MAX_ALIGNMENT - 1 == 2**31 - 1
+    assert limits.MAX_EXTENT + limits.MAX_ALIGNMENT - 1 == 2**31 - 1
 
 
 every_index = pytest.mark.parametrize("index", OPERATIONS)
@@ -270,8 +267,8 @@ every_index = pytest.mark.parametrize("index", OPERATIONS)
 
 @every_index
 def test_more_groups_than_a_table_holds_are_refused(index: str) -> None:
-    call(arguments(index, 8, 16, problem.MAX_GROUPS))
-    message = refused(arguments(index, 8, 16, problem.MAX_GROUPS + 1), ValueError, "b")
+    call(arguments(index, 8, 16, limits.MAX_GROUPS))
+    message = refused(arguments(index, 8, 16, limits.MAX_GROUPS + 1), ValueError, "b")
     assert message.startswith("b has shape (1023, 8, 16), so G = 1023; wanted 1 to 1022 groups")
 
 
@@ -484,16 +481,16 @@ def test_validation_of_offsets_knows_the_alignment() -> None:
 def test_validation_looks_at_every_block() -> None:
     inputs = make_contiguous_inputs([130, 0, 256], 8, 16, order=[2, 1, 0], m=600)
     group_index = inputs.index
-    checks_grouped.group_index_values(group_index, 3)
+    grouping.group_index_values(group_index, 0, 600, 3)
     # A group may follow any other where a block starts.
     group_index[512:] = 1
-    checks_grouped.group_index_values(group_index, 3)
+    grouping.group_index_values(group_index, 0, 600, 3)
     for row, value in ((255, 0), (300, 1), (387, 0), (512, 0), (599, 2)):
         was = int(group_index[row])
         group_index[row] = value
         start = row // 128 * 128
         with pytest.raises(ValueError, match=f"within the block of rows {start}:{start + 128}; wanted rows"):
-            checks_grouped.group_index_values(group_index, 3)
+            grouping.group_index_values(group_index, 0, 600, 3)
         group_index[row] = was
 
 
@@ -511,10 +508,10 @@ def test_validated_offsets_are_a_layout(ends: list[int], alignment: int, m: int)
         before, start = end, -(-end // alignment) * alignment
     offsets = torch.tensor(ends, dtype=torch.int32)
     if is_fine:
-        checks_grouped.offsets_values(offsets, alignment, m)
+        grouping.offsets_values(offsets, alignment, m, len(ends))
     else:
         with pytest.raises(ValueError, match=r"^offsets holds"):
-            checks_grouped.offsets_values(offsets, alignment, m)
+            grouping.offsets_values(offsets, alignment, m, len(ends))
 
 
 @every_index

@@ -46,7 +46,7 @@ indices = st.one_of(st.sampled_from([-1, 0, 1, 2]), anything)
 )
 def test_contiguous(runs: list[tuple[int, int]], groups: int) -> None:
     group_index = [index for index, length in runs for _ in range(length)]
-    result = contiguous_row_groups(int32(group_index), groups)
+    result = contiguous_row_groups(int32(group_index), 0, len(group_index), groups)
     assert result.dtype is torch.int32
     assert result.tolist() == by_blocks(group_index, groups)
 
@@ -60,7 +60,7 @@ def test_contiguous(runs: list[tuple[int, int]], groups: int) -> None:
 )
 def test_offsets(offsets: list[int], alignment: int, m: int, in_order: bool) -> None:
     offsets = sorted(offsets) if in_order else offsets
-    result = offsets_row_groups(int32(offsets), alignment, m)
+    result = offsets_row_groups(int32(offsets), alignment, m, len(offsets))
     assert result.dtype is torch.int32
     claimed = claims(offsets, alignment, m)
     assert result.tolist() == [min(groups, default=-1) for groups in claimed]
@@ -74,7 +74,7 @@ def test_offsets(offsets: list[int], alignment: int, m: int, in_order: bool) -> 
     capacity=st.integers(0, 16),
 )
 def test_masked(valid_rows: list[int], capacity: int) -> None:
-    result = masked_row_groups(int32(valid_rows), capacity)
+    result = masked_row_groups(int32(valid_rows), 1, capacity, len(valid_rows))
     assert result.dtype is torch.int32
     assert result.tolist() == [
         [group if row < valid else -1 for row in range(capacity)] for group, valid in enumerate(valid_rows)

@@ -3,9 +3,9 @@
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import hypothesis.strategies as st
@@ -14,8 +14,11 @@ import torch
 from hypothesis import given, settings
 
 import cute_gemm
-from cute_gemm import fp8_gemm_nt, ops, reference
-from cute_gemm.runtime import hardware
+from cute_gemm import fp8_gemm_nt, reference
+from cute_gemm.plan.layouts import DENSE, LAYOUTS, Layout, resolve
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import hardware, launcher, selection
+from cute_gemm.runtime.selection import Launch
 from cute_gemm.testing import (
     GroupedInputs,
     assert_grouped_correct,
@@ -110,8 +113,11 @@ def test_a_given_out_decides_the_dtype() -> None:
 
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 8, 128), (4, 0, 128), (4, 8, 0), (0, 0, 0)])
 def test_nothing_to_multiply(monkeypatch: pytest.MonkeyPatch, m: int, n: int, k: int) -> None:
-    # A kernel could not even be launched: no call goes further.
-    monkeypatch.setattr(ops.reference, "fp8_gemm_nt", None)
+    if m and n:
+        # Zeros are written, not computed.
+        monkeypatch.setattr(torch.Tensor, "double", None)
+    else:
+        monkeypatch.setattr(reference, "fp8_gemm_nt", None)
     a, sa, b, sb = operands(m, n, k)
     result = fp8_gemm_nt((a, sa), (b, sb))
     assert result.shape == (m, n)
@@ -167,35 +173,44 @@ def test_autograd_notices_a_new_value_in_out(k: int) -> None:
         loss.backward()
 
 
-class Launch(NamedTuple):
+class Seen(NamedTuple):
     """What a kernel was launched with."""
 
-    operation: str
+    layout: Layout
     device: int
     strides: list[tuple[int, ...]]  # of all tensors
-    numbers: list[int]
+    numbers: list[int]  # what it is given of the grouping
 
 
-class Kernels(ModuleType):
-    """Stands where the module with the kernels does: notes each launch, and computes with the reference."""
+class Kernels:
+    """Stands where kernels do: notes each launch, and computes in FP64."""
 
     def __init__(self) -> None:
-        super().__init__("dispatch")
-        self.launches: list[Launch] = []
+        self.launches: list[Seen] = []
         self.device = 0
+        self.computes = True
 
-    def __getattr__(self, operation: str) -> Callable[..., None]:
-        return functools.partial(self.launch, operation)
+    def choose(self, problem: GemmProblem, tma_scales: bool, device: int, pdl: bool) -> Launch:
+        return Launch(functools.partial(self.launch, problem.layout, problem.groups), 132, 0, False)
 
-    def launch(self, operation: str, *arguments: torch.Tensor | int) -> None:
-        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-        numbers = [x for x in arguments if isinstance(x, int)]
-        self.launches.append(Launch(operation, self.device, [x.stride() for x in tensors], numbers))
-        if operation == "fp8_gemm_nt":
-            a, sa, b, sb, out = tensors
+    def launch(self, layout: Layout, groups: int, *arguments: torch.Tensor | int) -> None:
+        a, sa, b, sb, out, *options_and_grouping = arguments
+        options, grouping = options_and_grouping[:4], options_and_grouping[4:]
+        assert options == [132, 0, 0, 0]
+        tensors = [x for x in (a, sa, b, sb, out, *grouping) if isinstance(x, torch.Tensor)]
+        numbers = [x for x in grouping if isinstance(x, int)]
+        self.launches.append(Seen(layout, self.device, [x.stride() for x in tensors], numbers))
+        if not self.computes:
+            return
+        if layout.index is None:
             out.copy_(product(a, sa, b, sb))
-        else:
-            getattr(reference, operation)(*arguments)
+            return
+        index, count = (*grouping, 1)[:2]
+        rows = resolve(layout.row_groups)(index, count, a.shape[-2], groups)
+        for group in range(groups):
+            mine = (rows == group).nonzero(as_tuple=True)
+            values = product(reference.take_rows(a, mine), sa[mine], b[group], sb[group])
+            out[mine] = values.to(out.dtype)
 
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
@@ -208,14 +223,18 @@ class Kernels(ModuleType):
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     """Two Hopper GPUs, of which 0 is current."""
     kernels = Kernels()
-    monkeypatch.setattr(cute_gemm, "dispatch", kernels, raising=False)
+    monkeypatch.setattr(selection, "choose", kernels.choose)
     monkeypatch.setattr(hardware, "is_hopper", lambda index: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: kernels.device)
     monkeypatch.setattr(torch.cuda, "device", kernels.on)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    ops._launcher.cache_clear()
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132)
+    )
+    launcher.forget()
+    launcher._require_hopper.cache_clear()
     yield kernels
-    ops._launcher.cache_clear()
+    launcher.forget()
+    launcher._require_hopper.cache_clear()
 
 
 def on_gpu(x: torch.Tensor, index: int = 0) -> torch.Tensor:
@@ -237,21 +256,10 @@ def test_the_launch_is_on_the_device_of_the_tensors(kernels: Kernels, index: int
     out = torch.empty(4, 8) if give_out else None
     result = fp8_gemm_nt((on_gpu(a, index), sa), (b, sb), out, out_dtype=torch.float32)
     strides = [(32, 1), (1, 1), (32, 1), (1, 1), (8, 1)]
-    assert kernels.launches == [Launch("fp8_gemm_nt", index, strides, [4, 8, 32, index])]
+    assert kernels.launches == [Seen(DENSE, index, strides, [])]
     assert kernels.device == 0
     assert result is out or not give_out
     assert torch.equal(result, product(a, sa, b, sb).float())
-
-
-def test_with_one_device_nobody_asks_for_the_current_one(
-    monkeypatch: pytest.MonkeyPatch, kernels: Kernels
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "current_device", None)
-    monkeypatch.setattr(torch.cuda, "device", None)
-    a, sa, b, sb = operands(4, 8, 32)
-    assert torch.equal(fp8_gemm_nt((on_gpu(a), sa), (b, sb)), product(a, sa, b, sb).bfloat16())
-    assert len(kernels.launches) == 1
 
 
 def test_a_single_row_is_launched_with_strides_that_tma_accepts(kernels: Kernels) -> None:
@@ -266,7 +274,7 @@ def test_autograd_notices_what_a_kernel_wrote(kernels: Kernels) -> None:
     a, sa, b, sb = operands(4, 8, 16)
     out = torch.ones(4, 8)
     version = out._version
-    kernels.launch = lambda *arguments: None
+    kernels.computes = False
     fp8_gemm_nt((on_gpu(a), sa), (b, sb), out)
     assert out._version > version
 
@@ -313,7 +321,7 @@ def grouped_call(
 GROUPED = {
     "contiguous": (lambda n, k: make_contiguous_inputs([3, 130], n, k, m=390), []),
     "offsets": (lambda n, k: make_offsets_inputs([3, 130], n, k, alignment=2), [2]),
-    "masked": (lambda n, k: make_masked_inputs([3, 130], 150, n, k), [2]),
+    "masked": (lambda n, k: make_masked_inputs([3, 130], 150, n, k), []),
 }
 every_grouped = pytest.mark.parametrize("operation", GROUPED)
 
@@ -330,7 +338,7 @@ def test_a_grouped_launch_is_on_the_device_of_the_tensors(
     check()
     assert_grouped_correct(out, inputs.lhs, inputs.rhs, inputs.row_groups)
     (launch,) = kernels.launches
-    assert (launch.operation, launch.device) == (f"m_grouped_fp8_gemm_nt_{operation}", index)
+    assert (launch.layout, launch.device) == (LAYOUTS[operation], index)
     assert launch.numbers == numbers
     assert launch.strides == [x.stride() for x in (*inputs.lhs, *inputs.rhs, out, inputs.index)]
     assert kernels.device == 0
@@ -345,7 +353,7 @@ def test_autograd_notices_what_a_grouped_kernel_wrote(kernels: Kernels, operatio
     inputs = GROUPED[operation][0](24, 144)
     out = torch.ones(*inputs.row_groups.shape, 24)
     version = out._version
-    kernels.launch = lambda *arguments: None
+    kernels.computes = False
     grouped_call(operation, inputs, 0, out)
     assert out._version > version
 
@@ -421,5 +429,5 @@ print([name for name in sys.modules if name.split(".")[0] in ("cutlass", "tvm_ff
 def test_all_public_names_are_there() -> None:
     assert all(getattr(cute_gemm, name).__doc__ for name in cute_gemm.__all__)
     operations = {"fp8_gemm_nt", *(f"m_grouped_fp8_gemm_nt_{layout}" for layout in GROUPED)}
-    others = {"contiguous_alignment", "quantize_1x128", "dequantize_128x128", "__version__"}
+    others = {"contiguous_alignment", "quantize_1x128", "dequantize_128x128", "m_major", "__version__"}
     assert operations | others <= set(cute_gemm.__all__)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cute_gemm
 from cute_gemm.quantize import (
     dequantize_1x128,
     dequantize_128x128,
@@ -16,6 +17,7 @@ from cute_gemm.quantize import (
     quantize_128x128,
     scale_blocks,
 )
+from cute_gemm.runtime.launcher import tma_can_load
 
 E4M3 = torch.float8_e4m3fn
 TINY = 2.0**-126
@@ -169,14 +171,13 @@ def test_empty(quantize, dequantize, shape):
 
 
 @both
-def test_strided_input_and_autograd(quantize, dequantize):
+def test_strided_input(quantize, dequantize):
     x = normal(300, 260)
     want = quantize(x)
-    for same in (x.t().contiguous().t(), torch.cat([x, x], 1)[:, :260], x.clone().requires_grad_()):
+    for same in (x.t().contiguous().t(), torch.cat([x, x], 1)[:, :260], torch.nn.Parameter(x).detach()):
         q, s = quantize(same)
         assert torch.equal(q.view(torch.uint8), want[0].view(torch.uint8))
         assert torch.equal(s, want[1])
-        assert not s.requires_grad
     scales = torch.stack([want[1], want[1]], -1)[..., 0]
     assert not scales.is_contiguous()
     assert torch.equal(dequantize(want[0], scales), dequantize(*want))
@@ -225,38 +226,78 @@ def test_dequantize_dtypes(quantize, dequantize, dtype):
     assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("m", [1, 4, 7, 129])
-def test_m_major(m):
-    s = normal(m, 3)
+def test_m_major(m, blocks):
+    s = normal(m, blocks)
     view = m_major(s)
     assert torch.equal(view, s)
     assert view.shape == s.shape
-    assert view.stride() == (1, (m + 3) // 4 * 4)
-    storage = view.as_strided((3, view.stride(1)), (view.stride(1), 1))
+    rows = (m + 3) // 4 * 4
+    assert view.stride() == (1, rows)
+    storage = view.as_strided((blocks, rows), (rows, 1))
     assert (storage[:, m:] == 0).all()
+    assert tma_can_load(view)
 
 
-def test_m_major_of_no_rows():
-    assert m_major(torch.zeros(0, 3)).shape == (0, 3)
+@pytest.mark.parametrize("is_row_major", [False, True])
+@pytest.mark.parametrize(("groups", "capacity", "blocks"), [(1, 4, 3), (3, 7, 2), (2, 130, 1), (4, 1, 1)])
+def test_m_major_of_groups(groups, capacity, blocks, is_row_major):
+    s = normal(groups * capacity, blocks).view(groups, capacity, blocks)
+    s = s if is_row_major else s.transpose(0, 2).contiguous().transpose(0, 2)
+    view = m_major(s)
+    assert torch.equal(view, s)
+    rows = (capacity + 3) // 4 * 4
+    assert view.stride() == (blocks * rows, 1, rows)
+    assert view.stride(0) % 4 == 0
+    storage = view.as_strided((groups, blocks, rows), (blocks * rows, rows, 1))
+    assert (storage[..., capacity:] == 0).all()
+    assert tma_can_load(view)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 4, 3), (2, 0, 3), (2, 4, 0)])
+def test_m_major_of_nothing(shape):
+    assert m_major(torch.zeros(shape)).shape == shape
+
+
+def test_m_major_is_public():
+    assert cute_gemm.m_major is m_major
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: quantize_1x128([1.0]), TypeError, "x is a list"),
+        (lambda: quantize_1x128([1.0]), TypeError, "x is a builtins.list; wanted a torch.Tensor"),
         (
             lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.float64)),
             TypeError,
-            "x is torch.float64; want",
+            "x has dtype torch.float64; wanted torch.float32, torch.bfloat16 or torch.float16: `x.to",
         ),
-        (lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.int32)), TypeError, "x is torch.int32; want"),
-        (lambda: quantize_1x128(torch.tensor(1.0)), ValueError, "x has no dimension"),
-        (lambda: quantize_128x128(None), TypeError, "w is a NoneType"),
-        (lambda: quantize_128x128(torch.zeros(2, 2).to(E4M3)), TypeError, "w is torch.float8_e4m3fn; want"),
-        (lambda: quantize_128x128(torch.zeros(2)), ValueError, r"w has shape \[2\]; want \[\.\.\., N, K\]"),
-        (lambda: m_major(torch.zeros(2)), ValueError, r"s has shape \[2\]"),
-        (lambda: m_major(torch.zeros(2, 2).half()), TypeError, "s is torch.float16"),
-        (lambda: m_major(3), TypeError, "s is int"),
+        (
+            lambda: quantize_1x128(torch.zeros(2, 2, dtype=torch.int32)),
+            TypeError,
+            "x has dtype torch.int32; wanted",
+        ),
+        (lambda: quantize_1x128(torch.tensor(1.0)), ValueError, "x has no dimension; wanted"),
+        (lambda: quantize_128x128(None), TypeError, "w is None; wanted"),
+        (
+            lambda: quantize_128x128(torch.zeros(2, 2).to(E4M3)),
+            TypeError,
+            "w has dtype torch.float8_e4m3fn; wanted",
+        ),
+        (
+            lambda: quantize_128x128(torch.zeros(2)),
+            ValueError,
+            r"w has shape \(2,\); wanted \[\.\.\., N, K\]: `w\[None\]`",
+        ),
+        (
+            lambda: m_major(torch.zeros(2)),
+            ValueError,
+            r"s has shape \(2,\); wanted \[M, ceil\(K / 128\)\] or \[G, capacity, ceil",
+        ),
+        (lambda: m_major(torch.zeros(2, 2, 2, 2)), ValueError, r"s has shape \(2, 2, 2, 2\); wanted"),
+        (lambda: m_major(torch.zeros(2, 2).half()), TypeError, "s has dtype torch.float16; wanted .*`s.to"),
+        (lambda: m_major(3), TypeError, "s is a builtins.int; wanted a torch.Tensor"),
     ],
 )
 def test_bad_input_is_named(call, error, message):
@@ -268,15 +309,15 @@ def test_bad_input_is_named(call, error, message):
 def test_bad_quantised_input_is_named(dequantize):
     q, s = torch.zeros(130, 130).to(E4M3), torch.ones(130 if dequantize is dequantize_1x128 else 2, 2)
     dequantize(q, s)
-    with pytest.raises(TypeError, match=r"q is torch\.float32"):
+    with pytest.raises(TypeError, match=r"q has dtype torch\.float32; wanted torch\.float8_e4m3fn"):
         dequantize(q.float(), s)
-    with pytest.raises(TypeError, match=r"s is torch\.float64"):
+    with pytest.raises(TypeError, match=r"s has dtype torch\.float64; wanted torch\.float32"):
         dequantize(q, s.double())
     with pytest.raises(TypeError, match=r"dtype is torch\.int32"):
         dequantize(q, s, torch.int32)
-    with pytest.raises(ValueError, match=r"s has shape .*; want .* for q of shape \[130, 130\]"):
+    with pytest.raises(ValueError, match=r"s has shape .*; wanted .* for q of shape \(130, 130\)"):
         dequantize(q, s[:, :1])
     with pytest.raises(ValueError, match="s has shape"):
         dequantize(q, torch.ones(1, 1))
-    with pytest.raises(ValueError, match=r"want \[\.\.\., (N, )?K\]"):
+    with pytest.raises(ValueError, match=r"wanted \[\.\.\., (N, )?K\]"):
         dequantize(q[0, 0], s)

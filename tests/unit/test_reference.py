@@ -1,6 +1,5 @@
 """The torch implementation against a plain loop, and the FP64 product against exact arithmetic."""
 
-import inspect
 from fractions import Fraction
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from cute_gemm import reference
 from cute_gemm.quantize import m_major
 from cute_gemm.reference import dequantized_product, fp8_gemm_nt, product_scale
-from cute_gemm.runtime import dispatch
 from cute_gemm.testing import make_inputs
 
 E4M3 = torch.float8_e4m3fn
@@ -34,13 +32,6 @@ def exact_product(a, sa, b, sb):
 
 def relative_error(x, y):
     return ((x.double() - y).norm() / y.norm()).item()
-
-
-@pytest.mark.parametrize("operation", ["contiguous", "offsets", "masked"])
-def test_grouped_operations_are_called_as_those_on_a_gpu(operation):
-    """Whoever calls them picks the module by the device."""
-    name = f"m_grouped_fp8_gemm_nt_{operation}"
-    assert inspect.signature(getattr(reference, name)) == inspect.signature(getattr(dispatch, name))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(2, 8, 16), (3, 136, 128), (2, 8, 144), (1, 130, 300)])
@@ -111,7 +102,6 @@ def test_any_strides():
     tall = b.view(torch.uint8).t().contiguous().t().view(E4M3)
     column_major = sb.t().contiguous().t()
     broadcast = torch.ones(1, 1).expand(70, 3)
-    # Not bit for bit: the order of torch's sums depends on strides and on the number of threads.
     for plain, strided in (
         ((a, sa, b, sb), (wide, m_major(sa), tall, column_major)),
         ((a, broadcast.contiguous(), b, sb), (a, broadcast, b, sb)),
@@ -119,6 +109,8 @@ def test_any_strides():
         tolerance = 1e-6 * product_scale(*plain)
         want = dequantized_product(*plain)
         assert ((fp8_gemm_nt(*strided, torch.float32) - want).abs() <= tolerance).all()
+        assert torch.equal(fp8_gemm_nt(*strided, torch.float32), fp8_gemm_nt(*plain, torch.float32))
+        # Not bit for bit: here the order of torch's sums depends on strides and on the number of threads.
         assert ((dequantized_product(*strided) - want).abs() <= 1e-8 * tolerance).all()
 
 

@@ -1,0 +1,73 @@
+"""The result, which TMA writes: each rule beside what is said where it is broken."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..plan.limits import OUT_BYTES
+from . import memory, words
+
+_DEFAULT = torch.bfloat16
+_DTYPES = tuple(getattr(torch, name) for name in OUT_BYTES)
+
+
+def require_result(out: Tensor, out_dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """A given matrix, or one of each group: bf16 or fp32, rows contiguous.
+
+    Args:
+        out: the argument.
+        out_dtype: bf16, the default, or what ``out`` has.
+        shape: the one wanted, ``[M, N]`` or ``[G, capacity, N]``.
+
+    Raises:
+        TypeError: it is no tensor, or its dtype is not one that kernels store, or not ``out_dtype``.
+        ValueError: its shape or its memory is not what TMA can write.
+    """
+    memory.require_own_memory("out", out)
+    _require_dtype(out, shape)
+    _require_agreement(out, out_dtype)
+    memory.require_strided("out", out)
+    _require_shape(out, shape)
+    memory.require_tma("out", out)
+
+
+def require_out_dtype(out_dtype: object) -> None:
+    """The dtype of a result that is to be allocated.
+
+    Raises:
+        TypeError: it is not one that kernels store.
+    """
+    if not any(out_dtype is dtype for dtype in _DTYPES):
+        raise TypeError(
+            f"out_dtype is {out_dtype!r}; wanted {' or '.join(f'`{dtype}`' for dtype in _DTYPES)}"
+        )
+
+
+def _require_dtype(out: Tensor, shape: tuple[int, ...]) -> None:
+    """Kernels store it."""
+    if out.dtype in _DTYPES:
+        return
+    fix = words.allocate(shape, _DEFAULT, out.device)
+    if out.dtype is torch.int32 and out.dim() == 1:
+        fix = f"an index of groups comes before `out`, unlike in DeepGEMM; for a result {fix}"
+    raise TypeError(f"out has dtype {out.dtype}; wanted {' or '.join(map(str, _DTYPES))}: {fix}")
+
+
+def _require_agreement(out: Tensor, out_dtype: torch.dtype) -> None:
+    """`out` and `out_dtype` ask for the same thing."""
+    if out_dtype is _DEFAULT or out_dtype is out.dtype:
+        return
+    raise TypeError(
+        f"out_dtype is {out_dtype!r}, but out has dtype {out.dtype}; wanted the same, or no `out_dtype`, as "
+        f"a given `out` decides: {words.allocate(out.shape, torch.float32, out.device)}"
+    )
+
+
+def _require_shape(out: Tensor, shape: tuple[int, ...]) -> None:
+    """It has the size of the product."""
+    if out.shape == shape:
+        return
+    fix = words.allocate(shape, out.dtype, out.device)
+    wanted = f"{words.shape_in_letters('out', len(shape))} = {shape}"
+    raise ValueError(f"out has shape {tuple(out.shape)}; wanted {wanted}: {fix}")

@@ -1,0 +1,76 @@
+"""How arguments are spelled in messages: their names, their shapes, and the calls that make them.
+
+A message names the argument, what it was, what is wanted and, where there is one, the call that makes it
+right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..plan.recipe import FP8_1D2D as RECIPE
+
+_QUANTIZERS = {"a": "quantize_1x128", "b": "quantize_128x128"}
+
+
+def _blocks(dimension: str, size: int) -> str:
+    return dimension if size == 1 else f"ceil({dimension} / {size})"
+
+
+_M, _N, _K = (
+    _blocks("M", RECIPE.scale_m),
+    _blocks("N", RECIPE.scale_n),
+    _blocks("K", RECIPE.scale_k),
+)
+_SHAPES = {
+    ("a", 2): "[M, K]",
+    ("b", 2): "[N, K]",
+    ("out", 2): "[M, N]",
+    ("sa", 2): f"[{_M}, {_K}]",
+    ("sb", 2): f"[{_N}, {_K}]",
+    ("a", 3): "[G, capacity, K]",
+    ("b", 3): "[G, N, K]",
+    ("out", 3): "[G, capacity, N]",
+    ("sa", 3): f"[G, {_M.replace('M', 'capacity')}, {_K}]",
+    ("sb", 3): f"[G, {_N}, {_K}]",
+}
+
+
+def shape_in_letters(name: str, rank: int) -> str:
+    """The shape that an argument has in the documentation, such as ``[M, K]``."""
+    return _SHAPES[name, rank]
+
+
+def quantize_call(name: str, source: str) -> str:
+    """The statement that makes operand ``name`` and its scales from ``source``."""
+    return f"{name}, s{name} = cute_gemm.{_QUANTIZERS[name]}({source})"
+
+
+def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> str:
+    """The call that makes a result."""
+    call = f"torch.empty({tuple(shape)}, dtype={dtype}, device={str(device)!r})"
+    return f"`{call}`, or leave `out` away"
+
+
+def remake(name: str, x: Tensor, method: str) -> str:
+    """How to get a usable tensor: a copy of an input, but fresh memory for a result."""
+    return allocate(x.shape, x.dtype, x.device) if name == "out" else f"`{name}.{method}()`"
+
+
+def kind(value: object) -> str:
+    """What something is that is no tensor."""
+    return "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}"
+
+
+def sketch(x: Tensor) -> str:
+    """What a tensor is, without its values."""
+    return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
+
+
+def place(x: Tensor) -> str:
+    """Where a tensor lies."""
+    size = f"{x.element_size()}-byte elements"
+    return f"address {x.data_ptr():#x}, shape {tuple(x.shape)}, strides {x.stride()} of {size}"
