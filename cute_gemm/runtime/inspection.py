@@ -6,22 +6,33 @@ Works without a GPU. NVIDIA's own tools do the reading: `cuobjdump -res-usage` f
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+import types
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..plan.config import KernelConfig
+    from .builder import Program
 
 # Every SASS instruction since Volta is 16 bytes long; branch targets are printed in bytes.
 _INSTRUCTION_BYTES = 16
 _TENSOR_CORE = ("QGMMA", "HGMMA", "IGMMA")
 _RESOURCES = re.compile(
-    r"Function (?P<name>\S+):\s+REG:(?P<reg>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+)"
+    r"Function (?P<name>\S+):\s+"
+    r"REG:(?P<reg>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
 )
 _BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)$")
 
@@ -44,6 +55,21 @@ class Loop:
     def count(self, *prefixes: str) -> int:
         """Number of instructions whose opcode is, or continues with a dot, one of `prefixes`."""
         return _count(self.opcodes, prefixes)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes, without what its code looks like."""
+
+    name: str
+    registers: int
+    """Registers per thread at launch."""
+    shared_bytes: int
+    """Static shared memory."""
+    stack_bytes: int
+    """Stack per thread: spilled registers, or arrays that are indexed at run time."""
+    local_bytes: int
+    """Other local memory per thread."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,84 @@ class KernelStats:
         return _count(self.opcodes, prefixes)
 
 
+def examine(of: Program | KernelConfig) -> KernelStats:
+    """Compiles the kernel of a program or a configuration, and reads what came out; needs no GPU.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.cubin`.
+        InspectionError: as :func:`read_cubin`.
+    """
+    from .builder import cubin
+
+    return read_cubin(cubin(of))
+
+
+def find(spec: str) -> Program | KernelConfig:
+    """What a user named on a command line.
+
+    Args:
+        spec: the name of a configuration that is a candidate, such as ``256x128_c2x1_s4_bf16``; or
+            ``module:attribute`` or ``file.py:attribute`` of a program or a configuration, or of a function
+            that returns one when it is called with nothing.
+
+    Raises:
+        InspectionError: there is none by that name, or it is something else.
+    """
+    from ..plan import candidates
+    from ..plan.config import KernelConfig
+    from .builder import Program
+
+    place, colon, attribute = spec.rpartition(":")
+    if not colon:
+        for config in candidates.every_config():
+            if config.name == spec:
+                return config
+        raise InspectionError(
+            f"no configuration is named {spec}; `cute-gemm inspect --m M --n N --k K` lists those of a shape"
+        )
+    found: Any = _module(place)
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise InspectionError(f"{place} has no {attribute}")
+        found = getattr(found, name)
+    if isinstance(found, types.FunctionType):
+        found = found()
+    if not isinstance(found, (Program, KernelConfig)):
+        raise InspectionError(f"{spec} is a {type(found).__name__}; want a Program or a KernelConfig")
+    return found
+
+
+def _module(place: str) -> types.ModuleType:
+    """A module by its name, or from its file."""
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place).resolve()
+        # Where a package's module imports others by relative names, it has to be named by its own.
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        # What lies beside a script can be imported by it.
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        spec.loader.exec_module(module)
+        return module
+    except (ImportError, FileNotFoundError) as error:
+        raise InspectionError(f"cannot import {place}: {error}") from error
+
+
+def read_resources(cubin: bytes) -> Resources:
+    """What the one kernel in `cubin` takes; :func:`read_cubin` for all that can be said of it.
+
+    Raises:
+        InspectionError: as :func:`read_cubin`.
+    """
+    with _file_of(cubin) as image:
+        return _resources(image)
+
+
 def read_cubin(cubin: bytes) -> KernelStats:
     """Read the one kernel in `cubin`.
 
@@ -117,25 +221,37 @@ def read_cubin(cubin: bytes) -> KernelStats:
         InspectionError: a tool is missing (the message holds the pip command), `cubin` is not a cubin, or it
             holds more or fewer than one kernel.
     """
-    with tempfile.TemporaryDirectory(prefix="cute_gemm_") as folder:
-        image = Path(folder) / "kernel.cubin"
-        image.write_bytes(cubin)
-        usage = _run("cuobjdump", "-res-usage", str(image))
-        listing = _run("nvdisasm", "-json", str(image))
-    kernels = list(_RESOURCES.finditer(usage))
-    functions = json.loads(listing)[1]
-    if len(kernels) != 1 or len(functions) != 1:
-        raise InspectionError(f"expected a cubin with one kernel, got {len(kernels)}")
-    resources = kernels[0]
+    with _file_of(cubin) as image:
+        resources = _resources(image)
+        functions = json.loads(_run("nvdisasm", "-json", image))[1]
+    if len(functions) != 1:
+        raise InspectionError(f"expected a cubin with one kernel, got {len(functions)}")
     code = functions[0]["sass-instructions"]
     return KernelStats(
-        name=resources["name"],
-        registers=int(resources["reg"]),
-        shared_bytes=int(resources["shared"]),
-        stack_bytes=int(resources["stack"]),
+        name=resources.name,
+        registers=resources.registers,
+        shared_bytes=resources.shared_bytes,
+        stack_bytes=resources.stack_bytes,
         code=tuple(i["opcode"] for i in code),
         loops=tuple(_loops(code)),
     )
+
+
+def _resources(image: str) -> Resources:
+    kernels = list(_RESOURCES.finditer(_run("cuobjdump", "-res-usage", image)))
+    if len(kernels) != 1:
+        raise InspectionError(f"expected a cubin with one kernel, got {len(kernels)}")
+    found = kernels[0]
+    numbers = (int(found[name]) for name in ("reg", "shared", "stack", "local"))
+    return Resources(found["name"], *numbers)
+
+
+@contextmanager
+def _file_of(cubin: bytes) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="cute_gemm_") as folder:
+        image = Path(folder) / "kernel.cubin"
+        image.write_bytes(cubin)
+        yield str(image)
 
 
 def _loops(code: Sequence[dict]) -> list[Loop]:
