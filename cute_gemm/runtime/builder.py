@@ -44,6 +44,7 @@ def build(
     kernel: Callable[..., Any] | None = None,
     scheduler: Any = None,
     store: Any = None,
+    tensors: tuple[Any, ...] = (),
     **parts: Any,
 ) -> Program:
     """The kernel and symbolic arguments of a configuration: extents and strides arrive with a call.
@@ -58,7 +59,10 @@ def build(
         scheduler: a class as :class:`cute_gemm.schedulers.base.TileScheduler` describes.
         store: where sums go; an object like :class:`cute_gemm.kernels.epilogue.TmaStore`, or a class with
             ``of(config, dtype)`` that returns one.
-        parts: other parts of the kernel, by the names that it takes them under, such as ``mainloop``.
+        tensors: what of a call comes behind all else, for parts that take more: symbolic arguments, made with
+            ``cutlass.cute.runtime.make_fake_tensor``.
+        parts: other parts of the kernel, by the names that it takes them under: ``value``, ``mainloop``,
+            ``scaling``.
 
     Raises:
         ImportError: the DSL is missing.
@@ -100,15 +104,16 @@ def build(
     launch = cutlass.Int32(0), cutlass.Int32(0), cutlass.Int64(0), cutlass.Int64(0)
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     grouping = _grouping(config.layout, m, groups)
-    return Program(config, made, (*operands, *launch, stream, *grouping))
+    return Program(config, made, (*operands, *launch, stream, *grouping, *tensors))
 
 
 def instance(of: Program | KernelConfig) -> Callable[..., None]:
     """The kernel of a program or a configuration: from this process, from disk, or compiled now.
 
     Returns:
-        What is to be called as ``(a, sa, b, sb, out, *launch options, *grouping)``, or, of a program made by
-        hand, with its arguments less the stream; see :func:`cute_gemm.runtime.compiler.instance`.
+        What is to be called as ``(a, sa, b, sb, out, *launch options, *grouping, *tensors)``, or, of a
+        program made by hand, with its arguments less the stream; see
+        :func:`cute_gemm.runtime.compiler.instance`.
 
     Raises:
         ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.compiler.instance`.

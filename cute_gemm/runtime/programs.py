@@ -23,6 +23,7 @@ def launch(
     rhs: tuple[Tensor, Tensor],
     *grouping: Tensor | int,
     out: Tensor | None = None,
+    tensors: tuple[Tensor, ...] = (),
     num_sms: int | None = None,
     flags: launch_policy.LaunchFlags | None = None,
     validate: bool = False,
@@ -37,6 +38,8 @@ def launch(
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
         out: where to write; None to allocate. Its dtype is the configuration's.
+        tensors: further ones, for which the program was built, on the same device; the kernel's host code
+            checks what was said of them there, and nobody whether they overlap ``out``.
         num_sms: CTAs that may run at once; None for what :func:`cute_gemm.config` says, or all.
         flags: how to launch; None for what the operation would take
             (:func:`cute_gemm.plan.launch_policy.launch_flags`).
@@ -72,7 +75,7 @@ def launch(
         a, b, written = (launcher._for_tma(each) for each in (call.a, call.b, result))
         index_and_count = () if call.index is None else (launcher._for_tma(call.index), call.count)
         taken = index_and_count if layout.gives_count_to_kernel else index_and_count[:1]
-        found.kernel(a, call.sa, b, call.sb, written, *found.options(device), *taken)
+        found.kernel(a, call.sa, b, call.sb, written, *found.options(device), *taken, *tensors)
     return launcher._written(result, out)
 
 

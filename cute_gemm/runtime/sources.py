@@ -276,9 +276,11 @@ class _Walk:
     def _source(self, function: types.FunctionType, code: types.CodeType) -> str:
         """The file that a function is in; where there is none, its own lines; at last, its instructions."""
         path = Path(code.co_filename)
-        if not path.is_absolute():
-            path = Path(function.__globals__.get("__file__") or path)
-        if path.is_file():
+        of_module = Path(function.__globals__.get("__file__") or "")
+        # A script's own name is relative to where it was started.
+        if not path.is_absolute() and path.name == of_module.name:
+            path = of_module
+        if path.is_absolute() and path.is_file():
             self.code.append((code, str(path)))
             return self._file(path)
         lines = linecache.getlines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 :]
@@ -367,7 +369,9 @@ def _imports(
 
 def _is_generated(value: object) -> bool:
     """Whether a method was written by :mod:`dataclasses`, out of what is walked anyway."""
-    return isinstance(value, types.FunctionType) and value.__code__.co_filename == "<string>"
+    return (
+        isinstance(value, types.FunctionType) and inspect.unwrap(value).__code__.co_filename == "<string>"
+    )
 
 
 def _is_known(value: Any) -> bool:
