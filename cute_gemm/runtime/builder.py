@@ -126,7 +126,7 @@ def instance(of: Program | KernelConfig) -> Callable[..., None]:
     found = _instances.get(of)
     if found is None:
         key = "program", of.config, of.sources.digest
-        found = compiler.instance(key, lambda: (of.kernel, of.arguments), _label(of), of.sources)
+        found = compiler.instance(key, lambda: (of.kernel, of.arguments), label(of), of.sources)
         _instances[of] = found
     return found
 
@@ -141,16 +141,18 @@ def cubin(of: Program | KernelConfig) -> bytes:
         return compiler.compile_to_cubin(lambda: _to_compile(of), of.name)
     # Before it is traced, which may leave something in it.
     _ = of.sources
-    return compiler.compile_to_cubin(lambda: (of.kernel, of.arguments), _label(of))
+    return compiler.compile_to_cubin(lambda: (of.kernel, of.arguments), label(of))
 
 
-def _label(program: Program) -> str:
-    """The name of a program in what is logged: its configuration's, behind that of a user's kernel."""
-    kind = type(program.kernel)
+def label(of: Program | KernelConfig) -> str:
+    """The name of a program or a configuration in what is logged; of a user's kernel, with its class."""
+    if isinstance(of, KernelConfig):
+        return of.name
+    kind = type(of.kernel)
     if kind.__module__.startswith(f"{__package__.partition('.')[0]}."):
-        return program.config.name
-    name = getattr(program.kernel, "__qualname__", kind.__qualname__)
-    return f"{name} {program.config.name}"
+        return of.config.name
+    name = getattr(of.kernel, "__qualname__", kind.__qualname__)
+    return f"{name} {of.config.name}"
 
 
 def _to_compile(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:

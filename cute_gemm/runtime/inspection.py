@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..plan.limits import STATIC_SMEM
+
 if TYPE_CHECKING:
     from ..plan.config import KernelConfig
     from .builder import Program
@@ -145,29 +147,52 @@ def examine(of: Program | KernelConfig) -> KernelStats:
     return read_cubin(cubin(of))
 
 
-def find(spec: str) -> Program | KernelConfig:
-    """What a user named on a command line.
+def title(of: Program | KernelConfig) -> str:
+    """The name of what is examined, for people."""
+    from .builder import label
 
-    Args:
-        spec: the name of a configuration that is a candidate, such as ``256x128_c2x1_s4_bf16``; or
-            ``module:attribute`` or ``file.py:attribute`` of a program or a configuration, or of a function
-            that returns one when it is called with nothing.
+    return label(of)
+
+
+def shared_bytes(of: Program | KernelConfig) -> int:
+    """Shared memory of a CTA: after :func:`examine`, of a program, what its kernel has asked for."""
+    from ..plan.config import KernelConfig
+
+    if isinstance(of, KernelConfig):
+        return of.smem_bytes
+    storage = getattr(of.kernel, "Storage", None)
+    return of.config.smem_bytes if storage is None else STATIC_SMEM + storage.size_in_bytes()
+
+
+def find_config(name: str) -> KernelConfig:
+    """The candidate of a name, such as ``256x128_c2x1_s4_dyn_bf16``.
 
     Raises:
-        InspectionError: there is none by that name, or it is something else.
+        InspectionError: there is none.
     """
     from ..plan import candidates
+
+    for config in candidates.every_config():
+        if config.name == name:
+            return config
+    raise InspectionError(f"no candidate is named {name}; `cute-gemm inspect` with a shape lists some")
+
+
+def find_program(where: str) -> Program | KernelConfig:
+    """What ``module:attribute`` or ``file.py:attribute`` names.
+
+    Args:
+        where: of a program, a configuration, or a function that returns either when called with nothing.
+
+    Raises:
+        InspectionError: there is no such thing, or it is something else.
+    """
     from ..plan.config import KernelConfig
     from .builder import Program
 
-    place, colon, attribute = spec.rpartition(":")
-    if not colon:
-        for config in candidates.every_config():
-            if config.name == spec:
-                return config
-        raise InspectionError(
-            f"no configuration is named {spec}; `cute-gemm inspect --m M --n N --k K` lists those of a shape"
-        )
+    place, _, attribute = where.rpartition(":")
+    if not place:
+        raise InspectionError(f"want module:attribute or file.py:attribute, got {where}")
     found: Any = _module(place)
     for name in attribute.split("."):
         if not hasattr(found, name):
@@ -176,7 +201,7 @@ def find(spec: str) -> Program | KernelConfig:
     if isinstance(found, types.FunctionType):
         found = found()
     if not isinstance(found, (Program, KernelConfig)):
-        raise InspectionError(f"{spec} is a {type(found).__name__}; want a Program or a KernelConfig")
+        raise InspectionError(f"{where} is a {type(found).__name__}; want a Program or a KernelConfig")
     return found
 
 
@@ -186,15 +211,14 @@ def _module(place: str) -> types.ModuleType:
         if not place.endswith(".py"):
             return importlib.import_module(place)
         path = Path(place).resolve()
-        # Where a package's module imports others by relative names, it has to be named by its own.
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        # By a name that is no other module's.
+        spec = importlib.util.spec_from_file_location(f"_inspected_{path.stem}", path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
-        # What lies beside a script can be imported by it.
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))
+        sys.modules[module.__name__] = module
+        # As for a script, what lies beside it can be imported.
+        sys.path.insert(0, str(path.parent))
         spec.loader.exec_module(module)
         return module
     except (ImportError, FileNotFoundError) as error:

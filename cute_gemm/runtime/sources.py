@@ -369,9 +369,7 @@ def _imports(
 
 def _is_generated(value: object) -> bool:
     """Whether a method was written by :mod:`dataclasses`, out of what is walked anyway."""
-    return (
-        isinstance(value, types.FunctionType) and inspect.unwrap(value).__code__.co_filename == "<string>"
-    )
+    return isinstance(value, types.FunctionType) and inspect.unwrap(value).__code__.co_filename == "<string>"
 
 
 def _is_known(value: Any) -> bool:
