@@ -89,6 +89,8 @@ def build(
     if isinstance(store, type):
         store = store.of(config, out_dtype)  # type: ignore[attr-defined]
     made = (kernel or Fp8Gemm1D2D)(config, scheduler, store, **parts)
+    # A value may make fewer columns of the sums than B has rows.
+    out_columns = getattr(parts.get("value"), "out_columns", int)
     m, n, k, k_blocks, n_blocks, groups = (cute.sym_int32() for _ in range(6))
     groups_of_a = (groups,) if config.layout.has_matrix_per_group else ()
     groups_of_b = (groups,) if config.layout.is_grouped else ()
@@ -98,7 +100,7 @@ def build(
         scales_of_a(*groups_of_a, m, k_blocks),
         _matrix(cutlass.Float8E4M3FN, *groups_of_b, n, k),
         _scales(*groups_of_b, n_blocks, k_blocks),
-        _matrix(out_dtype, *groups_of_a, m, n),
+        _matrix(out_dtype, *groups_of_a, m, n if out_columns(128) == 128 else cute.sym_int32()),
     )
     # num_sms, flags, semaphore and status of GemmFp8.__call__.
     launch = cutlass.Int32(0), cutlass.Int32(0), cutlass.Int64(0), cutlass.Int64(0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import contract, settings
 from ..plan import launch_policy
 from ..plan.config import KernelConfig
+from ..plan.limits import TMA_ALIGNMENT
 from . import builder, launcher
 from .builder import Program
 from .selection import Launch
@@ -37,7 +38,8 @@ def launch(
             M-major ``sa`` (:func:`cute_gemm.quantize.m_major`).
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
-        out: where to write; None to allocate. Its dtype is the configuration's.
+        out: where to write; None to allocate. Its dtype is the configuration's. For a value that makes
+            fewer columns it is contiguous, and the caller sees that it overlaps no input.
         tensors: further ones, for which the program was built, on the same device; the kernel's host code
             checks what was said of them there, and nobody whether they overlap ``out``.
         num_sms: CTAs that may run at once; None for what :func:`cute_gemm.config` says, or all.
@@ -60,17 +62,22 @@ def launch(
     config = of if isinstance(of, KernelConfig) else of.config
     layout, out_dtype = config.layout, _DTYPES[config.out_dtype]
     index, count = _split(config, grouping)
-    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate)
+    out_columns = getattr(getattr(getattr(of, "kernel", None), "value", None), "out_columns", int)
+    is_narrower = out_columns(128) != 128
+    # The rules are for as many columns of D as B has rows; a value may make fewer.
+    checked_out = None if is_narrower else out
+    call = contract.check(layout, lhs, rhs, checked_out, out_dtype, index, count, validate)
+    shape = (*call.shape[:-1], out_columns(call.shape[-1]))
+    if is_narrower and out is not None:
+        _require_narrower(out, call, shape, out_dtype)
     _require_fit(config, call)
-    result = call.a.new_empty(call.shape, dtype=out_dtype) if out is None else out
-    if 0 in call.shape:
+    result = call.a.new_empty(shape, dtype=out_dtype) if out is None else out
+    if 0 in shape:
         return result
-    if call.a.is_cpu:
-        raise ValueError("the tensors are on the CPU; a kernel runs on a Hopper GPU")
+    _require_gpu(call)
     scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
     with scope, torch.cuda.device(call.a.device):
         device = call.a.get_device()
-        launcher._require_hopper(device)
         found = _prepare(of, config, call, flags)
         a, b, written = (launcher._for_tma(each) for each in (call.a, call.b, result))
         index_and_count = () if call.index is None else (launcher._for_tma(call.index), call.count)
@@ -93,6 +100,24 @@ def _split(config: KernelConfig, grouping: tuple[Tensor | int, ...]) -> tuple[Te
     index: Any = given[0] if given else None
     number: Any = given[1] if len(given) > 1 else 0
     return index, number
+
+
+def _require_gpu(call: contract.Call) -> None:
+    if call.a.is_cpu:
+        raise ValueError("the tensors are on the CPU; a kernel runs on a Hopper GPU")
+    launcher._require_hopper(call.a.get_device())
+
+
+def _require_narrower(
+    out: Tensor, call: contract.Call, shape: tuple[int, ...], out_dtype: torch.dtype
+) -> None:
+    """Checks a result of other columns than the sums have; the caller sees that it overlaps no input."""
+    wanted = out.shape == shape and out.dtype is out_dtype and out.device == call.a.device
+    if not wanted or not out.is_contiguous() or out.data_ptr() % TMA_ALIGNMENT:
+        raise ValueError(
+            f"out must be contiguous {out_dtype} {list(shape)} on {call.a.device}, at a multiple of "
+            f"{TMA_ALIGNMENT} bytes, got {out.dtype} {list(out.shape)} on {out.device}"
+        )
 
 
 def _require_fit(config: KernelConfig, call: contract.Call) -> None:
