@@ -12,7 +12,7 @@ from ..plan.config import KernelConfig
 from ..plan.layouts import Layout, resolve
 from ..plan.limits import SMEM_CAPACITY
 from . import compiler
-from .sources import Sources, read
+from .sources import Sources, is_of_user, read
 
 _instances: weakref.WeakKeyDictionary[Program, Callable[..., None]] = weakref.WeakKeyDictionary()
 """Of programs that were asked for: a call of one that is warm walks nothing."""
@@ -147,14 +147,13 @@ def cubin(of: Program | KernelConfig) -> bytes:
 
 
 def label(of: Program | KernelConfig) -> str:
-    """The name of a program or a configuration in what is logged; of a user's kernel, with its class."""
+    """The name of a program or a configuration in what is logged, with the parts that are a user's own."""
     if isinstance(of, KernelConfig):
         return of.name
-    kind = type(of.kernel)
-    if kind.__module__.startswith(f"{__package__.partition('.')[0]}."):
-        return of.config.name
-    name = getattr(of.kernel, "__qualname__", kind.__qualname__)
-    return f"{name} {of.config.name}"
+    parts = (of.kernel, *getattr(of.kernel, "__dict__", {}).values())
+    kinds = (part if isinstance(part, type) else type(part) for part in parts)
+    names = dict.fromkeys(kind.__name__ for kind in kinds if is_of_user(kind))
+    return f"{of.config.name} with {', '.join(names)}" if names else of.config.name
 
 
 def _to_compile(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:

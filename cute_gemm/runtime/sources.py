@@ -99,6 +99,11 @@ def read(*roots: object) -> Sources:
     return Sources(walk.digest.hexdigest(), walk.files, tuple(walk.code), unknown)
 
 
+def is_of_user(kind: type) -> bool:
+    """Whether a class is neither a part of this package's kernels nor of a known library."""
+    return not _is_known(kind)
+
+
 def own_digests() -> list[str]:
     """Of each of :data:`OWN_PARTS`, as it was when first asked for."""
     return [_first_digest(PACKAGE / part) for part in OWN_PARTS]
