@@ -136,12 +136,16 @@ def test_a_program_is_compiled_once_and_found_by_the_next_process(
     # Another object that is made of the same, after the DSL has rewritten functions of the first.
     assert instance(meeting()) is first
     assert happened(caplog) == "nothing"
+    # So are the functions of another kernel with the same part.
+    instance(build(KernelConfig(64, 64, 5), store=importlib.import_module("mine_store").MeetingStore))
+    assert cache.cache_info().kernels == 2
     new_process(monkeypatch)
+    caplog.clear()
     cubin(program := meeting())
     assert happened(caplog) == "compiled"
     instance(program)
     assert happened(caplog) == "loaded"
-    assert cache.cache_info().kernels == 1
+    assert cache.cache_info().kernels == 2
     own = {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}", "PYTHONHASHSEED": "7"}
     script = folder / "script.py"
     script.write_text(SCRIPT)

@@ -322,6 +322,13 @@ def test_different_values_have_different_digests_and_equal_ones_the_same() -> No
     assert not any(each.unknown for each in found)
 
 
+def test_equal_tuples_may_be_one_object_or_two() -> None:
+    """Which it is depends on whether Python compiled the code that makes them, or found it compiled."""
+    one, two = ((1, "a"), tuple([1, "a"]))
+    assert one is not two
+    assert sources.read(Holder(a=one, b=one)).digest == sources.read(Holder(a=one, b=two)).digest
+
+
 def test_cycles_end() -> None:
     first, second = Holder(), Holder()
     first.other, second.other = second, first  # type: ignore[attr-defined]
@@ -386,6 +393,14 @@ def test_a_constant_edited_after_the_import_is_what_it_was(folder: Path) -> None
     forget()
     new = sources.read(importlib.import_module("mine.kernel").build())
     assert old.digest != new.digest
+
+
+def test_a_constant_edited_after_it_was_read_is_seen(folder: Path) -> None:
+    """No function differs then, but the text does that the digest is of."""
+    forget()
+    before = sources.read(importlib.import_module("mine.kernel").build())
+    (folder / "deep/scaling.py").write_text(FILES["deep/scaling.py"].replace("= 3", "= 4"))
+    assert "scaling.py changed since it was read" in before.objection()
 
 
 @pytest.mark.parametrize("name", ["queue", "cuda"])
