@@ -1,4 +1,4 @@
-"""`cute-gemm inspect`: which kernel is chosen for a shape, and what it is compiled to."""
+"""`cute-gemm inspect`: what a kernel is compiled to: of a shape, a configuration, or one's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cute_gemm.plan.config import KernelConfig
     from cute_gemm.plan.cost_model import Choice
     from cute_gemm.plan.problem import GemmProblem
-    from cute_gemm.runtime.inspection import KernelStats
+    from cute_gemm.runtime import KernelStats, Program
 
 # Opcode roots, or opcodes, that tell whether a GEMM kernel came out as intended.
 _TELLING = {
@@ -44,21 +44,51 @@ _RIVALS = 8
 
 def register(commands: Any) -> None:
     """Add the command to a parser's."""
-    parser = commands.add_parser("inspect", help="show the kernel chosen for a shape; needs no GPU")
-    shapes.add_arguments(parser, required=True)
+    parser = commands.add_parser(
+        "inspect", help="show the kernel of a shape, a configuration or a program; needs no GPU"
+    )
+    shapes.add_arguments(parser)
     parser.add_argument(
         "--m-major",
         action="store_true",
         help="with scales of A that are M-major, on 16 bytes: TMA can load them",
     )
+    parser.add_argument("--config", metavar="NAME", help="in place of a shape: a candidate's name")
+    parser.add_argument(
+        "--kernel",
+        metavar="WHERE",
+        help="in place of a shape: a program, or a function that returns one, as module:name or file.py:name",
+    )
     parser.set_defaults(command=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
+    from cute_gemm.runtime import InspectionError
+
+    extents = args.m, args.n, args.k
+    given = [args.config is not None, args.kernel is not None, any(extents)]
+    if sum(given) != 1 or (any(extents) and not all(extents)):
+        raise CommandError("want a shape, by --m, --n and --k, or --config, or --kernel")
+    try:
+        if args.config or args.kernel:
+            _show(_named(args))
+        else:
+            _show(_chosen(args))
+    except InspectionError as error:
+        raise CommandError(str(error)) from error
+
+
+def _named(args: argparse.Namespace) -> Program | KernelConfig:
+    from cute_gemm.runtime.inspection import find_config, find_program
+
+    return find_config(args.config) if args.config else find_program(args.kernel)
+
+
+def _chosen(args: argparse.Namespace) -> KernelConfig:
+    """What is chosen for a shape, after a table of what else was there."""
     from cute_gemm.plan import candidates, cost_model
     from cute_gemm.plan.problem import GemmProblem
-    from cute_gemm.runtime import builder, selection
-    from cute_gemm.runtime.inspection import InspectionError, read_cubin
+    from cute_gemm.runtime import selection
 
     if why := objection(args.n, args.k):
         raise CommandError(why)
@@ -68,14 +98,17 @@ def _run(args: argparse.Namespace) -> None:
         for choice in cost_model.rank(problem)
     ]
     chosen = selection.select(problem, args.m_major)
+    wide_console().print(_rivals_table(problem, choices, chosen))
+    return chosen
+
+
+def _show(of: Program | KernelConfig) -> None:
+    from cute_gemm.runtime.inspection import examine, shared_bytes, title
+
+    with status_line(f"compiling {title(of)} ..."):
+        stats = examine(of)
     console = wide_console()
-    console.print(_rivals_table(problem, choices, chosen))
-    try:
-        with status_line(f"compiling {chosen.name} ..."):
-            stats = read_cubin(builder.cubin(chosen))
-    except InspectionError as error:
-        raise CommandError(str(error)) from error
-    console.print(_resources_table(chosen, stats))
+    console.print(_resources_table(title(of), shared_bytes(of), stats))
     console.print(_instructions_table(stats))
 
 
@@ -95,10 +128,10 @@ def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: Kerne
     return table
 
 
-def _resources_table(config: KernelConfig, stats: KernelStats) -> Table:
-    table = Table(title=f"Compiled kernel {config.name}", title_justify="left", show_header=False)
+def _resources_table(name: str, shared: int, stats: KernelStats) -> Table:
+    table = Table(title=f"Compiled kernel {name}", title_justify="left", show_header=False)
     table.add_row("registers per thread at launch", str(stats.registers))
-    table.add_row("shared memory per block", f"{config.smem_bytes:,} bytes")
+    table.add_row("shared memory per block", f"{shared:,} bytes")
     table.add_row("of it static", f"{stats.shared_bytes:,} bytes")
     table.add_row("stack per thread", f"{stats.stack_bytes} bytes")
     table.add_row("spill loads / stores", f"{stats.local_loads} / {stats.local_stores}")

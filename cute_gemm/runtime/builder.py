@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout, resolve
+from ..plan.limits import SMEM_CAPACITY
 from . import compiler
+from .sources import Sources, is_of_user, read
+
+_instances: weakref.WeakKeyDictionary[Program, Callable[..., None]] = weakref.WeakKeyDictionary()
+"""Of programs that were asked for: a call of one that is warm walks nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
-    """What is compiled into one kernel instance.
+    """What is compiled into one kernel instance. Two are the same only if they are one object.
 
     Args:
         config: what it was built for.
-        kernel: a ``@cute.jit`` callable, such as :class:`cute_gemm.kernels.gemm_fp8_1d2d.GemmFp8`.
+        kernel: a ``@cute.jit`` callable, such as :class:`cute_gemm.kernels.gemm_fp8_1d2d.Fp8Gemm1D2D`.
         arguments: symbolic ones, which say what is known of a call's when it is compiled.
     """
 
@@ -25,19 +32,65 @@ class Program:
     kernel: Callable[..., Any]
     arguments: tuple[Any, ...]
 
+    @functools.cached_property
+    def sources(self) -> Sources:
+        """What it is made of, as it was when first asked for."""
+        return read(self.kernel, self.arguments)
 
-def build(config: KernelConfig) -> Program:
-    """The kernel and symbolic arguments of a configuration: extents and strides arrive with a call."""
+
+def build(
+    config: KernelConfig,
+    *,
+    kernel: Callable[..., Any] | None = None,
+    scheduler: Any = None,
+    store: Any = None,
+    tensors: tuple[Any, ...] = (),
+    **parts: Any,
+) -> Program:
+    """The kernel and symbolic arguments of a configuration: extents and strides arrive with a call.
+
+    Whatever is not given is this package's own. What is given may be of a file, a package or a notebook's
+    cell (docs/kernels.md).
+
+    Args:
+        config: tiles, stages, cluster, layout and types.
+        kernel: called with ``(config, scheduler, store, **parts)``, returns a ``@cute.jit`` callable that
+            takes the arguments of :class:`cute_gemm.kernels.gemm_fp8_1d2d.Fp8Gemm1D2D`; a subclass of that.
+        scheduler: a class as :class:`cute_gemm.schedulers.base.TileScheduler` describes.
+        store: where sums go; an object like :class:`cute_gemm.kernels.epilogue.TmaStore`, or a class with
+            ``of(config, dtype)`` that returns one.
+        tensors: what of a call comes behind all else, for parts that take more: symbolic arguments, made with
+            ``cutlass.cute.runtime.make_fake_tensor``.
+        parts: other parts of the kernel, by the names that it takes them under: ``value``, ``mainloop``,
+            ``scaling``.
+
+    Raises:
+        ImportError: the DSL is missing.
+        TypeError: the kernel takes no such part.
+        ValueError: the configuration asks for more shared memory than there is.
+    """
     import cutlass
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_stream
 
     from ..kernels.gemm_fp8_1d2d import Fp8Gemm1D2D
 
+    # Of parts that are not known here, the compiler sees what they take.
+    if store is None and kernel is None and config.smem_bytes > SMEM_CAPACITY:
+        raise ValueError(
+            f"{config.name} takes {config.smem_bytes} bytes of shared memory; there are {SMEM_CAPACITY} for "
+            "a CTA. Fewer stages or a smaller tile take less"
+        )
     out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
-    scheduler = resolve(config.layout.scheduler(config))
-    store = resolve(config.layout.store(config)).of(config, out_dtype)
-    kernel = Fp8Gemm1D2D(config, scheduler, store)
+    if scheduler is None:
+        scheduler = resolve(config.layout.scheduler(config))
+    if store is None:
+        store = resolve(config.layout.store(config))
+    if isinstance(store, type):
+        store = store.of(config, out_dtype)  # type: ignore[attr-defined]
+    made = (kernel or Fp8Gemm1D2D)(config, scheduler, store, **parts)
+    # A value may make fewer columns of the sums than B has rows.
+    out_columns = getattr(parts.get("value"), "out_columns", int)
     m, n, k, k_blocks, n_blocks, groups = (cute.sym_int32() for _ in range(6))
     groups_of_a = (groups,) if config.layout.has_matrix_per_group else ()
     groups_of_b = (groups,) if config.layout.is_grouped else ()
@@ -47,23 +100,60 @@ def build(config: KernelConfig) -> Program:
         scales_of_a(*groups_of_a, m, k_blocks),
         _matrix(cutlass.Float8E4M3FN, *groups_of_b, n, k),
         _scales(*groups_of_b, n_blocks, k_blocks),
-        _matrix(out_dtype, *groups_of_a, m, n),
+        _matrix(out_dtype, *groups_of_a, m, n if out_columns(128) == 128 else cute.sym_int32()),
     )
     # num_sms, flags, semaphore and status of GemmFp8.__call__.
     launch = cutlass.Int32(0), cutlass.Int32(0), cutlass.Int64(0), cutlass.Int64(0)
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     grouping = _grouping(config.layout, m, groups)
-    return Program(config, kernel, (*operands, *launch, stream, *grouping))
+    return Program(config, made, (*operands, *launch, stream, *grouping, *tensors))
 
 
-def instance(config: KernelConfig) -> Callable[..., None]:
-    """The kernel of ``config``, to be called as ``(a, sa, b, sb, out, *launch options, *grouping)``."""
-    return compiler.instance(("Fp8Gemm1D2D", config), lambda: _to_compile(config), config.name)
+def instance(of: Program | KernelConfig) -> Callable[..., None]:
+    """The kernel of a program or a configuration: from this process, from disk, or compiled now.
+
+    Returns:
+        What is to be called as ``(a, sa, b, sb, out, *launch options, *grouping, *tensors)``, or, of a
+        program made by hand, with its arguments less the stream; see
+        :func:`cute_gemm.runtime.compiler.instance`.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.compiler.instance`.
+
+    Warns:
+        KernelWarning: it was compiled now, and spills.
+    """
+    if isinstance(of, KernelConfig):
+        return compiler.instance(("Fp8Gemm1D2D", of), lambda: _to_compile(of), of.name)
+    found = _instances.get(of)
+    if found is None:
+        key = "program", of.config, of.sources.digest
+        found = compiler.instance(key, lambda: (of.kernel, of.arguments), label(of), of.sources)
+        _instances[of] = found
+    return found
 
 
-def cubin(config: KernelConfig) -> bytes:
-    """The GPU code of the kernel of ``config``, for inspection; needs no GPU."""
-    return compiler.compile_to_cubin(lambda: _to_compile(config), config.name)
+def cubin(of: Program | KernelConfig) -> bytes:
+    """The GPU code of the kernel of a program or a configuration, compiled anew; needs no GPU.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.compiler.compile_to_cubin`.
+    """
+    if isinstance(of, KernelConfig):
+        return compiler.compile_to_cubin(lambda: _to_compile(of), of.name)
+    # Before it is traced, which may leave something in it.
+    _ = of.sources
+    return compiler.compile_to_cubin(lambda: (of.kernel, of.arguments), label(of))
+
+
+def label(of: Program | KernelConfig) -> str:
+    """The name of a program or a configuration in what is logged, with the parts that are a user's own."""
+    if isinstance(of, KernelConfig):
+        return of.name
+    parts = (of.kernel, *getattr(of.kernel, "__dict__", {}).values())
+    kinds = (part if isinstance(part, type) else type(part) for part in parts)
+    names = dict.fromkeys(kind.__name__ for kind in kinds if is_of_user(kind))
+    return f"{of.config.name} with {', '.join(names)}" if names else of.config.name
 
 
 def _to_compile(config: KernelConfig) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -5,11 +5,12 @@ compiled is always an object file, which is then linked into the process by the 
 kernel and one from disk take the same way, no toolchain is needed, and a machine without a GPU compiles for
 Hopper as well as any other.
 
-Stored objects are keyed by everything that shapes their code: the caller's key, the kernels' sources as this
-process imports them (where they change under it, nothing is stored), the versions of the DSL, the CUDA
-version of its compiler, its ``CUTE_DSL_*`` settings, and the CPU (host code uses all it can do). They do not
-depend on the Python or torch they were made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch
-the disk cache off: a kernel found there is not compiled.
+Stored objects are keyed by everything that shapes their code: the caller's key; the sources and values that
+the kernel is made of, wherever they are (:mod:`cute_gemm.runtime.sources`), as this process imports them
+(where they change under it, nothing is stored); the versions of the DSL, the CUDA version of its compiler,
+its ``CUTE_DSL_*`` settings; and the CPU (host code uses all it can do). They do not depend on the torch they
+were made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch the disk cache off: a kernel found
+there is not compiled.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ import struct
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
+from . import inspection
 from .cache import KernelStore, open_store
+from .sources import Sources, own_digests, own_parts_changed, read
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +45,6 @@ ARCH = "sm_90a"
 
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
-_PACKAGE = Path(__file__).parents[1]
-_SOURCES = ("kernels", "schedulers", "plan", "runtime/builder.py", "runtime/compiler.py")
 _DSL = "nvidia-cutlass-dsl"
 _EM_CUDA = 190
 
@@ -55,7 +58,11 @@ _key_locks_guard = threading.Lock()
 _compiler = threading.Lock()
 
 
-def instance(key: Hashable, build: Build, label: str) -> Callable[..., None]:
+class KernelWarning(UserWarning):
+    """A kernel was compiled that will be slow: it spills registers, or indexes local memory."""
+
+
+def instance(key: Hashable, build: Build, label: str, sources: Sources | None = None) -> Callable[..., None]:
     """The kernel for ``key``, ready to be called with tensors: from this process, from disk, or compiled now.
 
     Thread-safe: a kernel is made once, and threads that want another one, made already, do not wait for it.
@@ -65,9 +72,9 @@ def instance(key: Hashable, build: Build, label: str) -> Callable[..., None]:
     Args:
         key: what tells this kernel from others (kernel class, configuration, types). Its ``repr`` is kept on
             disk and compared between processes: it must say all that ``key`` does and name no address.
-        build: called only if the kernel has to be compiled; the file that defines it counts as a source, as
-            it is when this process first asks for a kernel of that file.
+        build: called only if the kernel has to be compiled. All that it refers to counts as a source.
         label: the kernel's name in what is logged.
+        sources: what the kernel is made of; None to find out from ``build``.
 
     Returns:
         A TVM FFI function that takes the arguments of ``build`` by position, less the stream: it uses the
@@ -77,7 +84,11 @@ def instance(key: Hashable, build: Build, label: str) -> Callable[..., None]:
     Raises:
         ImportError: the DSL is missing.
         RuntimeError: the DSL's distributions are of different versions.
-        ValueError: ``repr(key)`` changes from process to process.
+        ValueError: ``repr(key)`` changes from process to process; or the kernel takes more shared memory than
+            there is.
+
+    Warns:
+        KernelWarning: the kernel, compiled now, spills registers or has a stack.
     """
     found = _loaded.get(key)
     if found is not None:
@@ -86,7 +97,8 @@ def instance(key: Hashable, build: Build, label: str) -> Callable[..., None]:
         key_lock = _key_locks.setdefault(key, threading.Lock())
     with key_lock:
         if key not in _loaded:
-            _loaded[key] = _load_or_compile(_key_text(key, build), build, label)
+            made_of = read(build) if sources is None else sources
+            _loaded[key] = _load_or_compile(_key_text(key, made_of), made_of, build, label)
         return _loaded[key]
 
 
@@ -95,12 +107,18 @@ def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
 
     Raises:
         ImportError, RuntimeError: as :func:`instance`.
-        ValueError: what ``build`` returns launches no kernel.
+        ValueError: what ``build`` returns launches no kernel, or takes more shared memory than there is.
+
+    Warns:
+        KernelWarning: as :func:`instance`.
     """
-    return _cubin(_compile(build, label))
+    cubin = _cubin(_compile(build, label))
+    if cubin is None:
+        raise ValueError(f"{label} has no GPU code: nothing launches a kernel")
+    return cubin
 
 
-def _load_or_compile(key: str, build: Build, label: str) -> Callable[..., None]:
+def _load_or_compile(key: str, sources: Sources, build: Build, label: str) -> Callable[..., None]:
     store = open_store()
     kernel = _from_store(store, key, label)
     if kernel is not None:
@@ -111,13 +129,20 @@ def _load_or_compile(key: str, build: Build, label: str) -> Callable[..., None]:
         if kernel is not None:
             return kernel
         image = _compile(build, label)
-        if store and _sources_are_as_they_were(build):
-            store.store(key, image)
-        elif store:
-            logger.warning(
-                "did not keep %s on disk: sources of cute_gemm changed since this process imported it", label
-            )
+        if store:
+            _keep(store, key, image, sources, label)
     return _link(image)
+
+
+def _keep(store: KernelStore, key: str, image: bytes, sources: Sources, label: str) -> None:
+    """Stores a fresh object, unless what it was compiled from is not what its key says."""
+    objection = sources.objection()
+    if not objection and own_parts_changed():
+        objection = "sources of cute_gemm changed since this process imported it"
+    if objection:
+        logger.warning("did not keep %s on disk: %s", label, objection)
+    else:
+        store.store(key, image)
 
 
 def _from_store(store: KernelStore | None, key: str, label: str) -> Callable[..., None] | None:
@@ -142,11 +167,49 @@ def _compile(build: Build, label: str) -> bytes:
         started = time.perf_counter()
         kernel, arguments = build()
         compiled = cute.compile(kernel, *arguments, options=_OPTIONS)
+        _check_shared_memory(kernel, label)
         with _memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)
             image = Path(path).read_bytes()
     logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
+    _warn_of_spills(image, label)
     return image
+
+
+def _check_shared_memory(kernel: Any, label: str) -> None:
+    """Raises where a kernel that says what its ``Storage`` is asks for more than there is.
+
+    CUDA would refuse each launch.
+    """
+    size_in_bytes = getattr(getattr(kernel, "Storage", None), "size_in_bytes", None)
+    if size_in_bytes is None:
+        return
+    size = STATIC_SMEM + size_in_bytes()
+    if size > SMEM_CAPACITY:
+        raise ValueError(
+            f"{label} takes {size} bytes of shared memory; there are {SMEM_CAPACITY} for a CTA. Fewer stages "
+            "or a smaller tile take less"
+        )
+
+
+def _warn_of_spills(image: bytes, label: str) -> None:
+    """Says so where threads of a kernel have local memory. It takes 5 ms; without the tool it is left out."""
+    cubin = _cubin(image)
+    if cubin is None:
+        return
+    try:
+        found = inspection.read_resources(cubin)
+    except inspection.InspectionError as error:
+        logger.debug("did not look for spills of %s: %s", label, error)
+        return
+    if found.stack_bytes or found.local_bytes:
+        warnings.warn(
+            f"{label} keeps {found.stack_bytes + found.local_bytes} bytes per thread in local memory, with "
+            f"{found.registers} registers: it spills registers, or indexes an array by what is only known at "
+            "run time. A smaller tile, fewer accumulators or constexpr loops avoid that",
+            KernelWarning,
+            stacklevel=2,
+        )
 
 
 def _link(image: bytes) -> Callable[..., None]:
@@ -174,8 +237,8 @@ def _announce(message: str) -> None:
         print(f"cute_gemm: {message}, which takes seconds", file=sys.stderr, flush=True)
 
 
-def _cubin(image: bytes) -> bytes:
-    """The first ELF image for CUDA within an object file."""
+def _cubin(image: bytes) -> bytes | None:
+    """The first ELF image for CUDA within an object file, if there is one."""
     start = image.find(b"\x7fELF", 1)
     while start >= 0:
         machine = struct.unpack_from("<H", image, start + 18)[0]
@@ -186,49 +249,23 @@ def _cubin(image: bytes) -> bytes:
             size = max(segments + segment * num_segments, sections + section * num_sections)
             return image[start : start + size]
         start = image.find(b"\x7fELF", start + 1)
-    raise ValueError("no GPU code: nothing launches a kernel")
+    return None
 
 
 # What decides whether a stored object may be used
 
 
-def _key_text(key: Hashable, build: Build) -> str:
+def _key_text(key: Hashable, sources: Sources) -> str:
     """All that shapes the object made for ``key``, as text that is equal in every process where it is."""
     text = repr(key)
     if " at 0x" in text:
         raise ValueError(f"the repr of a kernel's key must be the same in every process, got {text}")
-    parts = {"kernel": text, "sources": _first_digests(build), **_surroundings()}
+    parts = {"kernel": text, "package": own_digests(), "sources": sources.digest, **_surroundings()}
     return json.dumps(parts, sort_keys=True)
 
 
-def _sources(build: Build) -> list[Path]:
-    return [Path(build.__code__.co_filename), *(_PACKAGE / name for name in _SOURCES)]
-
-
-def _digest(source: Path) -> str:
-    """Of a file, or of all Python files in a folder, as they are on disk now."""
-    digest = hashlib.sha256()
-    for file in sorted(source.rglob("*.py")) if source.is_dir() else [source]:
-        content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-_first_digest = functools.cache(_digest)
-for _name in _SOURCES:
-    # Now: Python reads the kernels at the first compile. What is unchanged after that is what it read.
-    _first_digest(_PACKAGE / _name)
-
-
-def _first_digests(build: Build) -> list[str]:
-    return [_first_digest(source) for source in _sources(build)]
-
-
-def _sources_are_as_they_were(build: Build) -> bool:
-    try:
-        return [_digest(source) for source in _sources(build)] == _first_digests(build)
-    except OSError:
-        return False
+# Now: Python reads the kernels at the first compile. What is unchanged after that is what it read.
+own_digests()
 
 
 @functools.cache

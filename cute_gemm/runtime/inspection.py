@@ -6,22 +6,35 @@ Works without a GPU. NVIDIA's own tools do the reading: `cuobjdump -res-usage` f
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+import types
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..plan.limits import STATIC_SMEM
+
+if TYPE_CHECKING:
+    from ..plan.config import KernelConfig
+    from .builder import Program
 
 # Every SASS instruction since Volta is 16 bytes long; branch targets are printed in bytes.
 _INSTRUCTION_BYTES = 16
 _TENSOR_CORE = ("QGMMA", "HGMMA", "IGMMA")
 _RESOURCES = re.compile(
-    r"Function (?P<name>\S+):\s+REG:(?P<reg>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+)"
+    r"Function (?P<name>\S+):\s+"
+    r"REG:(?P<reg>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
 )
 _BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)$")
 
@@ -44,6 +57,21 @@ class Loop:
     def count(self, *prefixes: str) -> int:
         """Number of instructions whose opcode is, or continues with a dot, one of `prefixes`."""
         return _count(self.opcodes, prefixes)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes, without what its code looks like."""
+
+    name: str
+    registers: int
+    """Registers per thread at launch."""
+    shared_bytes: int
+    """Static shared memory."""
+    stack_bytes: int
+    """Stack per thread: spilled registers, or arrays that are indexed at run time."""
+    local_bytes: int
+    """Other local memory per thread."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +135,106 @@ class KernelStats:
         return _count(self.opcodes, prefixes)
 
 
+def examine(of: Program | KernelConfig) -> KernelStats:
+    """Compiles the kernel of a program or a configuration, and reads what came out; needs no GPU.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.cubin`.
+        InspectionError: as :func:`read_cubin`.
+    """
+    from .builder import cubin
+
+    return read_cubin(cubin(of))
+
+
+def title(of: Program | KernelConfig) -> str:
+    """The name of what is examined, for people."""
+    from .builder import label
+
+    return label(of)
+
+
+def shared_bytes(of: Program | KernelConfig) -> int:
+    """Shared memory of a CTA: after :func:`examine`, of a program, what its kernel has asked for."""
+    from ..plan.config import KernelConfig
+
+    if isinstance(of, KernelConfig):
+        return of.smem_bytes
+    storage = getattr(of.kernel, "Storage", None)
+    return of.config.smem_bytes if storage is None else STATIC_SMEM + storage.size_in_bytes()
+
+
+def find_config(name: str) -> KernelConfig:
+    """The candidate of a name, such as ``256x128_c2x1_s4_dyn_bf16``.
+
+    Raises:
+        InspectionError: there is none.
+    """
+    from ..plan import candidates
+
+    for config in candidates.every_config():
+        if config.name == name:
+            return config
+    raise InspectionError(f"no candidate is named {name}; `cute-gemm inspect` with a shape lists some")
+
+
+def find_program(where: str) -> Program | KernelConfig:
+    """What ``module:attribute`` or ``file.py:attribute`` names.
+
+    Args:
+        where: of a program, a configuration, or a function that returns either when called with nothing.
+
+    Raises:
+        InspectionError: there is no such thing, or it is something else.
+    """
+    from ..plan.config import KernelConfig
+    from .builder import Program
+
+    place, _, attribute = where.rpartition(":")
+    if not place:
+        raise InspectionError(f"want module:attribute or file.py:attribute, got {where}")
+    found: Any = _module(place)
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise InspectionError(f"{place} has no {attribute}")
+        found = getattr(found, name)
+    if isinstance(found, types.FunctionType):
+        found = found()
+    if not isinstance(found, (Program, KernelConfig)):
+        raise InspectionError(f"{where} is a {type(found).__name__}; want a Program or a KernelConfig")
+    return found
+
+
+def _module(place: str) -> types.ModuleType:
+    """A module by its name, or from its file."""
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place).resolve()
+        # By a name that is no other module's.
+        spec = importlib.util.spec_from_file_location(f"_inspected_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        # As for a script, what lies beside it can be imported.
+        sys.path.insert(0, str(path.parent))
+        spec.loader.exec_module(module)
+        return module
+    except (ImportError, FileNotFoundError) as error:
+        raise InspectionError(f"cannot import {place}: {error}") from error
+
+
+def read_resources(cubin: bytes) -> Resources:
+    """What the one kernel in `cubin` takes; :func:`read_cubin` for all that can be said of it.
+
+    Raises:
+        InspectionError: as :func:`read_cubin`.
+    """
+    with _file_of(cubin) as image:
+        return _resources(image)
+
+
 def read_cubin(cubin: bytes) -> KernelStats:
     """Read the one kernel in `cubin`.
 
@@ -117,25 +245,37 @@ def read_cubin(cubin: bytes) -> KernelStats:
         InspectionError: a tool is missing (the message holds the pip command), `cubin` is not a cubin, or it
             holds more or fewer than one kernel.
     """
-    with tempfile.TemporaryDirectory(prefix="cute_gemm_") as folder:
-        image = Path(folder) / "kernel.cubin"
-        image.write_bytes(cubin)
-        usage = _run("cuobjdump", "-res-usage", str(image))
-        listing = _run("nvdisasm", "-json", str(image))
-    kernels = list(_RESOURCES.finditer(usage))
-    functions = json.loads(listing)[1]
-    if len(kernels) != 1 or len(functions) != 1:
-        raise InspectionError(f"expected a cubin with one kernel, got {len(kernels)}")
-    resources = kernels[0]
+    with _file_of(cubin) as image:
+        resources = _resources(image)
+        functions = json.loads(_run("nvdisasm", "-json", image))[1]
+    if len(functions) != 1:
+        raise InspectionError(f"expected a cubin with one kernel, got {len(functions)}")
     code = functions[0]["sass-instructions"]
     return KernelStats(
-        name=resources["name"],
-        registers=int(resources["reg"]),
-        shared_bytes=int(resources["shared"]),
-        stack_bytes=int(resources["stack"]),
+        name=resources.name,
+        registers=resources.registers,
+        shared_bytes=resources.shared_bytes,
+        stack_bytes=resources.stack_bytes,
         code=tuple(i["opcode"] for i in code),
         loops=tuple(_loops(code)),
     )
+
+
+def _resources(image: str) -> Resources:
+    kernels = list(_RESOURCES.finditer(_run("cuobjdump", "-res-usage", image)))
+    if len(kernels) != 1:
+        raise InspectionError(f"expected a cubin with one kernel, got {len(kernels)}")
+    found = kernels[0]
+    numbers = (int(found[name]) for name in ("reg", "shared", "stack", "local"))
+    return Resources(found["name"], *numbers)
+
+
+@contextmanager
+def _file_of(cubin: bytes) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="cute_gemm_") as folder:
+        image = Path(folder) / "kernel.cubin"
+        image.write_bytes(cubin)
+        yield str(image)
 
 
 def _loops(code: Sequence[dict]) -> list[Loop]:

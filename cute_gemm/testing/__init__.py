@@ -1,4 +1,4 @@
-"""Error metrics, input generators, poisoned outputs and timers, shared by tests, benchmarks and examples."""
+"""What tests, benchmarks and examples share: error metrics, inputs, poisoned outputs, timers, schedules."""
 
 from ..measure.clocks import host_time, time_sustained
 from ..measure.cold import time_cold, time_cold_together
@@ -20,12 +20,18 @@ from .grouped import (
 )
 from .inputs import INPUT_KINDS, make_inputs
 from .poison import poisoned, poisoned_rows
+from .schedules import Extents, Rows, Schedule, Tile, assert_each_tile_once, walk
 
 __all__ = [
     "INPUT_KINDS",
+    "Extents",
     "GroupedInputs",
+    "Rows",
+    "Schedule",
+    "Tile",
     "assert_close_per_tile",
     "assert_correct",
+    "assert_each_tile_once",
     "assert_grouped_correct",
     "gate",
     "host_time",
@@ -40,6 +46,7 @@ __all__ = [
     "time_cold",
     "time_cold_together",
     "time_sustained",
+    "walk",
     "worst_element_error",
     "worst_tile_error",
 ]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import cache, dispatch
-from cute_gemm.runtime import compiler as jit
+from cute_gemm.runtime import builder, cache, compiler, selection
 from cute_gemm.testing import make_inputs
 
 M, N, K = 70, 136, 144
@@ -18,14 +17,14 @@ def test_a_kernel_is_stored_linked_and_refuses_cpu_tensors(
     out_dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path))
-    config = dispatch.select(GemmProblem(M, N, K, str(out_dtype).removeprefix("torch.")))
+    config = selection.select(GemmProblem(M, N, K, str(out_dtype).removeprefix("torch.")))
     (a, sa), (b, sb) = make_inputs(M, N, K)
     out = torch.full((M, N), 7, dtype=out_dtype)
 
     def refuses() -> None:
-        monkeypatch.setattr(jit, "_loaded", {})
-        kernel = dispatch.instance(config)
-        arguments = rf"{config.out_dtype}\), num_sms: .*, hints: .*, counter: .*, told: .*"
+        monkeypatch.setattr(compiler, "_loaded", {})
+        kernel = builder.instance(config)
+        arguments = rf"{config.out_dtype}\), num_sms: .*, flags: .*, semaphore: .*, status: .*"
         with pytest.raises(ValueError, match=arguments + "expected device_type=cuda"):
             kernel(a, sa, b, sb, out, 132, 0, 0, 0)
         assert (out == 7).all()
@@ -33,5 +32,5 @@ def test_a_kernel_is_stored_linked_and_refuses_cpu_tensors(
     refuses()
     assert cache.cache_info().kernels == 1
     # The next process finds it on disk.
-    monkeypatch.setattr(jit, "_compile", None)
+    monkeypatch.setattr(compiler, "_compile", None)
     refuses()

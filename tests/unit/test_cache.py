@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cute_gemm import storage
 from cute_gemm.runtime import cache
 
 KEY = '{"kernel": "a"}'
@@ -204,7 +205,7 @@ def test_without_a_home_nothing_is_made_in_the_current_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(cache.DIRECTORY_VARIABLE, raising=False)
-    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: f"~/.cache/{name}")
+    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", lambda name: f"~/.cache/{name}")
     assert cache.open_store() is None
     assert "no home directory" in caplog.text
     assert not list(tmp_path.iterdir())

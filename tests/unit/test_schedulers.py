@@ -1,15 +1,10 @@
-"""The schedulers that GPUs run, compiled for the CPU and walked for every CTA of a grid.
-
-A scheduler asks where its CTA is, which lane of a warp runs it, and what other lanes have: those functions of
-`cute.arch` alone are replaced. A division by zero, of which a GPU makes a wrong number, ends the process
-here: "Floating point exception".
-"""
+"""The schedulers that GPUs run, compiled for the CPU and walked for every CTA of a grid."""
 
 import functools
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,25 +13,23 @@ import cutlass.cute as cute
 import hypothesis.strategies as st
 import pytest
 import torch
-from cutlass import Int32, Uint32
-from cutlass.cute.runtime import make_fake_tensor
+from cutlass import Int32
 from hypothesis import example, given, settings
 
-from cute_gemm.kernels.work_queue import TileQueue
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE as DENSE_LAYOUT
 from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.plan.limits import MAX_EXTENT, MAX_GROUPS, OUT_BYTES, ceil_div
-from cute_gemm.runtime import cache
-from cute_gemm.runtime import compiler as jit
-from cute_gemm.schedulers import warp
 from cute_gemm.schedulers.dense import DenseScheduler
 from cute_gemm.schedulers.group_table import TILE_LIMIT, GroupTableScheduler
 from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
 from cute_gemm.schedulers.m_grouped_masked import MGroupedMaskedScheduler
 from cute_gemm.schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
-from cute_gemm.schedulers.persistence import EvenTurns
 from cute_gemm.schedulers.split_k import SplitKScheduler
+from cute_gemm.testing import host_programs, schedules
+from cute_gemm.testing.host_programs import FIELDS, READS, take_place, write
+from cute_gemm.testing.schedules import Extents, Rows, Tile, assert_each_tile_once
 
 SCHEDULERS = {
     "dense": DenseScheduler,
@@ -46,7 +39,7 @@ SCHEDULERS = {
     "masked": MGroupedMaskedScheduler,
 }
 CONFIGS = [
-    config for config in candidates.every_config() if config.layout == "dense" and not config.tma_scales
+    config for config in candidates.every_config() if config.layout is DENSE_LAYOUT and not config.tma_scales
 ]
 
 
@@ -75,11 +68,11 @@ OFFSETS = [Schedule("offsets", *static) for static in STATIC]
 MASKED = [Schedule("masked", *static) for static in STATIC]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.is_grouped])
 def test_the_schedules_of_all_kernels_are_tested(layout: str) -> None:
     tested = {(schedule.kind, *schedule[1:3]) for schedule in CONTIGUOUS + OFFSETS + MASKED}
     for out_dtype in OUT_BYTES:
-        for config in candidates.all_configs(out_dtype, layout):
+        for config in candidates.all_configs(out_dtype, LAYOUTS[layout]):
             assert (layout, (config.cluster_m, config.cluster_n), config.raster_width) in tested
 
 
@@ -94,212 +87,73 @@ class Call(NamedTuple):
     block_n: int = 64
 
 
-class Step(NamedTuple):
-    """A tile as one CTA sees it. `cluster` and `x`, `y` say which CTA: its cluster, and where it is in it."""
-
-    cluster: int
-    x: int
-    y: int
-    index: int
-    row: int
-    row_end: int
-    n_tile: int
-    m_group: int
-    group: int
-    shares_b: int
-    k_start: int
-    k_count: int
-    is_valid: int
-
-
-FIELDS = len(Step._fields)
-OUT = torch.zeros(1 << 16, FIELDS, dtype=torch.int32)
-# Places in it that tests leave alone.
-OUTSIDE, READS = (0, FIELDS - 1), (0, FIELDS - 2)
-TABLE = torch.zeros(GroupTableScheduler.table_entries, dtype=torch.int32)
-
-
 # Running a scheduler on the host
 
-
-@dataclass(frozen=True)
-class Watched:
-    """A tensor, with notes of uses of what lies outside of it."""
-
-    tensor: cute.Tensor
-    length: Int32
-    out: cute.Tensor
-
-    def __getitem__(self, index: Any) -> Int32:
-        return self.tensor[self.checked(index)]
-
-    def __setitem__(self, index: Any, value: Int32) -> None:
-        self.tensor[self.checked(index)] = value
-
-    def checked(self, index: Any) -> Any:
-        outside = Uint32(index) >= Uint32(self.length)
-        self.out[OUTSIDE] = self.out[OUTSIDE] | Int32(outside)
-        return index
+ROWS = 1 << 16
 
 
-class Counted(Watched):
-    """A tensor with a note of how often it is read, too."""
-
-    def __getitem__(self, index: Any) -> Int32:
-        self.out[READS] = self.out[READS] + 1
-        return Watched.__getitem__(self, index)
+def extents(call: Call) -> Extents:
+    return Extents(call.m, call.n, call.k_blocks, call.groups, call.num_sms)
 
 
-class HostFunction:
-    """What a test does with a scheduler, in the DSL; takes `OUT`, `TABLE`, the data of the groups, a call."""
+def grouping(schedule: Schedule, call: Call, data: Sequence[int]) -> tuple[Sequence[int] | int, ...]:
+    """What a scheduler takes to say how rows fall into groups."""
+    return {"dense": (), "split_k": (), "offsets": (data, call.alignment)}.get(schedule.kind, (data,))
 
-    lanes = 1
+
+class Stricter:
+    """A program that may use only as much of a table as a call has groups."""
 
     def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.key = (type(self).__name__, schedule)
+        cluster_mnk = *schedule.cluster_mn, schedule.splits
+        scheduler, width = SCHEDULERS[schedule.kind], schedule.raster_width
+        super().__init__(scheduler, cluster_mnk, width, (schedule.block_m, None))
 
-    @cute.jit
-    def __call__(
-        self,
-        out: cute.Tensor,
-        table: cute.Tensor,
-        data: cute.Tensor,
-        m: Int32,
-        n: Int32,
-        k_blocks: Int32,
-        groups: Int32,
-        alignment: Int32,
-        num_sms: Int32,
-        block_m: Int32,
-        block_n: Int32,
-    ):
-        kind, cluster_mn, raster_width, fixed_block_m, splits = self.schedule
-        out[OUTSIDE] = Int32(0)
-        data = Watched(data, m if kind == "contiguous" else groups, out)
-        table = Counted(table, groups + 1, out)
-        grouping = {"dense": (), "split_k": (), "offsets": (data, alignment)}.get(kind, (data,))
-        scheduler = SCHEDULERS[kind].to_params(
-            m,
-            n,
-            k_blocks,
-            groups,
-            grouping,
-            num_sms,
-            block_mn=(block_m if fixed_block_m is None else fixed_block_m, block_n),
-            cluster_mnk=(*cluster_mn, splits),
-            raster_width=raster_width,
-        )
-        self.run(out, table, scheduler)
+    def entries(self, groups: Int32) -> Int32:
+        return groups + 1
 
 
-class Walk(HostFunction):
-    """Writes down the grid, then what every CTA of it is told, up to and including the end.
-
-    That is what reaches a role: only what the schedule says to vary is told after the first tile.
-    """
-
-    @cute.jit
-    def run(self, out, table, scheduler):
-        grid = scheduler.grid_shape()
-        for i in cutlass.range_constexpr(3):
-            out[0, i] = Int32(grid[i])
-        row = Int32(1)
-        for cluster in cutlass.range(grid[2], unroll=1):
-            for x in cutlass.range(self.schedule.cluster_mn[0], unroll=1):
-                for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
-                    take_place(x, y, cluster, grid[2])
-                    walked = scheduler.prepare(table, Int32(0))
-                    queue, state = TileQueue(walked, EvenTurns(), None, None), Int32(0)
-                    tile = first = walked.initial_work()
-                    # Roles take the next from the queue then.
-                    if tile.is_valid and tile.is_padding:
-                        tile, state = queue.after(tile, state)
-                    row = write(out, row, tile, cluster, x, y)
-                    while tile.is_valid:
-                        tile, state = queue.after(tile, state)
-                        told = {name: getattr(tile, name) for name in ("index", *walked.varying)}
-                        row = write(out, row, replace(first, **told), cluster, x, y)
-        out[0, 3] = row
+class Walk(Stricter, host_programs.Walk):
+    """What :func:`cute_gemm.testing.walk` does."""
 
 
-@cute.jit
-def write(out, row, tile, cluster, x, y):
-    place = (cluster, x, y, tile.index, tile.row, tile.row_end, tile.n_tile)
-    step = (*place, tile.m_group, tile.group, tile.shares_b, tile.k_start, tile.k_count, tile.is_valid)
-    if row < out.shape[0]:
-        for i in cutlass.range_constexpr(FIELDS):
-            out[row, i] = Int32(step[i])
-    return row + 1
+def walk(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> schedules.Schedule:
+    block_mn = schedule.block_m or call.block_m, call.block_n
+    return schedules.run_walk(Walk(schedule), extents(call), block_mn, grouping(schedule, call, data))
 
 
-def take_place(x: Int32, y: Int32, cluster: Int32, clusters: Int32) -> None:
-    cute.arch.block_idx = lambda: (x, y, cluster)
-    cute.arch.grid_dim = lambda: (None, None, clusters)
+def run(
+    program: Any, schedule: Schedule, call: Call, data: Sequence[int] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What another program writes, and the table it leaves."""
+    block_mn, groups = (call.block_m, call.block_n), grouping(schedule, call, data)
+    return schedules.run_program(program(schedule), extents(call), block_mn, groups, ROWS)
 
 
-def compiled(host_function: HostFunction) -> Any:
-    def build() -> Any:
-        def tensor(*shape: Any) -> Any:
-            stride = (*shape[1:], 1)
-            return make_fake_tensor(Int32, shape, stride, memspace=cute.AddressSpace.generic)
-
-        out, table, data = tensor(cute.sym_int32(), FIELDS), tensor(len(TABLE)), tensor(cute.sym_int32())
-        return host_function, (out, table, data, *(Int32(0) for _ in Call._fields))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(cache.DIRECTORY_VARIABLE, "")
-        patch.setattr(warp, "SIZE", host_function.lanes)
-        # A warp of one lane; what is to be found out of the other lanes is in the lane itself.
-        patch.setattr(cute.arch, "lane_idx", lambda: Int32(0))
-        patch.setattr(cute.arch, "warp_redux_sync", lambda value, kind: value)
-        patch.setattr(cute.arch, "shuffle_sync_up", None)
-        patch.setattr(cute.arch, "sync_threads", lambda: None)
-        patch.setattr(cute.arch, "block_idx", None)
-        patch.setattr(cute.arch, "grid_dim", None)
-        return jit.instance(host_function.key, build, "a schedule")
+# What they should say, without the DSL
 
 
-def run(host_function: HostFunction, call: Call, data: Sequence[int] = ()) -> None:
-    # What shared memory holds before it is written must not matter.
-    TABLE.fill_(-(2**31))
-    compiled(host_function)(OUT, TABLE, torch.tensor(data or [0], dtype=torch.int32), *call)
-    assert OUT[OUTSIDE] == 0, "out of bounds"
-
-
-# What they should say, in plain Python
-
-
-class Span(NamedTuple):
-    """Rows `[first, end)` of a matrix of A, which are multiplied by B of `group`."""
-
-    m_group: int
-    group: int
-    first: int
-    end: int
-
-
-def spans(schedule: Schedule, call: Call, data: Sequence[int]) -> list[Span]:
+def spans(schedule: Schedule, call: Call, data: Sequence[int]) -> list[Rows]:
     """What is to be multiplied. Of the contiguous layout, tile by tile."""
 
     def clamped(row: int) -> int:
         return max(0, min(row, call.m))
 
     if schedule.kind == "dense":
-        found = [Span(0, 0, 0, call.m)]
+        found = [Rows(0, 0, 0, call.m)]
     elif schedule.kind == "masked":
-        found = [Span(group, group, 0, clamped(rows)) for group, rows in enumerate(data)]
+        found = [Rows(group, group, 0, clamped(rows)) for group, rows in enumerate(data)]
     elif schedule.kind == "offsets":
         ends = [clamped(end) for end in data]
         starts = [0, *(ceil_div(end, call.alignment) * call.alignment for end in ends)]
-        found = [Span(0, group, *rows) for group, rows in enumerate(zip(starts, ends, strict=False))]
+        found = [Rows(0, group, *rows) for group, rows in enumerate(zip(starts, ends, strict=False))]
     else:
         found, block_m = [], schedule.block_m or call.block_m
         for first in range(0, call.m, block_m):
             rows = data[first : first + block_m]
             length = next((i for i, group in enumerate(rows) if group < 0), len(rows))
             if rows[0] < call.groups:
-                found.append(Span(0, rows[0], first, first + length))
+                found.append(Rows(0, rows[0], first, first + length))
     return [span for span in found if span.first < span.end]
 
 
@@ -345,17 +199,17 @@ def table_of(schedule: Schedule, call: Call, data: Sequence[int]) -> list[int]:
     return [0, *accumulate(counts[group] for group in range(call.groups))]
 
 
-def rows_of(step: Step) -> tuple[int, ...]:
+def rows_of(step: Tile) -> tuple[int, ...]:
     """A tile without its column, as in `tiles`."""
     return step.m_group, step.group, step.row, step.row_end
 
 
-def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
-    """Walks a schedule and compares it with the plain one."""
-    run(Walk(schedule), call, data)
-    *grid, rows = OUT[0, :4].tolist()
-    assert rows <= len(OUT), "choose smaller examples"
-    steps = [Step(*row) for row in OUT[1:rows].tolist()]
+def check(schedule: Schedule, call: Call, data: Sequence[int] = (), overlap: bool = False) -> None:
+    """Walks a schedule and compares it with what it should be; groups may overlap if they make no sense."""
+    walked = walk(schedule, call, data)
+    if not overlap:
+        assert_each_tile_once(walked, spans(schedule, call, data))
+    steps = walked.tiles
     cluster_m, cluster_n = schedule.cluster_mn
     block_m = schedule.block_m or call.block_m
     expected = spans(schedule, call, data)
@@ -368,7 +222,7 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
     }[schedule.kind]
     n_clusters = ceil_div(call.n, call.block_n * cluster_n)
     fitting = max(1, call.num_sms // (cluster_m * cluster_n))
-    assert grid == [cluster_m, cluster_n, min(ceil_div(most, cluster_m) * n_clusters, fitting)]
+    assert walked.grid == (cluster_m, cluster_n, min(ceil_div(most, cluster_m) * n_clusters, fitting))
 
     valid = [step for step in steps if step.is_valid]
     in_order = tiles(schedule, call, data)
@@ -395,12 +249,7 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
         assert 0 <= step.n_tile < n_clusters * cluster_n
         assert (step.k_start, step.k_count) == (0, call.k_blocks)
 
-    ctas: dict[tuple[int, int, int], list[Step]] = {}
-    for step in steps:
-        ctas.setdefault((step.cluster, step.x, step.y), []).append(step)
-    assert len(ctas) == grid[0] * grid[1] * grid[2]
-    for seen in ctas.values():
-        assert [step.is_valid for step in seen] == [1] * (len(seen) - 1) + [0], "not ended once"
+    ctas = walked.ctas
     if schedule.kind != "contiguous":
         lengths = [len(seen) for seen in ctas.values()]
         assert max(lengths) - min(lengths) <= 1, "some CTA has two tiles more than another"
@@ -411,13 +260,11 @@ def check(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> None:
         for step, first, peers in zip(seen, ctas[cluster, 0, 0], along_m, strict=True):
             if step.is_valid:
                 assert rows_of(step) == in_order[in_order.index(rows_of(first)) + x]
-            alike = "cluster", "index", "k_start", "k_count", "is_valid"
-            assert all(getattr(step, name) == getattr(first, name) for name in alike)
             assert step.n_tile == first.n_tile + y
             assert step.shares_b == (len({peer.group for peer in peers}) == 1)
 
     if issubclass(SCHEDULERS[schedule.kind], GroupTableScheduler):
-        assert TABLE[: call.groups + 1].tolist() == table_of(schedule, call, data)
+        assert walked.table[: call.groups + 1].tolist() == table_of(schedule, call, data)
 
 
 CALLS = st.builds(
@@ -468,8 +315,7 @@ def test_every_tile_comes_once(schedule: Schedule, call: Call) -> None:
 
 def order(schedule: Schedule, call: Call, data: Sequence[int] = ()) -> list[list[int]]:
     """The place of each tile in the schedule, row by row of tiles."""
-    run(Walk(schedule), call, data)
-    steps = [Step(*row) for row in OUT[1 : OUT[0, 3]].tolist()]
+    steps = walk(schedule, call, data).tiles
     rows: dict[int, dict[int, int]] = {}
     for step in steps:
         if step.is_valid:
@@ -488,7 +334,7 @@ def test_tiles_are_walked_in_bands() -> None:
     ]
 
 
-class Edge(HostFunction):
+class Edge(Stricter, host_programs.HostProgram):
     """Writes down the last tiles of a schedule too long to be walked, as the CTAs of a cluster see them, and
     what they are told after them: first row and column, as a kernel counts them, and whether it is one."""
 
@@ -497,8 +343,8 @@ class Edge(HostFunction):
         last = scheduler.bands.m_tiles * scheduler.bands.n_tiles - 1
         row = 0
         for i in cutlass.range_constexpr(2):
-            for x in cutlass.range_constexpr(self.schedule.cluster_mn[0]):
-                for y in cutlass.range_constexpr(self.schedule.cluster_mn[1]):
+            for x in cutlass.range_constexpr(self.cluster_mnk[0]):
+                for y in cutlass.range_constexpr(self.cluster_mnk[1]):
                     tile = scheduler.work(last + i, Int32(x), Int32(y))
                     out[row, 0], out[row, 1] = tile.row, tile.n_tile
                     out[row, 2] = Int32(tile.is_valid)
@@ -514,7 +360,7 @@ def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: in
     """
     cluster_mn, block_mn = (config.cluster_m, config.cluster_n), (config.block_m, config.block_n)
     schedule = Schedule("dense", cluster_mn, config.raster_width)
-    run(Edge(schedule), Call(m=m, n=n, block_m=config.block_m, block_n=config.block_n))
+    out, _ = run(Edge, schedule, Call(m=m, n=n, block_m=config.block_m, block_n=config.block_n))
     ends = [
         ceil_div(extent, block * peers) * block * peers
         for extent, block, peers in zip((m, n), block_mn, cluster_mn, strict=True)
@@ -527,7 +373,7 @@ def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: in
         for y in range(cluster_mn[1])
     ]
     ctas = len(firsts)
-    seen = OUT[: 2 * ctas, :3].tolist()
+    seen = out[: 2 * ctas, :3].tolist()
     # After the last tile comes no other, but the same one again.
     assert [row[:2] for row in seen] == firsts * 2
     assert [row[2] for row in seen] == [1] * ctas + [0] * ctas
@@ -558,16 +404,16 @@ def test_all_numbers_of_ctas_that_share_out_k_are_tested() -> None:
 @example(Call(m=1, n=8, k_blocks=8))
 @settings(max_examples=100, deadline=None)
 def test_split_k(schedule: Schedule, call: Call) -> None:
-    run(Walk(schedule), call)
-    *grid, rows = OUT[0, :4].tolist()
-    steps = [Step(*row) for row in OUT[1:rows].tolist()]
+    walked = walk(schedule, call)
+    assert_each_tile_once(walked, [Rows(0, 0, 0, call.m)])
+    steps = walked.tiles
     tiles_mn = [
         (row, n_tile)
         for row in range(0, call.m, call.block_m)
         for n_tile in range(ceil_div(call.n, call.block_n))
     ]
-    assert grid == [1, 1, len(tiles_mn) * schedule.splits]
-    assert [step.is_valid for step in steps] == [1, 0] * grid[2], "not one tile each"
+    assert walked.grid == (1, 1, len(tiles_mn) * schedule.splits)
+    assert [step.is_valid for step in steps] == [1, 0] * walked.grid[2], "not one tile each"
     firsts = steps[::2]
     assert all((step.row_end, step.m_group, step.group) == (call.m, 0, 0) for step in steps)
 
@@ -604,7 +450,7 @@ def test_offsets(schedule: Schedule, call: Call, sizes: list[int], spare: int) -
 @given(call=GROUPED_CALLS, m=st.integers(1, 500), ends=lists(st.one_of(EXTREMES, st.integers(-9, 600))))
 def test_offsets_that_make_no_sense(schedule: Schedule, call: Call, m: int, ends: list[int]) -> None:
     """Each end is brought into the matrix; groups that end before they begin are empty."""
-    check(schedule, call._replace(m=m, groups=len(ends)), ends)
+    check(schedule, call._replace(m=m, groups=len(ends)), ends, overlap=True)
 
 
 def test_bands_are_of_one_group() -> None:
@@ -633,8 +479,7 @@ def test_a_cluster_is_in_the_band_of_its_first_block() -> None:
 def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
     """Its CTAs do not share B then; nor does the last block, left over in all, share with another group."""
     call, ends = offsets_call(Call(m=0, n=8, num_sms=2), [64 + 1, 0, 1, 64, 1], 0)
-    run(Walk(Schedule("offsets", (2, 1), 8)), call, ends)
-    steps = [Step(*row) for row in OUT[1 : OUT[0, 3]].tolist()]
+    steps = walk(Schedule("offsets", (2, 1), 8), call, ends).tiles
     seen = [(step.x, step.group, step.row, step.shares_b) for step in steps if step.is_valid]
     assert sorted(seen) == [
         (0, 0, 0, 1), (0, 2, 65, 0), (0, 4, 130, 1),
@@ -710,13 +555,13 @@ def test_an_index_that_makes_no_sense(schedule: Schedule, call: Call, groups: in
 @pytest.mark.parametrize(("cluster_m", "block_m", "refusal"), [(1, 256, "two groups"), (4, 64, "one peer")])
 def test_contiguous_tiles_and_clusters_are_not_too_high(cluster_m: int, block_m: int, refusal: str) -> None:
     with pytest.raises(AssertionError, match=refusal):
-        run(Walk(Schedule("contiguous", (cluster_m, 1), 8, block_m)), Call(m=1, n=8), [0])
+        walk(Schedule("contiguous", (cluster_m, 1), 8, block_m), Call(m=1, n=8), [0])
 
 
 # What is found out by the lanes of a warp together
 
 
-class Lanes(HostFunction):
+class Lanes(Stricter, host_programs.HostProgram):
     """Has 32 lanes fill the table, then look for the group of each block of rows.
 
     They take turns, and leave in `out` what they hand to others. Of a shuffle upwards that suffices, as lower
@@ -731,7 +576,7 @@ class Lanes(HostFunction):
             for lane in cutlass.range(self.lanes, unroll=1):
                 self.take_turn(out, lane)
                 scheduler.prepare(table, lane)
-        for block in cutlass.range(cutlass.min(table[scheduler.groups], len(OUT) // 2), unroll=1):
+        for block in cutlass.range(cutlass.min(table[scheduler.groups], ROWS // 2), unroll=1):
             for _ in cutlass.range_constexpr(3):
                 for lane in cutlass.range(self.lanes, unroll=1):
                     self.take_turn(out, lane)
@@ -743,15 +588,15 @@ class Lanes(HostFunction):
 
         def shuffle_up(value: Int32, distance: int) -> Int32:
             column = next(exchanges)
-            out[len(OUT) - self.lanes + lane, column] = value
-            lower = out[len(OUT) - self.lanes + cutlass.max(lane - distance, 0), column]
+            out[ROWS - self.lanes + lane, column] = value
+            lower = out[ROWS - self.lanes + cutlass.max(lane - distance, 0), column]
             return cutlass.select_(lane >= distance, lower, value)
 
         def reduce(value: Int32, kind: str) -> Int32:
             combine = {"min": cutlass.min}[kind]
             column = next(exchanges)
-            out[len(OUT) - self.lanes + lane, column] = value
-            of_lanes = [out[len(OUT) - self.lanes + other, column] for other in range(self.lanes)]
+            out[ROWS - self.lanes + lane, column] = value
+            of_lanes = [out[ROWS - self.lanes + other, column] for other in range(self.lanes)]
             return functools.reduce(combine, of_lanes)
 
         cute.arch.lane_idx = lambda: lane
@@ -765,15 +610,15 @@ class Lanes(HostFunction):
 def test_lanes_fill_and_search_the_table_together(sizes: list[int]) -> None:
     schedule = Schedule("masked", (1, 1), 8)
     call = Call(m=max(sizes), n=8, groups=len(sizes))
-    run(Lanes(schedule), call, sizes)
+    out, filled = run(Lanes, schedule, call, sizes)
     table = table_of(schedule, call, sizes)
-    assert TABLE[: len(table)].tolist() == table
+    assert filled[: len(table)].tolist() == table
     # Even and odd lanes.
     groups = [bisect_right(table, block) - 1 for block in range(table[-1])]
-    assert OUT[: table[-1], :2].tolist() == [[group, group] for group in groups]
+    assert out[: table[-1], :2].tolist() == [[group, group] for group in groups]
 
 
-class Count(HostFunction):
+class Count(Stricter, host_programs.HostProgram):
     """Counts how often the table is read for each tile of the schedule."""
 
     @cute.jit
@@ -793,26 +638,26 @@ def test_a_tile_is_found_without_a_walk_through_all_groups(schedule: Schedule, g
     """Each lane reads two entries to find the group, then where it begins and ends, and where all do."""
     call, data = offsets_call(Call(m=0, n=200), [i % 2 for i in range(groups)], 1)
     tiles = table_of(schedule, call, data)[-1] * ceil_div(call.n, call.block_n)
-    run(Count(schedule), call, data)
-    assert OUT[1 : 2 + tiles, 0].tolist() == [2 * 32 + 3] * (tiles + 1)
+    out, _ = run(Count, schedule, call, data)
+    assert out[1 : 2 + tiles, 0].tolist() == [2 * 32 + 3] * (tiles + 1)
 
 
 # Near the largest integers
 
 
-class Ends(HostFunction):
+class Ends(Stricter, host_programs.HostProgram):
     """Writes down the first tile of a schedule too long to be walked, the last, and what follows soon and
     late, as each CTA of a cluster is told."""
 
     @cute.jit
     def run(self, out, table, scheduler):
         row = Int32(1)
-        for x in cutlass.range(self.schedule.cluster_mn[0], unroll=1):
-            for y in cutlass.range(self.schedule.cluster_mn[1], unroll=1):
+        for x in cutlass.range(self.cluster_mnk[0], unroll=1):
+            for y in cutlass.range(self.cluster_mnk[1], unroll=1):
                 take_place(x, y, Int32(0), Int32(1))
                 walked = scheduler.prepare(table, Int32(0))
                 blocks = table[scheduler.groups]
-                total = cute.ceil_div(blocks, self.schedule.cluster_mn[0]) * scheduler.n_clusters
+                total = cute.ceil_div(blocks, self.cluster_mnk[0]) * scheduler.n_clusters
                 for i in cutlass.range(4, unroll=1):
                     index = total - 2 + i
                     if i == 0:
@@ -833,12 +678,12 @@ def nth_tile(schedule: Schedule, call: Call, data: Sequence[int], n: int) -> tup
     raise ValueError("no tiles")
 
 
-def ends(schedule: Schedule, call: Call, data: Sequence[int]) -> list[list[Step]]:
-    """What `Ends` writes down, for each CTA of a cluster."""
-    run(Ends(schedule), call, data)
+def ends(schedule: Schedule, call: Call, data: Sequence[int]) -> tuple[list[list[Tile]], torch.Tensor]:
+    """What `Ends` writes down, for each CTA of a cluster, and the table."""
+    out, table = run(Ends, schedule, call, data)
     size = schedule.cluster_mn[0] * schedule.cluster_mn[1]
-    steps = [Step(*row) for row in OUT[1 : 1 + 4 * size].tolist()]
-    return [steps[4 * i : 4 * i + 4] for i in range(size)]
+    steps = [Tile(*row) for row in out[1 : 1 + 4 * size].tolist()]
+    return [steps[4 * i : 4 * i + 4] for i in range(size)], table
 
 
 LAST = MAX_EXTENT
@@ -868,7 +713,7 @@ def test_rows_near_the_end_of_the_largest_matrices(
     call = call._replace(block_m=block_m)
     cluster_m = schedule.cluster_mn[0]
     last_cluster = ceil_div(table_of(schedule, call, data)[-1], cluster_m) - 1
-    for first, last, *after in ends(schedule, call, data):
+    for first, last, *after in ends(schedule, call, data)[0]:
         assert rows_of(first) == nth_tile(schedule, call, data, first.x)
         assert rows_of(last) == nth_tile(schedule, call, data, last_cluster * cluster_m + last.x)
         assert (first.n_tile, last.n_tile) == (first.y, last.y)
@@ -890,13 +735,14 @@ def test_groups_that_claim_too_many_rows_are_left_out(schedule: Schedule, n: int
     assert true_table[-1] > most
     table = [min(blocks, most) for blocks in true_table]
 
-    for first, last, *after in ends(schedule, call, data):
+    seen, filled = ends(schedule, call, data)
+    for first, last, *after in seen:
         assert (first.is_valid, last.is_valid, after[0].is_valid, after[1].is_valid) == (1, 1, 0, 0)
         for step in (first, last, *after):
             assert 0 <= step.row <= 2**31 - call.block_m
             assert 0 <= step.group < call.groups
             assert step.row_end == LAST
-    assert TABLE[: len(table)].tolist() == table
+    assert filled[: len(table)].tolist() == table
 
-    run(Lanes(schedule), call, data)
-    assert TABLE[: len(table)].tolist() == table
+    _, filled = run(Lanes, schedule, call, data)
+    assert filled[: len(table)].tolist() == table

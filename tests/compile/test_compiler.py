@@ -1,4 +1,4 @@
-"""The real compiler behind `jit`: GPU code without a GPU, and host-only kernels, which run here."""
+"""The real compiler: GPU code without a GPU, and host-only kernels, which run here."""
 
 import logging
 import os
@@ -16,8 +16,7 @@ import torch
 from cuda.bindings.driver import CUstream
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
-from cute_gemm.runtime import cache
-from cute_gemm.runtime import compiler as jit
+from cute_gemm.runtime import cache, compiler
 
 HOST = cute.AddressSpace.generic
 
@@ -92,7 +91,7 @@ def tensors(m: int = 4, k: int = 256) -> list[torch.Tensor]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory, and a process that has loaded nothing yet."""
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(jit, "_loaded", {})
+    monkeypatch.setattr(compiler, "_loaded", {})
     return tmp_path / "cache"
 
 
@@ -101,7 +100,7 @@ def test_cubin_is_for_hopper_and_nothing_is_left_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = os.environ.copy()
-    cubin = jit.compile_to_cubin(build_scale)
+    cubin = compiler.compile_to_cubin(build_scale)
     assert cubin.startswith(b"\x7fELF")
     # The compilers of CUDA 12 and 13 have the architecture in different bytes of the ELF flags.
     assert 90 in (cubin[48], cubin[49])
@@ -115,11 +114,11 @@ def test_cubin_is_whole(tmp_path: Path) -> None:
     kernel, arguments = build_scale()
     cute.compile(kernel, *arguments, options=kept)
     (file,) = tmp_path.glob("*.cubin")
-    assert jit.compile_to_cubin(build_scale) == file.read_bytes()
+    assert compiler.compile_to_cubin(build_scale) == file.read_bytes()
 
 
 def test_a_gpu_kernel_is_linked_here_and_refuses_cpu_tensors(folder: Path) -> None:
-    kernel = jit.instance(("scale", 128), build_scale, "scale")
+    kernel = compiler.instance(("scale", 128), build_scale, "scale")
     a, sa, out = tensors()
     with pytest.raises(ValueError, match="expected device_type=cuda"):
         kernel(a, sa, out.bfloat16())
@@ -130,7 +129,7 @@ def test_a_gpu_kernel_is_linked_here_and_refuses_cpu_tensors(folder: Path) -> No
 def describe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        return jit.instance(("describe", 1), build_describe, "describe")
+        return compiler.instance(("describe", 1), build_describe, "describe")
 
 
 Change = Callable[[list[torch.Tensor]], list[torch.Tensor]]
@@ -197,7 +196,7 @@ def test_a_mismatch_raises_and_touches_nothing(describe: Callable[..., None], ca
 
 def test_kernels_of_one_entry_name_do_not_mix(folder: Path) -> None:
     kernels = [
-        jit.instance(("describe", mark), lambda mark=mark: build_describe(mark), "describe")
+        compiler.instance(("describe", mark), lambda mark=mark: build_describe(mark), "describe")
         for mark in (5, 6)
     ]
     for kernel, mark in zip(kernels, (5, 6), strict=True):
@@ -210,13 +209,13 @@ def test_a_damaged_file_is_compiled_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="cute_gemm")
-    jit.instance("d", build_describe, "describe")
+    compiler.instance("d", build_describe, "describe")
     (file,) = folder.glob("*.kernel")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    monkeypatch.setattr(jit, "_loaded", {})
+    monkeypatch.setattr(compiler, "_loaded", {})
     a, sa, out = tensors()
-    jit.instance("d", build_describe, "describe")(a, sa, out)
+    compiler.instance("d", build_describe, "describe")(a, sa, out)
     assert out[0, 0] == 1
     assert caplog.text.count("compiling describe for sm_90a") == 2
     assert len(file.read_bytes()) == len(whole)
@@ -227,7 +226,7 @@ def test_threads_compile_different_kernels(folder: Path) -> None:
     outputs = {mark: tensors() for mark in (2, 3, 4)}
 
     def work(mark: int) -> None:
-        jit.instance(("t", mark), lambda: build_describe(mark), f"describe {mark}")(*outputs[mark])
+        compiler.instance(("t", mark), lambda: build_describe(mark), f"describe {mark}")(*outputs[mark])
 
     threads = [threading.Thread(target=work, args=(mark,)) for mark in outputs]
     for thread in threads:
@@ -235,7 +234,7 @@ def test_threads_compile_different_kernels(folder: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert [int(out[0, 0]) for _, _, out in outputs.values()] == [2, 3, 4]
-    # What two compiles at once do to a process: see jit._compiler.
+    # What two compiles at once do to a process: see compiler._compiler.
     assert (sys.stdout, sys.stderr) == before
 
 
@@ -245,7 +244,7 @@ SCRIPT = """
 import logging, sys
 import cutlass, cutlass.cute as cute, torch, tvm_ffi
 from cutlass.cute.runtime import make_fake_tensor
-from cute_gemm import jit
+from cute_gemm.runtime import compiler, sources
 
 class Add:
     def __init__(self, addend):
@@ -263,10 +262,10 @@ def build():
 logging.basicConfig(format="%(message)s")
 logging.getLogger("cute_gemm").setLevel(logging.DEBUG)
 x = torch.zeros(1)
-jit._key_text("all imported", build)
+compiler._key_text("all imported", sources.read(build))
 print("ready", flush=True)
 sys.stdin.readline()
-jit.instance(("add", "float32"), build, "add")(x)
+compiler.instance(("add", "float32"), build, "add")(x)
 print("result", x.item())
 logging.warning("CUDA errors: %s", tvm_ffi.core.ERROR_NAME_TO_TYPE.get("CUDADialectError"))
 """

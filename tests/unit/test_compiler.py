@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cute_gemm.runtime import cache
-from cute_gemm.runtime import compiler as jit
+from cute_gemm.plan.limits import SMEM_CAPACITY, STATIC_SMEM
+from cute_gemm.runtime import cache, compiler, inspection, sources
 
 
 class StandIn:
@@ -28,7 +28,7 @@ class StandIn:
         self.go_on.set()
         self.compiling = threading.Event()
 
-    def compile(self, build: jit.Build, label: str) -> bytes:
+    def compile(self, build: compiler.Build, label: str) -> bytes:
         self.compiling.set()
         assert self.go_on.wait(10)
         self.compiled.append(label)
@@ -45,17 +45,17 @@ class StandIn:
 @pytest.fixture
 def dsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(jit, "_compile", stand_in.compile)
-    monkeypatch.setattr(jit, "_link", stand_in.link)
-    monkeypatch.setattr(jit, "_surroundings", lambda: {"dsl": "4.8.1"})
+    monkeypatch.setattr(compiler, "_compile", stand_in.compile)
+    monkeypatch.setattr(compiler, "_link", stand_in.link)
+    monkeypatch.setattr(compiler, "_surroundings", lambda: {"dsl": "4.8.1"})
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cache"))
     new_process(monkeypatch)
     return stand_in
 
 
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "_loaded", {})
-    jit._first_digest.cache_clear()
+    monkeypatch.setattr(compiler, "_loaded", {})
+    sources._first_digest.cache_clear()
 
 
 def build() -> Any:
@@ -65,14 +65,14 @@ def build() -> Any:
 def test_a_kernel_is_compiled_once_then_found_in_the_process_then_on_disk(
     dsl: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = jit.instance(("k", 1), build, "one")
+    first = compiler.instance(("k", 1), build, "one")
     assert first() == b"one"
-    assert jit.instance(("k", 1), build, "one") is first
+    assert compiler.instance(("k", 1), build, "one") is first
     assert dsl.linked == [b"one"]
-    jit.instance(("k", 2), build, "two")
+    compiler.instance(("k", 2), build, "two")
     new_process(monkeypatch)
-    assert jit.instance(("k", 1), build, "one")() == b"one"
-    assert jit.instance(("k", 2), build, "two")() == b"two"
+    assert compiler.instance(("k", 1), build, "one")() == b"one"
+    assert compiler.instance(("k", 2), build, "two")() == b"two"
     assert dsl.compiled == ["one", "two"]
 
 
@@ -81,64 +81,67 @@ def test_without_a_disk_cache_everything_works(
     dsl: StandIn, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, named)
-    assert jit.instance("k", build, "one")() == b"one"
+    assert compiler.instance("k", build, "one")() == b"one"
     new_process(monkeypatch)
-    assert jit.instance("k", build, "one")() == b"one"
+    assert compiler.instance("k", build, "one")() == b"one"
     assert dsl.compiled == ["one", "one"]
 
 
-class Sources:
-    """A package of its own for `jit` to take as its sources, and a file with a function that builds."""
+class Package:
+    """A package to take for this one, and a file of a user's with a function that builds."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.package = folder / "package"
+        self.folder = folder / "package"
         for name in ("kernels", "schedulers"):
-            (self.package / name).mkdir(parents=True)
-        for name in (*jit._SOURCES[2:], "kernels/core.py", "schedulers/dense.py", "ops.py"):
-            (self.package / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.package / name).write_text(f"# {name}")
-        monkeypatch.setattr(jit, "_PACKAGE", self.package)
+            (self.folder / name).mkdir(parents=True)
+        for name in (*sources.OWN_PARTS[2:], "kernels/core.py", "schedulers/dense.py", "ops.py"):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(f"# {name}")
+        monkeypatch.setattr(sources, "PACKAGE", self.folder)
         self.caller = folder / "caller.py"
         self.caller.write_text("def build(): return 1\n")
+
+    def build(self) -> compiler.Build:
+        """The function, as a new process imports it."""
         scope: dict[str, Any] = {}
         exec(compile(self.caller.read_text(), self.caller, "exec"), scope)
-        self.build: jit.Build = scope["build"]
+        return scope["build"]
 
 
 @pytest.mark.parametrize("what", ["dsl version", "kernel source", "other source", "build source"])
 def test_a_change_of_what_shapes_the_code_compiles_anew(
     dsl: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    sources = Sources(tmp_path, monkeypatch)
-    package, caller = sources.package, sources.caller
+    package = Package(tmp_path, monkeypatch)
 
     def again() -> int:
         new_process(monkeypatch)
-        jit.instance("k", sources.build, "one")
+        compiler.instance("k", package.build(), "one")
         return len(dsl.compiled)
 
     assert again() == 1
     assert again() == 1
     if what == "dsl version":
-        monkeypatch.setattr(jit, "_surroundings", lambda: {"dsl": "4.8.2"})
+        monkeypatch.setattr(compiler, "_surroundings", lambda: {"dsl": "4.8.2"})
     elif what == "kernel source":
-        (package / "kernels" / "core.py").write_text("# new")
+        (package.folder / "kernels" / "core.py").write_text("# new")
     elif what == "build source":
-        caller.write_text("def build(): return 2\n")
+        package.caller.write_text("def build(): return 2\n")
     else:
-        (package / "ops.py").write_text("# new")
+        (package.folder / "ops.py").write_text("# new")
         assert again() == 1
         return
     assert again() == 2
     assert again() == 2
 
 
-CHANGES: dict[str, Callable[[Sources], object]] = {
-    "a kernel": lambda sources: (sources.package / "kernels" / "core.py").write_text("# new"),
-    "a new file": lambda sources: (sources.package / "schedulers" / "grouped.py").write_text("# new"),
-    "a module": lambda sources: (sources.package / "problem.py").write_text("# new"),
-    "a module gone": lambda sources: (sources.package / "problem.py").unlink(),
-    "the caller": lambda sources: sources.caller.write_text("def build(): return 2\n"),
+CHANGES: dict[str, Callable[[Package], object]] = {
+    "a kernel": lambda package: (package.folder / "kernels" / "core.py").write_text("# new"),
+    "a new file": lambda package: (package.folder / "schedulers" / "grouped.py").write_text("# new"),
+    "a part": lambda package: (package.folder / "runtime" / "builder.py").write_text("# new"),
+    "a part gone": lambda package: (package.folder / "runtime" / "builder.py").unlink(),
+    "the caller": lambda package: package.caller.write_text("def build(): return 2\n"),
+    "the caller gone": lambda package: package.caller.unlink(),
 }
 
 
@@ -152,26 +155,32 @@ def test_what_is_compiled_after_a_change_under_the_process_is_not_stored(
     change: str,
     moment: str,
 ) -> None:
-    sources = Sources(tmp_path, monkeypatch)
-    jit.instance("before", sources.build, "before")
+    package = Package(tmp_path, monkeypatch)
+    build = package.build()
+    compiler.instance("before", build, "before")
     assert cache.cache_info().kernels == 1
 
-    def compiles(build: jit.Build, label: str) -> bytes:
-        CHANGES[change](sources)
+    def compiles(build: compiler.Build, label: str) -> bytes:
+        CHANGES[change](package)
         return dsl.compile(build, label)
 
     if moment == "before a compile":
-        CHANGES[change](sources)
+        CHANGES[change](package)
+        if change == "the caller gone":
+            # No file, no word about it: what is left is the code in memory, which cannot change.
+            compiler.instance("k", build, "one")
+            assert cache.cache_info().kernels == 2
+            return
     else:
-        monkeypatch.setattr(jit, "_compile", compiles)
-    assert jit.instance("k", sources.build, "one")() == b"one"
+        monkeypatch.setattr(compiler, "_compile", compiles)
+    assert compiler.instance("k", build, "one")() == b"one"
     assert cache.cache_info().kernels == 1
     assert "did not keep one on disk" in caplog.text
 
 
 def test_sources_are_those_of_when_the_package_was_imported(tmp_path: Path) -> None:
     """A whole package: an upgrade between the import of it and the first kernel."""
-    shutil.copytree(jit._PACKAGE, tmp_path / "cute_gemm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(sources.PACKAGE, tmp_path / "cute_gemm", ignore=shutil.ignore_patterns("__pycache__"))
     own = {
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}",
         cache.DIRECTORY_VARIABLE: str(tmp_path / "cache"),
@@ -185,17 +194,17 @@ def test_sources_are_those_of_when_the_package_was_imported(tmp_path: Path) -> N
 
 UPGRADE = """
 from pathlib import Path
-from cute_gemm import cache, dispatch, jit
+from cute_gemm.runtime import builder, cache, compiler, sources
 from cute_gemm.plan.config import KernelConfig
 
-assert jit._PACKAGE == Path("cute_gemm").absolute()
-jit._compile = lambda build, label: b"image"
-jit._link = lambda image: None
-jit._surroundings = lambda: {}
-kernel = Path("cute_gemm/kernels/fp8_1d2d.py")
+assert sources.PACKAGE == Path("cute_gemm").absolute()
+compiler._compile = lambda build, label: b"image"
+compiler._link = lambda image: None
+compiler._surroundings = lambda: {}
+kernel = Path("cute_gemm/kernels/gemm_fp8_1d2d.py")
 source = kernel.read_text()
 kernel.write_text(source + "# new")
-dispatch.instance(KernelConfig(64, 64, 4))
+builder.instance(KernelConfig(64, 64, 4))
 print(cache.cache_info().kernels, "kept")
 """
 
@@ -203,38 +212,40 @@ print(cache.cache_info().kernels, "kept")
 def test_a_stored_object_that_cannot_be_linked_is_compiled_anew(
     dsl: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jit.instance("k", build, "one")
+    compiler.instance("k", build, "one")
     new_process(monkeypatch)
     dsl.unlinkable = [b"one"]
-    assert jit.instance("k", build, "one")() == b"one"
+    assert compiler.instance("k", build, "one")() == b"one"
     assert dsl.compiled == ["one", "one"]
     assert "undefined symbol" in caplog.text
     new_process(monkeypatch)
-    jit.instance("k", build, "one")
+    compiler.instance("k", build, "one")
     assert dsl.compiled == ["one", "one"]
 
 
 def test_a_fresh_object_that_cannot_be_linked_is_an_error(dsl: StandIn) -> None:
     dsl.unlinkable = [b"one"]
     with pytest.raises(RuntimeError, match="undefined symbol"):
-        jit.instance("k", build, "one")
+        compiler.instance("k", build, "one")
 
 
 def test_a_failed_compile_can_be_tried_again(dsl: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(build: jit.Build, label: str) -> bytes:
+    def fails(build: compiler.Build, label: str) -> bytes:
         raise RuntimeError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jit, "_compile", fails)
+        patch.setattr(compiler, "_compile", fails)
         with pytest.raises(RuntimeError, match="no memory"):
-            jit.instance("k", build, "one")
-    assert jit.instance("k", build, "one")() == b"one"
+            compiler.instance("k", build, "one")
+    assert compiler.instance("k", build, "one")() == b"one"
 
 
 def test_threads_that_want_the_same_kernel_compile_it_once(dsl: StandIn) -> None:
     dsl.go_on.clear()
     got: list[Any] = []
-    threads = [threading.Thread(target=lambda: got.append(jit.instance("k", build, "one"))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: got.append(compiler.instance("k", build, "one"))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     dsl.go_on.set()
@@ -248,21 +259,21 @@ def test_threads_that_want_the_same_kernel_compile_it_once(dsl: StandIn) -> None
 def test_a_compile_does_not_hold_up_who_wants_a_kernel_that_is_there(
     dsl: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jit.instance("on disk", build, "on disk")
+    compiler.instance("on disk", build, "on disk")
     new_process(monkeypatch)
-    jit.instance("loaded", build, "loaded")
+    compiler.instance("loaded", build, "loaded")
     dsl.compiling.clear()
     dsl.go_on.clear()
-    slow = threading.Thread(target=jit.instance, args=("slow", build, "slow"))
+    slow = threading.Thread(target=compiler.instance, args=("slow", build, "slow"))
     slow.start()
     assert dsl.compiling.wait(10)
     try:
-        quick = threading.Thread(
-            target=lambda: [jit.instance(key, build, key) for key in ("loaded", "on disk")], daemon=True
+        other = threading.Thread(
+            target=lambda: [compiler.instance(key, build, key) for key in ("loaded", "on disk")], daemon=True
         )
-        quick.start()
-        quick.join(5)
-        assert not quick.is_alive()
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
         assert slow.is_alive()
     finally:
         dsl.go_on.set()
@@ -271,18 +282,18 @@ def test_a_compile_does_not_hold_up_who_wants_a_kernel_that_is_there(
 
 def test_a_key_that_differs_between_processes_is_refused(dsl: StandIn) -> None:
     with pytest.raises(ValueError, match=r"the same in every process, got .*object at 0x"):
-        jit.instance((object(), 1), build, "one")
+        compiler.instance((object(), 1), build, "one")
 
 
 def test_key_says_what_the_object_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTE_DSL_OPT_LEVEL", "1")
-    jit._surroundings.cache_clear()
+    compiler._surroundings.cache_clear()
     try:
-        text = jit._key_text(("kernel", 128), build)
+        text = compiler._key_text(("kernel", 128), sources.read(build))
     finally:
-        jit._surroundings.cache_clear()
+        compiler._surroundings.cache_clear()
     settings = '"settings": {"CUTE_DSL_OPT_LEVEL": "1"'
-    host = [jit._cpu_features(), "CudaVersion(major=1"]
+    host = [compiler._cpu_features(), "CudaVersion(major=1"]
     for part in (*host, "('kernel', 128)", "sm_90a", '"nvidia-cutlass-dsl", "4.', "libs-base", settings):
         assert part in text
 
@@ -307,10 +318,10 @@ def test_a_missing_or_mixed_dsl_is_named(
     monkeypatch: pytest.MonkeyPatch, installed: list[tuple[str, str]], error: type[Exception], message: str
 ) -> None:
     found = [Distribution(*each) for each in [*installed, ("torch", "2.13.0")]]
-    monkeypatch.setattr(jit.metadata, "distributions", lambda: found)
-    jit._dsl.cache_clear()
+    monkeypatch.setattr(compiler.metadata, "distributions", lambda: found)
+    compiler._dsl.cache_clear()
     with pytest.raises(error, match=message):
-        jit._dsl()
+        compiler._dsl()
 
 
 class Terminal(io.StringIO):
@@ -328,13 +339,67 @@ def test_a_terminal_is_told_of_a_compile_unless_logging_is_set_up(
 ) -> None:
     logger = logging.Logger("alone")
     logger.handlers = handlers
-    monkeypatch.setattr(jit, "logger", logger)
+    monkeypatch.setattr(compiler, "logger", logger)
     monkeypatch.setattr(sys, "stderr", stream)
-    jit._announce("compiling x for sm_90a")
+    compiler._announce("compiling x for sm_90a")
     assert stream.getvalue().count("compiling x for sm_90a") == lines
 
 
-def test_an_object_without_gpu_code_has_no_cubin() -> None:
+def test_an_object_without_gpu_code_has_no_cubin(monkeypatch: pytest.MonkeyPatch) -> None:
     host_only = b"\x7fELF" + bytes(14) + (62).to_bytes(2, "little") + bytes(100)
-    with pytest.raises(ValueError, match="no GPU code"):
-        jit._cubin(host_only + host_only)
+    assert compiler._cubin(host_only + host_only) is None
+    monkeypatch.setattr(compiler, "_compile", lambda build, label: host_only)
+    with pytest.raises(ValueError, match="one has no GPU code"):
+        compiler.compile_to_cubin(build, "one")
+
+
+# What is said of a kernel that was compiled
+
+
+class Storage:
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def size_in_bytes(self) -> int:
+        return self.size
+
+
+class Kernel:
+    def __init__(self, size: int) -> None:
+        self.Storage = Storage(size)
+
+
+def test_a_kernel_that_asks_for_too_much_shared_memory_is_refused_by_name() -> None:
+    most = SMEM_CAPACITY - STATIC_SMEM
+    compiler._check_shared_memory(Kernel(most), "mine")
+    compiler._check_shared_memory(object(), "a kernel that does not say")
+    with pytest.raises(ValueError, match=f"mine takes {SMEM_CAPACITY + 16} bytes of shared memory"):
+        compiler._check_shared_memory(Kernel(most + 16), "mine")
+
+
+@pytest.mark.parametrize(("stack", "local"), [(0, 0), (96, 0), (0, 32)])
+def test_a_kernel_that_spills_is_named(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, stack: int, local: int
+) -> None:
+    monkeypatch.setattr(compiler, "_cubin", lambda image: b"cubin")
+    found = inspection.Resources("k", 168, 1024, stack, local)
+    monkeypatch.setattr(inspection, "read_resources", lambda cubin: found)
+    compiler._warn_of_spills(b"image", "mine")
+    said = [str(each.message) for each in recwarn if each.category is compiler.KernelWarning]
+    if stack or local:
+        assert len(said) == 1
+        assert said[0].startswith(f"mine keeps {stack + local} bytes per thread in local memory, with 168")
+    else:
+        assert not said
+
+
+def test_without_the_tool_nothing_is_said_of_spills(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    def missing(cubin: bytes) -> None:
+        raise inspection.InspectionError("cuobjdump was not found")
+
+    monkeypatch.setattr(compiler, "_cubin", lambda image: b"cubin")
+    monkeypatch.setattr(inspection, "read_resources", missing)
+    compiler._warn_of_spills(b"image", "mine")
+    assert not recwarn.list

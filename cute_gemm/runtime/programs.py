@@ -1,0 +1,149 @@
+"""Launches a program that its author has chosen: the slow path, without a choice of configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import contract, settings
+from ..plan import launch_policy
+from ..plan.config import KernelConfig
+from ..plan.limits import TMA_ALIGNMENT
+from . import builder, launcher
+from .builder import Program
+from .selection import Launch
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def launch(
+    of: Program | KernelConfig,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    *grouping: Tensor | int,
+    out: Tensor | None = None,
+    tensors: tuple[Tensor, ...] = (),
+    num_sms: int | None = None,
+    flags: launch_policy.LaunchFlags | None = None,
+    validate: bool = False,
+) -> Tensor:
+    """Runs a kernel on the current stream of the tensors' device, under the rules of its layout's operation.
+
+    Args:
+        of: what :func:`cute_gemm.runtime.build` returns, or a configuration.
+        lhs, rhs: the pairs ``(a, sa)`` and ``(b, sb)``, as the operation of ``of.config.layout`` takes them:
+            :func:`cute_gemm.fp8_gemm_nt` or one of its grouped kind. A kernel with ``tma_scales`` wants
+            M-major ``sa`` (:func:`cute_gemm.quantize.m_major`).
+        grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
+            not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
+        out: where to write; None to allocate. Its dtype is the configuration's. For a value that makes
+            fewer columns it is contiguous, and the caller sees that it overlaps no input.
+        tensors: further ones, for which the program was built, on the same device; the kernel's host code
+            checks what was said of them there, and nobody whether they overlap ``out``.
+        num_sms: CTAs that may run at once; None for what :func:`cute_gemm.config` says, or all.
+        flags: how to launch; None for what the operation would take
+            (:func:`cute_gemm.plan.launch_policy.launch_flags`).
+        validate: read the index and raise where it breaks the rules of its layout; waits for the device.
+
+    Returns:
+        ``out``, or a new tensor. Where there is nothing to compute, it is as it was.
+
+    Raises:
+        TypeError, ValueError: as the operation does; ValueError also where the kernel does not fit the call:
+            ``out`` of another dtype, more rows than a tile of 8 has, scales of A that TMA cannot load, K = 0,
+            or tensors on the CPU.
+        RuntimeError: the tensors' device is no Hopper GPU.
+
+    Warns:
+        KernelWarning: the kernel was compiled for this call, and spills.
+    """
+    config = of if isinstance(of, KernelConfig) else of.config
+    layout, out_dtype = config.layout, _DTYPES[config.out_dtype]
+    index, count = _split(config, grouping)
+    out_columns = getattr(getattr(getattr(of, "kernel", None), "value", None), "out_columns", int)
+    is_narrower = out_columns(128) != 128
+    # The rules are for as many columns of D as B has rows; a value may make fewer.
+    checked_out = None if is_narrower else out
+    call = contract.check(layout, lhs, rhs, checked_out, out_dtype, index, count, validate)
+    shape = (*call.shape[:-1], out_columns(call.shape[-1]))
+    if is_narrower and out is not None:
+        _require_narrower(out, call, shape, out_dtype)
+    _require_fit(config, call)
+    result = call.a.new_empty(shape, dtype=out_dtype) if out is None else out
+    if 0 in shape:
+        return result
+    _require_gpu(call)
+    scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
+    with scope, torch.cuda.device(call.a.device):
+        device = call.a.get_device()
+        found = _prepare(of, config, call, flags)
+        a, b, written = (launcher._for_tma(each) for each in (call.a, call.b, result))
+        index_and_count = () if call.index is None else (launcher._for_tma(call.index), call.count)
+        taken = index_and_count if layout.gives_count_to_kernel else index_and_count[:1]
+        found.kernel(a, call.sa, b, call.sb, written, *found.options(device), *taken, *tensors)
+    return launcher._written(result, out)
+
+
+def _split(config: KernelConfig, grouping: tuple[Tensor | int, ...]) -> tuple[Tensor | None, int]:
+    """The index and the count of a layout, of which each may be missing."""
+    rule, count = config.layout.index, config.layout.count
+    names = [each.name for each in (rule, count) if each is not None]
+    # An alignment, which the kernel is given, is 1 unless said otherwise; an expectation has to be said.
+    default = [1] if count is not None and config.layout.gives_count_to_kernel else []
+    given = [*grouping, *default] if len(grouping) == len(names) - 1 else list(grouping)
+    if len(given) != len(names):
+        wanted = " and ".join(names) or "nothing"
+        raise TypeError(f"{config.name} takes {wanted} behind its operands, got {len(grouping)} arguments")
+    # The contract says what is wrong where an argument is something else.
+    index: Any = given[0] if given else None
+    number: Any = given[1] if len(given) > 1 else 0
+    return index, number
+
+
+def _require_gpu(call: contract.Call) -> None:
+    if call.a.is_cpu:
+        raise ValueError("the tensors are on the CPU; a kernel runs on a Hopper GPU")
+    launcher._require_hopper(call.a.get_device())
+
+
+def _require_narrower(
+    out: Tensor, call: contract.Call, shape: tuple[int, ...], out_dtype: torch.dtype
+) -> None:
+    """Checks a result of other columns than the sums have; the caller sees that it overlaps no input."""
+    wanted = out.shape == shape and out.dtype is out_dtype and out.device == call.a.device
+    if not wanted or not out.is_contiguous() or out.data_ptr() % TMA_ALIGNMENT:
+        raise ValueError(
+            f"out must be contiguous {out_dtype} {list(shape)} on {call.a.device}, at a multiple of "
+            f"{TMA_ALIGNMENT} bytes, got {out.dtype} {list(out.shape)} on {out.device}"
+        )
+
+
+def _require_fit(config: KernelConfig, call: contract.Call) -> None:
+    """Raises where a call keeps its operation's rules, but not what this kernel was built for."""
+    if call.out_dtype is not _DTYPES[config.out_dtype]:
+        raise ValueError(f"{config.name} writes {config.out_dtype}, but out is {call.out_dtype}")
+    if config.block_m < 64 and call.a.shape[-2] > config.block_m:
+        raise ValueError(f"{config.name} is for at most {config.block_m} rows, but a has {call.a.shape[-2]}")
+    if call.a.shape[-1] == 0:
+        raise ValueError("K is 0: there is nothing for a kernel to sum up")
+    if config.tma_scales and not launcher.tma_can_load(call.sa):
+        raise ValueError(
+            f"{config.name} loads sa by TMA: it must be M-major, its address and strides multiples of 16 "
+            "bytes; cute_gemm.quantize.m_major makes it so"
+        )
+
+
+def _prepare(
+    of: Program | KernelConfig,
+    config: KernelConfig,
+    call: contract.Call,
+    flags: launch_policy.LaunchFlags | None,
+) -> Launch:
+    problem = launcher._problem(call, call.a.get_device())
+    pdl = settings.current().pdl
+    if flags is None:
+        flags = launch_policy.launch_flags(problem, config, pdl)
+    is_drawn = launch_policy.is_drawn(problem, config, bool(flags & launch_policy.LaunchFlags.PDL))
+    return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)

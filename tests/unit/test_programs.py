@@ -1,0 +1,187 @@
+"""Launching a program of one's own: what it is called with, under which rules, and what does not fit it."""
+
+import subprocess
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import cute_gemm
+from cute_gemm import runtime
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags, launch_flags
+from cute_gemm.plan.layouts import CONTIGUOUS, MASKED, OFFSETS
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.quantize import m_major
+from cute_gemm.runtime import Program, builder, launch, programs, semaphores
+from cute_gemm.testing import make_inputs, make_masked_inputs, make_offsets_inputs
+
+M, N, K = 70, 136, 2048
+CONFIG = KernelConfig(64, 64, 4)
+DRAWN = KernelConfig(64, 64, 4, dynamic_persistence=True)
+
+
+class Kernel:
+    """In place of a kernel: notes what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """All tensors are taken to be on a Hopper GPU of 132 multiprocessors."""
+    kernel = Kernel()
+    monkeypatch.setattr(builder, "instance", lambda of: kernel)
+    monkeypatch.setattr(programs, "_require_gpu", lambda call: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    gpu = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(semaphores, "address", lambda device: 4096)
+    return kernel
+
+
+def test_a_program_is_launched_as_the_operation_would(kernel: Kernel) -> None:
+    lhs, rhs = make_inputs(M, N, K)
+    out = torch.empty(M, N, dtype=torch.bfloat16)
+    version = out._version
+    assert launch(Program(CONFIG, kernel, ()), lhs, rhs, out=out) is out
+    assert out._version > version
+    ((a, sa, b, sb, result, num_sms, flags, semaphore, status),) = kernel.calls
+    for given, taken in zip((*lhs, *rhs, out), (a, sa, b, sb, result), strict=True):
+        assert given.data_ptr() == taken.data_ptr()
+        assert given.shape == taken.shape
+    assert flags == launch_flags(GemmProblem(M, N, K), CONFIG)
+    assert (num_sms, semaphore, status) == (132, 0, 0)
+
+
+def test_a_result_is_allocated_in_the_configurations_type(kernel: Kernel) -> None:
+    lhs, rhs = make_inputs(M, N, K)
+    result = launch(KernelConfig(64, 64, 4, out_dtype="float32"), lhs, rhs)
+    assert (result.shape, result.dtype) == ((M, N), torch.float32)
+
+
+def test_options_may_be_said(kernel: Kernel) -> None:
+    lhs, rhs = make_inputs(4 * M, 8 * N, K)
+    launch(DRAWN, lhs, rhs, num_sms=7, flags=LaunchFlags.EVICT_FIRST_B)
+    launch(DRAWN, lhs, rhs, num_sms=7, flags=LaunchFlags.PDL)
+    with cute_gemm.config(num_sms=9, pdl=True):
+        launch(DRAWN, lhs, rhs)
+    options = [call[5:9] for call in kernel.calls]
+    assert options[0] == (7, LaunchFlags.EVICT_FIRST_B, 4096, 0)
+    # With dependent launch persistence is static.
+    assert options[1] == (7, LaunchFlags.PDL, 0, 0)
+    assert options[2][0] == 9
+    assert options[2][1] & LaunchFlags.PDL
+
+
+def test_groupings_and_further_tensors_come_behind(kernel: Kernel) -> None:
+    bias = torch.zeros(N)
+    offsets = make_offsets_inputs([30, 40], N, K)
+    for grouping in ((offsets.index,), (offsets.index, 16)):
+        launch(KernelConfig(64, 64, 4, layout=OFFSETS), offsets.lhs, offsets.rhs, *grouping, tensors=(bias,))
+    masked = make_masked_inputs([3, 5], 8, N, K)
+    launch(KernelConfig(64, 64, 4, layout=MASKED), masked.lhs, masked.rhs, masked.index, 4)
+    behind = [call[9:] for call in kernel.calls]
+    assert [len(each) for each in behind] == [3, 3, 1]
+    assert [behind[0][1], behind[1][1]] == [1, 16]
+    assert behind[0][2] is bias
+    assert behind[2][0].data_ptr() == masked.index.data_ptr()
+
+
+def test_the_operations_rules_hold(kernel: Kernel) -> None:
+    (a, sa), rhs = make_inputs(M, N, K)
+    with pytest.raises(TypeError, match="sa"):
+        launch(CONFIG, (a, sa.double()), rhs)
+    offsets = make_offsets_inputs([30, 40], N, K)
+    config = KernelConfig(64, 64, 4, layout=OFFSETS)
+    with pytest.raises(ValueError, match="offsets"):
+        launch(config, offsets.lhs, offsets.rhs, offsets.index + 1000, validate=True)
+    assert not kernel.calls
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        (CONFIG, {"out": torch.empty(M, N)}, "writes bfloat16, but out is torch.float32"),
+        (KernelConfig(8, 64, 4), {}, "at most 8 rows, but a has 70"),
+        (KernelConfig(64, 64, 4, tma_scales=True), {}, "loads sa by TMA"),
+    ],
+    ids=["type", "rows", "scales"],
+)
+def test_what_does_not_fit_the_kernel_is_refused(
+    kernel: Kernel, config: KernelConfig, change: dict[str, Any], message: str
+) -> None:
+    lhs, rhs = make_inputs(M, N, K)
+    with pytest.raises(ValueError, match=message):
+        launch(config, lhs, rhs, **change)
+    assert not kernel.calls
+
+
+def test_scales_that_tma_can_load_fit(kernel: Kernel) -> None:
+    (a, sa), rhs = make_inputs(M, N, K)
+    launch(KernelConfig(64, 64, 4, tma_scales=True), (a, m_major(sa)), rhs)
+    assert len(kernel.calls) == 1
+
+
+def test_a_value_may_make_fewer_columns(kernel: Kernel) -> None:
+    """As one does that multiplies the columns by each other in pairs."""
+    value = SimpleNamespace(out_columns=lambda n: n // 2)
+    program = Program(CONFIG, SimpleNamespace(value=value), ())  # type: ignore[arg-type]
+    lhs, rhs = make_inputs(M, N, K)
+    assert launch(program, lhs, rhs).shape == (M, N // 2)
+    out = torch.empty(M, N // 2, dtype=torch.bfloat16)
+    assert launch(program, lhs, rhs, out=out) is out
+    for wrong in (torch.empty(M, N, dtype=torch.bfloat16), out.float(), out.t().contiguous().t()):
+        with pytest.raises(ValueError, match="out must be contiguous"):
+            launch(program, lhs, rhs, out=wrong)
+    assert len(kernel.calls) == 2
+
+
+def test_an_empty_product_launches_nothing_and_one_without_depth_is_refused(kernel: Kernel) -> None:
+    (a, sa), rhs = make_inputs(M, N, K)
+    assert launch(CONFIG, (a[:0], sa[:0]), rhs).shape == (0, N)
+    lhs, rhs = make_inputs(M, N, 0)
+    with pytest.raises(ValueError, match="K is 0"):
+        launch(CONFIG, lhs, rhs)
+    assert not kernel.calls
+
+
+@pytest.mark.parametrize(
+    ("layout", "count", "wanted"),
+    [
+        (OFFSETS, 0, "offsets and alignment"),
+        (MASKED, 1, "valid_rows and expected_rows"),
+        (CONTIGUOUS, 2, "group_index"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_grouping_that_is_not_whole_is_refused(
+    kernel: Kernel, layout: Any, count: int, wanted: str
+) -> None:
+    lhs, rhs = make_inputs(M, N, K)
+    with pytest.raises(TypeError, match=f"takes {wanted} behind its operands, got {count}"):
+        launch(KernelConfig(64, 64, 4, layout=layout), lhs, rhs, *[torch.zeros(1)] * count)
+
+
+def test_cpu_tensors_are_refused() -> None:
+    lhs, rhs = make_inputs(M, N, K)
+    with pytest.raises(ValueError, match="on the CPU"):
+        launch(CONFIG, lhs, rhs)
+
+
+def test_the_public_names_are_there_and_cost_nothing_before_they_are_used() -> None:
+    assert set(runtime.__all__) <= set(dir(runtime))
+    for name in runtime.__all__:
+        assert getattr(runtime, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        runtime.nothing  # noqa: B018
+    program = "import sys, cute_gemm.runtime as r; r.build, r.Program, r.examine; "
+    program += "sys.exit('cutlass' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
