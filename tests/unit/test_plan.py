@@ -8,6 +8,7 @@ import pytest
 from calls import every_layout, grouped_layouts
 from hypothesis import given, settings
 
+from cute_gemm.measure.cards import card_named
 from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.config import RASTER_WIDTH, KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
@@ -15,7 +16,6 @@ from cute_gemm.plan.limits import MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.recipe import FP8_1D2D
 from cute_gemm.runtime import selection
-from cute_gemm.testing import limit_us
 
 CONFIGS = candidates.every_config()
 
@@ -210,8 +210,9 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 @settings(max_examples=300, deadline=None)
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
     """Of an H200, whose limit no other Hopper GPU is below."""
-    problem = replace(problem, num_sms=132)
-    assert all(choice.cost_us > max(2, limit_us(problem)) for choice in cost_model.rank(problem))
+    problem, card = replace(problem, num_sms=132), card_named("NVIDIA H200")
+    assert card is not None
+    assert all(choice.cost_us > max(2, card.limit_us(problem)) for choice in cost_model.rank(problem))
 
 
 @given(problem=PROBLEMS)

@@ -101,7 +101,7 @@ def test_a_file_is_sorted_with_a_line_for_each_entry() -> None:
     assert text == render(DEVICE, reversed(entries))
     assert parse(text, DEVICE) == [entries[1], entries[0], entries[2]]
     lines = text.splitlines()
-    assert lines[:4] == ["{", '"format": 1,', '"device": "NVIDIA H200",', '"entries": [']
+    assert lines[:4] == ["{", '"format": 2,', '"device": "NVIDIA H200",', '"entries": [']
     assert json.loads(lines[4].rstrip(",")) == {
         "layout": "dense",
         "out_dtype": "bfloat16",
@@ -127,16 +127,16 @@ def test_the_file_in_the_documentation_is_one() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "a list": ([], "no tuned choices"),
-    "no device": ({"format": 1, "entries": []}, "no tuned choices: KeyError: 'device'"),
-    "another format": ({"format": 2, "device": DEVICE, "entries": []}, "format 2; .* writes format 1"),
+    "no device": ({"format": 2, "entries": []}, "no tuned choices: KeyError: 'device'"),
+    "another format": ({"format": 1, "device": DEVICE, "entries": []}, "format 1; .* writes format 2"),
     "another device": (
-        {"format": 1, "device": "NVIDIA H20", "entries": []},
+        {"format": 2, "device": "NVIDIA H20", "entries": []},
         "for NVIDIA H20, not for NVIDIA H200",
     ),
-    "entries of another kind": ({"format": 1, "device": DEVICE, "entries": {}}, "no list"),
+    "entries of another kind": ({"format": 2, "device": DEVICE, "entries": {}}, "no list"),
 }
 BAD |= {
-    name: ({"format": 1, "device": DEVICE, "entries": [ROW, row]}, message)
+    name: ({"format": 2, "device": DEVICE, "entries": [ROW, row]}, message)
     for name, row, message in (
         ("a missing key", {key: value for key, value in ROW.items() if key != "m"}, "other keys.*'m'"),
         ("a further key", ROW | {"colour": 1}, "other keys.*'colour'"),
