@@ -1,9 +1,14 @@
-"""The `gpu` marker: everything under tests/gpu has it, and what has it is skipped without a Hopper GPU."""
+"""The `gpu` marker, and `--exhaustive`.
+
+Everything under tests/gpu has the marker, and what has it is skipped without a Hopper GPU. Of kernels that
+are compiled one of each kind is tested, with `--exhaustive` every one.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +20,21 @@ from cute_gemm.runtime import hardware
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 
+# What tests of several folders share is a module beside this one.
+sys.path.append(str(Path(__file__).parent))
+
 # Processes that tests start import the package under test, and find what else this one was given.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(cute_gemm.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="compile every kernel that can be chosen, not one of each kind: takes 20 minutes of one core",
+    )
 
 
 @functools.cache

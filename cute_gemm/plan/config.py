@@ -76,7 +76,7 @@ class KernelConfig:
         raster_width = self.raster_width * self.cluster_m
         # What most have goes unsaid, and so do store buffers, which follow from the rest in all candidates.
         parts = (
-            (self.recipe is not FP8_1D2D, self.recipe.name),
+            (self.recipe != FP8_1D2D, self.recipe.name),
             (True, f"{self.block_m}x{self.block_n}"),
             (self.n_fragments > 1, f"n{self.n_fragments}"),
             (self.block_k != self.recipe.promote_k, f"bk{self.block_k}"),

@@ -1,19 +1,21 @@
-"""Every kernel that can be chosen compiles for Hopper anywhere, and is in machine code what its source means.
+"""Kernels compile for Hopper anywhere, and are in machine code what their source means.
 
-ptxas does not say so when it spills registers or waits for each WGMMA by itself; both are only seen here.
+One of each kind, and with `--exhaustive` every one that can be chosen. ptxas does not say so when it spills
+registers or waits for each WGMMA by itself; both are only seen here.
 """
 
 from typing import Any, NamedTuple
 
 import pytest
 from cutlass.experimental.cuda import TensorMapL2Promotion
+from kinds import kinds
 
 from cute_gemm.kernels import tensor_maps
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE, MASKED
 from cute_gemm.plan.limits import SMEM_CAPACITY, STATIC_SMEM, ceil_div
-from cute_gemm.runtime import compiler as jit
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import builder, compiler
 from cute_gemm.runtime.inspection import KernelStats, read_cubin
 
 CONFIGS = candidates.every_config()
@@ -57,17 +59,28 @@ class Instance(NamedTuple):
         return self.blocks_multiplied + (self.config.partial_accumulators - 1)
 
 
-# Of this scope, so that a kernel is compiled once and all tests of it run before the next.
-@pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: config.name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """By configuration, so that a kernel is compiled once and all tests of it run before the next."""
+    if "instance" in metafunc.fixturenames:
+        configs = CONFIGS if metafunc.config.getoption("exhaustive") else kinds(CONFIGS)
+        params = [
+            pytest.param(config, id=config.name, marks=pytest.mark.xdist_group(config.name))
+            for config in configs
+        ]
+        metafunc.parametrize("instance", params, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def instance(request: pytest.FixtureRequest) -> Instance:
-    kernel, arguments = dispatch._fp8_1d2d(request.param)
-    cubin = jit.compile_to_cubin(lambda: (kernel, arguments), request.param.name)
-    return Instance(request.param, kernel, read_cubin(cubin))
+    config = request.param
+    program = builder.build(config)
+    cubin = compiler.compile_to_cubin(lambda: (program.kernel, program.arguments), config.name)
+    return Instance(config, program.kernel, read_cubin(cubin))
 
 
 def draws(config: KernelConfig) -> int:
     """Places in a kernel where clusters draw tiles: one more where padding is passed over."""
-    return (2 if config.layout == "contiguous" else 1) if config.dynamic_persistence else 0
+    return 1 + config.layout.has_padding if config.dynamic_persistence else 0
 
 
 def test_registers_suffice(instance: Instance) -> None:
@@ -118,12 +131,12 @@ def test_promotion_is_one_ffma_for_each_element(instance: Instance) -> None:
 def test_operands_come_and_results_go_by_tma(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
     # A copy of the instruction, where tiles of a cluster may be of two groups.
-    own = 1 if config.layout != "dense" and config.cluster_m > 1 else 0
+    own = 1 if config.layout.is_grouped and config.cluster_m > 1 else 0
     # B, and A with its staged scales, by multicast where a cluster shares them.
     multicast = (config.cluster_m > 1) + (config.cluster_n > 1) * (1 + config.tma_scales) + own
     assert stats.count("UTMALDG") == 2 + own + config.tma_scales
     # Several matrices take one dimension more than one does.
-    several = {"dense": 0, "contiguous": 1, "offsets": 1, "masked": 2 + config.tma_scales}[config.layout]
+    several = config.layout.is_grouped + config.layout.has_matrix_per_group * (1 + config.tma_scales)
     assert stats.count("UTMALDG.3D") == several + own
     assert stats.count("UTMALDG.2D.MULTICAST", "UTMALDG.3D.MULTICAST") == multicast
     assert (stats.count("UCGABAR_WAIT") > 0) == (config.cluster_size > 1)
@@ -154,8 +167,8 @@ def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instanc
     stats, config = instance.stats, instance.config
     elements = instance.rows * instance.stored_columns // (config.math_warpgroups * WARPGROUP)
     width = ".E" if config.out_dtype == "bfloat16" else ".E.64"
-    one_by_one = config.layout != "dense" or config.splits > 1
-    # Two words of the counter that clusters draw from.
+    one_by_one = config.layout.is_grouped or config.splits > 1
+    # Two words of the semaphore that clusters draw from.
     resets = 2 * config.dynamic_persistence
     assert stats.count("STG") == one_by_one * elements // 2 + resets
     assert stats.count(f"STG{width}") == one_by_one * elements // 2 + (resets if width == ".E" else 0)
@@ -165,9 +178,11 @@ def test_scales_are_read_from_the_stages_where_tma_brings_them(instance: Instanc
     """A number for each of two rows of every block that is multiplied; else by loads and shuffles."""
     stats, config = instance.stats, instance.config
     # Where k-blocks are shared out and in the grouped layouts, others read numbers from shared memory, too.
-    if config.layout == "dense" and config.splits == 1:
-        letters = draws(config) if config.cluster_size > 1 else 0
-        assert stats.opcodes["LDS"] == (2 * instance.blocks_multiplied if config.tma_scales else 0) + letters
+    if config.layout is DENSE and config.splits == 1:
+        broadcasts = draws(config) if config.cluster_size > 1 else 0
+        assert (
+            stats.opcodes["LDS"] == (2 * instance.blocks_multiplied if config.tma_scales else 0) + broadcasts
+        )
 
 
 def test_results_pass_through_shared_memory(instance: Instance) -> None:
@@ -186,17 +201,17 @@ def test_results_pass_through_shared_memory(instance: Instance) -> None:
         assert stats.count("STS.64") == elements // 2
         assert stats.count("STSM") == 0
     assert stats.count("LDSM", "LD") == 0
-    # A slot of the tile queue, and what a CTA adds up itself, which may be any eight columns.
+    # A slot of the work queue, and what a CTA adds up itself, which may be any eight columns.
     own = elements // 4 if config.splits > 1 else 0
     assert stats.count("STS.128") == 2 + own
     # A number at a time: the schedulers' table.
-    assert (stats.opcodes["STS"] > 0) == (config.table_bytes > 0)
+    assert (stats.opcodes["STS"] > 0) == (config.layout.table_bytes > 0)
     assert {name for name in stats.opcodes if name.startswith("LDG")} == {"LDG.E"}
 
 
 PROMOTING = [
-    next(config for config in CONFIGS if config.l2_promotion and config.layout == layout)
-    for layout in ("dense", "masked")
+    next(config for config in CONFIGS if config.l2_promotion == 256 and config.layout is layout)
+    for layout in (DENSE, MASKED)
 ]
 
 
@@ -211,10 +226,10 @@ def test_loads_go_by_maps_that_promote(config: KernelConfig, monkeypatch: pytest
         return create(*arguments, **options)
 
     monkeypatch.setattr(tensor_maps, "create_tensor_map_tiled", note)
-    cubin = dispatch.cubin(config)
+    cubin = builder.cubin(config)
     assert promotions == [TensorMapL2Promotion.l2_256b] * 2
     monkeypatch.setattr(tensor_maps, "pointers", lambda maps: (None, None))
-    assert code(dispatch.cubin(config)) != code(cubin)
+    assert code(builder.cubin(config)) != code(cubin)
 
 
 def code(cubin: bytes) -> tuple[str, ...]:

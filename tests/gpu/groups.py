@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tensors import DTYPES, HINTS, bits, counter, scales_for
+from tensors import DTYPES, FLAGS, bits, scales_for, semaphore
 from torch import Tensor
 
 import cute_gemm
-from cute_gemm.plan import problem as problems
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import CONTIGUOUS, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from cute_gemm.reference import dequantized_product
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import builder
 from cute_gemm.testing import GroupedInputs, poisoned_rows
 
-LAYOUTS = problems.LAYOUTS[1:]
+GROUPED = [layout for layout in LAYOUTS.values() if layout.is_grouped]
+every_layout = pytest.mark.parametrize("layout", GROUPED, ids=lambda layout: layout.name)
 E4M3_NAN = 0x7F
 PATIENCE_S = 30
 
@@ -66,7 +67,7 @@ class Problem:
 
     def arranged(
         self,
-        layout: str,
+        layout: Layout,
         *,
         rows: int | None = None,
         order: Sequence[int] | None = None,
@@ -81,8 +82,8 @@ class Problem:
             alignment: what a group's first row is a multiple of (offsets).
         """
         groups, starts, end = len(self.sizes), [0] * len(self.sizes), 0
-        step = CONTIGUOUS_ALIGNMENT if layout == "contiguous" else alignment
-        if layout == "masked":
+        step = CONTIGUOUS_ALIGNMENT if layout is CONTIGUOUS else alignment
+        if layout is MASKED:
             capacity = max(self.sizes) + 3 if rows is None else rows
             starts, end = [group * capacity for group in range(groups)], groups * capacity
         else:
@@ -99,9 +100,9 @@ class Problem:
         a[place], sa[place] = bits(self.a), self.sa
         sizes = torch.tensor(self.sizes, device="cuda")
         row_groups[place] = torch.arange(groups, device="cuda").repeat_interleave(sizes).int()
-        if layout == "contiguous":
+        if layout is CONTIGUOUS:
             index = row_groups.clone()
-        elif layout == "offsets":
+        elif layout is OFFSETS:
             index = torch.tensor(starts, device="cuda").add(sizes).int()
         else:
             index = sizes.int()
@@ -125,7 +126,7 @@ class Problem:
 
 
 def call(
-    layout: str,
+    layout: Layout,
     inputs: GroupedInputs,
     out: Tensor | None = None,
     *,
@@ -135,9 +136,9 @@ def call(
 ) -> Tensor:
     """The public operation."""
     lhs, rhs, index = inputs.lhs, inputs.rhs, inputs.index
-    if layout == "contiguous":
+    if layout is CONTIGUOUS:
         return cute_gemm.m_grouped_fp8_gemm_nt_contiguous(lhs, rhs, index, out, **options)
-    if layout == "offsets":
+    if layout is OFFSETS:
         options["alignment"] = alignment
         return cute_gemm.m_grouped_fp8_gemm_nt_offsets(lhs, rhs, index, out, **options)
     return cute_gemm.m_grouped_fp8_gemm_nt_masked(lhs, rhs, index, expected_rows, out, **options)
@@ -151,14 +152,14 @@ def inputs_for(config: KernelConfig, inputs: GroupedInputs) -> GroupedInputs:
 
 def launch(config: KernelConfig, inputs: GroupedInputs, out: Tensor, num_sms: int = 132) -> None:
     """One kernel, whether it would be chosen or not, with :func:`inputs_for` it."""
-    alignment = (1,) if config.layout == "offsets" else ()
-    options = num_sms, HINTS, counter().data_ptr(), 0
-    dispatch.instance(config)(*inputs.lhs, *inputs.rhs, out, *options, inputs.index, *alignment)
-    assert not counter().any()
+    alignment = (1,) if config.layout is OFFSETS else ()
+    options = num_sms, FLAGS, semaphore().data_ptr(), 0
+    builder.instance(config)(*inputs.lhs, *inputs.rhs, out, *options, inputs.index, *alignment)
+    assert not semaphore().any()
 
 
 def run(
-    layout: str,
+    layout: Layout,
     inputs: GroupedInputs,
     dtype: torch.dtype = torch.bfloat16,
     config: KernelConfig | None = None,

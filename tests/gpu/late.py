@@ -8,7 +8,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
-from cute_gemm.runtime import compiler as jit
+from cute_gemm.runtime import compiler
 
 BLOCKS, THREADS = 8, 256
 DELAY_NS = 100_000
@@ -47,7 +47,7 @@ def build() -> Any:
 
 def copy_late() -> Callable[..., None]:
     """To be called as ``(source, target, result, log)``."""
-    return jit.instance(("CopyLate", BLOCKS, THREADS, DELAY_NS), build, "a late copy")
+    return compiler.instance(("CopyLate", BLOCKS, THREADS, DELAY_NS), build, "a late copy")
 
 
 class CopyAtOnce:
@@ -74,4 +74,4 @@ def copy_at_once() -> Callable[..., None]:
         tensors = [make_fake_tensor(Int32, (size,), (1,), assumed_align=4) for _ in range(2)]
         return CopyAtOnce(), (*tensors, make_fake_stream(use_tvm_ffi_env_stream=True))
 
-    return jit.instance(("CopyAtOnce", BLOCKS, THREADS), build, "a copy at once")
+    return compiler.instance(("CopyAtOnce", BLOCKS, THREADS), build, "a copy at once")

@@ -14,11 +14,12 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 import torch
-from tensors import DTYPES, HINTS, counter, scales_for
+from tensors import DTYPES, FLAGS, scales_for, semaphore
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.runtime import dispatch
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
+from cute_gemm.runtime import builder
 from cute_gemm.testing import (
     GroupedInputs,
     assert_correct,
@@ -42,7 +43,7 @@ class Case(NamedTuple):
     index: tuple[int, ...] = ()  # to be had over and over in place of the right one
 
 
-def pick(out_dtype: str = "bfloat16", layout: str = "dense", **wanted: object) -> KernelConfig:
+def pick(out_dtype: str = "bfloat16", layout: Layout = DENSE, **wanted: object) -> KernelConfig:
     """Of the configurations with these properties the one with the largest tile, and the smallest cluster."""
     wanted = {"out_dtype": out_dtype, "layout": layout, "tma_scales": False} | wanted
     found = [
@@ -53,7 +54,7 @@ def pick(out_dtype: str = "bfloat16", layout: str = "dense", **wanted: object) -
     return max(found, key=lambda config: (config.block_m * config.block_n, -config.cluster_size))
 
 
-DENSE = {
+DENSE_CASES = {
     # 64 rows: two accumulators, and a warp that asks for scales ahead.
     "64": Case(pick(block_m=64, cluster_size=1), (70,), 200, 1040),
     "64, two scales of B, multicast of A": Case(
@@ -61,7 +62,7 @@ DENSE = {
     ),
     "64, cluster of four": Case(pick(block_m=64, cluster_n=4), (70,), 328, 912),
     "64, fp32, multicast of A": Case(pick("float32", block_m=64, cluster_n=2), (1,), 264, 1040),
-    # 128 and 256 rows: two warpgroups that take turns.
+    # 128 and 256 rows: two warpgroups.
     "128": Case(pick(block_m=128, straddles=False, cluster_size=1), (130,), 264, 528),
     "128, two scales of B, multicast of B": Case(
         pick(block_m=128, straddles=True, cluster_m=2), (300,), 184, 784
@@ -86,69 +87,69 @@ DENSE = {
 }
 # Groups that are empty, groups that end within a tile, so that rows are stored one by one, and groups that do
 # not, between which store buffers are used again.
-GROUPED = {
+GROUPED_CASES = {
     "contiguous, 64, multicast of A": Case(
-        pick(layout="contiguous", block_m=64, cluster_n=2), (64, 0, 70), 136, 912
+        pick(layout=CONTIGUOUS, block_m=64, cluster_n=2), (64, 0, 70), 136, 912
     ),
     "contiguous, 64, fp32, cluster of four": Case(
-        pick("float32", "contiguous", block_m=64, cluster_n=4), (0, 64, 70), 72, 1168
+        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4), (0, 64, 70), 72, 1168
     ),
     "contiguous, 128, fp32": Case(
-        pick("float32", "contiguous", block_m=128, cluster_size=1), (128, 0, 130), 200, 400
+        pick("float32", CONTIGUOUS, block_m=128, cluster_size=1), (128, 0, 130), 200, 400
     ),
     # Clusters of two groups, of one, and of one CTA with rows.
     "contiguous, 128, multicast of B": Case(
-        pick(layout="contiguous", block_m=128, cluster_m=2), (128, 0, 300, 7), 136, 528
+        pick(layout=CONTIGUOUS, block_m=128, cluster_m=2), (128, 0, 300, 7), 136, 528
     ),
     "contiguous, 128, multicast of B, scales by TMA": Case(
-        pick(layout="contiguous", block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
+        pick(layout=CONTIGUOUS, block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
     ),
     "offsets, 64, cluster of four": Case(
-        pick(layout="offsets", block_m=64, cluster_n=4), (0, 64, 0, 70), 72, 1168
+        pick(layout=OFFSETS, block_m=64, cluster_n=4), (0, 64, 0, 70), 72, 1168
     ),
     "offsets, 64, fp32": Case(
-        pick("float32", "offsets", block_m=64, cluster_size=1), (1, 64, 0, 127), 200, 528
+        pick("float32", OFFSETS, block_m=64, cluster_size=1), (1, 64, 0, 127), 200, 528
     ),
     # The second CTA of a cluster may have nothing to store.
     "offsets, 128, fp32, multicast of B": Case(
-        pick("float32", "offsets", block_m=128, cluster_m=2), (130, 0, 7, 256), 136, 400
+        pick("float32", OFFSETS, block_m=128, cluster_m=2), (130, 0, 7, 256), 136, 400
     ),
     "offsets, 256, multicast of A": Case(
-        pick(layout="offsets", block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272
+        pick(layout=OFFSETS, block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272
     ),
-    "masked, 64, multicast of A": Case(pick(layout="masked", block_m=64, cluster_n=2), (64, 0, 70), 136, 912),
+    "masked, 64, multicast of A": Case(pick(layout=MASKED, block_m=64, cluster_n=2), (64, 0, 70), 136, 912),
     "masked, 64, cluster of four": Case(
-        pick("float32", "masked", block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
+        pick("float32", MASKED, block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
     ),
-    "masked, 128": Case(pick(layout="masked", block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 528),
+    "masked, 128": Case(pick(layout=MASKED, block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 528),
     "masked, 256, multicast of A, scales by TMA": Case(
-        pick(layout="masked", block_m=256, cluster_n=2, tma_scales=True), (0, 200, 512), 136, 272
+        pick(layout=MASKED, block_m=256, cluster_n=2, tma_scales=True), (0, 200, 512), 136, 272
     ),
     "masked, 256, fp32, multicast of B": Case(
-        pick("float32", "masked", block_m=256, cluster_m=2), (0, 200, 512), 136, 272
+        pick("float32", MASKED, block_m=256, cluster_m=2), (0, 200, 512), 136, 272
     ),
 }
 # An index that breaks all rules: for memcheck, as what comes out is not judged.
 BIG = 2**31 - 1
 UNRULY = {
     "contiguous, unruly": Case(
-        pick(layout="contiguous", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (2, 0, -1, 1, 3, BIG, -BIG)
+        pick(layout=CONTIGUOUS, block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (2, 0, -1, 1, 3, BIG, -BIG)
     ),
     "offsets, unruly": Case(
-        pick(layout="offsets", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (300, -BIG, BIG)
+        pick(layout=OFFSETS, block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (300, -BIG, BIG)
     ),
     "masked, unruly": Case(
-        pick(layout="masked", block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (BIG, 71, -1)
+        pick(layout=MASKED, block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (BIG, 71, -1)
     ),
 }
-CASES = DENSE | GROUPED | UNRULY
+CASES = DENSE_CASES | GROUPED_CASES | UNRULY
 
 
 def grouped_inputs(case: Case) -> GroupedInputs:
     config, sizes, n, k, index = case
-    if config.layout == "contiguous":
+    if config.layout is CONTIGUOUS:
         inputs = make_contiguous_inputs(sizes, n, k)
-    elif config.layout == "offsets":
+    elif config.layout is OFFSETS:
         inputs = make_offsets_inputs(sizes, n, k)
     else:
         inputs = make_masked_inputs(sizes, max(sizes), n, k)
@@ -165,25 +166,25 @@ def run(case: Case) -> float:
     """
     config, sizes, n, k, index = case
     grouping: list[torch.Tensor | int] = []
-    if config.layout == "dense":
+    if config.layout is DENSE:
         (m,) = sizes
         lhs, rhs = make_inputs(m, n, k)
     else:
         inputs = grouped_inputs(case)
         lhs, rhs = inputs.lhs, inputs.rhs
-        grouping = [inputs.index, 1] if config.layout == "offsets" else [inputs.index]
+        grouping = [inputs.index, 1] if config.layout.gives_count_to_kernel else [inputs.index]
     out = torch.full((*lhs[0].shape[:-1], n), torch.nan, dtype=DTYPES[config.out_dtype])
-    launch = dispatch.instance(config)
+    launch = builder.instance(config)
     a, sa, b, sb, out, *grouping = (
         x.cuda() if isinstance(x, torch.Tensor) else x
         for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping)
     )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
-    launch(a, sa, b, sb, out, NUM_SMS, HINTS, counter().data_ptr(), 0, *grouping)
+    launch(a, sa, b, sb, out, NUM_SMS, FLAGS, semaphore().data_ptr(), 0, *grouping)
     torch.cuda.synchronize()
     if index:
         return 0.0
-    if config.layout == "dense":
+    if config.layout is DENSE:
         return assert_correct(out.cpu(), *lhs, *rhs)
     return assert_grouped_correct(out.cpu(), lhs, rhs, inputs.row_groups)
 

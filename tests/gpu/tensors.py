@@ -6,8 +6,7 @@ import torch
 
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags
-from cute_gemm.plan.limits import OUT_BYTES, ceil_div
-from cute_gemm.runtime import semaphores as counters
+from cute_gemm.plan.limits import OUT_BYTES, SEMAPHORE_WORDS, ceil_div
 
 DTYPES = {name: getattr(torch, name) for name in OUT_BYTES}
 """The types a result may have, by the names configurations give them."""
@@ -32,11 +31,11 @@ def scales_for(config: KernelConfig, sa: torch.Tensor) -> torch.Tensor:
     return m_major_amid_nans(sa) if config.tma_scales else sa
 
 
-HINTS = int(LaunchFlags.EVICT_FIRST_B)
-"""The hints of kernels that are launched by themselves: no result depends on them."""
+FLAGS = int(LaunchFlags.EVICT_FIRST_B)
+"""The flags of kernels that are launched by themselves: no result depends on them."""
 
 
 @functools.cache
-def counter() -> torch.Tensor:
+def semaphore() -> torch.Tensor:
     """What clusters draw their tiles from; a kernel leaves 0."""
-    return torch.zeros(counters.WORDS, dtype=torch.int32, device="cuda")
+    return torch.zeros(SEMAPHORE_WORDS, dtype=torch.int32, device="cuda")

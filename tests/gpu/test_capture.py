@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from groups import LAYOUTS
+from groups import GROUPED, every_layout
 
-DENSE = """
+from cute_gemm.plan.layouts import DENSE, Layout
+
+DENSE_CALLS = """
 import torch
 from cute_gemm import fp8_gemm_nt
 from cute_gemm.testing import assert_correct, make_inputs
@@ -30,11 +32,11 @@ def check(operands, out):
     assert_correct(out, a, sa, b, sb)
 """
 
-GROUPED = """
+GROUPED_CALLS = """
 import torch
 import groups
 
-LAYOUT = "{layout}"
+LAYOUT = groups.LAYOUTS["{layout}"]
 
 
 def make(k):
@@ -107,8 +109,8 @@ def lines(script: str, cwd: Path) -> list[str]:
     return ran.stdout.splitlines()
 
 
-def setting(layout: str) -> str:
-    return DENSE if layout == "dense" else GROUPED.format(layout=layout)
+def setting(layout: Layout) -> str:
+    return GROUPED_CALLS.format(layout=layout.name) if layout.is_grouped else DENSE_CALLS
 
 
 REFUSED = {
@@ -119,17 +121,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("layout", ["dense", *LAYOUTS])
+@pytest.mark.parametrize("layout", [DENSE, *GROUPED], ids=lambda layout: layout.name)
 def test_a_first_call_in_a_capture_is_refused_and_everything_works_afterwards(
-    layout: str, request: pytest.FixtureRequest
+    layout: Layout, request: pytest.FixtureRequest
 ) -> None:
     refusal, last = lines(setting(layout) + FIRST_CALL, cwd=request.path.parent)
-    assert refusal.startswith(f"{REFUSED[layout]} needs the kernel ")
+    assert refusal.startswith(f"{REFUSED[layout.name]} needs the kernel ")
     assert refusal.endswith("make the same call, scales laid out alike, once before the capture")
     assert last == "replayed"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_validating_in_a_capture_is_refused(layout: str, request: pytest.FixtureRequest) -> None:
+@every_layout
+def test_validating_in_a_capture_is_refused(layout: Layout, request: pytest.FixtureRequest) -> None:
     (refusal,) = lines(setting(layout) + VALIDATE, cwd=request.path.parent)
     assert "has no values while a CUDA graph is being captured" in refusal

@@ -1,21 +1,21 @@
-"""Every kernel that the dispatcher can choose, forced upon shapes it would not be chosen for."""
+"""Every kernel that can be chosen, forced upon shapes it would not be chosen for."""
 
 import pytest
 import torch
-from tensors import DTYPES, HINTS, bits, counter, scales_for
+from tensors import DTYPES, FLAGS, bits, scales_for, semaphore
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.reference import dequantized_product, product_scale
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import builder
 from cute_gemm.testing import assert_close_per_tile, make_inputs, poisoned
 
-CONFIGS = [config for config in candidates.every_config() if config.layout == "dense"]
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
-# Less than a tile, ragged tiles, clusters that do not divide. Of k-blocks the serial loop takes four a turn,
-# the overlapped one two after the first: all that may remain of either, after no turn and after some.
+# Less than a tile, ragged tiles, clusters that do not divide. Of k-blocks the serial loop takes four at once,
+# the overlapped one two after the first: all that may remain of either, after none and after some.
 SHAPES = [
     (1, 8, 16),  # 1 k-block, partial
     (65, 264, 144),  # 2, the last one partial
@@ -29,10 +29,10 @@ SHAPES = [
     (8, 64, 2048),  # 16
 ]
 REPEATED = (600, 584, 1040)
-# Enough where only the number of CTAs changes. Not every third: most tiles come with three clusters.
-SOME_CONFIGS = CONFIGS[::5]
 
-every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+every_config = pytest.mark.every_config(where=lambda config: config.layout is DENSE)
+# Enough where only the number of CTAs changes. Not every third: most tiles come with three clusters.
+some_configs = pytest.mark.every_config(where=lambda config: config.layout is DENSE, step=5)
 
 
 def is_able(config: KernelConfig, operands: Operands) -> bool:
@@ -44,10 +44,10 @@ def is_able(config: KernelConfig, operands: Operands) -> bool:
 def run(config: KernelConfig, operands: Operands, num_sms: int = 132, draws: bool = True) -> torch.Tensor:
     a, sa, b, sb = operands
     out, check = poisoned(a.shape[0], b.shape[0], DTYPES[config.out_dtype], "cuda")
-    address = counter().data_ptr() if draws else 0
-    dispatch.instance(config)(a, scales_for(config, sa), b, sb, out, num_sms, HINTS, address, 0)
+    address = semaphore().data_ptr() if draws else 0
+    builder.instance(config)(a, scales_for(config, sa), b, sb, out, num_sms, FLAGS, address, 0)
     check()
-    assert not counter().any()
+    assert not semaphore().any()
     return out
 
 
@@ -77,7 +77,7 @@ def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operan
         assert not len(wrong), f"{len(wrong)} of {out.shape} wrong, from {wrong[0].tolist()} on"
 
 
-@pytest.mark.parametrize("config", SOME_CONFIGS, ids=lambda config: config.name)
+@some_configs
 @pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.parametrize("num_sms", [1, 7, 130])
 def test_runs_on_fewer_multiprocessors_whoever_takes_a_tile(
@@ -113,9 +113,9 @@ def test_all_kernels_give_the_same_bits_every_time(
     assert_close_per_tile(first, truth, scale)
     # Launched without a pause, so that runs overlap: a race shows as a difference.
     outs = torch.full((20, *first.shape), torch.nan, dtype=first.dtype, device="cuda")
-    launch, sa = dispatch.instance(config), scales_for(config, sa)
+    launch, sa = builder.instance(config), scales_for(config, sa)
     for out in outs:
-        launch(a, sa, b, sb, out, 132, HINTS, counter().data_ptr(), 0)
+        launch(a, sa, b, sb, out, 132, FLAGS, semaphore().data_ptr(), 0)
     assert (bits(outs) == bits(first)).all()
     # All sum the k-blocks in the same order, but for those that share them out.
     if config.splits == 1:

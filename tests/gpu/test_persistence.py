@@ -7,15 +7,18 @@ import torch
 from cuda.bindings import driver
 from groups import launch
 from late import copy_at_once
-from tensors import bits, counter
+from tensors import DTYPES, bits, semaphore
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt
-from cute_gemm.plan import candidates, launch_policy
+from cute_gemm.plan import launch_policy
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import CONTIGUOUS, MASKED
+from cute_gemm.plan.limits import SEMAPHORE_WORDS
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import dispatch
-from cute_gemm.runtime import semaphores as counters
+from cute_gemm.runtime import builder, selection, semaphores
 from cute_gemm.testing import (
+    GroupedInputs,
     assert_correct,
     make_contiguous_inputs,
     make_inputs,
@@ -35,34 +38,39 @@ def operands() -> tuple[Operand, Operand]:
 
 @pytest.fixture(scope="module")
 def expected(operands: tuple[Operand, Operand]) -> torch.Tensor:
-    """The result of even turns."""
+    """The result by static persistence."""
     problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
-    config = dispatch.select(problem)
+    config = selection.select(problem)
     assert launch_policy.is_drawn(problem, config)
     (a, sa), (b, sb) = operands
     out, check = poisoned(SHAPE[0], SHAPE[1], torch.bfloat16, "cuda")
-    num_sms, hints, *_ = dispatch.launch_options(problem, config, 0)
-    dispatch.instance(config)(a, sa, b, sb, out, num_sms, hints, 0, 0)
+    launch = selection.prepare(problem, config)
+    launch.kernel(a, sa, b, sb, out, launch.num_sms, launch.flags, 0, 0)
     check()
     assert_correct(out, a, sa, b, sb)
     return out
 
 
-def test_a_counter_is_left_at_zero(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
+def addresses() -> set[int]:
+    """Of all semaphores that there are."""
+    return {*semaphores._of_streams.values(), *semaphores._of_contexts.values()}
+
+
+def test_a_semaphore_is_left_at_zero(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
     for num_sms in (None, 130, 17, 2):
         with cute_gemm.config(num_sms=num_sms):
             for _ in range(5):
                 assert torch.equal(bits(fp8_gemm_nt(*operands)), bits(expected))
     torch.cuda.synchronize()
-    words = (ctypes.c_int32 * counters.WORDS)()
-    assert counters._counters
-    for address in counters._counters.values():
+    words = (ctypes.c_int32 * SEMAPHORE_WORDS)()
+    assert addresses()
+    for address in addresses():
         ctypes.memset(words, -1, ctypes.sizeof(words))
         assert driver.cuMemcpyDtoH(words, address, ctypes.sizeof(words))[0] == driver.CUresult.CUDA_SUCCESS
-        assert list(words) == [0] * counters.WORDS
+        assert list(words) == [0] * SEMAPHORE_WORDS
 
 
-def test_streams_have_counters_of_their_own(
+def test_streams_have_semaphores_of_their_own(
     operands: tuple[Operand, Operand], expected: torch.Tensor
 ) -> None:
     streams = [torch.cuda.Stream() for _ in range(3)]
@@ -80,14 +88,14 @@ def test_streams_have_counters_of_their_own(
 def test_streams_of_others_have_none(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
     error, other = driver.cuStreamCreate(0)
     assert error == driver.CUresult.CUDA_SUCCESS
-    before = set(counters._counters)
+    before = addresses()
     for stream in torch.cuda.ExternalStream(int(other)), torch.cuda.ExternalStream(2):
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
             out = fp8_gemm_nt(*operands)
         torch.cuda.synchronize()
         assert torch.equal(bits(out), bits(expected))
-    assert set(counters._counters) == before
+    assert addresses() == before
     driver.cuStreamDestroy(other)
 
 
@@ -95,10 +103,10 @@ def test_a_replay_beside_a_call(operands: tuple[Operand, Operand], expected: tor
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with cute_gemm.config(num_sms=66):
         fp8_gemm_nt(*operands)
-        before = dict(counters._counters)
+        before = addresses()
         with torch.cuda.graph(graph):
             captured = fp8_gemm_nt(*operands)
-        assert counters._counters == before
+        assert addresses() == before
         for _ in range(8):
             captured.fill_(torch.nan)
             torch.cuda.synchronize()
@@ -110,9 +118,7 @@ def test_a_replay_beside_a_call(operands: tuple[Operand, Operand], expected: tor
             assert torch.equal(bits(called), bits(expected))
 
 
-def test_dependent_launches_take_even_turns(
-    operands: tuple[Operand, Operand], expected: torch.Tensor
-) -> None:
+def test_dependent_launches_draw_no_tiles(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
     outs = torch.full((20, *expected.shape), torch.nan, dtype=expected.dtype, device="cuda")
     with cute_gemm.config(pdl=True):
         for out in outs:
@@ -124,10 +130,11 @@ def test_dependent_launches_take_even_turns(
 def test_none_starts_before_a_kernel_that_draws_has_ended(
     operands: tuple[Operand, Operand], expected: torch.Tensor, draws: bool
 ) -> None:
-    """Or it might end before it, and the next kernel that draws find the counter in use."""
+    """Or it might end before it, and the next kernel that draws find the semaphore in use."""
     problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
-    num_sms, hints, address, _ = dispatch.launch_options(problem, dispatch.select(problem), 0)
-    launch, copy = dispatch.instance(dispatch.select(problem)), copy_at_once()
+    launch, copy = selection.prepare(problem, selection.select(problem)), copy_at_once()
+    num_sms, flags, address, _ = launch.options(torch.cuda.current_device())
+    assert address
     out = torch.empty_like(expected)
     words = out.view(torch.int32).flatten()
     found = torch.empty_like(words)
@@ -137,44 +144,47 @@ def test_none_starts_before_a_kernel_that_draws_has_ended(
         copy(words, found)
         torch.cuda.synchronize()
         (a, sa), (b, sb) = operands
-        launch(a, sa, b, sb, out, num_sms, hints, address if draws else 0, 0)
+        launch.kernel(a, sa, b, sb, out, num_sms, flags, address if draws else 0, 0)
         copy(words, found)
         torch.cuda.synchronize()
         early += not torch.equal(found, expected.view(torch.int32).flatten())
     assert (early == 0) == draws
 
 
-@pytest.mark.parametrize("sizes", [[0, 0], [-1, -1], [-1, 0, 300], [700, -1, 128]])
+@pytest.mark.every_config(
+    where=lambda config: config.layout is CONTIGUOUS and config.dynamic_persistence and not config.tma_scales
+)
+@pytest.mark.parametrize("sizes", [[0, 0], [-1, -1], [-1, 0, 300], [700, -1, 128]], ids=str)
 @pytest.mark.parametrize("num_sms", [2, 5, 132])
-def test_padding_comes_first_or_alone(sizes: list[int], num_sms: int) -> None:
+def test_padding_comes_first_or_alone(config: KernelConfig, sizes: list[int], num_sms: int) -> None:
     """Of contiguous groups; a negative size is a block of padding."""
     inputs = make_contiguous_inputs([max(size, 0) for size in sizes] + [128], 264, 400, device="cuda")
     index = inputs.index
     blocks = [torch.full((128,), -1, dtype=torch.int32, device="cuda") for size in sizes if size < 0]
     whole = torch.cat([*blocks, index])[: len(index)].contiguous()
     index.copy_(whole)
-    for config in candidates.every_config():
-        if config.layout == "contiguous" and config.dynamic_persistence and not config.tma_scales:
-            (a, _), (b, _) = inputs.lhs, inputs.rhs
-            dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.out_dtype]
-            first, second = (
-                torch.full((len(a), b.shape[1]), 7, dtype=dtype, device="cuda") for _ in range(2)
-            )
-            launch(config, inputs, first, num_sms)
-            options = num_sms, 0, 0, 0
-            dispatch.instance(config)(*inputs.lhs, *inputs.rhs, second, *options, index)
-            assert torch.equal(bits(first), bits(second))
+    assert_the_same_however_tiles_are_taken(config, inputs, num_sms)
 
 
-@pytest.mark.parametrize("sizes", [[0, 0, 0], [1, 0, 0], [300, 0, 257]])
-def test_masked_groups_may_have_fewer_tiles_than_there_are_clusters(sizes: list[int]) -> None:
+@pytest.mark.every_config(
+    where=lambda config: config.layout is MASKED and config.dynamic_persistence and not config.tma_scales
+)
+@pytest.mark.parametrize("sizes", [[0, 0, 0], [1, 0, 0], [300, 0, 257]], ids=str)
+def test_masked_groups_may_have_fewer_tiles_than_there_are_clusters(
+    config: KernelConfig, sizes: list[int]
+) -> None:
     inputs = make_masked_inputs(sizes, 512, 264, 400, device="cuda")
-    for config in candidates.every_config():
-        if config.layout == "masked" and config.dynamic_persistence and not config.tma_scales:
-            dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.out_dtype]
-            first, second = (torch.full((3, 512, 264), 7, dtype=dtype, device="cuda") for _ in range(2))
-            launch(config, inputs, first)
-            options = 132, 0, 0, 0
-            dispatch.instance(config)(*inputs.lhs, *inputs.rhs, second, *options, inputs.index)
-            assert torch.equal(bits(first), bits(second))
-            assert not counter().any()
+    assert_the_same_however_tiles_are_taken(config, inputs)
+
+
+def assert_the_same_however_tiles_are_taken(
+    config: KernelConfig, inputs: GroupedInputs, num_sms: int = 132
+) -> None:
+    """Rows of no group are left as they were in either way."""
+    (a, _), (b, _) = inputs.lhs, inputs.rhs
+    shape = *a.shape[:-1], b.shape[1]
+    drawn, static = (torch.full(shape, 7, dtype=DTYPES[config.out_dtype], device="cuda") for _ in range(2))
+    launch(config, inputs, drawn, num_sms)
+    builder.instance(config)(*inputs.lhs, *inputs.rhs, static, num_sms, 0, 0, 0, inputs.index)
+    assert torch.equal(bits(drawn), bits(static))
+    assert not semaphore().any()

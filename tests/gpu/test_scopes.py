@@ -14,8 +14,9 @@ from late import copy_late
 from tensors import DTYPES, bits
 
 import cute_gemm
+from cute_gemm.plan.layouts import MASKED, Layout
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import launcher, selection
 from cute_gemm.testing import assert_correct, make_inputs, poisoned
 
 ROWS = 1, 2, 7, 64, 65, 129, 4096
@@ -32,17 +33,18 @@ def test_products_on_few_multiprocessors(
 ) -> None:
     (a, sa), (b, sb) = make_inputs(*shape, device="cuda")
     out, check = poisoned(*shape[:2], dtype, "cuda")
+    launcher.forget()
     with cute_gemm.config(num_sms=num_sms):
         cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
-        assert dispatch._launcher("dense", 1, *shape, sa, dtype, a.get_device())[1][0] == num_sms
+    assert {launch.num_sms for launch in launcher._launches.values()} == {num_sms}
     groups.wait()
     check()
     assert_correct(out, a, sa, b, sb)
 
 
 @pytest.mark.parametrize("num_sms", [1, 7, 100])
-@pytest.mark.parametrize("layout", groups.LAYOUTS)
-def test_groups_on_few_multiprocessors(layout: str, num_sms: int) -> None:
+@groups.every_layout
+def test_groups_on_few_multiprocessors(layout: Layout, num_sms: int) -> None:
     problem = groups.Problem.make([0, 1, 129, 0, 500, 64], 264, 1040)
     inputs = problem.arranged(layout)
     with cute_gemm.config(num_sms=num_sms):
@@ -91,8 +93,8 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
             assert not torch.equal(bits(out), bits(among_others))
 
 
-@pytest.mark.parametrize("layout", groups.LAYOUTS)
-def test_a_row_does_not_depend_on_the_size_of_its_group(layout: str) -> None:
+@groups.every_layout
+def test_a_row_does_not_depend_on_the_size_of_its_group(layout: Layout) -> None:
     """The same rows of standard normal numbers, of which another order of sums would show."""
     (a, sa), (b, sb) = make_inputs(max(ROWS), 2112, 7168, device="cuda")
     whole = groups.Problem((len(a),), a, sa, b[None], sb[None], a.new_empty(0))
@@ -113,7 +115,7 @@ def draw(kind: str, seed: int) -> tuple[torch.Tensor, ...]:
     """Operands of a product, and the sizes of its groups, if any, which change from seed to seed."""
     if kind == "masked":
         sizes = [(0, 129, 7, 64)[(seed + group) % 4] for group in range(4)]
-        inputs = groups.Problem.make(sizes, 264, 1040, seed).arranged("masked", rows=130)
+        inputs = groups.Problem.make(sizes, 264, 1040, seed).arranged(MASKED, rows=130)
         return *inputs.lhs, *inputs.rhs, inputs.index
     lhs, rhs = make_inputs(*PRODUCTS[kind], seed=seed, device="cuda")
     return *lhs, *rhs
@@ -151,7 +153,7 @@ def test_a_dependent_launch_waits_for_who_writes_its_operands_and_reads_its_resu
 ) -> None:
     """Both are done by one kernel before each product, 0.1 ms after it has let the product start."""
     if kind in PRODUCTS:
-        config = dispatch.select(GemmProblem(*PRODUCTS[kind]))
+        config = selection.select(GemmProblem(*PRODUCTS[kind]))
         assert (config.splits > 1) == (kind == "shared k")
     drawn = [draw(kind, seed) for seed in range(TIMES)]
     sources = [packed(operands) for operands in drawn]

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from groups import Problem, run
+from groups import Problem, every_layout, run
 from tensors import DTYPES, bits, m_major_amid_nans
 from torch import Tensor
 
 from cute_gemm import fp8_gemm_nt
+from cute_gemm.plan.layouts import MASKED, OFFSETS, Layout
 from cute_gemm.quantize import m_major
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import launcher, selection
 from cute_gemm.testing import make_inputs, poisoned
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
@@ -25,17 +26,17 @@ SIZES = [300, 0, 333, 129]
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[bool]]]:
     """Whether the kernels that were launched since it was last asked read scales from their stages."""
     launched: set[tuple[object, int]] = set()
-    monkeypatch.setattr(dispatch, "_launched", launched)
-    dispatch.forget()
+    monkeypatch.setattr(selection, "_loaded", launched)
+    launcher.forget()
 
     def ask() -> set[bool]:
         found = {config.tma_scales for config, _ in launched}
         launched.clear()
-        dispatch.forget()
+        launcher.forget()
         return found
 
     yield ask
-    dispatch.forget()
+    launcher.forget()
 
 
 def k_blocks_outermost(sa: Tensor) -> Tensor:
@@ -82,15 +83,15 @@ def test_scales_that_are_the_same_for_all_k_blocks_are_loaded(staged: Callable[[
 
 
 @every_dtype
-@pytest.mark.parametrize("layout", ["contiguous", "offsets", "masked"])
-def test_grouped(layout: str, dtype: torch.dtype, staged: Callable[[], set[bool]]) -> None:
+@every_layout
+def test_grouped(layout: Layout, dtype: torch.dtype, staged: Callable[[], set[bool]]) -> None:
     problem = Problem.make(SIZES, 2056, 1040)
     inputs = problem.arranged(layout)
-    (a, sa), options = inputs.lhs, {"expected_rows": 300} if layout == "masked" else {}
-    aligned = ALIGNED | ({"k-blocks outermost": k_blocks_outermost} if layout == "masked" else {})
+    (a, sa), options = inputs.lhs, {"expected_rows": 300} if layout is MASKED else {}
+    aligned = ALIGNED | ({"k-blocks outermost": k_blocks_outermost} if layout is MASKED else {})
     for layouts, is_aligned in ((aligned, True), (OTHERS, False)):
         for change in layouts.values():
             changed = replace(inputs, lhs=(a, change(sa)))
             problem.assert_equals(run(layout, changed, dtype, **options), inputs)
             # Rows of offsets begin anywhere, where TMA cannot.
-            assert staged() == {is_aligned and layout != "offsets"}
+            assert staged() == {is_aligned and layout is not OFFSETS}

@@ -9,10 +9,11 @@ import torch
 
 import cute_gemm
 from cute_gemm import cli
+from cute_gemm.plan.layouts import Layout
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import files
 from cute_gemm.plan.tuned.table import Entry
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import launcher, selection
 from cute_gemm.testing import assert_correct, make_inputs
 
 
@@ -21,10 +22,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """The user's, empty; nothing that was chosen before or is chosen here is remembered."""
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path))
     files.tables.cache_clear()
-    dispatch.forget()
+    launcher.forget()
     yield tmp_path
     files.tables.cache_clear()
-    dispatch.forget()
+    launcher.forget()
 
 
 def tune(directory: Path, *arguments: str) -> list[Entry]:
@@ -39,7 +40,7 @@ def test_what_is_tuned_is_run(directory: Path, out_dtype: str) -> None:
     shape = (64, 2112, 1024)
     arguments = "--shapes", "64x2112x1024", "--out-dtype", out_dtype, "--num-sms", "100", "--within", "1.5"
     (entry,) = tune(directory, *arguments)
-    assert dispatch.select(GemmProblem(*shape, out_dtype, 100)) == entry.kernel_config
+    assert selection.select(GemmProblem(*shape, out_dtype, 100)) == entry.kernel_config
     assert entry.cold_us is not None
     assert 1 < entry.cold_us < 1000
     (a, sa), (b, sb) = make_inputs(*shape, device="cuda")
@@ -48,12 +49,12 @@ def test_what_is_tuned_is_run(directory: Path, out_dtype: str) -> None:
     assert_correct(out, a, sa, b, sb)
 
 
-@pytest.mark.parametrize("layout", groups.LAYOUTS)
-def test_groups_are_tuned(directory: Path, layout: str) -> None:
-    (entry,) = tune(directory, "--op", layout, "--shapes", "8x100x2112x1024")
+@groups.every_layout
+def test_groups_are_tuned(directory: Path, layout: Layout) -> None:
+    (entry,) = tune(directory, "--op", layout.name, "--shapes", "8x100x2112x1024")
     num_sms = torch.cuda.get_device_properties().multi_processor_count
     problem = GemmProblem(entry.m, 2112, 1024, num_sms=num_sms, layout=layout, groups=8)
-    assert dispatch.select(problem) == entry.kernel_config
+    assert selection.select(problem) == entry.kernel_config
     assert entry.kernel_config is not None
 
 

@@ -5,17 +5,17 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-import torch
+from calls import every_layout, grouped_layouts
 from hypothesis import given, settings
 
-from cute_gemm.plan import candidates, cost_model, launch_policy
+from cute_gemm.measure.cards import card_named
+from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.config import RASTER_WIDTH, KernelConfig
-from cute_gemm.plan.launch_policy import LaunchFlags
-from cute_gemm.plan.layouts import LAYOUTS
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.plan.limits import MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import dispatch
-from cute_gemm.testing import limit_us
+from cute_gemm.plan.recipe import FP8_1D2D
+from cute_gemm.runtime import selection
 
 CONFIGS = candidates.every_config()
 
@@ -30,22 +30,22 @@ PROBLEMS = st.builds(
     num_sms=st.sampled_from([1, 2, 3, 16, 78, 114, 132]),
 )
 PROBLEMS |= st.builds(
-    replace, PROBLEMS, layout=st.sampled_from(LAYOUTS[1:]), groups=st.integers(1, MAX_GROUPS)
+    replace, PROBLEMS, layout=st.sampled_from(grouped_layouts), groups=st.integers(1, MAX_GROUPS)
 )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@every_layout
 @pytest.mark.parametrize("out_dtype", OUT_BYTES)
-def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: str) -> None:
+def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: Layout) -> None:
     configs = candidates.all_configs(out_dtype, layout)
     assert {(config.out_dtype, config.layout) for config in configs} == {(out_dtype, layout)}
     assert all(candidates.is_legal(config) for config in configs)
     # A tile of 256 rows would be of two contiguous groups.
-    heights = {64, 128} if layout == "contiguous" else {64, 128, 256}
-    few_rows = {8} if layout == "dense" else set()
+    heights = {64, 128} if layout is CONTIGUOUS else {64, 128, 256}
+    few_rows = {8} if layout is DENSE else set()
     assert {config.block_m for config in configs} == heights | few_rows
     assert any(config.block_n & (config.block_n - 1) for config in configs)
-    assert {config.layout for config in configs if config.splits > 1} <= {"dense"}
+    assert {config.layout for config in configs if config.splits > 1} <= {DENSE}
     for block_m in heights:
         clusters = {(config.cluster_m, config.cluster_n) for config in configs if config.block_m == block_m}
         assert {(1, 1), (2, 1), (1, 2)} <= clusters
@@ -55,8 +55,7 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
 def test_shared_memory_is_used_up(config: KernelConfig) -> None:
     left = SMEM_CAPACITY - replace(config, tma_scales=False).smem_bytes
     assert left >= config.scales_bytes
-    alone = config.layout == "dense" and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
-    assert config.partial_accumulators == (2 if config.block_m <= 64 and config.layout == "dense" else 1)
+    alone = config.layout is DENSE and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
     # Serial loops of one math warpgroup that have eight stages or more have whole groups of four.
     step = 4 if config.block_m == 64 and config.partial_accumulators == 1 and config.stages >= 8 else 1
     assert config.stages % step == 0
@@ -72,7 +71,7 @@ def test_scales_come_with_the_stages_where_there_is_room() -> None:
             continue  # it has been narrowed
         assert candidates.as_run(long, bare, False) == bare
         # Rows of offsets begin anywhere, where TMA cannot.
-        is_of_use = config.math_warpgroups == 2 and config.layout != "offsets"
+        is_of_use = config.math_warpgroups == 2 and config.layout is not OFFSETS
         fits = replace(bare, tma_scales=True).smem_bytes <= SMEM_CAPACITY
         for problem in (short, long):
             staged = candidates.as_run(problem, bare, True)
@@ -91,7 +90,7 @@ def test_scales_come_with_the_stages_where_there_is_room() -> None:
 
 
 def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() -> None:
-    def rasters(m: int, k: int, layout: str = "dense") -> dict[int, set[int]]:
+    def rasters(m: int, k: int, layout: Layout = DENSE) -> dict[int, set[int]]:
         """Tiles along M, by the height of a tile."""
         problem = GemmProblem(m, 4096, k, layout=layout)
         run = [candidates.as_run(problem, choice.config, False) for choice in cost_model.rank(problem)]
@@ -106,7 +105,7 @@ def test_bands_of_tall_tiles_are_lower_where_their_rows_of_a_are_many_bytes() ->
     # What is no higher than half a band is walked alike.
     assert rasters(512, 16384)[256] == rasters(2048, 16384)[256] == {16}
     assert rasters(2049, 16384)[256] == {8}
-    assert rasters(4096, 16384, "masked")[256] == {16}
+    assert rasters(4096, 16384, MASKED)[256] == {16}
 
 
 LEGAL = KernelConfig(128, 128, 4)
@@ -128,11 +127,11 @@ ILLEGAL: dict[str, dict[str, Any]] = {
         "block_n": 64,
         "partial_accumulators": 2,
     },
-    "a tile of two groups": TALL | {"layout": "contiguous"},
-    "k-blocks of a tile of groups shared out": {"splits": 2, "epi_n": 128, "layout": "masked"},
+    "a tile of two groups": TALL | {"layout": CONTIGUOUS},
+    "k-blocks of a tile of groups shared out": {"splits": 2, "epi_n": 128, "layout": MASKED},
     "k-blocks of tiles that share A shared out": {"splits": 2, "epi_n": 128, "cluster_n": 2},
     "k-blocks of a tile of two m-fragments shared out": TALL | {"block_n": 64, "splits": 2},
-    "scales by TMA of tiles that begin at any row": {"layout": "offsets", "tma_scales": True},
+    "scales by TMA of tiles that begin at any row": {"layout": OFFSETS, "tma_scales": True},
     "a CTA without columns to add up": {"block_m": 64, "block_n": 96, "epi_n": 96, "splits": 5},
 }
 
@@ -144,6 +143,52 @@ def test_what_cannot_be_built_is_not_legal(change: str) -> None:
     assert not candidates.is_legal(replace(LEGAL, **ILLEGAL[change]))
 
 
+@every_layout
+def test_what_candidates_are_compiled_for_beside_their_tile(layout: Layout) -> None:
+    """Policy, each with its measurement in `candidates`; for the store and the stages see above."""
+    for config in candidates.all_configs(layout=layout):
+        few_rows, grouped = config.block_m <= 64, layout is not DENSE
+        assert config.partial_accumulators == (2 if few_rows and not grouped else 1)
+        assert config.prefetch_scales == (few_rows and not grouped)
+        assert config.l2_promotion == (256 if few_rows == grouped else 128)
+        pays = grouped if few_rows else config.splits == 1 and config.cluster_size > 1
+        assert config.dynamic_persistence == pays
+        assert config.raster_width * config.cluster_m == RASTER_WIDTH
+        assert (config.n_fragments, config.block_k, config.recipe) == (1, 128, FP8_1D2D)
+        assert not config.tma_scales
+
+
+ABLE = GemmProblem(128, 128, 1024)
+UNABLE: dict[str, dict[str, Any]] = {
+    "another layout": {"layout": MASKED},
+    "another type of D": {"out_dtype": "float32"},
+    "another recipe": {"recipe": replace(FP8_1D2D, name="other", promote_k=64)},
+    "a sum on top of D": {"accumulate": True},
+    "A that is M-major": {"a_major": "m"},
+    "B that is N-major": {"b_major": "n"},
+}
+
+
+@pytest.mark.parametrize("change", UNABLE)
+def test_what_no_kernel_of_a_configuration_computes(change: str) -> None:
+    problem = replace(ABLE, **UNABLE[change])
+    assert candidates.is_able(ABLE, LEGAL)
+    assert not candidates.is_able(problem, LEGAL)
+    assert not candidates.is_suitable(problem, LEGAL)
+    if change in ("a sum on top of D", "A that is M-major", "B that is N-major"):
+        assert not cost_model.rank(problem)
+
+
+def test_tiles_of_few_rows_and_shared_k_blocks_compute_less() -> None:
+    low = next(config for config in candidates.all_configs() if config.block_m == 8)
+    assert candidates.is_able(replace(ABLE, m=8), low)
+    assert not candidates.is_able(replace(ABLE, m=9), low)
+    shared = next(config for config in candidates.all_configs() if config.splits == 4)
+    assert candidates.is_able(replace(ABLE, m=8, k=512), shared)
+    assert not candidates.is_able(replace(ABLE, m=8, k=384), shared)
+    assert not candidates.is_able(replace(ABLE, m=8, k=512, batch_invariant=True), shared)
+
+
 @given(problem=PROBLEMS)
 @settings(max_examples=300, deadline=None)
 def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
@@ -152,9 +197,9 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
     assert configs
     assert cost_model.best(problem) == configs[0]
     for tma_scales in (False, True):
-        assert dispatch.select(problem, tma_scales) == candidates.as_run(problem, configs[0], tma_scales)
-    candidates = candidates.all_configs(problem.out_dtype, problem.layout)
-    suitable = [config for config in candidates if candidates.is_suitable(problem, config)]
+        assert selection.select(problem, tma_scales) == candidates.as_run(problem, configs[0], tma_scales)
+    every = candidates.all_configs(problem.out_dtype, problem.layout)
+    suitable = [config for config in every if candidates.is_suitable(problem, config)]
     assert sorted(config.name for config in configs) == sorted(config.name for config in suitable)
     costs = [choice.cost_us for choice in ranked]
     assert costs == sorted(costs)
@@ -165,8 +210,9 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 @settings(max_examples=300, deadline=None)
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
     """Of an H200, whose limit no other Hopper GPU is below."""
-    problem = replace(problem, num_sms=132)
-    assert all(choice.cost_us > max(2, limit_us(problem)) for choice in cost_model.rank(problem))
+    problem, card = replace(problem, num_sms=132), card_named("NVIDIA H200")
+    assert card is not None
+    assert all(choice.cost_us > max(2, card.limit_us(problem)) for choice in cost_model.rank(problem))
 
 
 @given(problem=PROBLEMS)
@@ -177,9 +223,9 @@ def test_more_k_costs_more(problem: GemmProblem) -> None:
         assert cost_model.cost_us(problem, config) < cost_model.cost_us(longer, config)
 
 
-def test_every_configuration_has_a_name_and_a_turn() -> None:
+def test_every_configuration_has_a_name_of_its_own() -> None:
     assert len({config.name for config in CONFIGS}) == len(CONFIGS)
-    assert {config.layout for config in CONFIGS} == set(LAYOUTS)
+    assert {config.layout for config in CONFIGS} == set(LAYOUTS.values())
     assert {config.out_dtype for config in CONFIGS} == set(OUT_BYTES)
 
 
@@ -192,7 +238,7 @@ def test_whatever_is_chosen_computes_everything(problem: GemmProblem) -> None:
         if config.splits > 1:
             tiles = -(-problem.m // config.block_m) * -(-problem.n // config.block_n)
             assert tiles * config.splits <= problem.num_sms, "CTAs that sum up one tile do not run at once"
-            assert config.splits <= problem.k_blocks, "a CTA without k-blocks"
+            assert config.splits <= problem.scale_blocks, "a CTA without k-blocks"
         assert config.block_m != 8 or problem.m <= 8
 
 
@@ -212,119 +258,26 @@ def test_few_rows_get_a_low_tile_and_many_a_tall_one() -> None:
 
 
 def test_tiles_are_as_high_as_groups_are() -> None:
-    def height(rows: int, layout: str) -> int:
+    def height(rows: int, layout: Layout) -> int:
         problem = GemmProblem(32 * rows, 4096, 7168, layout=layout, groups=32)
         assert all(choice.config.layout == layout for choice in cost_model.rank(problem))
         return cost_model.best(problem).block_m
 
-    for layout in ("offsets", "masked"):
+    for layout in (OFFSETS, MASKED):
         assert height(20, layout) == 64
         assert height(2000, layout) > 64
 
 
 def test_clusters_along_m_are_not_as_high_as_contiguous_groups() -> None:
-    def heights(rows: int, layout: str) -> set[int]:
+    def heights(rows: int, layout: Layout) -> set[int]:
         problem = GemmProblem(8 * rows, 4096, 7168, layout=layout, groups=8)
         return {choice.config.block_m for choice in cost_model.rank(problem) if choice.config.cluster_m == 2}
 
-    assert heights(128, "contiguous") == set()
-    assert heights(256, "contiguous") == heights(128, "offsets") == {64}
-    assert heights(257, "contiguous") == heights(256, "offsets") == {64, 128}
+    assert heights(128, CONTIGUOUS) == set()
+    assert heights(256, CONTIGUOUS) == heights(128, OFFSETS) == {64}
+    assert heights(257, CONTIGUOUS) == heights(256, OFFSETS) == {64, 128}
 
 
 def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:
     best = cost_model.best(GemmProblem(64, 4096, 7168))
     assert 4096 // best.block_n > 132 // 3
-
-
-def test_a_shape_is_thought_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Device:
-        multi_processor_count = 78
-
-    asked: list[GemmProblem] = []
-
-    def select(problem: GemmProblem, tma_scales: bool) -> KernelConfig:
-        asked.append(problem)
-        return CONFIGS[0]
-
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Device())
-    monkeypatch.setattr(dispatch, "select", select)
-    launched: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(dispatch, "instance", lambda config: lambda *arguments: launched.append(arguments))
-    dispatch.forget()
-    try:
-        for m in (3, 3, 4):
-            a, b, out = torch.zeros(m, 16), torch.zeros(8, 16), torch.zeros(m, 8)
-            dispatch.fp8_gemm_nt(a, a, b, b, out, m, 8, 16, 0)
-    finally:
-        dispatch.forget()
-    assert asked == [GemmProblem(3, 8, 16, "float32", 78), GemmProblem(4, 8, 16, "float32", 78)]
-    assert [arguments[5] for arguments in launched] == [78, 78, 78]
-
-
-@pytest.mark.parametrize(
-    ("m", "n", "layout", "groups", "hints"),
-    [
-        (64, 4096, "dense", 1, LaunchFlags.EVICT_FIRST_B),  # a tile reads a row of B, 32 read one of A
-        (512, 4096, "dense", 1, LaunchFlags.EVICT_FIRST_B),
-        (513, 4096, "dense", 1, LaunchFlags(0)),
-        (4096, 512, "dense", 1, LaunchFlags.EVICT_FIRST_A),
-        (128, 128, "dense", 1, LaunchFlags.EVICT_FIRST_A | LaunchFlags.EVICT_FIRST_B),
-        (32 * 512, 4096, "offsets", 32, LaunchFlags.EVICT_FIRST_B),  # few rows in each group
-        (32 * 600, 4096, "offsets", 32, LaunchFlags(0)),
-    ],
-)
-def test_operands_that_few_tiles_read_leave_l2_first(
-    m: int, n: int, layout: str, groups: int, hints: LaunchFlags
-) -> None:
-    problem = GemmProblem(m, n, 1024, layout=layout, groups=groups)
-    assert launch_policy.launch_flags(problem, KernelConfig(128, 128, 6, layout=layout)) == hints
-
-
-@pytest.mark.parametrize(
-    ("block_m", "groups", "hints"),
-    [
-        (64, 9, LaunchFlags.EVICT_FIRST_B),  # 396 MB of B
-        (64, 10, LaunchFlags(0)),
-        (128, 10, LaunchFlags.EVICT_FIRST_B),  # whose maps do not promote
-    ],
-)
-def test_b_of_many_groups_does_not_leave_l2_first(block_m: int, groups: int, hints: LaunchFlags) -> None:
-    problem = GemmProblem(20 * groups, 6144, 7168, layout="masked", groups=groups)
-    assert launch_policy.launch_flags(problem, KernelConfig(block_m, 128, 8, layout="masked")) == hints
-
-
-PAIR = KernelConfig(128, 128, 6, cluster_n=2)
-
-
-@pytest.mark.parametrize(
-    ("config", "draws"),
-    [
-        (PAIR, True),
-        (replace(PAIR, cluster_n=1), False),
-        (replace(PAIR, cluster_n=1, splits=2), False),
-        (replace(PAIR, block_m=64), False),  # a warp walks ahead by itself
-        (replace(PAIR, block_m=64, cluster_n=1, layout="masked"), True),
-    ],
-)
-def test_clusters_of_many_rows_and_groups_of_few_draw_their_tiles(config: KernelConfig, draws: bool) -> None:
-    problem = GemmProblem(4096, 4096, 1024, layout=config.layout)
-    assert launch_policy.is_drawn(problem, config) == config.dynamic_persistence == draws
-
-
-@pytest.mark.parametrize(
-    ("n", "k", "num_sms", "draws"),
-    [
-        (66 * 256 + 8, 1024, 132, True),
-        (66 * 256, 1024, 132, False),  # a tile for each cluster
-        (66 * 256, 1024, 131, True),
-        (66 * 256 + 8, 896, 132, False),  # too few k-blocks
-        (66 * 256 + 8, 904, 132, True),
-        (256, 1024, 1, False),  # one cluster runs all the same
-        (264, 1024, 1, True),
-    ],
-)
-def test_tiles_are_drawn_where_there_are_more_than_run_at_once(
-    n: int, k: int, num_sms: int, draws: bool
-) -> None:
-    assert launch_policy.is_drawn(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws

@@ -1,19 +1,18 @@
 """What a problem and a configuration say of themselves, by counting."""
 
-import ast
 from dataclasses import FrozenInstanceError, replace
-from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
 
-import cute_gemm
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.limits import BLOCK_K, MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY, STATIC_SMEM, ceil_div
+from cute_gemm.plan.layouts import MASKED, OFFSETS
+from cute_gemm.plan.limits import MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY, STATIC_SMEM, ceil_div
 from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.recipe import FP8_1D2D
 from cute_gemm.testing import make_inputs
 
 CONFIGS = candidates.every_config()
@@ -35,7 +34,7 @@ def test_bytes_moved_are_those_of_the_tensors(m: int, n: int, k: int, out_dtype:
     out = torch.empty(m, n, dtype=DTYPES[out_dtype])
     problem = GemmProblem(m, n, k, out_dtype)
     assert problem.bytes_moved == sum(x.numel() * x.element_size() for x in (a, sa, b, sb, out))
-    assert problem.k_blocks == sa.shape[1] == sb.shape[1]
+    assert problem.scale_blocks == sa.shape[1] == sb.shape[1]
     # A multiplication and an addition for each element of A times each row of B.
     assert problem.flops == 2 * a.numel() * len(b)
 
@@ -55,18 +54,24 @@ def test_a_name_says_what_tells_a_configuration_from_others() -> None:
     low = KernelConfig(64, 112, 9, cluster_n=4, partial_accumulators=2, out_dtype="float32")
     assert low.name == "64x112_c1x4_s9_t2_fp32"
     assert replace(low, cluster_n=1, splits=3).name == "64x112_c1x1_k3_s9_t2_fp32"
-    assert replace(wide, layout="masked").name == "256x128_c2x1_s4_bf16_masked"
+    assert replace(wide, layout=MASKED).name == "256x128_c2x1_s4_bf16_masked"
     # Of sixteen tiles along M a name says nothing.
     assert replace(wide, raster_width=4).name == "256x128_c2x1_s4_r8_bf16"
-    scaled = replace(wide, raster_width=4, layout="masked", tma_scales=True)
+    scaled = replace(wide, raster_width=4, layout=MASKED, tma_scales=True)
     assert scaled.name == "256x128_c2x1_s4_r8_bf16_masked_tma-scales"
+    # What it is compiled for beside its tile, where that is not what most have.
+    drawn = replace(wide, dynamic_persistence=True, l2_promotion=256, prefetch_scales=True)
+    assert drawn.name == "256x128_c2x1_s4_dyn_l2p256_pf_bf16"
+    assert replace(wide, n_fragments=2, block_k=64).name == "256x128_n2_bk64_c2x1_s4_bf16"
+    other = replace(FP8_1D2D, name="other")
+    assert replace(wide, recipe=other).name == "other_256x128_c2x1_s4_bf16"
     assert len({config.name for config in CONFIGS}) == len(set(CONFIGS)) == len(CONFIGS)
 
 
 @every_config
 def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
     e4m3 = 1
-    tiles = (config.block_m + config.block_n) * BLOCK_K * e4m3
+    tiles = (config.block_m + config.block_n) * config.block_k * e4m3
     rows = 64 * config.math_warpgroups
     stores = rows * config.epi_n * config.epi_stages * OUT_BYTES[config.out_dtype]
     if config.splits > 1:
@@ -74,8 +79,8 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
         stores = rows * config.splits * 8 * ceil_div(config.block_n // 8, config.splits) * 4 + 1024
     assert config.stage_bytes == tiles
     assert config.store_bytes == stores
-    table = 4 * (MAX_GROUPS + 2) if config.layout in ("offsets", "masked") else 0
-    assert config.table_bytes == table
+    table = 4 * (MAX_GROUPS + 2) if config.layout in (OFFSETS, MASKED) else 0
+    assert config.layout.table_bytes == table
     # A number for each row of each stage, aligned.
     scales = ceil_div(4 * config.block_m * config.stages, 1024) * 1024 if config.tma_scales else 0
     assert config.scales_bytes == scales
@@ -85,9 +90,11 @@ def test_shared_memory_holds_its_parts(config: KernelConfig) -> None:
 
 
 @every_config
-def test_warpgroups_and_waves_cover_the_tile(config: KernelConfig) -> None:
+def test_warpgroups_and_fragments_cover_the_tile(config: KernelConfig) -> None:
     # With 8 rows, 64 are multiplied.
     assert max(config.block_m, 64) == 64 * config.math_warpgroups * config.m_fragments
+    assert config.block_n == config.fragment_n * config.n_fragments
+    assert config.fragments == config.m_fragments * config.n_fragments
     assert config.cluster_size == config.cluster_m * config.cluster_n * config.splits
 
 
@@ -95,26 +102,18 @@ def test_warpgroups_and_waves_cover_the_tile(config: KernelConfig) -> None:
 def test_tiles_cover_at_most_two_scales_of_b_and_groups_of_columns_one(config: KernelConfig) -> None:
     covered = set()
     for first in range(0, 64 * config.block_n, config.block_n):
-        scales = [column // BLOCK_K for column in range(first, first + config.block_n)]
+        scales = [column // config.recipe.scale_n for column in range(first, first + config.block_n)]
         covered.add(len(set(scales)))
         groups = [scales[i : i + config.scale_group_n] for i in range(0, len(scales), config.scale_group_n)]
         assert all(len(set(group)) == 1 for group in groups)
     assert max(covered) == (2 if config.straddles else 1)
 
 
-@pytest.mark.parametrize(
-    ("files", "strangers"),
-    [(["problem.py", "heuristics.py"], {"torch", "cutlass"}), (["kernels", "schedulers"], {"torch"})],
-)
-def test_what_modules_do_not_know(files: list[str], strangers: set[str]) -> None:
-    """What is decided in plain Python can be explained on any machine; kernels know only the DSL."""
-    package = Path(cute_gemm.__file__).parent
-    paths = [
-        path for name in files for path in (package / name, *(package / name).rglob("*.py")) if path.is_file()
-    ]
-    assert len(paths) >= 2
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.partition(".")[0] for name in names} & strangers, path
+def test_fragments_may_lie_side_by_side() -> None:
+    """Geometry alone: no candidate has them."""
+    stacked = KernelConfig(256, 128, 4)
+    beside = KernelConfig(128, 256, 4, n_fragments=2)
+    assert (stacked.m_fragments, stacked.fragments, stacked.fragment_n) == (2, 2, 128)
+    assert (beside.m_fragments, beside.fragments, beside.fragment_n) == (1, 2, 128)
+    assert not beside.straddles
+    assert beside.swizzled_row == 128

@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import every_grouped_layout, every_layout, grouped_layouts
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.layouts import LAYOUTS
-from cute_gemm.plan.limits import BLOCK_K, OUT_BYTES, ceil_div
+from cute_gemm.plan.layouts import DENSE, Layout
+from cute_gemm.plan.limits import OUT_BYTES, ceil_div
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
 sanitize = importlib.import_module("sanitize")
-RULY = sanitize.DENSE | sanitize.GROUPED
+RULY = sanitize.DENSE_CASES | sanitize.GROUPED_CASES
 CASES = list(RULY.values())
 
 every_case = pytest.mark.parametrize("case", CASES, ids=list(RULY))
 
 
-def cases_of(layout: str) -> list[Any]:
-    return [case for case in CASES if case.config.layout == layout]
+def cases_of(layout: Layout) -> list[Any]:
+    return [case for case in CASES if case.config.layout is layout]
 
 
 def clusters(case: Any) -> tuple[int, int]:
@@ -56,18 +57,18 @@ def test_a_cta_comes_by_several_tiles(case: Any) -> None:
 @every_case
 def test_rings_go_round_twice(case: Any) -> None:
     """Once for a stage to be filled again, once more for the phases of its barriers to return."""
-    k_blocks = ceil_div(case.k, BLOCK_K) // case.config.splits
+    k_blocks = ceil_div(case.k, case.config.block_k) // case.config.splits
     assert tiles_of_a_cta(case) * k_blocks > 2 * case.config.stages
 
 
 def goes_by_groups_and_passes_over(case: Any) -> bool:
     """Whether a tile has a whole group of four k-blocks, and stages that hold nothing behind its last."""
-    config, k_blocks = case.config, ceil_div(case.k, BLOCK_K)
+    config, k_blocks = case.config, ceil_div(case.k, case.config.block_k)
     return config.partial_accumulators == 1 and config.stages % 4 == 0 and k_blocks > 4 and k_blocks % 4 > 0
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_some_rings_are_gone_through_by_groups(layout: str) -> None:
+@every_layout
+def test_some_rings_are_gone_through_by_groups(layout: Layout) -> None:
     assert any(goes_by_groups_and_passes_over(case) for case in cases_of(layout))
 
 
@@ -76,7 +77,7 @@ def test_tiles_are_ragged_every_way(case: Any) -> None:
     config = case.config
     assert any(size % config.block_m for size in case.sizes)
     assert case.n % config.block_n
-    assert case.k % BLOCK_K
+    assert case.k % case.config.block_k
 
 
 @every_case
@@ -86,18 +87,18 @@ def test_cases_are_small(case: Any) -> None:
     Three CTAs that each go round a ring of seven stages twice need 135.
     """
     along_m, along_n = clusters(case)
-    assert along_m * along_n * case.config.cluster_size * ceil_div(case.k, BLOCK_K) <= 136
+    assert along_m * along_n * case.config.cluster_size * ceil_div(case.k, case.config.block_k) <= 136
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_kinds_of_kernels_are_shown(layout: str) -> None:
+@every_layout
+def test_all_kinds_of_kernels_are_shown(layout: Layout) -> None:
     configs = [config for out_dtype in OUT_BYTES for config in candidates.all_configs(out_dtype, layout)]
     shown = [case.config for case in cases_of(layout)]
     assert {config.block_m for config in shown} == {config.block_m for config in configs}
     assert {config.out_dtype for config in shown} == set(OUT_BYTES)
-    every = [config for config in candidates.every_config() if config.layout == layout]
+    every = [config for config in candidates.every_config() if config.layout is layout]
     assert {config.tma_scales for config in shown} == {config.tma_scales for config in every}
-    # The loop with one temporary and one math warpgroup is of groups alone.
+    # The loop with one partial accumulator and one math warpgroup is of groups alone.
     loops, wanted = ({(c.partial_accumulators, c.math_warpgroups) for c in of} for of in (shown, configs))
     assert loops == wanted
 
@@ -119,17 +120,15 @@ def test_all_kinds_of_main_loops_and_stores_are_shown() -> None:
         lambda config: config.splits > 1,
     ]
     for kind in kinds:
-        assert {kind(case.config) for case in cases_of("dense")} == {kind(config) for config in configs}
-    configs = [
-        config for config in candidates.every_config() if config.tma_scales and config.layout == "dense"
-    ]
+        assert {kind(case.config) for case in cases_of(DENSE)} == {kind(config) for config in configs}
+    configs = [config for config in candidates.every_config() if config.tma_scales and config.layout is DENSE]
     for kind in staged:
-        shown = {kind(case.config) for case in cases_of("dense") if case.config.tma_scales}
+        shown = {kind(case.config) for case in cases_of(DENSE) if case.config.tma_scales}
         assert shown == {kind(config) for config in configs}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
-def test_groups_of_all_kinds_are_shown(layout: str) -> None:
+@every_grouped_layout
+def test_groups_of_all_kinds_are_shown(layout: Layout) -> None:
     """Clusters along both ways where there are any, empty groups, and tiles with all and with some rows."""
     configs = [config for out_dtype in OUT_BYTES for config in candidates.all_configs(out_dtype, layout)]
     cases = cases_of(layout)
@@ -156,7 +155,7 @@ def test_clusters_that_share_b_come_among_others() -> None:
 
 
 def test_every_layout_is_shown_an_index_that_breaks_its_rules() -> None:
-    assert [case.config.layout for case in sanitize.UNRULY.values()] == list(LAYOUTS[1:])
+    assert [case.config.layout for case in sanitize.UNRULY.values()] == grouped_layouts
     for case in sanitize.UNRULY.values():
         index = sanitize.grouped_inputs(case).index.tolist()
         assert min(index) < 0
@@ -174,7 +173,8 @@ STRADDLING = [title for title, case in RULY.items() if case.config.straddles]
 def test_where_tiles_may_need_two_scales_of_b_some_do(title: str) -> None:
     config, _, n, *_ = RULY[title]
     tiles = [(first, min(first + config.block_n, n) - 1) for first in range(0, n, config.block_n)]
-    assert any(first // BLOCK_K < last // BLOCK_K for first, last in tiles)
+    scale_n = config.recipe.scale_n
+    assert any(first // scale_n < last // scale_n for first, last in tiles)
 
 
 def test_importing_it_leaves_torch_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

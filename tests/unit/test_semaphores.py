@@ -1,4 +1,4 @@
-"""Which counter a kernel may draw from."""
+"""Which semaphore a kernel may draw from."""
 
 from types import SimpleNamespace
 
@@ -6,61 +6,88 @@ import pytest
 import torch
 from cuda.bindings import driver
 
-from cute_gemm.runtime import semaphores as counters
+from cute_gemm.plan.limits import SEMAPHORE_WORDS
+from cute_gemm.runtime import semaphores
+
+OF_POOL, OTHER_OF_POOL = 3, 5  # ids of PyTorch's own streams are odd
 
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What stream is current in a context that there need not be, and whether it is being captured."""
-    now = SimpleNamespace(stream_id=0, cuda_stream=0x7000, context=1, capturing=False, made=[])
+    now = SimpleNamespace(stream_id=0, cuda_stream=0, context=1, capturing=False, made=[])
 
     def new(handle: int) -> int:
         now.made.append(handle)
         return 0x1000 * len(now.made)
 
-    monkeypatch.setattr(counters, "_counters", {})
-    monkeypatch.setattr(counters, "_context", lambda: now.context)
-    monkeypatch.setattr(counters, "_new", new)
+    monkeypatch.setattr(semaphores, "_of_streams", {})
+    monkeypatch.setattr(semaphores, "_of_contexts", {})
+    monkeypatch.setattr(semaphores, "_context", lambda: now.context)
+    monkeypatch.setattr(semaphores, "_new", new)
+    monkeypatch.setattr(semaphores, "current_raw_stream", lambda device: now.cuda_stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now.capturing)
     return now
 
 
-def test_a_stream_of_a_context_has_one_of_its_own(stream: SimpleNamespace) -> None:
-    first = counters.address(0)
+def test_default_streams_of_contexts_have_one_each(stream: SimpleNamespace) -> None:
+    """As green contexts have default streams of their own, on one device."""
+    first = semaphores.address(0)
     assert first != 0
-    assert counters.address(0) == first
-    stream.context, stream.cuda_stream = 2, 0x8000
-    other = counters.address(1)
-    stream.stream_id, stream.cuda_stream = 3, 0x9000
-    assert len({first, other, counters.address(1)}) == 3
-    assert stream.made == [0x7000, 0x8000, 0x9000]
+    assert semaphores.address(0) == first
+    stream.context = 2
+    other = semaphores.address(0)
+    assert other not in (0, first)
+    stream.context = 1
+    assert semaphores.address(0) == first
+    assert stream.made == [0, 0]
+
+
+def test_streams_of_pytorch_have_one_each(stream: SimpleNamespace) -> None:
+    default = semaphores.address(0)
+    stream.stream_id, stream.cuda_stream = OF_POOL, 0x7000
+    first = semaphores.address(0)
+    assert semaphores.address(0) == first
+    stream.stream_id, stream.cuda_stream = OTHER_OF_POOL, 0x8000
+    second = semaphores.address(0)
+    # The same handle on another device is another stream.
+    third = semaphores.address(1)
+    assert len({0, default, first, second, third}) == 5
+    assert stream.made == [0, 0x7000, 0x8000, 0x8000]
 
 
 def test_none_is_for_a_capture(stream: SimpleNamespace) -> None:
-    counters.address(0)
+    assert semaphores.address(0) != 0
     stream.capturing = True
-    assert counters.address(0) == 0
+    assert semaphores.address(0) == 0
+    stream.stream_id, stream.cuda_stream = OF_POOL, 0x7000
+    assert semaphores.address(0) == 0
+    assert len(stream.made) == 1
 
 
 @pytest.mark.parametrize("handle", [2, 0x55D0C0])
 def test_none_is_for_a_stream_of_others(stream: SimpleNamespace, handle: int) -> None:
     """Such as `cudaStreamPerThread`, which is 2, or one that may be destroyed."""
-    stream.stream_id = handle
-    assert counters.address(0) == 0
-    assert not counters._counters
+    stream.stream_id = stream.cuda_stream = handle
+    assert semaphores.address(0) == 0
+    assert not semaphores._of_streams
+    assert not stream.made
 
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_none_is_where_cuda_gives_no_memory(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     errors = [driver.CUresult.CUDA_SUCCESS] * 2
     errors[failing] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    asked = []
     fake = SimpleNamespace(
         CUresult=driver.CUresult,
-        cuMemAllocAsync=lambda size, stream: (errors[0], 0x7000),
-        cuMemsetD32Async=lambda address, value, words, stream: (errors[1],),
+        cuMemAllocAsync=lambda size, stream: asked.append(size) or (errors[0], 0x7000),
+        cuMemsetD32Async=lambda address, value, words, stream: asked.append((value, words)) or (errors[1],),
     )
-    monkeypatch.setattr(counters, "driver", fake)
-    assert counters._new(0) == 0
+    monkeypatch.setattr(semaphores, "_driver", lambda: fake)
+    assert semaphores._new(0) == 0
     errors[failing] = driver.CUresult.CUDA_SUCCESS
-    assert counters._new(0) == 0x7000
+    asked.clear()
+    assert semaphores._new(0) == 0x7000
+    assert asked == [4 * SEMAPHORE_WORDS, (0, SEMAPHORE_WORDS)]

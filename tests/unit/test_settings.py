@@ -3,18 +3,21 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from calls import arguments, every_layout
+from stand_ins import Device, stand_in
 
 import cute_gemm
 from cute_gemm import config, settings, testing
 from cute_gemm.plan import cost_model
-from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags
+from cute_gemm.plan.layouts import DENSE, Layout
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import dispatch
+from cute_gemm.runtime import launcher
 
 
 def in_force() -> tuple[int | None, bool]:
@@ -158,88 +161,58 @@ def test_bad_settings_are_refused_before_a_scope_is_entered(
 # What becomes of them
 
 
-Launch = tuple[GemmProblem, int, int]
-
-
-class Device:
-    multi_processor_count = 132
-
-
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
-    """The problems that kernels were chosen for, and the `num_sms` and `hints` they were launched with."""
-    problems: list[GemmProblem] = []
-    launched: list[Launch] = []
-
-    def select(problem: GemmProblem, tma_scales: bool) -> KernelConfig:
-        problems.append(problem)
-        return KernelConfig(64, 64, 4)
-
-    def instance(config: KernelConfig) -> Callable[..., None]:
-        problem = problems[-1]
-        return lambda a, sa, b, sb, out, num_sms, hints, *grouping: launched.append((problem, num_sms, hints))
-
-    monkeypatch.setattr(dispatch, "select", select)
-    monkeypatch.setattr(dispatch, "instance", instance)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Device())
-    dispatch.forget()
-    yield launched
-    dispatch.forget()
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    with stand_in(monkeypatch) as device:
+        yield device
 
 
-def multiply(layout: str = "dense", m: int = 24) -> None:
-    groups = () if layout == "dense" else (3,)
-    a = torch.zeros(3, m // 3, 16) if layout == "masked" else torch.zeros(m, 16)
-    b = torch.zeros(*groups, 8, 16)
-    out = torch.zeros(*a.shape[:-1], 8, dtype=torch.bfloat16)
-    if layout == "dense":
-        dispatch.fp8_gemm_nt(a, a, b, b, out, m, 8, 16, 0)
-    else:
-        operation = getattr(dispatch, f"m_grouped_fp8_gemm_nt_{layout}")
-        operation(a, a, b, b, out, a, *{"offsets": (1,), "masked": (8,)}.get(layout, ()))
+def multiply(layout: Layout = DENSE) -> None:
+    launcher.launch_checked(arguments(layout).checked())
 
 
-@pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
-def test_settings_reach_the_choice_and_the_launch(
-    layout: str, launched: list[Launch], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    groups = 1 if layout == "dense" else 3
-    bare = GemmProblem(24, 8, 16, layout=layout, groups=groups)
-    assert not bare.batch_invariant
+@every_layout
+def test_settings_reach_the_choice_and_the_launch(layout: Layout, device: Device) -> None:
+    multiply(layout)
+    bare = device.problems[-1][0]
+    assert (bare.num_sms, bare.batch_invariant) == (132, False)
     for num_sms, batch_invariant in ((None, False), (100, False), (100, True), (132, True), (None, False)):
+        launcher.forget()
         with config(num_sms=num_sms, batch_invariant=batch_invariant):
             multiply(layout)
-        problem, sms, hints = launched[-1]
-        wanted = GemmProblem(24, 8, 16, "bfloat16", num_sms or 132, layout, groups, batch_invariant)
-        assert (problem, sms) == (wanted, num_sms or 132)
-        assert LaunchFlags.PDL not in LaunchFlags(hints)
+        sms, flags = device.launches[-1][5:7]
+        wanted = replace(bare, num_sms=num_sms or 132, batch_invariant=batch_invariant)
+        assert (device.problems[-1][0], sms) == (wanted, num_sms or 132)
+        assert LaunchFlags.PDL not in LaunchFlags(flags)
 
 
-@pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
-def test_dependent_launch_reaches_the_launch_alone(layout: str, launched: list[Launch]) -> None:
+@every_layout
+def test_dependent_launch_reaches_the_launch_alone(layout: Layout, device: Device) -> None:
     for wanted in (False, True, False, True):
+        launcher.forget()
         with config(pdl=wanted):
             multiply(layout)
-    assert [hints & LaunchFlags.PDL for _, _, hints in launched] == [0, 1, 0, 1]
-    assert len({hints & ~LaunchFlags.PDL for _, _, hints in launched}) == 1
-    assert {type(hints) for _, _, hints in launched} == {int}, "kernels take an Int32"
-    assert len({problem for problem, _, _ in launched}) == 1
+    every = [launched[6] for launched in device.launches]
+    assert [flags & LaunchFlags.PDL for flags in every] == [0, 1, 0, 1]
+    assert len({flags & ~LaunchFlags.PDL for flags in every}) == 1
+    assert {type(flags) for flags in every} == {int}, "kernels take an Int32"
+    assert len({problem for problem, _ in device.problems}) == 1
 
 
-def test_more_multiprocessors_than_there_are_are_refused(launched: list[Launch]) -> None:
-    message = r"^config\(num_sms=133\) is in force, but cuda:0 has 132 multiprocessors; want at most that"
+def test_more_multiprocessors_than_there_are_are_refused(device: Device) -> None:
+    message = r"^config\(num_sms=133\) is in force, but cuda:-1 has 132 multiprocessors; want at most that"
     with config(num_sms=133):
         for _ in range(2):
             with pytest.raises(ValueError, match=message):
                 multiply()
-    assert not launched
+    assert not device.launches
     multiply()
-    assert launched
+    assert device.launches
 
 
-@pytest.mark.parametrize("layout", ["dense", "contiguous", "offsets", "masked"])
+@every_layout
 @pytest.mark.parametrize("num_sms", [1, 2, 3, 7, 100, 132])
-def test_no_cluster_is_larger_than_what_may_be_used(num_sms: int, layout: str) -> None:
+def test_no_cluster_is_larger_than_what_may_be_used(num_sms: int, layout: Layout) -> None:
     sizes = set()
     for m in (1, 64, 4096):
         problem = GemmProblem(m, 2112, 7168, num_sms=num_sms, layout=layout)

@@ -14,15 +14,17 @@ import torch
 
 from cute_gemm.plan import candidates, cost_model, tuned
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import MASKED, OFFSETS
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import choice, files
+from cute_gemm.plan.tuned import table as table_module
 from cute_gemm.plan.tuned.table import Entry, Table, TunedError, parse, render
-from cute_gemm.runtime import dispatch, hardware
+from cute_gemm.runtime import hardware, selection
 
 DEVICE = "NVIDIA H200"
 FILE = "nvidia_h200.json"
 PROBLEM = GemmProblem(64, 4096, 7168)
-MASKED = GemmProblem(32 * 20, 4096, 2048, "float32", 78, "masked", 32)
+MASKED = GemmProblem(32 * 20, 4096, 2048, "float32", 78, MASKED, 32)
 
 
 def config_of(problem: GemmProblem, rank: int) -> KernelConfig:
@@ -63,7 +65,7 @@ def test_an_entry_holds_for_its_problem_only(problem: GemmProblem) -> None:
     changes: list[dict[str, Any]] = [
         {name: getattr(problem, name) + 16} for name in ("m", "n", "k", "groups")
     ]
-    changes += [{"num_sms": 100}, {"out_dtype": other_type}, {"layout": "offsets"}]
+    changes += [{"num_sms": 100}, {"out_dtype": other_type}, {"layout": OFFSETS}]
     for change in changes:
         assert table.choice(replace(problem, **change)) is None, change
 
@@ -84,7 +86,7 @@ def test_what_does_not_suit_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     table = Table([entry(64, 1), entry(128, 1)])
     invariant = replace(PROBLEM, batch_invariant=True)
     assert table.choice(invariant) == table.choice(PROBLEM) is not None
-    monkeypatch.setattr(heuristics, "is_suitable", lambda problem, config: not problem.batch_invariant)
+    monkeypatch.setattr(table_module, "is_suitable", lambda problem, config: not problem.batch_invariant)
     assert table.choice(invariant) is None
     assert table.choice(replace(invariant, m=65)) is None
     assert table.choice(PROBLEM) is not None
@@ -99,7 +101,7 @@ def test_a_file_is_sorted_with_a_line_for_each_entry() -> None:
     assert text == render(DEVICE, reversed(entries))
     assert parse(text, DEVICE) == [entries[1], entries[0], entries[2]]
     lines = text.splitlines()
-    assert lines[:4] == ["{", '"format": 1,', '"device": "NVIDIA H200",', '"entries": [']
+    assert lines[:4] == ["{", '"format": 2,', '"device": "NVIDIA H200",', '"entries": [']
     assert json.loads(lines[4].rstrip(",")) == {
         "layout": "dense",
         "out_dtype": "bfloat16",
@@ -125,16 +127,16 @@ def test_the_file_in_the_documentation_is_one() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "a list": ([], "no tuned choices"),
-    "no device": ({"format": 1, "entries": []}, "no tuned choices: KeyError: 'device'"),
-    "another format": ({"format": 2, "device": DEVICE, "entries": []}, "format 2; .* writes format 1"),
+    "no device": ({"format": 2, "entries": []}, "no tuned choices: KeyError: 'device'"),
+    "another format": ({"format": 1, "device": DEVICE, "entries": []}, "format 1; .* writes format 2"),
     "another device": (
-        {"format": 1, "device": "NVIDIA H20", "entries": []},
+        {"format": 2, "device": "NVIDIA H20", "entries": []},
         "for NVIDIA H20, not for NVIDIA H200",
     ),
-    "entries of another kind": ({"format": 1, "device": DEVICE, "entries": {}}, "no list"),
+    "entries of another kind": ({"format": 2, "device": DEVICE, "entries": {}}, "no list"),
 }
 BAD |= {
-    name: ({"format": 1, "device": DEVICE, "entries": [ROW, row]}, message)
+    name: ({"format": 2, "device": DEVICE, "entries": [ROW, row]}, message)
     for name, row, message in (
         ("a missing key", {key: value for key, value in ROW.items() if key != "m"}, "other keys.*'m'"),
         ("a further key", ROW | {"colour": 1}, "other keys.*'colour'"),
@@ -159,7 +161,7 @@ def test_what_is_no_file_of_choices_is_ignored_with_one_warning_and_kept(
     path.write_text(text)
     files.merge(package / FILE, DEVICE, [entry(64, 2)])
     for _ in range(2):
-        assert dispatch.select(PROBLEM) == config_of(PROBLEM, 2)
+        assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"ignored {path}: ")
     with pytest.raises(TunedError, match=message):
@@ -180,8 +182,8 @@ def test_entries_without_a_configuration_are_ignored_with_one_warning(
     of_another_layout = replace(entry(8, 1), config=config_of(MASKED, 1).name)
     files.merge(path, DEVICE, [*gone, of_another_layout, entry(16, 1)])
     for problem in (PROBLEM, replace(PROBLEM, m=8), PROBLEM):
-        assert dispatch.select(problem) == cost_model.best(problem)
-    assert dispatch.select(replace(PROBLEM, m=16)) == config_of(PROBLEM, 1)
+        assert selection.select(problem) == cost_model.best(problem)
+    assert selection.select(replace(PROBLEM, m=16)) == config_of(PROBLEM, 1)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(
@@ -198,18 +200,18 @@ def test_the_users_choice_wins_where_it_is_known(directories: tuple[Path, Path])
     files.merge(package / FILE, DEVICE, [entry(m, 1) for m in (32, 64, 128)])
     files.merge(user / FILE, DEVICE, [entry(64, 2)])
     for m, rank in ((32, 1), (48, 1), (64, 2), (96, 1)):
-        assert dispatch.select(replace(PROBLEM, m=m)) == config_of(PROBLEM, rank), m
-    assert dispatch.select(replace(PROBLEM, m=129)) == cost_model.best(replace(PROBLEM, m=129))
+        assert selection.select(replace(PROBLEM, m=m)) == config_of(PROBLEM, rank), m
+    assert selection.select(replace(PROBLEM, m=129)) == cost_model.best(replace(PROBLEM, m=129))
 
 
 def test_choices_are_of_the_device(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     files.merge(directories[0] / FILE, DEVICE, [entry(64, 2)])
-    assert dispatch.select(PROBLEM) == config_of(PROBLEM, 2)
+    assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H20")
-    assert dispatch.select(PROBLEM) == cost_model.best(PROBLEM)
+    assert selection.select(PROBLEM) == cost_model.best(PROBLEM)
     monkeypatch.setattr(hardware, "is_hopper", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", None)
-    assert dispatch.select(PROBLEM) == cost_model.best(PROBLEM)
+    assert selection.select(PROBLEM) == cost_model.best(PROBLEM)
 
 
 def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +219,7 @@ def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pyte
     real, reads = Path.read_text, []
     monkeypatch.setattr(Path, "read_text", lambda path, **rest: reads.append(path) or real(path, **rest))
     for m in (64, 65, 64):
-        choice(replace(PROBLEM, m=m))
+        choice(replace(PROBLEM, m=m), DEVICE)
     assert reads == [directory / FILE for directory in directories]
 
 
@@ -245,7 +247,7 @@ def test_where_the_users_files_are(
             monkeypatch.setenv(name, value.format(tmp=tmp_path))
     wanted = None if expected is None else Path(expected.format(tmp=tmp_path))
     assert files.user_directory() == wanted
-    assert choice(PROBLEM) is None
+    assert choice(PROBLEM, DEVICE) is None
 
 
 def test_merging_replaces_what_was_measured_again_and_keeps_the_rest(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Kernels are compiled in processes of their own, each once, before anything is timed."""
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -34,3 +35,10 @@ def test_every_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     warmup.compile_configs([first, second, first])
     assert workers == [2]
     assert sorted(asked, key=id) == sorted([first, second], key=id)
+
+
+def test_configurations_reach_the_processes_that_compile_them_whole() -> None:
+    """They go there by pickle: the key of a kernel on disk must be the one that this process asks for."""
+    config = candidates.all_configs()[0]
+    there = pickle.loads(pickle.dumps(config))
+    assert (repr(there), there.name, there) == (repr(config), config.name, config)

@@ -97,6 +97,14 @@ class Layout:
     tall_store_stages: ClassVar[int | None] = 2
     """Store buffers of such a tile; None for as many as others have."""
 
+    _instance: ClassVar[Layout]
+
+    def __new__(cls) -> Layout:
+        """The one instance, also where it comes from another process, so that layouts compare by identity."""
+        if "_instance" not in cls.__dict__:
+            cls._instance = super().__new__(cls)
+        return cls._instance
+
     @property
     def a_rank(self) -> int:
         """Dimensions of A and D."""

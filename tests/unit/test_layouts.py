@@ -1,0 +1,118 @@
+"""What layouts say of themselves: parts that exist, and a repr that may be kept on disk."""
+
+import copy
+import pickle
+
+import pytest
+from calls import every_layout
+
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout, resolve
+from cute_gemm.plan.limits import MAX_ALIGNMENT
+from cute_gemm.plan.problem import GemmProblem
+
+
+def test_layouts_are_found_by_name() -> None:
+    assert list(LAYOUTS) == ["dense", "contiguous", "offsets", "masked"]
+    assert list(LAYOUTS.values()) == [DENSE, CONTIGUOUS, OFFSETS, MASKED]
+    assert all(layout.name == name for name, layout in LAYOUTS.items())
+
+
+@every_layout
+def test_a_repr_is_the_same_in_every_process(layout: Layout) -> None:
+    """It is part of the key of kernels on disk, in which an address would never be found again."""
+    assert repr(layout) == f"<{layout.name}>"
+    config = candidates.all_configs(layout=layout)[0]
+    assert " at 0x" not in repr(config)
+    assert repr(layout) in repr(config)
+
+
+@every_layout
+def test_a_configuration_that_went_to_another_process_is_the_same(layout: Layout) -> None:
+    """As those that are compiled in processes of their own do."""
+    config = candidates.all_configs(layout=layout)[0]
+    for there in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert there.layout is layout
+        assert there == config
+        assert hash(there) == hash(config)
+        assert there.name == config.name
+
+
+@every_layout
+def test_all_parts_of_a_layout_exist(layout: Layout) -> None:
+    configs = candidates.all_configs(layout=layout)
+    for path in {layout.scheduler(config) for config in configs}:
+        assert hasattr(resolve(path), "initial_work")
+    for path in {layout.store(config) for config in configs}:
+        assert hasattr(resolve(path), "of")
+    assert layout.is_grouped == (layout.index is not None)
+    if layout.index is not None:
+        assert callable(resolve(layout.row_groups))
+        assert callable(resolve(layout.validation))
+
+
+def test_what_does_not_exist_is_not_resolved() -> None:
+    with pytest.raises(AttributeError):
+        resolve("cute_gemm.kernels.epilogue:NoStore")
+
+
+@every_layout
+def test_ranks_are_those_of_the_operation(layout: Layout) -> None:
+    assert layout.a_rank == (3 if layout.name == "masked" else 2)
+    assert layout.b_rank == (2 if layout.name == "dense" else 3)
+
+
+def test_what_goes_with_an_index() -> None:
+    """By name: these are arguments of public operations."""
+    names = {
+        layout.name: (
+            layout.index and (layout.index.name, layout.index.axis),
+            layout.count and (layout.count.name, layout.count.limit),
+            layout.gives_count_to_kernel,
+        )
+        for layout in LAYOUTS.values()
+    }
+    assert names == {
+        "dense": (None, None, False),
+        "contiguous": (("group_index", "M"), None, False),
+        "offsets": (("offsets", "G"), ("alignment", MAX_ALIGNMENT), True),
+        "masked": (("valid_rows", "G"), ("expected_rows", None), False),
+    }
+
+
+@every_layout
+def test_rows_are_all_but_where_fewer_are_expected(layout: Layout) -> None:
+    expected = {"masked": {5: 15, 20: 60, 50: 60}}.get(layout.name, {5: 20, 20: 20, 50: 20})
+    assert {count: layout.rows(20, 3, count) for count in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows", "height", "blocks"),
+    [
+        (DENSE, 129, 64, 3),
+        (CONTIGUOUS, 256, 128, 2),
+        # Of 8 groups of 100 rows on average, of 74 to 126 rows, one block of 128 rows each, or two of 64.
+        (OFFSETS, 800, 128, 8),
+        (MASKED, 800, 64, 16),
+    ],
+)
+def test_blocks_of_rows_have_rows_of_one_group(layout: Layout, rows: int, height: int, blocks: int) -> None:
+    groups = 8 if layout.is_grouped else 1
+    problem = GemmProblem(rows, 128, 128, layout=layout, groups=groups)
+    assert layout.row_blocks(problem, height) == blocks
+
+
+def test_problems_in_words() -> None:
+    shape = {"n": 8, "k": 16}
+    assert DENSE.describe(GemmProblem(20, **shape)) == "M = 20, N = 8, K = 16"
+    grouped = GemmProblem(20, **shape, layout=OFFSETS, groups=3)
+    assert OFFSETS.describe(grouped) == "M = 20, N = 8, K = 16, 3 groups"
+    masked = GemmProblem(15, **shape, layout=MASKED, groups=3)
+    assert MASKED.describe(masked) == "3 x 5 expected rows, N = 8, K = 16, 3 groups"
+
+
+@every_layout
+def test_k_blocks_are_shared_out_by_dense_tiles_alone(layout: Layout) -> None:
+    config = KernelConfig(64, 64, 8, splits=2, epi_n=64, epi_stages=1, layout=layout)
+    assert candidates.is_legal(config) == (layout is DENSE)
