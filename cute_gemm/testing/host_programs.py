@@ -16,10 +16,10 @@ import cutlass.cute as cute
 from cutlass import Int32, Uint32
 from cutlass.cute.runtime import make_fake_tensor
 
-from ..kernels.work_queue import TileQueue
+from ..kernels.work_queue import WorkQueue
 from ..runtime import compiler
 from ..schedulers import warp
-from ..schedulers.persistence import EvenTurns
+from ..schedulers.persistence import StaticPersistence
 from ..storage import DIRECTORY_VARIABLE
 
 FIELDS = 13
@@ -158,7 +158,7 @@ class Walk(HostProgram):
                 for y in cutlass.range(self.cluster_mnk[1], unroll=1):
                     take_place(x, y, cluster, grid[2])
                     walked = scheduler.prepare(table, Int32(0))
-                    queue, state = TileQueue(walked, EvenTurns(), None, None), Int32(0)
+                    queue, state = WorkQueue(walked, StaticPersistence(), None, None), Int32(0)
                     tile = first = walked.initial_work()
                     # Roles take the next from the queue then.
                     if tile.is_valid and tile.is_padding:

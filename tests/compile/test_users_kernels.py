@@ -117,7 +117,7 @@ def test_a_users_scheduler_runs_in_this_packages_kernel(folder: Path) -> None:
     assert found.count("QGMMA") > 0
     assert (found.stack_bytes, found.local_loads) == (0, 0)
     assert found.code != examine(CONFIG).code
-    schedule = walk(program.kernel.scheduler_type, Extents(200, 136, num_sms=7))
+    schedule = walk(program.kernel.scheduler, Extents(200, 136, num_sms=7))
     assert schedule.tiles[0].row == 192
     assert_each_tile_once(schedule, [Rows(0, 0, 0, 200)])
 
