@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime import Program, build, builder, cache, compiler, cubin, examine, instance
-from cute_gemm.testing import Extents, Rows, assert_each_tile_once, walk
+from cute_gemm.testing import Extents, Rows, assert_each_tile_once, make_inputs, walk
 
 CONFIG = KernelConfig(64, 64, 4)
 
@@ -250,6 +251,49 @@ def test_a_cell_of_a_notebook(
     new_process(monkeypatch)
     instance(run_cell(CELL, 5))
     assert happened(caplog) == "loaded"
+
+
+PRODUCTS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32
+
+from cute_gemm.kernels.epilogue import Identity
+
+
+@dataclass(frozen=True)
+class Products(Identity):
+    \"\"\"Eight columns times the next eight.\"\"\"
+
+    unit: ClassVar[int] = 16
+
+    def out_columns(self, n):
+        return n // 2
+
+    @cute.jit
+    def __call__(self, sums, place, operands, fetched):
+        out = cute.make_rmem_tensor(cute.size(sums) // 2, Float32)
+        for eights in cutlass.range_constexpr(cute.size(sums) // 8):
+            for i in cutlass.range_constexpr(4):
+                out[4 * eights + i] = sums[8 * eights + i] * sums[8 * eights + 4 + i]
+        return out
+"""
+
+
+def test_a_value_may_make_fewer_columns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "products.py").write_text(PRODUCTS)
+    products = importlib.import_module("products")
+    program = build(KernelConfig(64, 128, 4), value=products.Products())
+    found = examine(program)
+    # One product for each two sums, stored by half as many chunks as there are sums.
+    assert found.count("FMUL") >= 64 * 64 // 128
+    assert (found.count("UTMASTG"), found.stack_bytes) == (1, 0)
+    lhs, rhs = make_inputs(70, 256, 256)
+    with pytest.raises(ValueError, match=r"mB: Tensor\(\[n3, .* mD: Tensor\(\[n0, n5\]"):
+        instance(program)(*lhs, *rhs, torch.empty(70, 128, dtype=torch.bfloat16), 132, 0, 0, 0)
 
 
 def test_a_kernel_that_spills_is_named(folder: Path) -> None:
