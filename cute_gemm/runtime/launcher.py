@@ -126,7 +126,7 @@ def launch(
         return None
     if not _status.launched.value:
         return None
-    return _written(result, out)
+    return written(result, out)
 
 
 def launch_checked(call: Call) -> Tensor:
@@ -138,11 +138,27 @@ def launch_checked(call: Call) -> Tensor:
         ValueError: the device has fewer multiprocessors than the settings ask for.
     """
     device = call.a.get_device()
-    _require_hopper(device)
+    require_hopper(device)
     if device == torch.cuda.current_device():
         return _launch_here(call, device)
     with torch.cuda.device(device):
         return _launch_here(call, device)
+
+
+def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> None:
+    """Launches ``found`` for a call, on the current stream of its device, which is the current one.
+
+    Args:
+        found: the kernel, and how to launch it.
+        call: one that the contract has found in order.
+        result: where to write.
+        tensors: further ones, of a kernel that takes such.
+    """
+    device = call.a.get_device()
+    a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
+    index = () if call.index is None else (_for_tma(call.index),)
+    grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index
+    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *tensors)
 
 
 def forget() -> None:
@@ -198,21 +214,16 @@ def _launch_here(call: Call, device: int) -> Tensor:
     tma_scales = tma_can_load(call.sa)
     key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
     found = _launches.get(key) or selection.choose(
-        _problem(call, device), tma_scales, device, settings.current().pdl
+        problem_of(call, device), tma_scales, device, settings.current().pdl
     )
-    a, b, written, index = call.a, call.b, result, call.index
-    if 1 in call.shape or len(b) == 1:
-        a, b, written = _for_tma(a), _for_tma(b), _for_tma(written)
-        index = None if index is None else _for_tma(index)
-    grouping = () if index is None else (index, call.count) if layout.gives_count_to_kernel else (index,)
-    found.kernel(a, call.sa, b, call.sb, written, *found.options(device), *grouping)
+    launch_with(found, call, result)
     if len(_launches) >= _MOST:
         forget()
     _launches[key] = found
-    return _written(result, out)
+    return written(result, out)
 
 
-def _problem(call: Call, device: int) -> GemmProblem:
+def problem_of(call: Call, device: int) -> GemmProblem:
     """What a call asks to be computed, under the settings in force."""
     now = settings.current()
     there = torch.cuda.get_device_properties(device).multi_processor_count
@@ -235,7 +246,7 @@ def _problem(call: Call, device: int) -> GemmProblem:
     )
 
 
-def _written(result: Tensor, out: Tensor | None) -> Tensor:
+def written(result: Tensor, out: Tensor | None) -> Tensor:
     """``result``, after a launch that writes it."""
     if out is not None:
         # Autograd would not notice otherwise that something it saved has changed.
@@ -250,6 +261,8 @@ def _contiguous_strides(leading: list[int], n: int) -> tuple[int, ...]:
 
 def _for_tma(x: Tensor) -> Tensor:
     """The same memory with strides that a tensor map can hold: torch lets those of extents of 1 be any."""
+    if 1 not in x.shape:
+        return x
     width = x.shape[-1]
     strides = [width if count == 1 else step for count, step in zip(x.shape, x.stride(), strict=True)]
     return x.as_strided(x.shape, strides)
@@ -261,7 +274,7 @@ def _several_devices() -> bool:
 
 
 @functools.cache
-def _require_hopper(index: int) -> None:
+def require_hopper(index: int) -> None:
     """Remembers success alone.
 
     Raises:

@@ -77,13 +77,8 @@ def launch(
     _require_gpu(call)
     scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
     with scope, torch.cuda.device(call.a.device):
-        device = call.a.get_device()
-        found = _prepare(of, config, call, flags)
-        a, b, written = (launcher._for_tma(each) for each in (call.a, call.b, result))
-        index_and_count = () if call.index is None else (launcher._for_tma(call.index), call.count)
-        taken = index_and_count if layout.gives_count_to_kernel else index_and_count[:1]
-        found.kernel(a, call.sa, b, call.sb, written, *found.options(device), *taken, *tensors)
-    return launcher._written(result, out)
+        launcher.launch_with(_prepare(of, config, call, flags), call, result, *tensors)
+    return launcher.written(result, out)
 
 
 def _split(config: KernelConfig, grouping: tuple[Tensor | int, ...]) -> tuple[Tensor | None, int]:
@@ -105,7 +100,7 @@ def _split(config: KernelConfig, grouping: tuple[Tensor | int, ...]) -> tuple[Te
 def _require_gpu(call: contract.Call) -> None:
     if call.a.is_cpu:
         raise ValueError("the tensors are on the CPU; a kernel runs on a Hopper GPU")
-    launcher._require_hopper(call.a.get_device())
+    launcher.require_hopper(call.a.get_device())
 
 
 def _require_narrower(
@@ -141,7 +136,7 @@ def _prepare(
     call: contract.Call,
     flags: launch_policy.LaunchFlags | None,
 ) -> Launch:
-    problem = launcher._problem(call, call.a.get_device())
+    problem = launcher.problem_of(call, call.a.get_device())
     pdl = settings.current().pdl
     if flags is None:
         flags = launch_policy.launch_flags(problem, config, pdl)

@@ -62,7 +62,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(selection, "_loaded", set())
     monkeypatch.setattr(builder, "instance", device.instance)
     monkeypatch.setattr(semaphores, "address", lambda index: SEMAPHORE)
-    monkeypatch.setattr(launcher, "_require_hopper", lambda index: None)
+    monkeypatch.setattr(launcher, "require_hopper", lambda index: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: ON_THE_CPU)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

@@ -109,7 +109,7 @@ def test_problems_are_those_that_are_launched(op, monkeypatch):
         raise Asked(problem, tma_scales)
 
     monkeypatch.setattr(selection, "choose", choose)
-    monkeypatch.setattr(launcher, "_require_hopper", lambda device: None)
+    monkeypatch.setattr(launcher, "require_hopper", lambda device: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
     properties = SimpleNamespace(multi_processor_count=78)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)

@@ -183,7 +183,7 @@ def test_another_device_is_made_the_current_one(device: Device, monkeypatch: pyt
 
 
 def test_another_device_than_a_hopper_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher._require_hopper.cache_clear()
+    launcher.require_hopper.cache_clear()
     monkeypatch.setattr(hardware, "is_hopper", lambda index: False)
     monkeypatch.setattr(hardware, "describe", lambda index: "NVIDIA L4 (compute capability 8.9)")
     call = arguments(DENSE).checked()
@@ -191,8 +191,8 @@ def test_another_device_than_a_hopper_gpu_is_refused(monkeypatch: pytest.MonkeyP
         launcher.launch_checked(call)
     # Only success is remembered.
     monkeypatch.setattr(hardware, "is_hopper", lambda index: True)
-    launcher._require_hopper(ON_THE_CPU)
-    launcher._require_hopper.cache_clear()
+    launcher.require_hopper(ON_THE_CPU)
+    launcher.require_hopper.cache_clear()
 
 
 def test_a_result_is_as_it_was_where_no_kernel_can_be_made(device: Device) -> None:

@@ -231,10 +231,10 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132)
     )
     launcher.forget()
-    launcher._require_hopper.cache_clear()
+    launcher.require_hopper.cache_clear()
     yield kernels
     launcher.forget()
-    launcher._require_hopper.cache_clear()
+    launcher.require_hopper.cache_clear()
 
 
 def on_gpu(x: torch.Tensor, index: int = 0) -> torch.Tensor:
