@@ -67,8 +67,7 @@ def launch(
     Returns:
         The result, or None where nothing was done.
     """
-    # Dynamo would compile anew for whatever is remembered.
-    if torch.compiler.is_compiling() or type(lhs) is not tuple or type(rhs) is not tuple:
+    if type(lhs) is not tuple or type(rhs) is not tuple:
         return None
     try:
         (a, sa), (b, sb) = lhs, rhs
@@ -107,8 +106,7 @@ def launch(
     if sa.is_neg() or sb.is_neg():
         return None
     if out is None:
-        *leading, n = *a_shape[:-1], b_shape[-2]
-        result = empty_strided_cuda((*leading, n), _contiguous_strides(leading, n), dtype)
+        result = empty_strided_cuda(*_contiguous(a_shape, b_shape[-2]), dtype)
     else:
         result = out
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
@@ -254,9 +252,12 @@ def written(result: Tensor, out: Tensor | None) -> Tensor:
     return result
 
 
-def _contiguous_strides(leading: list[int], n: int) -> tuple[int, ...]:
-    """Of a contiguous ``[*leading, n]``."""
-    return (n, 1) if len(leading) == 1 else (leading[1] * n, n, 1)
+def _contiguous(a_shape: tuple[int, ...], n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Size and strides of a contiguous result for A of that shape."""
+    rows = a_shape[-2]
+    if len(a_shape) == 2:
+        return (rows, n), (n, 1)
+    return (a_shape[0], rows, n), (rows * n, n, 1)
 
 
 def _for_tma(x: Tensor) -> Tensor:
