@@ -105,10 +105,7 @@ def launch(
     # The imaginary part of a conjugate is memory with the wrong sign; only torch's own operators know.
     if sa.is_neg() or sb.is_neg():
         return None
-    if out is None:
-        result = empty_strided_cuda(*_contiguous(a_shape, b_shape[-2]), dtype)
-    else:
-        result = out
+    result = empty_strided_cuda(*_contiguous(a_shape, b_shape[-2]), dtype) if out is None else out
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
     # Strides of extents of 1 may be any, and what a kernel is not compiled for raises: half a second once.
     if a_shape[-2] == 1 and (a.stride(-2) & 15 or result.stride(-2) & 7):
