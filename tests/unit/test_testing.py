@@ -1,5 +1,7 @@
 """The judges judged: planted errors are found, and honest rounding is not taken for one."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,13 +158,19 @@ def test_tiny_outputs_pass(dtype):
     assert over_gate > 0
 
 
+@functools.cache
+def judged(kind, dtype):
+    """A right result and what it is judged by, which no test changes: the truth, and the terms' magnitude."""
+    (a, sa), (b, sb) = make_inputs(200, 264, 384, kind)
+    good = fp8_gemm_nt(a, sa, b, sb, dtype)
+    return good, dequantized_product(a, sa, b, sb), product_scale(a, sa, b, sb)
+
+
 @dtypes
 @pytest.mark.parametrize("damage", ["zero", "double", "nan", "inf", "stale", "negate"])
 @pytest.mark.parametrize("kind", ["normal", "outliers", "zero_blocks", "wide_scales"])
 def test_a_single_wrong_element_is_found(kind, damage, dtype):
-    (a, sa), (b, sb) = make_inputs(200, 264, 384, kind)
-    ref, scale = dequantized_product(a, sa, b, sb), product_scale(a, sa, b, sb)
-    good = fp8_gemm_nt(a, sa, b, sb, dtype)
+    good, ref, scale = judged(kind, dtype)
     # Elements of typical size for their terms, in a full tile and in the ragged corner.
     typical = (ref.abs() > 0.05 * scale).nonzero()
     assert len(typical) > 1000
