@@ -10,7 +10,7 @@ import pytest
 from cutlass.experimental.cuda import TensorMapL2Promotion
 from kinds import kinds
 
-from cute_gemm.kernels import tensor_maps
+from cute_gemm.kernels.sm90 import tensor_maps
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import DENSE, MASKED

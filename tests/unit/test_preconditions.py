@@ -36,10 +36,8 @@ STREAM = 9
 class HostCode(Fp8Gemm1D2D):
     """A kernel that launches nothing."""
 
-    def start(self, *_: Any) -> None:
+    def launch(self, *_: Any) -> None:
         pass
-
-    launch = start
 
     def kernel(self, *_: Any) -> None:
         raise AssertionError("this would launch")
