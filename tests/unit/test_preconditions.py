@@ -36,7 +36,7 @@ STREAM = 9
 class HostCode(Fp8Gemm1D2D):
     """A kernel that launches nothing."""
 
-    def launch(self, *_: Any) -> None:
+    def start(self, *_: Any) -> None:
         pass
 
     def kernel(self, *_: Any) -> None:
