@@ -1,7 +1,8 @@
 """The `gpu` marker, and `--exhaustive`.
 
 Everything under tests/gpu has the marker, and what has it is skipped without a Hopper GPU. Of kernels that
-are compiled one of each kind is tested, with `--exhaustive` every one.
+are compiled one of each kind is tested, with `--exhaustive` every one; and properties that take long to test
+are tested with more examples.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -35,6 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="compile every kernel that can be chosen, not one of each kind: takes 20 minutes of one core",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("exhaustive", hypothesis.settings.get_profile("default"))
+    if config.getoption("exhaustive"):
+        hypothesis.settings.load_profile("exhaustive")
 
 
 @functools.cache

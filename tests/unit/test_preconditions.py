@@ -19,7 +19,7 @@ import torch
 from bad_calls import far_apart
 from calls import Arguments, arguments, every_grouped_layout, every_layout
 from cutlass.cute import runtime as dsl
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 
 from cute_gemm import contract
@@ -28,6 +28,7 @@ from cute_gemm.plan import candidates
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.plan.limits import MAX_ALIGNMENT, MAX_EXTENT, MAX_GROUPS, ceil_div
 from cute_gemm.runtime import builder, cache, compiler
+from examples import examples
 
 STREAM = 9
 """Where a kernel takes its stream, which a CPU has none of."""
@@ -180,7 +181,7 @@ def test_what_holds_is_in_order(layout: Layout) -> None:
     """And much of what is drawn does hold, so that this says something."""
     held: list[bool] = []
 
-    @settings(max_examples=500, deadline=None)
+    @examples(900)
     @given(calls(layout))
     def check(drawn: tuple[Arguments, Tensor]) -> None:
         call, out = drawn

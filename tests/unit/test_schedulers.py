@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from cutlass import Int32
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
@@ -30,6 +30,7 @@ from cute_gemm.schedulers.split_k import SplitKScheduler
 from cute_gemm.testing import host_programs, schedules
 from cute_gemm.testing.host_programs import FIELDS, READS, take_place, write
 from cute_gemm.testing.schedules import Extents, Rows, Tile, assert_each_tile_once
+from examples import examples
 
 SCHEDULERS = {
     "dense": DenseScheduler,
@@ -303,7 +304,7 @@ def lists(element: st.SearchStrategy[int]) -> st.SearchStrategy[list[int]]:
 
 
 @pytest.mark.parametrize("schedule", DENSE, ids=str)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 # Whole bands, after which no row of tiles remains; and one that is cut short.
 @example(Call(m=2048, n=512, k_blocks=4, num_sms=132, block_m=64, block_n=64))
 @example(Call(m=900, n=512, k_blocks=4, num_sms=132, block_m=64, block_n=64))
@@ -402,7 +403,7 @@ def test_all_numbers_of_ctas_that_share_out_k_are_tested() -> None:
 @pytest.mark.parametrize("schedule", SPLIT_K, ids=str)
 @given(call=CALLS)
 @example(Call(m=1, n=8, k_blocks=8))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_split_k(schedule: Schedule, call: Call) -> None:
     walked = walk(schedule, call)
     assert_each_tile_once(walked, [Rows(0, 0, 0, call.m)])
@@ -430,7 +431,7 @@ def test_split_k(schedule: Schedule, call: Call) -> None:
 
 
 @pytest.mark.parametrize("schedule", OFFSETS, ids=str)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @example(call=Call(m=0, n=320), sizes=[0, 700, 0, 0, 1, 129, 0], spare=0)
 @example(call=Call(m=0, n=320), sizes=[0] * 256, spare=0)
 @example(call=Call(m=0, n=320), sizes=[0] * 256, spare=300)
@@ -443,7 +444,7 @@ def test_offsets(schedule: Schedule, call: Call, sizes: list[int], spare: int) -
 
 
 @pytest.mark.parametrize("schedule", OFFSETS[::2], ids=str)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @example(call=Call(m=0, n=64), m=500, ends=[500, 0, 500, 0, 500, 100])
 @example(call=Call(m=0, n=64, alignment=128), m=500, ends=[499, 500, 2**31 - 1, -1])
 @example(call=Call(m=0, n=64, alignment=2**31 - 1), m=500, ends=[7, 500, 500])
@@ -491,7 +492,7 @@ def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
 
 
 @pytest.mark.parametrize("schedule", MASKED, ids=str)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @example(call=Call(m=0, n=320), capacity=700, valid=[0, 700, 0, 0, 1, 129, 0])
 @example(call=Call(m=0, n=320), capacity=200, valid=[0] * 256)
 @example(call=Call(m=0, n=320), capacity=9000, valid=[0] * 100 + [9000] + [0] * 155)
@@ -524,7 +525,7 @@ BLOCKS = st.lists(
 
 
 @pytest.mark.parametrize("schedule", CONTIGUOUS, ids=str)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @example(call=Call(m=0, n=320), groups=3, blocks=[(2, 128), (0, 5), (0, 128), (-1, 0), (1, 1)], last=1)
 @example(call=Call(m=0, n=320), groups=1, blocks=[(-1, 0)] * 30, last=128)
 @example(call=Call(m=0, n=320), groups=1, blocks=[(0, 128)] * 30, last=64)
@@ -541,7 +542,7 @@ def test_contiguous(
 
 
 @pytest.mark.parametrize("schedule", CONTIGUOUS, ids=str)
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     call=GROUPED_CALLS,
     groups=st.integers(1, 9),
