@@ -22,6 +22,9 @@ from cute_gemm.runtime import hardware
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 
+MOST_PROCESSES = 4
+"""Each compiles kernels, which takes about 1 GB of memory."""
+
 # What tests of several folders share is a module beside this one.
 sys.path.append(str(Path(__file__).parent))
 
@@ -43,6 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("exhaustive", hypothesis.settings.get_profile("default"))
     if config.getoption("exhaustive"):
         hypothesis.settings.load_profile("exhaustive")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spreads all tests, where nobody says how, over the cores: on a GPU they would disturb each other."""
+    if hasattr(config, "workerinput"):
+        # One of the processes, which would start as many again.
+        return
+    asked = config.option
+    is_all = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    may_spread = config.pluginmanager.hasplugin("xdist") and not (asked.usepdb or asked.collectonly)
+    if is_all and may_spread and asked.numprocesses is None and reason_to_skip():
+        asked.numprocesses, asked.dist = min(len(os.sched_getaffinity(0)), MOST_PROCESSES), "loadgroup"
 
 
 @functools.cache
