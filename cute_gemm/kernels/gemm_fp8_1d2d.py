@@ -151,7 +151,7 @@ class Fp8Gemm1D2D:
         self.tile_a = OperandTile(config.block_m, config.block_k, config.stages, dtype_a)
         self.tile_b = OperandTile(config.block_n, config.block_k, config.stages, dtype_b)
         self.wgmma = Wgmma(config.fragment_n, dtype_a, dtype_b, self.tile_a.major, self.tile_b.major)
-        self.mainloop = mainloop or make_mainloop(config, self.wgmma, self.scaling.group)
+        self.mainloop = mainloop or make_mainloop(config, self.scaling.group)
         self.persistence = DynamicPersistence if config.dynamic_persistence else StaticPersistence
         assert not (self.scaling.fetches_ahead and config.dynamic_persistence), "two warps would draw"
         self.math_warps = 4 * config.math_warpgroups
@@ -381,7 +381,7 @@ class Fp8Gemm1D2D:
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, config.stages)
         scales = self.scaling.feed(operands.scales, smem.scales, row)
-        inputs = Inputs(smem.ring, tCrA, tCrB, scales)
+        inputs = Inputs(self.wgmma, smem.ring, tCrA, tCrB, scales)
         tile, slot = tiles.first_tile()
         scales.start(tile)
         while tile.is_valid:
