@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, program
-from tensors import DTYPES, HINTS, bits, m_major_amid_nans
+from tensors import DTYPES, FLAGS, bits, m_major_amid_nans
 from torch import Tensor
 
 from cute_gemm import runtime
@@ -132,7 +132,7 @@ def run_program(made: runtime.Program, columns: int, inputs: Inputs, *tensors: T
     config, kernel, found = made.config, runtime.instance(made), []
     for num_sms in (132, 132, config.cluster_size):
         out, check = poisoned_rows(inputs.row_groups >= 0, columns, DTYPES[config.out_dtype])
-        kernel(*inputs.operands, out, num_sms, HINTS, 0, 0, *inputs.grouping, *tensors)
+        kernel(*inputs.operands, out, num_sms, FLAGS, 0, 0, *inputs.grouping, *tensors)
         check()
         found.append(bits(out[inputs.row_groups >= 0]))
     assert all(torch.equal(each, found[0]) for each in found)
