@@ -293,6 +293,7 @@ class Fp8Gemm1D2D:
             cute.arch.sync_threads()
 
         smem = Smem(ring, tiles, sA, sA_mma, sB, scales, sD)
+        maps = tensor_maps.pointers(maps)
         # What is first here is first in memory, and waits for fewer lines of instructions
         # (docs/performance.md, 41). With two math warpgroups it makes 256x128 tiles of offsets spill.
         if const_expr(config.math_warpgroups == 1):
@@ -321,8 +322,7 @@ class Fp8Gemm1D2D:
     @cute.jit
     def load(self, operands: Operands, maps, smem: Smem):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B, and of staged scales."""
-        a, b, ring, tiles = operands.a, operands.b, smem.ring, smem.tiles
-        map_a, map_b = tensor_maps.pointers(maps)
+        a, b, ring, tiles, (map_a, map_b) = operands.a, operands.b, smem.ring, smem.tiles, maps
         cluster = cute.make_layout(self.cluster_mnk)
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
         rank_mnk = rank_m, rank_n, _ = cluster.get_flat_coord(rank)
