@@ -1,6 +1,7 @@
 """Parts of a user's own in place of this package's: values, a scaling, a mainloop; fragments side by side.
 
 They are of tests/gpu/parts.py, as users have theirs in files. What comes out is in tests/gpu/test_values.py.
+Of each kind some are compiled, with `--exhaustive` all.
 """
 
 import sys
@@ -57,6 +58,18 @@ STORES = {
 }
 
 
+FEW = "tma, two m-fragments", "rows, side by side", "rows, matrices", "cluster"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names, all_of = metafunc.fixturenames, metafunc.config.getoption("exhaustive")
+    if "name" in names:
+        metafunc.parametrize("name", [name for name in STORES if all_of or name in FEW])
+    if "side_by_side" in names:
+        configs = FRAGMENTS if all_of else FRAGMENTS[:3]
+        metafunc.parametrize("side_by_side", configs, ids=lambda config: config.name)
+
+
 def chunks(config: KernelConfig, value: Any) -> int:
     """Stores by TMA of one warpgroup and tile."""
     return 0 if config.splits > 1 else config.m_fragments * value.out_columns(config.block_n) // config.epi_n
@@ -83,7 +96,6 @@ def additions(config: KernelConfig) -> int:
     return ways * config.fragments * config.fragment_n // 2
 
 
-@pytest.mark.parametrize("name", STORES)
 def test_bias_is_added_by_every_store(name: str) -> None:
     config = STORES[name]
     stats, without = stats_of(config, Bias()), stats_of(config, IDENTITY)
@@ -92,13 +104,11 @@ def test_bias_is_added_by_every_store(name: str) -> None:
     assert stats.count("FADD") - without.count("FADD") == additions(config)
 
 
-@pytest.mark.parametrize("name", [name for name, config in STORES.items() if config.math_warpgroups == 1])
 def test_a_value_may_read_ahead(name: str) -> None:
     config = STORES[name]
     assert spills(stats_of(config, RowFactor(config.m_fragments))) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("name", STORES)
 def test_swiglu_stores_half_as_many_columns(name: str) -> None:
     config = halved(STORES[name])
     stats = stats_of(config, SwiGlu())
@@ -109,19 +119,19 @@ def test_swiglu_stores_half_as_many_columns(name: str) -> None:
 
 
 FRAGMENTS = [
+    replace(SIDE_BY_SIDE, stages=3, tma_scales=True, cluster_n=2),
+    replace(SIDE_BY_SIDE, block_n=224, epi_n=16),
+    KernelConfig(64, 256, stages=4, n_fragments=2, epi_stages=4, raster_width=16),
     SIDE_BY_SIDE,
     replace(SIDE_BY_SIDE, stages=3, epi_stages=4),
     replace(SIDE_BY_SIDE, out_dtype="float32", stages=3, epi_n=32),
     replace(SIDE_BY_SIDE, cluster_m=2, raster_width=8, dynamic_persistence=True, l2_promotion=256),
-    replace(SIDE_BY_SIDE, stages=3, tma_scales=True, cluster_n=2),
     replace(SIDE_BY_SIDE, stages=3, layout=MASKED),
-    replace(SIDE_BY_SIDE, block_n=224, epi_n=16),
-    KernelConfig(64, 256, stages=4, n_fragments=2, epi_stages=4, raster_width=16),
 ]
 
 
-@pytest.mark.parametrize("config", FRAGMENTS, ids=lambda config: config.name)
-def test_fragments_lie_side_by_side(config: KernelConfig) -> None:
+def test_fragments_lie_side_by_side(side_by_side: KernelConfig) -> None:
+    config = side_by_side
     assert candidates.is_legal(config)
     made = runtime.build(config)
     stats = read_cubin(runtime.cubin(made))
@@ -140,7 +150,7 @@ def test_fragments_lie_side_by_side(config: KernelConfig) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [STORES["tma"], STORES["tma, 64 rows"], STORES["cluster"]],
+    [STORES["tma"], STORES["tma, 64 rows"]],
     ids=lambda config: config.name,
 )
 def test_a_scaling_of_ones_own(config: KernelConfig) -> None:
@@ -155,9 +165,7 @@ def test_a_scaling_of_ones_own(config: KernelConfig) -> None:
 
 
 SIMPLE = [
-    STORES["tma"],
     STORES["rows, matrices"],
-    replace(SIDE_BY_SIDE, block_n=128, stages=4, epi_n=64),
     replace(SIDE_BY_SIDE, block_n=128, stages=4, epi_n=64, tma_scales=True),
 ]
 
