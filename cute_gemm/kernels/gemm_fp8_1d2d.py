@@ -16,8 +16,8 @@ Roles, all of which walk the same tiles:
     warp 2 of the last group            if the scaling asks for it: has L2 fetch scales ahead (scaling/)
     its other warps                     none: they hand their registers over and leave
 
-A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. Of a
-fragment, thread:register of the first warp; each has 16 rows, 8 columns take 4 registers:
+A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. A
+corner of one, by thread:register; each warp has 16 rows, and each eight columns take four registers:
 
                column 0     1     2     3     4     5     6     7
     row  0          0:0   0:1   1:0   1:1   2:0   2:1   3:0   3:1    a quad of lanes has row 0 ...
