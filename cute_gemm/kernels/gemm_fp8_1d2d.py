@@ -16,8 +16,8 @@ Roles, all of which walk the same tiles:
     warp 2 of the last group            if the scaling asks for it: has L2 fetch scales ahead (scaling/)
     its other warps                     none: they hand their registers over and leave
 
-A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. Of a
-fragment, thread:register of the first warp; each has 16 rows, 8 columns take 4 registers:
+A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. A
+corner of one, by thread:register; each warp has 16 rows, and each eight columns take four registers:
 
                column 0     1     2     3     4     5     6     7
     row  0          0:0   0:1   1:0   1:1   2:0   2:1   3:0   3:1    a quad of lanes has row 0 ...
@@ -151,7 +151,7 @@ class Fp8Gemm1D2D:
         self.tile_a = OperandTile(config.block_m, config.block_k, config.stages, dtype_a)
         self.tile_b = OperandTile(config.block_n, config.block_k, config.stages, dtype_b)
         self.wgmma = Wgmma(config.fragment_n, dtype_a, dtype_b, self.tile_a.major, self.tile_b.major)
-        self.mainloop = mainloop or make_mainloop(config, self.wgmma, self.scaling.group)
+        self.mainloop = mainloop or make_mainloop(config, self.scaling.group)
         self.persistence = DynamicPersistence if config.dynamic_persistence else StaticPersistence
         assert not (self.scaling.fetches_ahead and config.dynamic_persistence), "two warps would draw"
         self.math_warps = 4 * config.math_warpgroups
@@ -293,6 +293,7 @@ class Fp8Gemm1D2D:
             cute.arch.sync_threads()
 
         smem = Smem(ring, tiles, sA, sA_mma, sB, scales, sD)
+        maps = tensor_maps.pointers(maps)
         # What is first here is first in memory, and waits for fewer lines of instructions
         # (docs/performance.md, 41). With two math warpgroups it makes 256x128 tiles of offsets spill.
         if const_expr(config.math_warpgroups == 1):
@@ -321,8 +322,7 @@ class Fp8Gemm1D2D:
     @cute.jit
     def load(self, operands: Operands, maps, smem: Smem):
         """Role of the TMA warp: keeps the ring full of k-blocks of A and B, and of staged scales."""
-        a, b, ring, tiles = operands.a, operands.b, smem.ring, smem.tiles
-        map_a, map_b = tensor_maps.pointers(maps)
+        a, b, ring, tiles, (map_a, map_b) = operands.a, operands.b, smem.ring, smem.tiles, maps
         cluster = cute.make_layout(self.cluster_mnk)
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
         rank_mnk = rank_m, rank_n, _ = cluster.get_flat_coord(rank)
@@ -381,7 +381,7 @@ class Fp8Gemm1D2D:
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, config.stages)
         scales = self.scaling.feed(operands.scales, smem.scales, row)
-        inputs = Inputs(smem.ring, tCrA, tCrB, scales)
+        inputs = Inputs(self.wgmma, smem.ring, tCrA, tCrB, scales)
         tile, slot = tiles.first_tile()
         scales.start(tile)
         while tile.is_valid:

@@ -19,8 +19,9 @@ from .sm90.pipelines import Ring
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a mainloop reads, the same for all tiles of a warpgroup."""
+    """What a mainloop works with, the same for all tiles of a warpgroup."""
 
+    mma: Wgmma
     ring: Ring
     tCrA: cute.Tensor  # (MMA, 1, MMA_K, m-fragments, stages)
     tCrB: cute.Tensor  # (MMA, 1, MMA_K, n-fragments, stages)
@@ -37,11 +38,11 @@ class TileSums:
     accs: list[cute.Tensor]
 
 
-def make_mainloop(config: KernelConfig, mma: Wgmma, group: int) -> "SerialMainloop | OverlappedMainloop":
+def make_mainloop(config: KernelConfig, group: int) -> "SerialMainloop | OverlappedMainloop":
     """The mainloop of a configuration; ``group`` is that of its scaling."""
     if config.partial_accumulators == 2:
-        return OverlappedMainloop(mma, group)
-    return SerialMainloop(mma, config.m_fragments, config.n_fragments, config.stages, group)
+        return OverlappedMainloop(group)
+    return SerialMainloop(config.m_fragments, config.n_fragments, config.stages, group)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class SerialMainloop:
     A warpgroup none of whose rows are stored (``has_rows`` is false) only gives the stages back.
     """
 
-    mma: Wgmma
     m_fragments: int
     n_fragments: int
     stages: int
@@ -133,7 +133,7 @@ class SerialMainloop:
         staged = inputs.scales.read(state.index)
         for fragment in cutlass.range_constexpr(last + 1):
             m, n = fragment // self.n_fragments, fragment % self.n_fragments
-            multiply(self.mma, partial, inputs, m, n, state.index)
+            multiply(partial, inputs, m, n, state.index)
             # Behind the issue of the WGMMAs: nothing that waits may stand between a full stage and them.
             if const_expr(fragment == 0):
                 k_scales = inputs.scales.hand_out(staged, sums.tile, k, place)
@@ -157,7 +157,6 @@ class OverlappedMainloop:
     cluster has another one with rows can be without.
     """
 
-    mma: Wgmma
     group: int
 
     def skipped_stages(self, k_count: Int32) -> Int32:
@@ -174,7 +173,7 @@ class OverlappedMainloop:
         scales.begin(tile)
         ring.consumer_wait(state)
         staged = scales.read(state.index)
-        multiply(self.mma, even, inputs, 0, 0, state.index)
+        multiply(even, inputs, 0, 0, state.index)
         held = scales.hand_out(staged, tile, Int32(0), 0)
         last = tile.k_count - 1
         for pair in cutlass.range(last // 2, unroll=1):
@@ -204,7 +203,7 @@ class OverlappedMainloop:
         state.advance()
         ring.consumer_wait(state)
         staged = scales.read(state.index)
-        multiply(self.mma, issued, inputs, 0, 0, state.index)
+        multiply(issued, inputs, 0, 0, state.index)
         following = scales.hand_out(staged, sums.tile, k, k % self.group)
         warpgroup.wait_group(1)
         ring.consumer_release(previous)
@@ -213,13 +212,13 @@ class OverlappedMainloop:
 
 
 @cute.jit
-def multiply(mma: Wgmma, partial, inputs: Inputs, m: int, n: int, stage: Int32):
+def multiply(partial, inputs: Inputs, m: int, n: int, stage: Int32):
     """Issues and commits the WGMMAs of a fragment and a k-block into ``partial``, whose old value is lost."""
     tCrA = inputs.tCrA[None, None, None, m, None]  # (MMA, 1, MMA_K, stages)
     tCrB = inputs.tCrB[None, None, None, n, None]
     warpgroup.fence()
     for k in cutlass.range_constexpr(cute.size(tCrA, mode=[2])):
-        tiled = mma.tiled()
+        tiled = inputs.mma.tiled()
         tiled.set(warpgroup.Field.ACCUMULATE, k != 0)
         cute.gemm(tiled, partial, tCrA[None, None, k, stage], tCrB[None, None, k, stage], partial)
     warpgroup.commit_group()

@@ -23,7 +23,7 @@ def run(function, dtype: torch.dtype = torch.int32) -> list[list[int]]:
 
 
 def serial_mainloop(stages: int) -> SerialMainloop:
-    return SerialMainloop(mma=None, m_fragments=1, n_fragments=1, stages=stages, group=4)
+    return SerialMainloop(m_fragments=1, n_fragments=1, stages=stages, group=4)
 
 
 @pytest.mark.parametrize("stages", [3, 4, 6, 7, 8, 12])
