@@ -127,7 +127,7 @@ def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
 
 
 def _candidates(out_dtype: str, layout: Layout, recipe: Recipe) -> Iterator[KernelConfig]:
-    for block_m, block_ns in layout.block_n.items():
+    for block_m, block_ns in layout.widths.items():
         for block_n in block_ns:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
                 yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout, recipe)

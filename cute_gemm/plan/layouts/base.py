@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..limits import ceil_div
+from ..tiles import GROUPED_WIDTHS, Splits, Widths
 
 if TYPE_CHECKING:
     from ..config import KernelConfig
@@ -81,15 +81,11 @@ class Layout:
     has_padding: ClassVar[bool] = False
     """Whether some tiles may be padding, for which the scheduler looks again."""
 
-    block_n: ClassVar[Mapping[int, tuple[int, ...]]] = {
-        64: (64, 96, 128),
-        128: (128, 160, 192),
-        256: (128,),
-    }
-    """Widths of tiles that are candidates, by height. Grouped problems have many tiles, so few widths do."""
+    widths: ClassVar[Widths] = GROUPED_WIDTHS
+    """Of the tiles that are candidates."""
 
-    splits: ClassVar[Mapping[tuple[int, int], tuple[int, ...]]] = {}
-    """By tile: among how many CTAs of a cluster its k-blocks may be shared out."""
+    splits: ClassVar[Splits] = {}
+    """Of those whose k-blocks may be shared out."""
 
     tall_store_bytes: ClassVar[int] = 128
     """Bytes of a row of a store buffer for tiles of two m-fragments."""

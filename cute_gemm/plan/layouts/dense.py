@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from ..limits import ceil_div
+from ..tiles import DENSE_SPLITS, DENSE_WIDTHS
 from .base import Layout, whole_blocks
 
 if TYPE_CHECKING:
@@ -18,20 +18,8 @@ class Dense(Layout):
 
     name = "dense"
     is_grouped = False
-    block_n: ClassVar[Mapping[int, tuple[int, ...]]] = {
-        64: (16, 32, 48, 64, 80, 96, 112, 128),
-        128: (64, 80, 96, 112, 128, 144, 160, 192),
-        256: (112, 128),
-    }
-    # For few tiles; 8 rows also for one CTA.
-    splits: ClassVar[Mapping[tuple[int, int], tuple[int, ...]]] = {
-        (8, 64): (1, 2, 4),
-        (64, 48): (2, 3),
-        (64, 64): (2, 3, 4, 8),
-        (64, 96): (3, 4),
-        (64, 128): (4,),
-        (128, 64): (2, 3),
-    }
+    widths = DENSE_WIDTHS
+    splits = DENSE_SPLITS
 
     def scheduler(self, config: KernelConfig) -> str:
         if config.splits > 1:

@@ -1,0 +1,33 @@
+"""The tiles that may be chosen: rows, columns, and among how many CTAs their k-blocks are shared out.
+
+Layouts refer to these tables. A tile of another height also needs its times in the cost model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Widths = Mapping[int, tuple[int, ...]]
+"""By the height of a tile: its widths."""
+
+Splits = Mapping[tuple[int, int], tuple[int, ...]]
+"""By tile: among how many CTAs of a cluster its k-blocks may be shared out."""
+
+DENSE_WIDTHS: Widths = {
+    64: (16, 32, 48, 64, 80, 96, 112, 128),
+    128: (64, 80, 96, 112, 128, 144, 160, 192),
+    256: (112, 128),
+}
+
+GROUPED_WIDTHS: Widths = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
+"""Grouped problems have many tiles, so few widths do."""
+
+DENSE_SPLITS: Splits = {
+    (8, 64): (1, 2, 4),
+    (64, 48): (2, 3),
+    (64, 64): (2, 3, 4, 8),
+    (64, 96): (3, 4),
+    (64, 128): (4,),
+    (128, 64): (2, 3),
+}
+"""For few tiles. 8 rows, which know no other width, also for one CTA."""
