@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .candidates import all_configs, is_suitable
+from .candidates import all_configs, is_candidate
 from .config import KernelConfig
 from .launch_policy import clusters_of
 from .limits import ceil_div
@@ -25,7 +25,7 @@ class Choice:
 def rank(problem: GemmProblem) -> list[Choice]:
     """All candidates for ``problem``, the one predicted to be fastest first."""
     candidates = all_configs(problem.out_dtype, problem.layout, problem.recipe)
-    configs = [config for config in candidates if is_suitable(problem, config)]
+    configs = [config for config in candidates if is_candidate(problem, config)]
     choices = [Choice(config, cost_us(problem, config)) for config in configs]
     return sorted(choices, key=lambda choice: choice.cost_us)
 

@@ -219,7 +219,7 @@ def test_what_sums_in_another_order_is_judged_by_itself(
     other = configs[0], configs[2]
     monkeypatch.setattr(
         plan_candidates,
-        "is_suitable",
+        "is_candidate",
         lambda problem, config: not (problem.batch_invariant and config in other),
     )
     case = case_of(task, task.draws[0], "cpu")

@@ -119,8 +119,8 @@ class Layout:
         """``module:class`` of how a tile goes to D. By default rows of another group are left alone."""
         return "cute_gemm.kernels.epilogue:RowStore"
 
-    def is_legal(self, config: KernelConfig) -> bool:
-        """Whether a kernel of ``config`` does what the layout asks for; k-blocks are shared out by few."""
+    def allows(self, config: KernelConfig) -> bool:
+        """Whether tiles of ``config`` suit the layout. By default k-blocks must not be shared out."""
         return config.splits == 1
 
     def least_rows(self, config: KernelConfig) -> int:
