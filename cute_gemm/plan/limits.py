@@ -58,6 +58,3 @@ OUT_BYTES = {"bfloat16": 2, "float32": 4}
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below ``a / b``, for non-negative ``a`` and positive ``b``."""
     return -(-a // b)
-
-
-BLOCK_K = 128
