@@ -9,6 +9,7 @@ import torch
 
 from ..plan import candidates, cost_model, launch_policy, tuned
 from ..plan.config import KernelConfig
+from ..plan.launch_policy import LaunchFlags
 from ..plan.problem import GemmProblem
 from . import builder, hardware, semaphores
 
@@ -52,11 +53,25 @@ def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
     return candidates.as_run(problem, measured or cost_model.best(problem), tma_scales)
 
 
-def prepare(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> Launch:
-    """The kernel of ``config``, from this process, from disk or compiled now, and how to launch it."""
-    flags = launch_policy.launch_flags(problem, config, pdl)
-    is_drawn = launch_policy.is_drawn(problem, config, pdl)
-    return Launch(builder.instance(config), problem.num_sms, int(flags), is_drawn)
+def prepare(
+    problem: GemmProblem,
+    of: builder.Program | KernelConfig,
+    pdl: bool = False,
+    flags: LaunchFlags | None = None,
+) -> Launch:
+    """A kernel, from this process, from disk or compiled now, and how to launch it.
+
+    Args:
+        problem: what is to be computed.
+        of: a configuration, or a program made by hand.
+        pdl: by programmatic dependent launch.
+        flags: how to launch, ``pdl`` included; None for what :func:`launch_policy.launch_flags` says.
+    """
+    config = of if isinstance(of, KernelConfig) else of.config
+    if flags is None:
+        flags = launch_policy.launch_flags(problem, config, pdl)
+    is_drawn = launch_policy.is_drawn(problem, config, LaunchFlags.PDL in flags)
+    return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)
 
 
 def choose(problem: GemmProblem, tma_scales: bool, device: int, pdl: bool) -> Launch:
