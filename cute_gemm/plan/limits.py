@@ -27,6 +27,12 @@ MAX_SCALE_SPAN = 2**31 - 1
 TMA_ALIGNMENT = 16
 """Bytes that addresses and strides of a tensor map are multiples of."""
 
+SCALE_BYTES = 4
+"""Size of a scale, which is FP32."""
+
+SCALE_STRIDE_MULTIPLE = TMA_ALIGNMENT // SCALE_BYTES
+"""Elements that strides of scales are multiples of where TMA loads them."""
+
 STRIDE_END = 2**40
 """Bytes that a stride of a tensor map stays below."""
 

@@ -22,7 +22,15 @@ from torch import Tensor
 from .. import settings
 from ..contract import OWNING_TYPES, Call
 from ..plan.layouts import Layout
-from ..plan.limits import STRIDE_END
+from ..plan.limits import (
+    K_MULTIPLE,
+    N_MULTIPLE,
+    OUT_BYTES,
+    SCALE_BYTES,
+    SCALE_STRIDE_MULTIPLE,
+    STRIDE_END,
+    TMA_ALIGNMENT,
+)
 from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
 from .selection import Launch
@@ -33,8 +41,8 @@ _MOST = 65536
 _launches: dict[Hashable, Launch] = {}
 """What to launch for a key, after the slow path has launched it."""
 
-_SCALE_STEP_END = STRIDE_END // 4
-_OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+_SCALE_STEP_END = STRIDE_END // SCALE_BYTES
+_OUT_NAMES = {getattr(torch, name): name for name in OUT_BYTES}
 
 
 class _Status(threading.local):
@@ -108,9 +116,11 @@ def launch(
     result = empty_strided_cuda(*_contiguous(a_shape, b_shape[-2]), dtype) if out is None else out
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
     # Strides of extents of 1 may be any, and what a kernel is not compiled for raises: half a second once.
-    if a_shape[-2] == 1 and (a.stride(-2) & 15 or result.stride(-2) & 7):
+    if a_shape[-2] == 1 and (a.stride(-2) % K_MULTIPLE or result.stride(-2) % N_MULTIPLE):
         return None
-    if b_shape[0] == 1 and (b.stride(0) & 15 or a.stride(0) & 15 or result.stride(0) & 7):
+    if b_shape[0] == 1 and (
+        b.stride(0) % K_MULTIPLE or a.stride(0) % K_MULTIPLE or result.stride(0) % N_MULTIPLE
+    ):
         return None
     kernel, num_sms, flags, is_drawn = found
     semaphore = semaphores.address(device) if is_drawn else 0
@@ -170,10 +180,10 @@ def tma_can_load(sa: Tensor) -> bool:
     if strides[-2] != 1:
         return False
     rows, k_block = sa.shape[-2], strides[-1]
-    if k_block % 4 or sa.data_ptr() % 16:
+    if k_block % SCALE_STRIDE_MULTIPLE or sa.data_ptr() % TMA_ALIGNMENT:
         return False
     for step in strides[:-2]:
-        if step % 4 or not rows <= step < _SCALE_STEP_END:
+        if step % SCALE_STRIDE_MULTIPLE or not rows <= step < _SCALE_STEP_END:
             return False
     return rows <= k_block < _SCALE_STEP_END
 
