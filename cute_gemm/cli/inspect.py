@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _named(args: argparse.Namespace) -> Program | KernelConfig:
-    from cute_gemm.runtime.inspection import find_config, find_program
+    from cute_gemm.runtime.lookup import find_config, find_program
 
     return find_config(args.config) if args.config else find_program(args.kernel)
 
@@ -101,12 +101,13 @@ def _chosen(args: argparse.Namespace) -> KernelConfig:
 
 
 def _show(of: Program | KernelConfig) -> None:
-    from cute_gemm.runtime.inspection import examine, shared_bytes, title
+    from cute_gemm.runtime.builder import label
+    from cute_gemm.runtime.lookup import examine, shared_bytes
 
-    with status_line(f"compiling {title(of)} ..."):
+    with status_line(f"compiling {label(of)} ..."):
         stats = examine(of)
     console = wide_console()
-    console.print(_resources_table(title(of), shared_bytes(of), stats))
+    console.print(_resources_table(label(of), shared_bytes(of), stats))
     console.print(_instructions_table(stats))
 
 
