@@ -164,8 +164,8 @@ def m_major(s: Tensor) -> Tensor:
     _require_scales(s)
     if s.dim() not in (2, 3):
         raise ValueError(
-            f"s has shape {tuple(s.shape)}; wanted {words.shape_in_letters('sa', 2)} or "
-            f"{words.shape_in_letters('sa', 3)}, as `q, s = cute_gemm.quantize_1x128(x)` makes it"
+            f"s has shape {tuple(s.shape)}; wanted {words.symbolic_shape('sa', 2)} or "
+            f"{words.symbolic_shape('sa', 3)}, as `q, s = cute_gemm.quantize_1x128(x)` makes it"
         )
     _require_no_derivatives(s=s)
     *groups, rows, blocks = s.shape

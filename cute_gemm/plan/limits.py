@@ -1,4 +1,4 @@
-"""What Hopper, TMA and the kernels can bear: numbers that rules, candidates and kernels share."""
+"""Limits of Hopper, of TMA and of the kernels: numbers that rules, candidates and kernels share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MMA_M = 64
 """Rows of one WGMMA: an m-fragment."""
 
 MAX_EXTENT = 2**31 - 1024
-"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's last tile may lie beyond."""
+"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's tiles may end beyond it."""
 
 MAX_SCALE_SPAN = 2**31 - 1
 """Largest offset of a scale from the first, in elements: 32-bit in a kernel."""
@@ -55,7 +55,7 @@ K_MULTIPLE = 16
 """Elements of K come in multiples of it: rows of e4m3 are 16 bytes apart."""
 
 SEMAPHORE_WORDS = 2
-"""32-bit words of a semaphore that clusters draw tiles from: draws, and clusters that draw no more."""
+"""32-bit words of a semaphore: one counts the tiles drawn from it, one the clusters that draw no more."""
 
 OUT_BYTES = {"bfloat16": 2, "float32": 4}
 """Supported output types and their size in bytes."""

@@ -3,10 +3,10 @@
     fast path   :func:`launch`   key -> kernel that ran before -> its host code checks its operands, launches
     slow path   :func:`launch_checked`, behind the contract: key -> choice -> compiled now, or found -> launch
 
-The rules of :mod:`cute_gemm.contract` take 5 us of the host's time and more, most of them for attributes of
-tensors in Python. A kernel's host code has those attributes anyway, and what is in order by
-:mod:`cute_gemm.kernels.preconditions` it launches at once. Where it declines, as for every error, and
-wherever something is unusual, the fast path has done nothing and says so by None: it has no words.
+The rules of :mod:`cute_gemm.contract` ask tensors for attributes in Python, which takes longer than a launch
+(docs/performance.md, 68). A kernel's host code has those attributes anyway, and launches at once where
+:mod:`cute_gemm.kernels.preconditions` hold. Where it declines, as for every error, and wherever something is
+unusual, the fast path has done nothing and returns None: messages are the contract's.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _key(
     """What a choice depends on."""
     now = settings.current()
     rows = 0 if layout.gives_count_to_kernel else count
-    # By fields: a hash of the settings takes 0.1 us, more than they add to a warm call (0.06 us).
+    # By fields: a hash of the settings as a whole takes longer.
     return (
         layout.name,
         a_shape,

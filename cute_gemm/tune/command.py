@@ -19,7 +19,7 @@ from ..plan.problem import GemmProblem
 from ..plan.tuned import files
 from ..plan.tuned.table import TunedError
 from ..runtime import hardware
-from ..runtime.warmup import compile_and_tell
+from ..runtime.warmup import compile_and_report
 from .arguments import DEFAULT_M
 from .calls import kernel_of
 from .models import read_layers
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
         for note in notes:
             print(note)
-        compile_and_tell(
+        compile_and_report(
             kernel_of(task.problem, config)
             for task in tasks
             for config in candidates(task.problem, args.within)
