@@ -15,7 +15,7 @@ from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.problem import GemmProblem
 from ..runtime import selection
-from .plan import TuningTask
+from .tasks import TuningTask
 
 
 def case_of(task: TuningTask, sizes: Sequence[int], device: str = "cuda") -> Case:

@@ -24,7 +24,7 @@ from .arguments import DEFAULT_M
 from .calls import kernel_of
 from .models import read_layers
 from .picking import tune_all
-from .plan import TuningTask, candidates, plan_layers, plan_shapes
+from .tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         compile_and_report(
             kernel_of(task.problem, config)
             for task in tasks
-            for config in candidates(task.problem, args.within)
+            for config in configs_to_time(task.problem, args.within)
         )
         failures = tune_all(track(tasks, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:
@@ -87,7 +87,7 @@ def _num_sms(wanted: int | None) -> int:
 
 def _list(tasks: Sequence[TuningTask], within: float) -> None:
     for task in tasks:
-        names = [config.name for config in candidates(task.problem, within)]
+        names = [config.name for config in configs_to_time(task.problem, within)]
         print(f"{task.title}: {len(names)} candidates: {' '.join(names)}")
 
 

@@ -86,7 +86,7 @@ def plan_layers(
     ]
 
 
-def candidates(problem: GemmProblem, within: float) -> list[KernelConfig]:
+def configs_to_time(problem: GemmProblem, within: float) -> list[KernelConfig]:
     """What is predicted to take at most ``within`` times the least, the least first."""
     ranked = cost_model.rank(problem)
     return [choice.config for choice in ranked if choice.cost_us <= within * ranked[0].cost_us]
