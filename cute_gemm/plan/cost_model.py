@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .candidates import all_configs, is_candidate
 from .config import KernelConfig
 from .launch_policy import clusters_of
-from .limits import ceil_div
+from .limits import H100_SMS, ceil_div
 from .problem import GemmProblem
 
 
@@ -72,7 +72,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
     m_clusters, n_clusters = clusters_of(problem, config)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
-    slots = slots * _RESIDENT_CTAS.get(config.cluster_size, 132) // 132
+    slots = slots * _RESIDENT_CTAS.get(config.cluster_size, H100_SMS) // H100_SMS
     # One cluster is launched even where there is no room for it.
     slots = max(slots, config.cluster_size)
     ctas = m_clusters * n_clusters * config.cluster_size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+H100_SMS = 132
+"""Multiprocessors of an H100 or H200 (SXM): what is assumed where no device is asked."""
+
 SMEM_CAPACITY = 227 * 1024
 """Shared memory one CTA may use on sm_90, in bytes."""
 

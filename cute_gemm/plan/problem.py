@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .layouts import DENSE, Layout
-from .limits import K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, SCALE_BYTES, ceil_div
+from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, SCALE_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 
@@ -33,7 +33,7 @@ class GemmProblem:
     n: int
     k: int
     out_dtype: str = "bfloat16"
-    num_sms: int = 132
+    num_sms: int = H100_SMS
     layout: Layout = DENSE
     groups: int = 1
     batch_invariant: bool = False

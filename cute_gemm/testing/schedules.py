@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..plan.limits import ceil_div
+from ..plan.limits import H100_SMS, ceil_div
 
 _ROWS = 1 << 14
 
@@ -32,7 +32,7 @@ class Extents(NamedTuple):
     n: int
     k_blocks: int = 1
     groups: int = 1
-    num_sms: int = 132
+    num_sms: int = H100_SMS
 
 
 class Tile(NamedTuple):

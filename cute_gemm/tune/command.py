@@ -15,7 +15,7 @@ from ..measure.progress import track
 from ..measure.records import COLD, SUSTAINED
 from ..measure.timers import Sustained, timers_of
 from ..plan.layouts import LAYOUTS
-from ..plan.problem import GemmProblem
+from ..plan.limits import H100_SMS
 from ..plan.tuned import files
 from ..plan.tuned.table import TunedError
 from ..runtime import hardware
@@ -78,8 +78,8 @@ def _regimes(chosen: str) -> tuple[str, ...]:
 
 
 def _num_sms(wanted: int | None) -> int:
-    """The multiprocessors that kernels are given: those of the device, or of an H200 where there is none."""
-    there = multiprocessors() if hardware.is_hopper() else GemmProblem(1, 8, 16).num_sms
+    """The multiprocessors that kernels are given: those of the device, or of an H100 where there is none."""
+    there = multiprocessors() if hardware.is_hopper() else H100_SMS
     if wanted is not None and wanted > there:
         raise CommandError(f"--num-sms is {wanted}, but there are {there}")
     return there if wanted is None else wanted
