@@ -25,13 +25,11 @@ from ..plan.layouts import Layout
 from ..plan.limits import (
     K_MULTIPLE,
     N_MULTIPLE,
-    OUT_BYTES,
     SCALE_BYTES,
     SCALE_STRIDE_MULTIPLE,
     STRIDE_END,
     TMA_ALIGNMENT,
 )
-from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
 from .selection import Launch
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
@@ -42,7 +40,6 @@ _launches: dict[Hashable, Launch] = {}
 """What to launch for a key, after the slow path has launched it."""
 
 _SCALE_STEP_END = STRIDE_END // SCALE_BYTES
-_OUT_NAMES = {getattr(torch, name): name for name in OUT_BYTES}
 
 
 class _Status(threading.local):
@@ -221,36 +218,13 @@ def _launch_here(call: Call, device: int) -> Tensor:
     tma_scales = tma_can_load(call.sa)
     key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
     found = _launches.get(key) or selection.choose(
-        problem_of(call, device), tma_scales, device, settings.current().pdl
+        selection.problem_of(call, device), tma_scales, device, settings.current().pdl
     )
     launch_with(found, call, result)
     if len(_launches) >= _MOST:
         forget()
     _launches[key] = found
     return written(result, out)
-
-
-def problem_of(call: Call, device: int) -> GemmProblem:
-    """What a call asks to be computed, under the settings in force."""
-    now = settings.current()
-    there = torch.cuda.get_device_properties(device).multi_processor_count
-    if now.num_sms is not None and now.num_sms > there:
-        raise ValueError(
-            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {there} multiprocessors; want "
-            "at most that, or None for all"
-        )
-    n, k = call.b.shape[-2:]
-    groups = len(call.b) if call.layout.is_grouped else 1
-    return GemmProblem(
-        call.layout.rows(call.a.shape[-2], groups, call.count),
-        n,
-        k,
-        _OUT_NAMES[call.out_dtype],
-        there if now.num_sms is None else now.num_sms,
-        call.layout,
-        groups,
-        now.batch_invariant,
-    )
 
 
 def written(result: Tensor, out: Tensor | None) -> Tensor:

@@ -75,7 +75,7 @@ def launch(
     _require_gpu(call)
     scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
     with scope, torch.cuda.device(call.a.device):
-        problem = launcher.problem_of(call, call.a.get_device())
+        problem = selection.problem_of(call, call.a.get_device())
         found = selection.prepare(problem, of, settings.current().pdl, flags)
         launcher.launch_with(found, call, result, *tensors)
     return launcher.written(result, out)

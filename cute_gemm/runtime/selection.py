@@ -1,4 +1,4 @@
-"""From a call's shape to a kernel that is ready, and how it is launched."""
+"""From a call to the problem that it poses, to a kernel that is ready, and how it is launched."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import NamedTuple
 
 import torch
 
+from .. import settings
+from ..contract import Call
 from ..plan import candidates, cost_model, launch_policy, tuned
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
+from ..plan.limits import OUT_BYTES
 from ..plan.problem import GemmProblem
 from . import builder, hardware, semaphores
+
+_OUT_NAMES = {getattr(torch, name): name for name in OUT_BYTES}
 
 _loaded: set[tuple[KernelConfig, int]] = set()
 """Kernels, by configuration and device, that have been launched, so CUDA has loaded them."""
@@ -37,6 +42,33 @@ class Launch(NamedTuple):
                 its operands; 0 if they are known to be in order.
         """
         return self.num_sms, self.flags, semaphores.address(device) if self.is_drawn else 0, status
+
+
+def problem_of(call: Call, device: int) -> GemmProblem:
+    """What a call asks to be computed on CUDA device ``device``, under the settings in force.
+
+    Raises:
+        ValueError: the device has fewer multiprocessors than the settings ask for.
+    """
+    now = settings.current()
+    there = torch.cuda.get_device_properties(device).multi_processor_count
+    if now.num_sms is not None and now.num_sms > there:
+        raise ValueError(
+            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {there} multiprocessors; want "
+            "at most that, or None for all"
+        )
+    n, k = call.b.shape[-2:]
+    groups = len(call.b) if call.layout.is_grouped else 1
+    return GemmProblem(
+        call.layout.rows(call.a.shape[-2], groups, call.count),
+        n,
+        k,
+        _OUT_NAMES[call.out_dtype],
+        there if now.num_sms is None else now.num_sms,
+        call.layout,
+        groups,
+        now.batch_invariant,
+    )
 
 
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
