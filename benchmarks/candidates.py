@@ -40,8 +40,8 @@ from cute_gemm.measure.shapes import Shape, shape_text
 from cute_gemm.measure.work import problem_of
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime.warmup import compile_configs
-from cute_gemm.tune import plan
 from cute_gemm.tune.calls import checked_calls, kernel_of
+from cute_gemm.tune.tasks import configs_to_time
 
 REPEATS = 10
 REST_SECONDS = 0.1
@@ -87,7 +87,7 @@ def random_shapes(count: int, seed: int) -> list[Shape]:
 
 def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
     problem = problem_of(op, shape, num_sms)
-    configs = plan.candidates(problem, WITHIN)
+    configs = configs_to_time(problem, WITHIN)
     calls: list[Callable[[], object]] = checked_calls(problem, configs, make_case(op, shape))
 
     beside = shape if op == DENSE else calibration_shape(shape)
@@ -124,7 +124,7 @@ def main() -> int:
     drawn = random_shapes(options.random, options.seed) if options.random else None
     shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
     problems = [problem_of(op, shape, num_sms) for shape in shapes]
-    compile_configs(kernel_of(each, config) for each in problems for config in plan.candidates(each, WITHIN))
+    compile_configs(kernel_of(each, config) for each in problems for config in configs_to_time(each, WITHIN))
     rows: list[Row] = []
     for shape in shapes:
         found = time_shape(op, shape, num_sms)

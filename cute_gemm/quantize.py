@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .contract import OWNING_TYPES, ambient, words
-from .plan.limits import TMA_ALIGNMENT, ceil_div
+from .plan.limits import SCALE_STRIDE_MULTIPLE, ceil_div
 from .plan.recipe import FP8_1D2D as RECIPE
 
 E4M3_MAX = 448.0
@@ -164,12 +164,12 @@ def m_major(s: Tensor) -> Tensor:
     _require_scales(s)
     if s.dim() not in (2, 3):
         raise ValueError(
-            f"s has shape {tuple(s.shape)}; wanted {words.shape_in_letters('sa', 2)} or "
-            f"{words.shape_in_letters('sa', 3)}, as `q, s = cute_gemm.quantize_1x128(x)` makes it"
+            f"s has shape {tuple(s.shape)}; wanted {words.symbolic_shape('sa', 2)} or "
+            f"{words.symbolic_shape('sa', 3)}, as `q, s = cute_gemm.quantize_1x128(x)` makes it"
         )
     _require_no_derivatives(s=s)
     *groups, rows, blocks = s.shape
-    multiple = TMA_ALIGNMENT // _SCALE_DTYPE.itemsize
+    multiple = SCALE_STRIDE_MULTIPLE
     padded = s.new_zeros(*groups, blocks, ceil_div(rows, multiple) * multiple)
     return padded[..., :rows].mT.copy_(s)
 

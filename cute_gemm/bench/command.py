@@ -15,7 +15,7 @@ from ..measure.records import COLD, SUSTAINED, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
-from ..runtime.warmup import compile_and_tell
+from ..runtime.warmup import compile_and_report
 from . import changes, tables
 from .arguments import DEFAULT_OUT
 from .comparison import compare, speeds_without_padding, text_table
@@ -84,7 +84,7 @@ def measure(
     for note in (*missing, *replaced):
         print(note)
     num_sms = multiprocessors()
-    compile_and_tell(kernel for trial in trials for kernel in kernels_of(trial, num_sms))
+    compile_and_report(kernel for trial in trials for kernel in kernels_of(trial, num_sms))
     versions = {name: version for peer in peers for name, version in peer.versions().items()}
     bench = Bench(timers, peers, describe_origin(versions), num_sms)
     rows, failures = run_trials(bench, track(trials, "measuring"), out)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..measure.errors import CommandError
 from ..measure.records import DENSE, GROUPED
-from ..measure.shapes import Shape, objection, shape_text
+from ..measure.shapes import Shape, shape_text
+from ..plan.problem import why_impossible
 from .published import peer_shapes
 from .results import PEER_OPS
 
@@ -63,7 +64,8 @@ def plan(
 
 
 def _check(shape: Shape) -> None:
-    why = "numbers start at 1" if min(shape) < 1 else objection(*shape[-2:])
+    *groups, _, n, k = shape
+    why = "numbers start at 1" if min(shape) < 1 else why_impossible(n, k, *groups)
     if why:
         raise CommandError(f"{shape_text(shape)}: {why}")
 

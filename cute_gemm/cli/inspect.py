@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cute_gemm.measure.console import wide_console
 from cute_gemm.measure.errors import CommandError
-from cute_gemm.measure.shapes import objection
+from cute_gemm.plan.problem import GemmProblem, why_impossible
 
 from . import shapes
 from .status_line import status_line
@@ -19,7 +19,6 @@ from .status_line import status_line
 if TYPE_CHECKING:
     from cute_gemm.plan.config import KernelConfig
     from cute_gemm.plan.cost_model import Choice
-    from cute_gemm.plan.problem import GemmProblem
     from cute_gemm.runtime import KernelStats, Program
 
 # Opcode roots, or opcodes, that tell whether a GEMM kernel came out as intended.
@@ -79,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _named(args: argparse.Namespace) -> Program | KernelConfig:
-    from cute_gemm.runtime.inspection import find_config, find_program
+    from cute_gemm.runtime.lookup import find_config, find_program
 
     return find_config(args.config) if args.config else find_program(args.kernel)
 
@@ -87,10 +86,9 @@ def _named(args: argparse.Namespace) -> Program | KernelConfig:
 def _chosen(args: argparse.Namespace) -> KernelConfig:
     """What is chosen for a shape, after a table of what else was there."""
     from cute_gemm.plan import candidates, cost_model
-    from cute_gemm.plan.problem import GemmProblem
     from cute_gemm.runtime import selection
 
-    if why := objection(args.n, args.k):
+    if why := why_impossible(args.n, args.k):
         raise CommandError(why)
     problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
     choices = [
@@ -103,12 +101,13 @@ def _chosen(args: argparse.Namespace) -> KernelConfig:
 
 
 def _show(of: Program | KernelConfig) -> None:
-    from cute_gemm.runtime.inspection import examine, shared_bytes, title
+    from cute_gemm.runtime.builder import label
+    from cute_gemm.runtime.lookup import examine, shared_bytes
 
-    with status_line(f"compiling {title(of)} ..."):
+    with status_line(f"compiling {label(of)} ..."):
         stats = examine(of)
     console = wide_console()
-    console.print(_resources_table(title(of), shared_bytes(of), stats))
+    console.print(_resources_table(label(of), shared_bytes(of), stats))
     console.print(_instructions_table(stats))
 
 

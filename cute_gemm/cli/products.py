@@ -11,8 +11,7 @@ import cute_gemm
 from cute_gemm import testing
 from cute_gemm.measure.cards import card_named
 from cute_gemm.measure.errors import CommandError
-from cute_gemm.measure.shapes import objection
-from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import selection
 
@@ -58,7 +57,7 @@ def run_shapes(
         CommandError: the operation cannot take such a shape.
     """
     for m, n, k in shapes:
-        if reason := objection(n, k):
+        if reason := why_impossible(n, k):
             raise CommandError(f"{m} x {n} x {k}: {reason}")
     random = torch.Generator(device).manual_seed(0)
     for m, n, k in shapes:

@@ -9,11 +9,11 @@ from cute_gemm.plan.limits import OUT_BYTES
 from cute_gemm.plan.problem import GemmProblem
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--m``, ``--n``, ``--k`` and ``--out-dtype`` to a parser."""
     meanings = {"--m": "rows of A and D", "--n": "rows of B, columns of D", "--k": "columns of A and B"}
     for name, meaning in meanings.items():
-        parser.add_argument(name, type=positive, required=required, help=meaning)
+        parser.add_argument(name, type=positive, help=meaning)
     parser.add_argument("--out-dtype", choices=tuple(OUT_BYTES), default="bfloat16", help="type of D")
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 import cute_gemm
 from cute_gemm.measure.errors import CommandError
-from cute_gemm.measure.shapes import objection
+from cute_gemm.plan.problem import why_impossible
 from cute_gemm.quantize import scale_blocks
 
 # What FP8 checkpoints append to a weight's name to name its 128x128 scales.
@@ -66,7 +66,9 @@ def find(path: Path) -> tuple[list[Weight], list[Skipped]]:
                     continue
                 n, k = shape
                 scales = headers.get(name + _SCALE_SUFFIX)
-                reason = objection(n, k) if dtype in _FLOATING else f"{dtype} is not a floating-point type"
+                reason = why_impossible(n, k)
+                if dtype not in _FLOATING:
+                    reason = f"{dtype} is not a floating-point type"
                 if scales is not None and dtype != "F8_E4M3":
                     reason = f"{dtype} with scales is unknown here; F8_E4M3 is what has them"
                 elif scales is not None and scales.get_shape() != [scale_blocks(n), scale_blocks(k)]:

@@ -68,10 +68,10 @@ def require_no_gradient(**tensors: Tensor) -> None:
 
 
 def require_no_transform(name: str, x: Tensor) -> None:
-    """It is not wrapped by a transform of torch.func, which would lose what it tracks, or hide the memory.
+    """No transform of torch.func wraps it: that would lose what the transform tracks, or hide the memory.
 
     Raises:
-        ValueError: it is.
+        ValueError: one does.
     """
     try:
         x.data_ptr()
@@ -83,10 +83,10 @@ def require_no_transform(name: str, x: Tensor) -> None:
 
 
 def require_no_negation(name: str, x: Tensor) -> None:
-    """Memory has its values: the imaginary part of a conjugate has their opposites, and a flag in the tensor.
+    """Its values are in memory: no negation is pending, as it is in the imaginary part of a conjugate.
 
     Raises:
-        ValueError: it has not.
+        ValueError: one is pending.
     """
     if x.is_neg():
         raise ValueError(
@@ -96,10 +96,10 @@ def require_no_negation(name: str, x: Tensor) -> None:
 
 
 def require_no_capture(name: str, x: Tensor) -> None:
-    """A vector that is to be read has its values: in the capture of a CUDA graph nothing is computed.
+    """The host can read a vector: no CUDA graph is being captured, during which nothing is computed.
 
     Raises:
-        RuntimeError: it has not.
+        RuntimeError: one is.
     """
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
@@ -109,7 +109,7 @@ def require_no_capture(name: str, x: Tensor) -> None:
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Has torch compute in the dtypes that are written, also where autocast would lower them."""
+    """A scope in which autocast lowers no dtype of what torch computes on a device of this kind."""
     kind = device.type
     # Of a device without autocast torch refuses to say whether it is on.
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

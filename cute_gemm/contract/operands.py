@@ -120,7 +120,7 @@ def _require_rank(name: str, q: Tensor, rank: int) -> None:
         fix = f": `{name}[None]` is a single {'row' if rank == 2 else 'group'}"
     raise ValueError(
         f"{name} has {q.dim()} dimensions, shape {tuple(q.shape)}; wanted {rank}, "
-        f"{words.shape_in_letters(name, rank)}{fix}"
+        f"{words.symbolic_shape(name, rank)}{fix}"
     )
 
 
@@ -132,9 +132,9 @@ def _require_depth(name: str, q: Tensor, k: int) -> None:
     if q.shape[-2] == k:
         call = f"{name}.t()" if q.dim() == 2 else f"{name}.transpose(1, 2)"
         call += "" if q.stride(-2) == 1 else ".contiguous()"
-        shape, scales = (words.shape_in_letters(each, q.dim()) for each in (name, f"s{name}"))
+        shape, scales = (words.symbolic_shape(each, q.dim()) for each in (name, f"s{name}"))
         fix = f": if it is stored as {shape.replace('N, K', 'K, N')}, pass `{call}`, with scales {scales}"
-    wanted = words.shape_in_letters(name, q.dim()).replace("K", str(k))
+    wanted = words.symbolic_shape(name, q.dim()).replace("K", str(k))
     raise ValueError(
         f"{name} has shape {tuple(q.shape)}, so K = {q.shape[-1]}, but a has K = {k}; wanted {wanted}{fix}"
     )
@@ -199,9 +199,7 @@ def _require_scale_shape(role: Role, s: Tensor, q: Tensor) -> None:
         fix = f"one scale per row is `{name}.reshape{(*wanted[:-1], 1)}.expand{wanted}`"
     else:
         fix = f"`{words.quantize_call(role.name, 'x')}` makes both"
-    raise ValueError(
-        f"{name} has shape {shape}; wanted {words.shape_in_letters(name, rank)} = {wanted}: {fix}"
-    )
+    raise ValueError(f"{name} has shape {shape}; wanted {words.symbolic_shape(name, rank)} = {wanted}: {fix}")
 
 
 def _require_scale_span(name: str, s: Tensor) -> None:

@@ -69,5 +69,5 @@ def _require_shape(out: Tensor, shape: tuple[int, ...]) -> None:
     if out.shape == shape:
         return
     fix = words.allocate(shape, out.dtype, out.device)
-    wanted = f"{words.shape_in_letters('out', len(shape))} = {shape}"
+    wanted = f"{words.symbolic_shape('out', len(shape))} = {shape}"
     raise ValueError(f"out has shape {tuple(out.shape)}; wanted {wanted}: {fix}")

@@ -39,7 +39,7 @@ _SHAPES = {
 }
 
 
-def shape_in_letters(name: str, rank: int) -> str:
+def symbolic_shape(name: str, rank: int) -> str:
     """The shape that an argument has in the documentation, such as ``[M, K]``."""
     return _SHAPES[name, rank]
 

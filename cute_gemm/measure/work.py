@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..plan.layouts import DENSE as DENSE_LAYOUT
 from ..plan.layouts import LAYOUTS, Layout
-from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, H100_SMS, ceil_div
 from ..plan.problem import GemmProblem
 from .records import DENSE, GROUPED, Row, shape_of
 from .shapes import Shape
@@ -81,7 +81,7 @@ def total_rows(op: str, shape: Shape) -> int:
     return padded_rows(layout_of(op), draw_rows(groups, expected_m))
 
 
-def problem_of(op: str, shape: Shape, num_sms: int = 132) -> GemmProblem:
+def problem_of(op: str, shape: Shape, num_sms: int = H100_SMS) -> GemmProblem:
     """What the operation makes of a shape, for the choice of a kernel."""
     layout = layout_of(op)
     if not layout.is_grouped:

@@ -36,7 +36,7 @@ def all_configs(
     out_dtype: str = "bfloat16", layout: Layout = DENSE, recipe: Recipe = FP8_1D2D
 ) -> tuple[KernelConfig, ...]:
     """Every configuration that can be chosen for a type of D, a layout and a recipe."""
-    return tuple(config for config in _candidates(out_dtype, layout, recipe) if is_legal(config))
+    return tuple(config for config in _candidates(out_dtype, layout, recipe) if can_be_built(config))
 
 
 def every_config() -> tuple[KernelConfig, ...]:
@@ -67,11 +67,8 @@ def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> Kern
     return staged if pays else banded
 
 
-def is_legal(config: KernelConfig) -> bool:
-    """Whether a kernel of ``config`` can be built: shared memory, scale blocks and registers suffice.
-
-    And whether its tiles are what its layout asks for.
-    """
+def can_be_built(config: KernelConfig) -> bool:
+    """Whether shared memory, scale blocks and registers suffice for ``config``, and its layout allows it."""
     accumulators = (config.fragments + config.partial_accumulators) * config.fragment_n // 2
     chunks = config.fragments * config.fragment_n // config.epi_n
     return (
@@ -82,16 +79,16 @@ def is_legal(config: KernelConfig) -> bool:
         and (config.epi_stages >= 2 or chunks == 1)
         and accumulators <= _ACCUMULATORS
         and (config.partial_accumulators == 1 or config.fragments == 1)
-        and config.layout.is_legal(config)
+        and config.layout.allows(config)
     )
 
 
-def is_able(problem: GemmProblem, config: KernelConfig) -> bool:
+def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether the kernel of ``config`` computes all of ``problem``, and in the order that it asks for.
 
-    Tiles of 8 rows know of no others. Where k-blocks are shared out, each CTA has some, and partial sums are
-    added up in another order than without. No kernel adds to what D holds, or takes operands of which
-    another dimension than K is contiguous.
+    A tile of 8 rows must hold all rows. Where k-blocks are shared out, each CTA needs one, and partial sums
+    are added up in another order, which a batch-invariant problem excludes. No kernel adds to what D holds,
+    or takes operands in which another dimension than K is contiguous.
     """
     if problem.accumulate or (problem.a_major, problem.b_major) != ("k", "k"):
         return False
@@ -107,14 +104,14 @@ def is_able(problem: GemmProblem, config: KernelConfig) -> bool:
     )
 
 
-def is_suitable(problem: GemmProblem, config: KernelConfig) -> bool:
-    """Whether a kernel is able, a cluster fits the multiprocessors given, and no lower tile would do.
+def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether ``config`` is worth comparing for ``problem``: it computes it, and wastes little.
 
-    At most half of a tile's rows lie beyond a group's rows. Where k-blocks are shared out, all CTAs run at
-    once. In a group's last tile a warpgroup without rows multiplies nothing, but one of two m-fragments
-    always both.
+    A cluster fits the multiprocessors given. At most half of a tile's rows lie beyond a group's rows. Where
+    k-blocks are shared out, all CTAs run at once. Groups fill a tile of two m-fragments, as a warpgroup
+    without rows in a group's last tile skips the multiplication, but always multiplies both fragments.
     """
-    if config.cluster_size > problem.num_sms or not is_able(problem, config):
+    if config.cluster_size > problem.num_sms or not can_compute(problem, config):
         return False
     tiles = ceil_div(problem.m, config.block_m) * ceil_div(problem.n, config.block_n)
     if config.splits > 1 and tiles * config.splits > problem.num_sms:
@@ -231,9 +228,10 @@ def _with_tma_scales(config: KernelConfig) -> KernelConfig:
     """
     if config.math_warpgroups > 1:
         staged = replace(config, tma_scales=True)
-        if is_legal(staged):
+        if can_be_built(staged):
             return staged
         # Narrower ones than of 32 columns, which fp32 would need, were not tried.
-        if config.m_fragments > 1 and config.epi_n == 64 and is_legal(narrow := replace(staged, epi_n=32)):
+        narrow = replace(staged, epi_n=32)
+        if config.m_fragments > 1 and config.epi_n == 64 and can_be_built(narrow):
             return narrow
     return config

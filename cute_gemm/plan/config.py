@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from .layouts import DENSE, Layout
-from .limits import BARRIER_SMEM, MMA_M, OUT_BYTES, STATIC_SMEM, SWIZZLE_BYTES, ceil_div
+from .limits import BARRIER_SMEM, MMA_M, OUT_BYTES, SCALE_BYTES, STATIC_SMEM, SWIZZLE_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 RASTER_WIDTH = 16
@@ -151,7 +151,7 @@ class KernelConfig:
     @property
     def scales_bytes(self) -> int:
         """Shared memory of the scales of A of all stages, aligned as tiles are."""
-        return ceil_div(4 * self.block_m * self.stages, 1024) * 1024 if self.tma_scales else 0
+        return ceil_div(SCALE_BYTES * self.block_m * self.stages, 1024) * 1024 if self.tma_scales else 0
 
     @property
     def smem_bytes(self) -> int:

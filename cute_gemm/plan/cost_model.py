@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .candidates import all_configs, is_suitable
+from .candidates import all_configs, is_candidate
 from .config import KernelConfig
 from .launch_policy import clusters_of
-from .limits import ceil_div
+from .limits import H100_SMS, ceil_div
 from .problem import GemmProblem
 
 
@@ -25,7 +25,7 @@ class Choice:
 def rank(problem: GemmProblem) -> list[Choice]:
     """All candidates for ``problem``, the one predicted to be fastest first."""
     candidates = all_configs(problem.out_dtype, problem.layout, problem.recipe)
-    configs = [config for config in candidates if is_suitable(problem, config)]
+    configs = [config for config in candidates if is_candidate(problem, config)]
     choices = [Choice(config, cost_us(problem, config)) for config in configs]
     return sorted(choices, key=lambda choice: choice.cost_us)
 
@@ -72,7 +72,7 @@ def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
     m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
     m_clusters, n_clusters = clusters_of(problem, config)
     slots = problem.num_sms // config.cluster_size * config.cluster_size
-    slots = slots * _RESIDENT_CTAS.get(config.cluster_size, 132) // 132
+    slots = slots * _RESIDENT_CTAS.get(config.cluster_size, H100_SMS) // H100_SMS
     # One cluster is launched even where there is no room for it.
     slots = max(slots, config.cluster_size)
     ctas = m_clusters * n_clusters * config.cluster_size

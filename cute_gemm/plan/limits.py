@@ -1,6 +1,9 @@
-"""What Hopper, TMA and the kernels can bear: numbers that rules, candidates and kernels share."""
+"""Limits of Hopper, of TMA and of the kernels: numbers that rules, candidates and kernels share."""
 
 from __future__ import annotations
+
+H100_SMS = 132
+"""Multiprocessors of an H100 or H200 (SXM): what is assumed where no device is asked."""
 
 SMEM_CAPACITY = 227 * 1024
 """Shared memory one CTA may use on sm_90, in bytes."""
@@ -19,13 +22,19 @@ MMA_M = 64
 """Rows of one WGMMA: an m-fragment."""
 
 MAX_EXTENT = 2**31 - 1024
-"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's last tile may lie beyond."""
+"""Largest size of a dimension: kernels have 32-bit coordinates, and a cluster's tiles may end beyond it."""
 
 MAX_SCALE_SPAN = 2**31 - 1
 """Largest offset of a scale from the first, in elements: 32-bit in a kernel."""
 
 TMA_ALIGNMENT = 16
 """Bytes that addresses and strides of a tensor map are multiples of."""
+
+SCALE_BYTES = 4
+"""Size of a scale, which is FP32."""
+
+SCALE_STRIDE_MULTIPLE = TMA_ALIGNMENT // SCALE_BYTES
+"""Elements that strides of scales are multiples of where TMA loads them."""
 
 STRIDE_END = 2**40
 """Bytes that a stride of a tensor map stays below."""
@@ -49,7 +58,7 @@ K_MULTIPLE = 16
 """Elements of K come in multiples of it: rows of e4m3 are 16 bytes apart."""
 
 SEMAPHORE_WORDS = 2
-"""32-bit words of a semaphore that clusters draw tiles from: draws, and clusters that draw no more."""
+"""32-bit words of a semaphore: one counts the tiles drawn from it, one the clusters that draw no more."""
 
 OUT_BYTES = {"bfloat16": 2, "float32": 4}
 """Supported output types and their size in bytes."""
@@ -58,6 +67,3 @@ OUT_BYTES = {"bfloat16": 2, "float32": 4}
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below ``a / b``, for non-negative ``a`` and positive ``b``."""
     return -(-a // b)
-
-
-BLOCK_K = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .layouts import DENSE, Layout
-from .limits import K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, ceil_div
+from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, SCALE_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 
@@ -33,7 +33,7 @@ class GemmProblem:
     n: int
     k: int
     out_dtype: str = "bfloat16"
-    num_sms: int = 132
+    num_sms: int = H100_SMS
     layout: Layout = DENSE
     groups: int = 1
     batch_invariant: bool = False
@@ -74,7 +74,7 @@ class GemmProblem:
         scale_rows = ceil_div(self.m, self.recipe.scale_m) + self.groups * ceil_div(
             self.n, self.recipe.scale_n
         )
-        return self.operand_bytes + 4 * self.scale_blocks * scale_rows + self.out_bytes
+        return self.operand_bytes + SCALE_BYTES * self.scale_blocks * scale_rows + self.out_bytes
 
 
 def why_impossible(n: int, k: int, groups: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""What a product is made of: the types of its operands, how they are scaled, and when sums are promoted."""
+"""The numerics of a product: types of its operands, how they are scaled, and when sums are promoted."""
 
 from __future__ import annotations
 

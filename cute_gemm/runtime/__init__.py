@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .builder import Program, build, cubin, instance
     from .compiler import KernelWarning
-    from .inspection import InspectionError, KernelStats, examine
+    from .inspection import InspectionError, KernelStats
+    from .lookup import examine
     from .programs import launch
 
 __all__ = [
@@ -34,7 +35,7 @@ _HOMES = {
     "Program": "builder",
     "build": "builder",
     "cubin": "builder",
-    "examine": "inspection",
+    "examine": "lookup",
     "instance": "builder",
     "launch": "programs",
 }

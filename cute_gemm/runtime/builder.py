@@ -10,7 +10,7 @@ from typing import Any
 
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout, resolve
-from ..plan.limits import SMEM_CAPACITY
+from ..plan.limits import SCALE_BYTES, SCALE_STRIDE_MULTIPLE, SMEM_CAPACITY, TMA_ALIGNMENT
 from . import compiler
 from .sources import Sources, is_of_user, read
 
@@ -73,7 +73,7 @@ def build(
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_stream
 
-    from ..kernels.gemm_fp8_1d2d import Fp8Gemm1D2D
+    from ..kernels.gemm_fp8_1d2d import DTYPES, Fp8Gemm1D2D
 
     # Of parts that are not known here, the compiler sees what they take.
     if store is None and kernel is None and config.smem_bytes > SMEM_CAPACITY:
@@ -96,13 +96,13 @@ def build(
     groups_of_b = (groups,) if config.layout.is_grouped else ()
     scales_of_a = _tma_scales if config.tma_scales else _scales
     operands = (
-        _matrix(cutlass.Float8E4M3FN, *groups_of_a, m, k),
+        _matrix(DTYPES[config.recipe.a_dtype], *groups_of_a, m, k),
         scales_of_a(*groups_of_a, m, k_blocks),
-        _matrix(cutlass.Float8E4M3FN, *groups_of_b, n, k),
+        _matrix(DTYPES[config.recipe.b_dtype], *groups_of_b, n, k),
         _scales(*groups_of_b, n_blocks, k_blocks),
         _matrix(out_dtype, *groups_of_a, m, n if out_columns(128) == 128 else cute.sym_int32()),
     )
-    # num_sms, flags, semaphore and status of GemmFp8.__call__.
+    # num_sms, flags, semaphore and status of Fp8Gemm1D2D.__call__.
     launch = cutlass.Int32(0), cutlass.Int32(0), cutlass.Int64(0), cutlass.Int64(0)
     stream = make_fake_stream(use_tvm_ffi_env_stream=True)
     grouping = _grouping(config.layout, m, groups)
@@ -166,8 +166,8 @@ def _matrix(dtype: Any, *shape: Any) -> Any:
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_tensor
 
-    strides = (cute.sym_int64(divisibility=16 * 8 // dtype.width) for _ in shape[1:])
-    return make_fake_tensor(dtype, shape, (*strides, 1), assumed_align=16)
+    strides = (cute.sym_int64(divisibility=TMA_ALIGNMENT * 8 // dtype.width) for _ in shape[1:])
+    return make_fake_tensor(dtype, shape, (*strides, 1), assumed_align=TMA_ALIGNMENT)
 
 
 def _scales(*shape: Any) -> Any:
@@ -177,7 +177,7 @@ def _scales(*shape: Any) -> Any:
     from cutlass.cute.runtime import make_fake_tensor
 
     strides = tuple(cute.sym_int64() for _ in shape)
-    return make_fake_tensor(cutlass.Float32, shape, strides, assumed_align=4)
+    return make_fake_tensor(cutlass.Float32, shape, strides, assumed_align=SCALE_BYTES)
 
 
 def _tma_scales(*shape: Any) -> Any:
@@ -186,8 +186,9 @@ def _tma_scales(*shape: Any) -> Any:
     from cutlass import cute
     from cutlass.cute.runtime import make_fake_tensor
 
-    *matrices, along_k = (cute.sym_int64(divisibility=4) for _ in shape[1:])
-    return make_fake_tensor(cutlass.Float32, shape, (*matrices, 1, along_k), assumed_align=16)
+    *matrices, along_k = (cute.sym_int64(divisibility=SCALE_STRIDE_MULTIPLE) for _ in shape[1:])
+    strides = (*matrices, 1, along_k)
+    return make_fake_tensor(cutlass.Float32, shape, strides, assumed_align=TMA_ALIGNMENT)
 
 
 def _grouping(layout: Layout, m: Any, groups: Any) -> tuple[Any, ...]:

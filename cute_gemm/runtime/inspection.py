@@ -6,28 +6,17 @@ Works without a GPU. NVIDIA's own tools do the reading: `cuobjdump -res-usage` f
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-import types
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from ..plan.limits import STATIC_SMEM
-
-if TYPE_CHECKING:
-    from ..plan.config import KernelConfig
-    from .builder import Program
 
 # Every SASS instruction since Volta is 16 bytes long; branch targets are printed in bytes.
 _INSTRUCTION_BYTES = 16
@@ -133,96 +122,6 @@ class KernelStats:
         `count("WARPGROUP.DEPBAR")` counts the waits for WGMMA, `count("WARPGROUP")` the arrives as well.
         """
         return _count(self.opcodes, prefixes)
-
-
-def examine(of: Program | KernelConfig) -> KernelStats:
-    """Compiles the kernel of a program or a configuration, and reads what came out; needs no GPU.
-
-    Raises:
-        ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.cubin`.
-        InspectionError: as :func:`read_cubin`.
-    """
-    from .builder import cubin
-
-    return read_cubin(cubin(of))
-
-
-def title(of: Program | KernelConfig) -> str:
-    """The name of what is examined, for people."""
-    from .builder import label
-
-    return label(of)
-
-
-def shared_bytes(of: Program | KernelConfig) -> int:
-    """Shared memory of a CTA: after :func:`examine`, of a program, what its kernel has asked for."""
-    from ..plan.config import KernelConfig
-
-    if isinstance(of, KernelConfig):
-        return of.smem_bytes
-    storage = getattr(of.kernel, "Storage", None)
-    return of.config.smem_bytes if storage is None else STATIC_SMEM + storage.size_in_bytes()
-
-
-def find_config(name: str) -> KernelConfig:
-    """The candidate of a name, such as ``256x128_c2x1_s4_dyn_bf16``.
-
-    Raises:
-        InspectionError: there is none.
-    """
-    from ..plan import candidates
-
-    for config in candidates.every_config():
-        if config.name == name:
-            return config
-    raise InspectionError(f"no candidate is named {name}; `cute-gemm inspect` with a shape lists some")
-
-
-def find_program(where: str) -> Program | KernelConfig:
-    """What ``module:attribute`` or ``file.py:attribute`` names.
-
-    Args:
-        where: of a program, a configuration, or a function that returns either when called with nothing.
-
-    Raises:
-        InspectionError: there is no such thing, or it is something else.
-    """
-    from ..plan.config import KernelConfig
-    from .builder import Program
-
-    place, _, attribute = where.rpartition(":")
-    if not place:
-        raise InspectionError(f"want module:attribute or file.py:attribute, got {where}")
-    found: Any = _module(place)
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise InspectionError(f"{place} has no {attribute}")
-        found = getattr(found, name)
-    if isinstance(found, types.FunctionType):
-        found = found()
-    if not isinstance(found, (Program, KernelConfig)):
-        raise InspectionError(f"{where} is a {type(found).__name__}; want a Program or a KernelConfig")
-    return found
-
-
-def _module(place: str) -> types.ModuleType:
-    """A module by its name, or from its file."""
-    try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        path = Path(place).resolve()
-        # By a name that is no other module's.
-        spec = importlib.util.spec_from_file_location(f"_inspected_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module
-        # As for a script, what lies beside it can be imported.
-        sys.path.insert(0, str(path.parent))
-        spec.loader.exec_module(module)
-        return module
-    except (ImportError, FileNotFoundError) as error:
-        raise InspectionError(f"cannot import {place}: {error}") from error
 
 
 def read_resources(cubin: bytes) -> Resources:

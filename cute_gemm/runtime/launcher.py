@@ -3,10 +3,10 @@
     fast path   :func:`launch`   key -> kernel that ran before -> its host code checks its operands, launches
     slow path   :func:`launch_checked`, behind the contract: key -> choice -> compiled now, or found -> launch
 
-The rules of :mod:`cute_gemm.contract` take 5 us of the host's time and more, most of them for attributes of
-tensors in Python. A kernel's host code has those attributes anyway, and what is in order by
-:mod:`cute_gemm.kernels.preconditions` it launches at once. Where it declines, as for every error, and
-wherever something is unusual, the fast path has done nothing and says so by None: it has no words.
+The rules of :mod:`cute_gemm.contract` ask tensors for attributes in Python, which takes longer than a launch
+(docs/performance.md, 68). A kernel's host code has those attributes anyway, and launches at once where
+:mod:`cute_gemm.kernels.preconditions` hold. Where it declines, as for every error, and wherever something is
+unusual, the fast path has done nothing and returns None: messages are the contract's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ from torch import Tensor
 from .. import settings
 from ..contract import OWNING_TYPES, Call
 from ..plan.layouts import Layout
-from ..plan.limits import STRIDE_END
-from ..plan.problem import GemmProblem
+from ..plan.limits import (
+    K_MULTIPLE,
+    N_MULTIPLE,
+    SCALE_BYTES,
+    SCALE_STRIDE_MULTIPLE,
+    STRIDE_END,
+    TMA_ALIGNMENT,
+)
 from . import hardware, selection, semaphores
 from .selection import Launch
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
@@ -33,8 +39,7 @@ _MOST = 65536
 _launches: dict[Hashable, Launch] = {}
 """What to launch for a key, after the slow path has launched it."""
 
-_SCALE_STEP_END = STRIDE_END // 4
-_OUT_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+_SCALE_STEP_END = STRIDE_END // SCALE_BYTES
 
 
 class _Status(threading.local):
@@ -108,9 +113,11 @@ def launch(
     result = empty_strided_cuda(*_contiguous(a_shape, b_shape[-2]), dtype) if out is None else out
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
     # Strides of extents of 1 may be any, and what a kernel is not compiled for raises: half a second once.
-    if a_shape[-2] == 1 and (a.stride(-2) & 15 or result.stride(-2) & 7):
+    if a_shape[-2] == 1 and (a.stride(-2) % K_MULTIPLE or result.stride(-2) % N_MULTIPLE):
         return None
-    if b_shape[0] == 1 and (b.stride(0) & 15 or a.stride(0) & 15 or result.stride(0) & 7):
+    if b_shape[0] == 1 and (
+        b.stride(0) % K_MULTIPLE or a.stride(0) % K_MULTIPLE or result.stride(0) % N_MULTIPLE
+    ):
         return None
     kernel, num_sms, flags, is_drawn = found
     semaphore = semaphores.address(device) if is_drawn else 0
@@ -170,10 +177,10 @@ def tma_can_load(sa: Tensor) -> bool:
     if strides[-2] != 1:
         return False
     rows, k_block = sa.shape[-2], strides[-1]
-    if k_block % 4 or sa.data_ptr() % 16:
+    if k_block % SCALE_STRIDE_MULTIPLE or sa.data_ptr() % TMA_ALIGNMENT:
         return False
     for step in strides[:-2]:
-        if step % 4 or not rows <= step < _SCALE_STEP_END:
+        if step % SCALE_STRIDE_MULTIPLE or not rows <= step < _SCALE_STEP_END:
             return False
     return rows <= k_block < _SCALE_STEP_END
 
@@ -190,7 +197,7 @@ def _key(
     """What a choice depends on."""
     now = settings.current()
     rows = 0 if layout.gives_count_to_kernel else count
-    # By fields: a hash of the settings takes 0.1 us, more than they add to a warm call (0.06 us).
+    # By fields: a hash of the settings as a whole takes longer.
     return (
         layout.name,
         a_shape,
@@ -211,36 +218,13 @@ def _launch_here(call: Call, device: int) -> Tensor:
     tma_scales = tma_can_load(call.sa)
     key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
     found = _launches.get(key) or selection.choose(
-        problem_of(call, device), tma_scales, device, settings.current().pdl
+        selection.problem_of(call, device), tma_scales, device, settings.current().pdl
     )
     launch_with(found, call, result)
     if len(_launches) >= _MOST:
         forget()
     _launches[key] = found
     return written(result, out)
-
-
-def problem_of(call: Call, device: int) -> GemmProblem:
-    """What a call asks to be computed, under the settings in force."""
-    now = settings.current()
-    there = torch.cuda.get_device_properties(device).multi_processor_count
-    if now.num_sms is not None and now.num_sms > there:
-        raise ValueError(
-            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {there} multiprocessors; want "
-            "at most that, or None for all"
-        )
-    n, k = call.b.shape[-2:]
-    groups = len(call.b) if call.layout.is_grouped else 1
-    return GemmProblem(
-        call.layout.rows(call.a.shape[-2], groups, call.count),
-        n,
-        k,
-        _OUT_NAMES[call.out_dtype],
-        there if now.num_sms is None else now.num_sms,
-        call.layout,
-        groups,
-        now.batch_invariant,
-    )
 
 
 def written(result: Tensor, out: Tensor | None) -> Tensor:

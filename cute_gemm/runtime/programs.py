@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import contract, settings
-from ..plan import launch_policy
 from ..plan.config import KernelConfig
-from ..plan.limits import TMA_ALIGNMENT
-from . import builder, launcher
+from ..plan.launch_policy import LaunchFlags
+from ..plan.limits import TMA_ALIGNMENT, ceil_div
+from . import launcher, selection
 from .builder import Program
-from .selection import Launch
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def launch(
@@ -26,7 +23,7 @@ def launch(
     out: Tensor | None = None,
     tensors: tuple[Tensor, ...] = (),
     num_sms: int | None = None,
-    flags: launch_policy.LaunchFlags | None = None,
+    flags: LaunchFlags | None = None,
     validate: bool = False,
 ) -> Tensor:
     """Runs a kernel on the current stream of the tensors' device, under the rules of its layout's operation.
@@ -52,7 +49,8 @@ def launch(
 
     Raises:
         TypeError, ValueError: as the operation does; ValueError also where the kernel does not fit the call:
-            ``out`` of another dtype, more rows than a tile of 8 has, scales of A that TMA cannot load, K = 0,
+            ``out`` of another dtype, more rows than a tile of 8 has, fewer k-blocks than
+            share them out, scales of A that TMA cannot load, K = 0,
             or tensors on the CPU.
         RuntimeError: the tensors' device is no Hopper GPU.
 
@@ -60,7 +58,7 @@ def launch(
         KernelWarning: the kernel was compiled for this call, and spills.
     """
     config = of if isinstance(of, KernelConfig) else of.config
-    layout, out_dtype = config.layout, _DTYPES[config.out_dtype]
+    layout, out_dtype = config.layout, getattr(torch, config.out_dtype)
     index, count = _split(config, grouping)
     out_columns = getattr(getattr(getattr(of, "kernel", None), "value", None), "out_columns", int)
     is_narrower = out_columns(128) != 128
@@ -77,7 +75,9 @@ def launch(
     _require_gpu(call)
     scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
     with scope, torch.cuda.device(call.a.device):
-        launcher.launch_with(_prepare(of, config, call, flags), call, result, *tensors)
+        problem = selection.problem_of(call, call.a.get_device())
+        found = selection.prepare(problem, of, settings.current().pdl, flags)
+        launcher.launch_with(found, call, result, *tensors)
     return launcher.written(result, out)
 
 
@@ -117,28 +117,17 @@ def _require_narrower(
 
 def _require_fit(config: KernelConfig, call: contract.Call) -> None:
     """Raises where a call keeps its operation's rules, but not what this kernel was built for."""
-    if call.out_dtype is not _DTYPES[config.out_dtype]:
+    if call.out_dtype is not getattr(torch, config.out_dtype):
         raise ValueError(f"{config.name} writes {config.out_dtype}, but out is {call.out_dtype}")
     if config.block_m < 64 and call.a.shape[-2] > config.block_m:
         raise ValueError(f"{config.name} is for at most {config.block_m} rows, but a has {call.a.shape[-2]}")
     if call.a.shape[-1] == 0:
         raise ValueError("K is 0: there is nothing for a kernel to sum up")
+    k_blocks = ceil_div(call.a.shape[-1], config.block_k)
+    if k_blocks < config.splits:
+        raise ValueError(f"{config.name} wants at least {config.splits} k-blocks, but K has {k_blocks}")
     if config.tma_scales and not launcher.tma_can_load(call.sa):
         raise ValueError(
             f"{config.name} loads sa by TMA: it must be M-major, its address and strides multiples of 16 "
             "bytes; cute_gemm.quantize.m_major makes it so"
         )
-
-
-def _prepare(
-    of: Program | KernelConfig,
-    config: KernelConfig,
-    call: contract.Call,
-    flags: launch_policy.LaunchFlags | None,
-) -> Launch:
-    problem = launcher.problem_of(call, call.a.get_device())
-    pdl = settings.current().pdl
-    if flags is None:
-        flags = launch_policy.launch_flags(problem, config, pdl)
-    is_drawn = launch_policy.is_drawn(problem, config, bool(flags & launch_policy.LaunchFlags.PDL))
-    return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)

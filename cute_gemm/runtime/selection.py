@@ -1,4 +1,4 @@
-"""From a call's shape to a kernel that is ready, and how it is launched."""
+"""From a call to the problem that it poses, to a kernel that is ready, and how it is launched."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import NamedTuple
 
 import torch
 
+from .. import settings
+from ..contract import Call
 from ..plan import candidates, cost_model, launch_policy, tuned
 from ..plan.config import KernelConfig
+from ..plan.launch_policy import LaunchFlags
+from ..plan.limits import OUT_BYTES
 from ..plan.problem import GemmProblem
 from . import builder, hardware, semaphores
+
+_OUT_NAMES = {getattr(torch, name): name for name in OUT_BYTES}
 
 _loaded: set[tuple[KernelConfig, int]] = set()
 """Kernels, by configuration and device, that have been launched, so CUDA has loaded them."""
@@ -38,6 +44,33 @@ class Launch(NamedTuple):
         return self.num_sms, self.flags, semaphores.address(device) if self.is_drawn else 0, status
 
 
+def problem_of(call: Call, device: int) -> GemmProblem:
+    """What a call asks to be computed on CUDA device ``device``, under the settings in force.
+
+    Raises:
+        ValueError: the device has fewer multiprocessors than the settings ask for.
+    """
+    now = settings.current()
+    there = torch.cuda.get_device_properties(device).multi_processor_count
+    if now.num_sms is not None and now.num_sms > there:
+        raise ValueError(
+            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {there} multiprocessors; want "
+            "at most that, or None for all"
+        )
+    n, k = call.b.shape[-2:]
+    groups = len(call.b) if call.layout.is_grouped else 1
+    return GemmProblem(
+        call.layout.rows(call.a.shape[-2], groups, call.count),
+        n,
+        k,
+        _OUT_NAMES[call.out_dtype],
+        there if now.num_sms is None else now.num_sms,
+        call.layout,
+        groups,
+        now.batch_invariant,
+    )
+
+
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
     """The configuration that runs ``problem`` on the current CUDA device.
 
@@ -52,11 +85,25 @@ def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
     return candidates.as_run(problem, measured or cost_model.best(problem), tma_scales)
 
 
-def prepare(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> Launch:
-    """The kernel of ``config``, from this process, from disk or compiled now, and how to launch it."""
-    flags = launch_policy.launch_flags(problem, config, pdl)
-    is_drawn = launch_policy.is_drawn(problem, config, pdl)
-    return Launch(builder.instance(config), problem.num_sms, int(flags), is_drawn)
+def prepare(
+    problem: GemmProblem,
+    of: builder.Program | KernelConfig,
+    pdl: bool = False,
+    flags: LaunchFlags | None = None,
+) -> Launch:
+    """A kernel, from this process, from disk or compiled now, and how to launch it.
+
+    Args:
+        problem: what is to be computed.
+        of: a configuration, or a program made by hand.
+        pdl: by programmatic dependent launch.
+        flags: how to launch, ``pdl`` included; None for what :func:`launch_policy.launch_flags` says.
+    """
+    config = of if isinstance(of, KernelConfig) else of.config
+    if flags is None:
+        flags = launch_policy.launch_flags(problem, config, pdl)
+    is_drawn = launch_policy.is_drawn(problem, config, LaunchFlags.PDL in flags)
+    return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)
 
 
 def choose(problem: GemmProblem, tma_scales: bool, device: int, pdl: bool) -> Launch:

@@ -12,7 +12,7 @@ from ..plan.config import KernelConfig
 from . import builder
 
 
-def compile_and_tell(configs: Iterable[KernelConfig]) -> None:
+def compile_and_report(configs: Iterable[KernelConfig]) -> None:
     """As :func:`compile_configs`; prints how many there were and how long they took."""
     different = set(configs)
     started = time.perf_counter()

@@ -141,9 +141,9 @@ class HostProgram:
 
 
 class Walk(HostProgram):
-    """Writes down the grid, then what every CTA of it is told, up to and including the end.
+    """Writes down the grid, then what every CTA of it is handed, up to and including the end.
 
-    That is what reaches a role: only what the schedule says to vary is told after the first tile.
+    That is what reaches a role: after the first tile only what the schedule says to vary.
     """
 
     @cute.jit
@@ -166,8 +166,8 @@ class Walk(HostProgram):
                     row = write(out, row, tile, cluster, x, y)
                     while tile.is_valid:
                         tile, state = queue.after(tile, state)
-                        told = {name: getattr(tile, name) for name in ("index", *walked.varying)}
-                        row = write(out, row, replace(first, **told), cluster, x, y)
+                        varied = {name: getattr(tile, name) for name in ("index", *walked.varying)}
+                        row = write(out, row, replace(first, **varied), cluster, x, y)
         out[0, 3] = row
 
 

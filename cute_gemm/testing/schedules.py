@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..plan.limits import ceil_div
+from ..plan.limits import H100_SMS, ceil_div
 
 _ROWS = 1 << 14
 
@@ -32,7 +32,7 @@ class Extents(NamedTuple):
     n: int
     k_blocks: int = 1
     groups: int = 1
-    num_sms: int = 132
+    num_sms: int = H100_SMS
 
 
 class Tile(NamedTuple):
@@ -120,7 +120,7 @@ def walk(
         raster_width: as the scheduler takes it.
 
     Returns:
-        What each CTA is told.
+        What each CTA is handed.
 
     Raises:
         AssertionError: it reads an index, or its table, out of bounds.
@@ -175,7 +175,7 @@ def assert_each_tile_once(schedule: Schedule, rows: Sequence[Rows]) -> None:
     """Checks that a schedule is what a kernel takes it for.
 
     Each element of D in ``rows`` must come once, with all of its k-blocks and the right matrices; no other
-    element may. Each CTA must be told once that there is no more. CTAs of a cluster must agree on what they
+    element may. Each CTA must learn once that there is no more. CTAs of a cluster must agree on what they
     do together, and ``shares_b`` must be true.
 
     Args:
@@ -188,7 +188,7 @@ def assert_each_tile_once(schedule: Schedule, rows: Sequence[Rows]) -> None:
     ctas = schedule.ctas
     launched = schedule.grid[0] * schedule.grid[1] * schedule.grid[2]
     # A cluster along K is counted by the last axis, as CTAs.
-    assert len(ctas) == launched, f"{len(ctas)} CTAs were told something, {launched} are launched"
+    assert len(ctas) == launched, f"{len(ctas)} CTAs were handed something, {launched} are launched"
     for cta, seen in ctas.items():
         assert [tile.is_valid for tile in seen] == [1] * (len(seen) - 1) + [0], f"CTA {cta} does not end once"
     _assert_clusters_agree(schedule, ctas)

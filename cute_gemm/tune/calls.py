@@ -15,7 +15,7 @@ from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.problem import GemmProblem
 from ..runtime import selection
-from .plan import TuningTask
+from .tasks import TuningTask
 
 
 def case_of(task: TuningTask, sizes: Sequence[int], device: str = "cuda") -> Case:
@@ -64,7 +64,7 @@ def checked_calls(
         )
         out.fill_(torch.nan)
         call()
-        is_invariant = candidates.is_suitable(invariant, config)
+        is_invariant = candidates.is_candidate(invariant, config)
         if is_invariant and first is not None:
             name, expected = first
             if not torch.equal(_bits(out), _bits(expected)):

@@ -15,16 +15,16 @@ from ..measure.progress import track
 from ..measure.records import COLD, SUSTAINED
 from ..measure.timers import Sustained, timers_of
 from ..plan.layouts import LAYOUTS
-from ..plan.problem import GemmProblem
+from ..plan.limits import H100_SMS
 from ..plan.tuned import files
 from ..plan.tuned.table import TunedError
 from ..runtime import hardware
-from ..runtime.warmup import compile_and_tell
+from ..runtime.warmup import compile_and_report
 from .arguments import DEFAULT_M
 from .calls import kernel_of
 from .models import read_layers
 from .picking import tune_all
-from .plan import TuningTask, candidates, plan_layers, plan_shapes
+from .tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
         for note in notes:
             print(note)
-        compile_and_tell(
+        compile_and_report(
             kernel_of(task.problem, config)
             for task in tasks
-            for config in candidates(task.problem, args.within)
+            for config in configs_to_time(task.problem, args.within)
         )
         failures = tune_all(track(tasks, "tuning"), timers, args.within, path, device_name)
     except (TunedError, OSError) as error:
@@ -78,8 +78,8 @@ def _regimes(chosen: str) -> tuple[str, ...]:
 
 
 def _num_sms(wanted: int | None) -> int:
-    """The multiprocessors that kernels are given: those of the device, or of an H200 where there is none."""
-    there = multiprocessors() if hardware.is_hopper() else GemmProblem(1, 8, 16).num_sms
+    """The multiprocessors that kernels are given: those of the device, or of an H100 where there is none."""
+    there = multiprocessors() if hardware.is_hopper() else H100_SMS
     if wanted is not None and wanted > there:
         raise CommandError(f"--num-sms is {wanted}, but there are {there}")
     return there if wanted is None else wanted
@@ -87,7 +87,7 @@ def _num_sms(wanted: int | None) -> int:
 
 def _list(tasks: Sequence[TuningTask], within: float) -> None:
     for task in tasks:
-        names = [config.name for config in candidates(task.problem, within)]
+        names = [config.name for config in configs_to_time(task.problem, within)]
         print(f"{task.title}: {len(names)} candidates: {' '.join(names)}")
 
 

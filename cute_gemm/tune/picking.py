@@ -12,7 +12,7 @@ from ..plan.config import KernelConfig
 from ..plan.tuned import files
 from ..plan.tuned.table import Entry
 from .calls import case_of, checked_calls
-from .plan import TuningTask, candidates
+from .tasks import TuningTask, configs_to_time
 
 # Differences of less are noise: the model's order decides, and more M have the same configuration. Medians of
 # what takes 10 us differ by 0.1 us from run to run, of what takes 500 by 0.3 %.
@@ -51,14 +51,14 @@ def pick(task: TuningTask, timers: Mapping[str, Timer], within: float, device: s
     Args:
         task: the problem.
         timers: by regime.
-        within: as for `plan.candidates`.
+        within: as for `tasks.configs_to_time`.
         device: where operands are made.
 
     Raises:
         AssertionError: a candidate's result is wrong.
         RuntimeError: one cannot be launched or timed.
     """
-    configs = candidates(task.problem, within)
+    configs = configs_to_time(task.problem, within)
 
     def medians(sizes: Sequence[int]) -> dict[str, list[float]]:
         calls = checked_calls(task.problem, configs, case_of(task, sizes, device))

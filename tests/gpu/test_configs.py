@@ -35,10 +35,10 @@ every_config = pytest.mark.every_config(where=lambda config: config.layout is DE
 some_configs = pytest.mark.every_config(where=lambda config: config.layout is DENSE, step=5)
 
 
-def is_able(config: KernelConfig, operands: Operands) -> bool:
+def can_compute(config: KernelConfig, operands: Operands) -> bool:
     """Whether ``config`` is for as few rows, or as many k-blocks."""
     a, _, b, _ = operands
-    return candidates.is_able(GemmProblem(len(a), len(b), a.shape[1], config.out_dtype), config)
+    return candidates.can_compute(GemmProblem(len(a), len(b), a.shape[1], config.out_dtype), config)
 
 
 def run(config: KernelConfig, operands: Operands, num_sms: int = 132, draws: bool = True) -> torch.Tensor:
@@ -69,7 +69,7 @@ def exact() -> list[tuple[Operands, torch.Tensor]]:
 
 @every_config
 def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operands, torch.Tensor]]) -> None:
-    able = [case for case in exact if is_able(config, case[0])]
+    able = [case for case in exact if can_compute(config, case[0])]
     assert len(able) >= 2
     for operands, truth in able:
         out = run(config, operands)
@@ -83,7 +83,7 @@ def test_is_exact_where_it_can_be(config: KernelConfig, exact: list[tuple[Operan
 def test_runs_on_fewer_multiprocessors_whoever_takes_a_tile(
     config: KernelConfig, num_sms: int, draws: bool, exact: list[tuple[Operands, torch.Tensor]]
 ) -> None:
-    for operands, truth in (case for case in exact[1:] if is_able(config, case[0])):
+    for operands, truth in (case for case in exact[1:] if can_compute(config, case[0])):
         out = run(config, operands, num_sms, draws)
         assert torch.equal(out, truth.to(out.dtype))
 

@@ -89,6 +89,7 @@ def test_shapes_go_to_the_suite_that_takes_them():
         ((64, 2113, 7168), "N = 2113 is not a positive multiple of 8"),
         ((64, 2112, 7160), "K = 7160 is not a positive multiple of 16"),
         ((0, 2112, 7168), "numbers start at 1"),
+        ((1023, 1, 2112, 7168), "1023 groups are not between 1 and 1022"),
     ]:
         with pytest.raises(CommandError, match=why):
             plan(("dense",), ("cold",), OPS, [shape])

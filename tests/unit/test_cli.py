@@ -14,9 +14,8 @@ import cute_gemm
 from cute_gemm import cli
 from cute_gemm.cli import demo, products, weights
 from cute_gemm.cli.status_line import status_line
-from cute_gemm.measure.shapes import objection
 from cute_gemm.plan import candidates, cost_model
-from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.runtime import builder, inspection, selection
 from cute_gemm.runtime.inspection import InspectionError, KernelStats
 
@@ -84,7 +83,7 @@ def test_default_shapes_can_be_run(monkeypatch):
     monkeypatch.setattr(products, "_run", lambda label, m, weight, *rest: ran.append((m, *weight.shape)))
     list(products.run_shapes(demo.CPU_SHAPES, torch.device("cpu"), torch.bfloat16))
     assert ran == demo.CPU_SHAPES
-    assert all(objection(n, k) == "" for _, n, k in demo.GPU_SHAPES)
+    assert all(why_impossible(n, k) == "" for _, n, k in demo.GPU_SHAPES)
 
 
 # demo --weights

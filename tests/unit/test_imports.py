@@ -133,8 +133,8 @@ def test_testing_takes_nothing_but_timers_from_measure() -> None:
 @pytest.mark.parametrize(
     ("file", "line", "is_fine"),
     [
-        ("bench/run.py", "from ..tune import plan", False),
-        ("tune/plan.py", "def f():\n    from ..bench.results import by_kind", False),
+        ("bench/run.py", "from ..tune import tasks", False),
+        ("tune/tasks.py", "def f():\n    from ..bench.results import by_kind", False),
         ("measure/work.py", "from ..bench.results import Row", False),
         ("measure/work.py", "from cute_gemm import tune", False),
         ("cli/demo.py", "def f():\n    import cute_gemm.bench.command", False),

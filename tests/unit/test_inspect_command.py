@@ -9,8 +9,9 @@ import pytest
 from cute_gemm import cli
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.runtime import InspectionError, Program, inspection
-from cute_gemm.runtime.inspection import KernelStats, find_config, find_program
+from cute_gemm.runtime import InspectionError, Program, lookup
+from cute_gemm.runtime.inspection import KernelStats
+from cute_gemm.runtime.lookup import find_config, find_program
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -92,9 +93,9 @@ def test_tables_of_what_is_named(run: Run, file: Path, monkeypatch: pytest.Monke
         examined.append(of)
         return KernelStats("k", 168, 1024, 48, (), ())
 
-    monkeypatch.setattr(inspection, "examine", examine)
+    monkeypatch.setattr(lookup, "examine", examine)
     config = KernelConfig(64, 64, 4)
-    monkeypatch.setattr(inspection, "find_config", {"mine": config}.__getitem__)
+    monkeypatch.setattr(lookup, "find_config", {"mine": config}.__getitem__)
     status, out, err = run("inspect", option, "mine" if option == "--config" else f"{file}:program")
     assert status == 0, err
     assert "Compiled kernel 64x64_c1x1_s4_bf16" in out

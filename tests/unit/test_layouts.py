@@ -115,4 +115,4 @@ def test_problems_in_words() -> None:
 @every_layout
 def test_k_blocks_are_shared_out_by_dense_tiles_alone(layout: Layout) -> None:
     config = KernelConfig(64, 64, 8, splits=2, epi_n=64, epi_stages=1, layout=layout)
-    assert candidates.is_legal(config) == (layout is DENSE)
+    assert candidates.can_be_built(config) == (layout is DENSE)

@@ -39,7 +39,7 @@ PROBLEMS |= st.builds(
 def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: Layout) -> None:
     configs = candidates.all_configs(out_dtype, layout)
     assert {(config.out_dtype, config.layout) for config in configs} == {(out_dtype, layout)}
-    assert all(candidates.is_legal(config) for config in configs)
+    assert all(candidates.can_be_built(config) for config in configs)
     # A tile of 256 rows would be of two contiguous groups.
     heights = {64, 128} if layout is CONTIGUOUS else {64, 128, 256}
     few_rows = {8} if layout is DENSE else set()
@@ -138,9 +138,9 @@ ILLEGAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", ILLEGAL)
 def test_what_cannot_be_built_is_not_legal(change: str) -> None:
-    assert candidates.is_legal(LEGAL)
-    assert candidates.is_legal(replace(LEGAL, **TALL))
-    assert not candidates.is_legal(replace(LEGAL, **ILLEGAL[change]))
+    assert candidates.can_be_built(LEGAL)
+    assert candidates.can_be_built(replace(LEGAL, **TALL))
+    assert not candidates.can_be_built(replace(LEGAL, **ILLEGAL[change]))
 
 
 @every_layout
@@ -172,21 +172,21 @@ UNABLE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", UNABLE)
 def test_what_no_kernel_of_a_configuration_computes(change: str) -> None:
     problem = replace(ABLE, **UNABLE[change])
-    assert candidates.is_able(ABLE, LEGAL)
-    assert not candidates.is_able(problem, LEGAL)
-    assert not candidates.is_suitable(problem, LEGAL)
+    assert candidates.can_compute(ABLE, LEGAL)
+    assert not candidates.can_compute(problem, LEGAL)
+    assert not candidates.is_candidate(problem, LEGAL)
     if change in ("a sum on top of D", "A that is M-major", "B that is N-major"):
         assert not cost_model.rank(problem)
 
 
 def test_tiles_of_few_rows_and_shared_k_blocks_compute_less() -> None:
     low = next(config for config in candidates.all_configs() if config.block_m == 8)
-    assert candidates.is_able(replace(ABLE, m=8), low)
-    assert not candidates.is_able(replace(ABLE, m=9), low)
+    assert candidates.can_compute(replace(ABLE, m=8), low)
+    assert not candidates.can_compute(replace(ABLE, m=9), low)
     shared = next(config for config in candidates.all_configs() if config.splits == 4)
-    assert candidates.is_able(replace(ABLE, m=8, k=512), shared)
-    assert not candidates.is_able(replace(ABLE, m=8, k=384), shared)
-    assert not candidates.is_able(replace(ABLE, m=8, k=512, batch_invariant=True), shared)
+    assert candidates.can_compute(replace(ABLE, m=8, k=512), shared)
+    assert not candidates.can_compute(replace(ABLE, m=8, k=384), shared)
+    assert not candidates.can_compute(replace(ABLE, m=8, k=512, batch_invariant=True), shared)
 
 
 @given(problem=PROBLEMS)
@@ -199,7 +199,7 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
     for tma_scales in (False, True):
         assert selection.select(problem, tma_scales) == candidates.as_run(problem, configs[0], tma_scales)
     every = candidates.all_configs(problem.out_dtype, problem.layout)
-    suitable = [config for config in every if candidates.is_suitable(problem, config)]
+    suitable = [config for config in every if candidates.is_candidate(problem, config)]
     assert sorted(config.name for config in configs) == sorted(config.name for config in suitable)
     costs = [choice.cost_us for choice in ranked]
     assert costs == sorted(costs)
@@ -234,7 +234,7 @@ def test_every_configuration_has_a_name_of_its_own() -> None:
 def test_whatever_is_chosen_computes_everything(problem: GemmProblem) -> None:
     for choice in cost_model.rank(problem):
         config = choice.config
-        assert candidates.is_able(problem, config)
+        assert candidates.can_compute(problem, config)
         if config.splits > 1:
             tiles = -(-problem.m // config.block_m) * -(-problem.n // config.block_n)
             assert tiles * config.splits <= problem.num_sms, "CTAs that sum up one tile do not run at once"

@@ -112,8 +112,9 @@ def test_the_operations_rules_hold(kernel: Kernel) -> None:
         (CONFIG, {"out": torch.empty(M, N)}, "writes bfloat16, but out is torch.float32"),
         (KernelConfig(8, 64, 4), {}, "at most 8 rows, but a has 70"),
         (KernelConfig(64, 64, 4, tma_scales=True), {}, "loads sa by TMA"),
+        (KernelConfig(64, 64, 4, splits=17), {}, "at least 17 k-blocks, but K has 16"),
     ],
-    ids=["type", "rows", "scales"],
+    ids=["type", "rows", "scales", "k-blocks"],
 )
 def test_what_does_not_fit_the_kernel_is_refused(
     kernel: Kernel, config: KernelConfig, change: dict[str, Any], message: str

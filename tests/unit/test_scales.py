@@ -106,7 +106,7 @@ def of_blocks(block_n: int, n_tile: int, n_fragments: int = 1) -> list[list[int]
     ]
 
 
-# Wider ones may cover three blocks, which candidates.is_legal rules out.
+# Wider ones may cover three blocks, which candidates.can_be_built rules out.
 WIDTHS = [n for n in range(16, 200, 8) if n <= 128 + gcd(n, 128)]
 
 

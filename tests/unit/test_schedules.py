@@ -149,7 +149,7 @@ WRONG = {
     "rows of nobody": (lambda t: [each._replace(row_end=120) for each in t], "not each row once"),
     "rows twice": (lambda t: [each._replace(row=each.row // 2) for each in t], "come twice"),
     "disagreement": (lambda t: [t[0]._replace(index=5), *t[1:]], "differ in index"),
-    "a CTA without a word": (lambda t: t[:2], "1 CTAs were told something, 2 are launched"),
+    "a CTA without a word": (lambda t: t[:2], "1 CTAs were handed something, 2 are launched"),
 }
 
 

@@ -22,7 +22,7 @@ from cute_gemm.runtime import builder, launcher
 from cute_gemm.tune.calls import case_of, checked_calls
 from cute_gemm.tune.models import Layer
 from cute_gemm.tune.picking import Pick, fastest, pick, tune_all
-from cute_gemm.tune.plan import TuningTask, candidates, plan_layers, plan_shapes
+from cute_gemm.tune.tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
 
 DEVICE = "NVIDIA H200"
 DENSE_SHAPE = (64, 136, 272)
@@ -157,7 +157,7 @@ def test_layers_of_a_shape_are_tuned_once_and_experts_by_themselves() -> None:
         ("masked", (64, 128, 128), "64x128x128: want GxMxNxK"),
         ("dense", (64, 12, 128), "N = 12 is not a positive multiple of 8"),
         ("dense", (64, 16, 136), "K = 136 is not a positive multiple of 16"),
-        ("offsets", (1023, 1, 16, 16), "1023 groups are more than 1022"),
+        ("offsets", (1023, 1, 16, 16), "1023 groups are not between 1 and 1022"),
     ],
 )
 def test_shapes_that_an_operation_does_not_take_are_refused(
@@ -175,8 +175,8 @@ def test_a_layer_that_cannot_be_multiplied_is_named() -> None:
 def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
     problem = task_of(DENSE).problem
     ranked = cost_model.rank(problem)
-    assert candidates(problem, 1.0)[0] == ranked[0].config
-    few, more = candidates(problem, 1.05), candidates(problem, 1.2)
+    assert configs_to_time(problem, 1.0)[0] == ranked[0].config
+    few, more = configs_to_time(problem, 1.05), configs_to_time(problem, 1.2)
     assert more[: len(few)] == few
     assert more == [choice.config for choice in ranked[: len(more)]]
     assert ranked[len(more) - 1].cost_us <= 1.2 * ranked[0].cost_us < ranked[len(more)].cost_us
@@ -189,7 +189,7 @@ def test_candidates_are_those_that_are_predicted_to_be_near_the_best() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=lambda each: each.name)
 def test_every_candidate_is_called_and_checked(layout: Layout, out_dtype: str, kernels: Kernels) -> None:
     task = task_of(layout, out_dtype)
-    configs = candidates(task.problem, 2.0)
+    configs = configs_to_time(task.problem, 2.0)
     assert len(configs) > 2
     case = case_of(task, task.draws[0], "cpu")
     calls = checked_calls(task.problem, configs, case)
@@ -215,11 +215,11 @@ def test_what_sums_in_another_order_is_judged_by_itself(
     kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = task_of(DENSE)
-    configs = candidates(task.problem, 2.0)
+    configs = configs_to_time(task.problem, 2.0)
     other = configs[0], configs[2]
     monkeypatch.setattr(
         plan_candidates,
-        "is_suitable",
+        "is_candidate",
         lambda problem, config: not (problem.batch_invariant and config in other),
     )
     case = case_of(task, task.draws[0], "cpu")
@@ -243,7 +243,7 @@ def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: Layout, ke
     assert sa.isfinite().all()
     kernels.writes_padding = True
     with pytest.raises(AssertionError, match="a row of no group was written"):
-        checked_calls(task.problem, candidates(task.problem, 1.0), case)
+        checked_calls(task.problem, configs_to_time(task.problem, 1.0), case)
 
 
 # What is picked
@@ -261,7 +261,7 @@ def test_the_fastest_over_all_regimes_is_picked_and_ties_go_to_the_preferred() -
 
 def test_a_pick_says_what_it_gains() -> None:
     task = task_of(DENSE)
-    configs = candidates(task.problem, 2.0)[:2]
+    configs = configs_to_time(task.problem, 2.0)[:2]
     picked = Pick(task, configs, {"cold": [10.0, 9.004], "sustained": [8.0, 8.4]}, 1)
     assert picked.describe() == f"{configs[1].name}: 9.00 us cold (-10.0%), 8.40 us sustained (+5.0%)"
     assert picked.entry.kernel_config == configs[1]
@@ -273,7 +273,7 @@ def test_a_pick_says_what_it_gains() -> None:
 def test_a_measured_choice_is_found_for_its_problem(layout: Layout, kernels: Kernels) -> None:
     task = task_of(layout)
     picked = pick(task, {"cold": StandInTimer(20.0, 10.0)}, 2.0, "cpu")
-    assert picked.configs == candidates(task.problem, 2.0)
+    assert picked.configs == configs_to_time(task.problem, 2.0)
     assert Table([picked.entry]).choice(task.problem) == picked.configs[1]
 
 
@@ -291,7 +291,7 @@ def test_every_problem_is_kept_before_the_next_is_measured(
 ) -> None:
     path, said = tmp_path / "choices.json", []
     tasks = plan_shapes(DENSE, [(m, 136, 272) for m in (1, 2, 3, 4)], "bfloat16", 78)
-    second = candidates(tasks[1].problem, 1.2)[0]
+    second = configs_to_time(tasks[1].problem, 1.2)[0]
     kept = {**{task.problem.m: task for task in tasks}}
 
     class Timer(StandInTimer):
@@ -333,7 +333,7 @@ def test_what_cannot_be_timed_is_left_and_reported(kernels: Kernels, tmp_path: P
 
     path = tmp_path / "choices.json"
     task = task_of(DENSE)
-    files.merge(path, DEVICE, [Pick(task, candidates(task.problem, 1.0), {"cold": [3.0]}, 0).entry])
+    files.merge(path, DEVICE, [Pick(task, configs_to_time(task.problem, 1.0), {"cold": [3.0]}, 0).entry])
     before = path.read_text()
     failures = tune_all([task], {"cold": Failing()}, 1.2, path, DEVICE, device="cpu", say=lambda line: None)
     assert failures == [f"{task.title}: RuntimeError: CUPTI lost records"]

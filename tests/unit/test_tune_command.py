@@ -18,7 +18,7 @@ from cute_gemm.plan import tuned
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import choice, files
 from cute_gemm.runtime import builder, hardware, selection, warmup
-from cute_gemm.tune import command, picking, plan
+from cute_gemm.tune import command, picking, tasks
 from cute_gemm.tune.calls import case_of
 
 Run = Callable[..., tuple[int, str, str]]
@@ -62,7 +62,7 @@ def test_a_dry_run_lists_what_would_be_timed(run: Run) -> None:
     status, out, _ = run("--shapes", "64x7168x2048", "1x576x7168", "--within", 1.3, "--dry-run")
     assert status == 0
     first, second = out.splitlines()
-    configs = plan.candidates(GemmProblem(64, 7168, 2048), 1.3)
+    configs = tasks.configs_to_time(GemmProblem(64, 7168, 2048), 1.3)
     names = " ".join(config.name for config in configs)
     assert first == f"dense 64x7168x2048: {len(configs)} candidates: {names}"
     assert second.startswith("dense 1x576x7168: ")
@@ -135,7 +135,7 @@ def test_what_is_tuned_is_dispatched(
     status, out, err = run("--shapes", "16x136x272", "24x136x272")
     assert (status, err) == (0, "")
     problem = GemmProblem(16, 136, 272, num_sms=78)
-    config = plan.candidates(problem, 1.2)[1]
+    config = tasks.configs_to_time(problem, 1.2)[1]
     assert out.splitlines()[1:] == [
         f"dense 16x136x272: {config.name}: 50.00 us cold (-49.5%)",
         f"dense 24x136x272: {config.name}: 50.00 us cold (-49.5%)",
@@ -178,7 +178,7 @@ def test_without_cupti_cold_calls_are_timed_by_what_is_left(
 
 def test_failures_are_printed_again_at_the_end(run: Run, gpu: Kernels, tmp_path: Path) -> None:
     # Of one that adds up in another order the result is judged by itself.
-    candidates = plan.candidates(GemmProblem(16, 136, 272, num_sms=78), 1.2)
+    candidates = tasks.configs_to_time(GemmProblem(16, 136, 272, num_sms=78), 1.2)
     gpu.wrong = [[config for config in candidates if config.splits == 1][-1]]
     status, out, err = run("--shapes", "16x136x272", "--out", tmp_path / "mine.json")
     assert status == 1

@@ -86,7 +86,7 @@ def test_what_does_not_suit_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     table = Table([entry(64, 1), entry(128, 1)])
     invariant = replace(PROBLEM, batch_invariant=True)
     assert table.choice(invariant) == table.choice(PROBLEM) is not None
-    monkeypatch.setattr(table_module, "is_suitable", lambda problem, config: not problem.batch_invariant)
+    monkeypatch.setattr(table_module, "is_candidate", lambda problem, config: not problem.batch_invariant)
     assert table.choice(invariant) is None
     assert table.choice(replace(invariant, m=65)) is None
     assert table.choice(PROBLEM) is not None

@@ -21,7 +21,7 @@ DeepGEMM's tests draw them (tests/generators.py: 0.7 to 1.3 times the expected r
 
 @dataclass(frozen=True)
 class Index:
-    """An int32 vector on the device that tells which rows are whose.
+    """An int32 vector on the device that says which rows belong to which group.
 
     Args:
         name: of the argument.
@@ -61,7 +61,7 @@ class Layout:
     """Whether A and D, too, are a matrix for each group, ``[G, capacity, K]`` and ``[G, capacity, N]``."""
 
     index: ClassVar[Index | None] = None
-    """The argument that says which rows are whose."""
+    """The argument that says which rows belong to which group."""
 
     count: ClassVar[Count | None] = None
     """The number that goes with it."""
@@ -70,7 +70,7 @@ class Layout:
     """Whether the kernel is given that number; else it only helps to choose one."""
 
     row_groups: ClassVar[str]
-    """``module:function`` of ``(index, count, m, groups)`` that tells in plain torch which row is whose."""
+    """``module:function`` of ``(index, count, m, groups)`` that gives each row's group, in plain torch."""
 
     validation: ClassVar[str]
     """``module:function`` of the same arguments that reads the index and raises where it breaks a rule."""
@@ -79,7 +79,7 @@ class Layout:
     """Shared memory of the scheduler's table, where finding a tile's group takes one."""
 
     has_padding: ClassVar[bool] = False
-    """Whether some tiles may be padding, for which the scheduler looks again."""
+    """Whether some tiles may be padding, which the scheduler skips."""
 
     widths: ClassVar[Widths] = GROUPED_WIDTHS
     """Of the tiles that are candidates."""
@@ -112,15 +112,15 @@ class Layout:
         return 3 if self.is_grouped else 2
 
     def scheduler(self, config: KernelConfig) -> str:
-        """``module:class`` of who says which CTA computes which tile, as runtime.build resolves it."""
+        """``module:class`` of the scheduler; ``runtime/builder.py`` resolves it."""
         raise NotImplementedError
 
     def store(self, config: KernelConfig) -> str:
         """``module:class`` of how a tile goes to D. By default rows of another group are left alone."""
         return "cute_gemm.kernels.epilogue:RowStore"
 
-    def is_legal(self, config: KernelConfig) -> bool:
-        """Whether a kernel of ``config`` does what the layout asks for; k-blocks are shared out by few."""
+    def allows(self, config: KernelConfig) -> bool:
+        """Whether tiles of ``config`` suit the layout. By default k-blocks must not be shared out."""
         return config.splits == 1
 
     def least_rows(self, config: KernelConfig) -> int:

@@ -24,9 +24,9 @@ class Contiguous(Layout):
     def scheduler(self, config: KernelConfig) -> str:
         return "cute_gemm.schedulers.m_grouped_contiguous:MGroupedContiguousScheduler"
 
-    def is_legal(self, config: KernelConfig) -> bool:
+    def allows(self, config: KernelConfig) -> bool:
         """No tile has rows of two groups."""
-        return super().is_legal(config) and config.block_m <= CONTIGUOUS_ALIGNMENT
+        return super().allows(config) and config.block_m <= CONTIGUOUS_ALIGNMENT
 
     def least_rows(self, config: KernelConfig) -> int:
         """Groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24)."""

@@ -30,7 +30,7 @@ class Dense(Layout):
         name = "ClusterSumStore" if config.splits > 1 else "TmaStore"
         return f"cute_gemm.kernels.epilogue:{name}"
 
-    def is_legal(self, config: KernelConfig) -> bool:
+    def allows(self, config: KernelConfig) -> bool:
         """K-blocks may be shared out by the CTAs of a cluster, none of which is without columns to add up."""
         if config.splits == 1:
             return True

@@ -27,9 +27,9 @@ class Offsets(Layout):
     def scheduler(self, config: KernelConfig) -> str:
         return "cute_gemm.schedulers.m_grouped_offsets:MGroupedOffsetsScheduler"
 
-    def is_legal(self, config: KernelConfig) -> bool:
+    def allows(self, config: KernelConfig) -> bool:
         """TMA starts on 16 bytes, with an illegal instruction where it does not: tiles begin at any row."""
-        return super().is_legal(config) and not config.tma_scales
+        return super().allows(config) and not config.tma_scales
 
 
 OFFSETS = Offsets()

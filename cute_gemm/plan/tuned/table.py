@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from ..candidates import all_configs, is_suitable
+from ..candidates import all_configs, is_candidate
 from ..config import KernelConfig
 from ..layouts import LAYOUTS
 from ..limits import OUT_BYTES
@@ -104,7 +104,7 @@ class Table:
         config = configs[above]
         if rows[above] != problem.m and (above == 0 or configs[above - 1] != config):
             return None
-        return config if is_suitable(problem, config) else None
+        return config if is_candidate(problem, config) else None
 
 
 def render(device_name: str, entries: Iterable[Entry]) -> str:

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..measure.errors import CommandError
-from ..measure.shapes import Shape, objection, shape_text
+from ..measure.shapes import Shape, shape_text
 from ..measure.work import DRAWN_SHARES, padded_rows
 from ..plan import cost_model
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout
-from ..plan.limits import MAX_GROUPS
-from ..plan.problem import GemmProblem
+from ..plan.problem import GemmProblem, why_impossible
 from .models import Layer
 
 # By one draw, 6 masked groups of about 1024 rows were given tiles that took 5 and 6 % longer than others at
@@ -87,7 +86,7 @@ def plan_layers(
     ]
 
 
-def candidates(problem: GemmProblem, within: float) -> list[KernelConfig]:
+def configs_to_time(problem: GemmProblem, within: float) -> list[KernelConfig]:
     """What is predicted to take at most ``within`` times the least, the least first."""
     ranked = cost_model.rank(problem)
     return [choice.config for choice in ranked if choice.cost_us <= within * ranked[0].cost_us]
@@ -96,10 +95,7 @@ def candidates(problem: GemmProblem, within: float) -> list[KernelConfig]:
 def _task(
     layout: Layout, groups: int, m: int, n: int, k: int, out_dtype: str, num_sms: int, label: str = ""
 ) -> TuningTask:
-    why = objection(n, k)
-    if groups > MAX_GROUPS:
-        why = f"{groups} groups are more than {MAX_GROUPS}"
-    if why:
+    if why := why_impossible(n, k, groups):
         name = f"{label}: " if label else ""
         raise CommandError(f"{name}{why}")
     draws = tuple(_draw(groups, m, seed) for seed in range(_draws(layout))) if layout.is_grouped else ((m,),)
