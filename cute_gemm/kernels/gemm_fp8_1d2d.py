@@ -101,8 +101,8 @@ class Operands:
 
     a: TmaLoad
     b: TmaLoad
-    out: tuple  # of the store
-    scales: tuple  # of the scaling
+    out: Any  # of the store
+    scales: Any  # of the scaling
     value: tuple  # of the value
 
 

@@ -152,9 +152,9 @@ class SerialMainloop:
 class OverlappedMainloop:
     """Two partial accumulators: the next k-block is multiplied while this warpgroup promotes the last.
 
-    For dense tiles with one math warpgroup, which no other keeps the tensor cores busy for
-    (docs/performance.md, 14), and one fragment. It multiplies whether it has rows or not: only a CTA whose
-    cluster has another one with rows can be without.
+    For one fragment, and dense tiles with one math warpgroup, beside which no other keeps the tensor cores
+    busy (docs/performance.md, 14). It multiplies whether it has rows or not: a CTA is without rows only where
+    another one of its cluster has some.
     """
 
     group: int

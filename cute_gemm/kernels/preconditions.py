@@ -25,7 +25,8 @@ def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) ->
 
     Where this is false a call may be in order all the same, such as one whose ``out`` interleaves with an
     operand. Dtypes, devices, alignment, extents that must be equal, and contiguous rows are not checked here:
-    a kernel is compiled for them, and the conversion of its arguments checks them.
+    a kernel is compiled for them, and the conversion of its arguments checks them. Nobody checks here what a
+    value brings: its tensors, and the columns of D where it makes fewer than B has rows.
 
     Args:
         recipe: that the kernel is for.

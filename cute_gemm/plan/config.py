@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from .layouts import DENSE, Layout
-from .limits import BARRIER_SMEM, MMA_M, OUT_BYTES, SCALE_BYTES, STATIC_SMEM, SWIZZLE_BYTES, ceil_div
+from .limits import BARRIER_SMEM, MMA_M, OUT_BYTES, SCALE_BYTES, STATIC_SMEM, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 RASTER_WIDTH = 16
@@ -118,11 +118,6 @@ class KernelConfig:
     def cluster_size(self) -> int:
         """CTAs of one cluster."""
         return self.cluster_m * self.cluster_n * self.splits
-
-    @property
-    def swizzled_row(self) -> int:
-        """Elements of A or B in a row of a swizzled tile in shared memory."""
-        return SWIZZLE_BYTES // ELEMENT_BYTES[self.recipe.a_dtype]
 
     @property
     def scale_group_n(self) -> int:

@@ -15,9 +15,6 @@ BARRIER_SMEM = 1024
 """What mbarriers, the work queue and its broadcast slots take, aligned to what swizzled tiles are. A table of
 groups, where a scheduler has one, and staged scales lie between them and those tiles."""
 
-SWIZZLE_BYTES = 128
-"""Bytes of a row of a swizzled tile in shared memory, the widest that TMA and WGMMA know."""
-
 MMA_M = 64
 """Rows of one WGMMA: an m-fragment."""
 

@@ -49,9 +49,9 @@ def launch(
 
     Raises:
         TypeError, ValueError: as the operation does; ValueError also where the kernel does not fit the call:
-            ``out`` of another dtype, more rows than a tile of 8 has, fewer k-blocks than
-            share them out, scales of A that TMA cannot load, K = 0,
-            or tensors on the CPU.
+            ``out`` of another dtype, more rows than a tile of 8 has, fewer k-blocks than ``splits``, N
+            that is no multiple of the value's ``unit``, scales of A that TMA cannot load, K = 0, or tensors
+            on the CPU.
         RuntimeError: the tensors' device is no Hopper GPU.
 
     Warns:
@@ -60,7 +60,8 @@ def launch(
     config = of if isinstance(of, KernelConfig) else of.config
     layout, out_dtype = config.layout, getattr(torch, config.out_dtype)
     index, count = _split(config, grouping)
-    out_columns = getattr(getattr(getattr(of, "kernel", None), "value", None), "out_columns", int)
+    value = getattr(getattr(of, "kernel", None), "value", None)
+    out_columns = getattr(value, "out_columns", int)
     is_narrower = out_columns(128) != 128
     # The rules are for as many columns of D as B has rows; a value may make fewer.
     checked_out = None if is_narrower else out
@@ -68,7 +69,7 @@ def launch(
     shape = (*call.shape[:-1], out_columns(call.shape[-1]))
     if is_narrower and out is not None:
         _require_narrower(out, call, shape, out_dtype)
-    _require_fit(config, call)
+    _require_fit(config, call, getattr(value, "unit", 1))
     result = call.a.new_empty(shape, dtype=out_dtype) if out is None else out
     if 0 in shape:
         return result
@@ -115,17 +116,25 @@ def _require_narrower(
         )
 
 
-def _require_fit(config: KernelConfig, call: contract.Call) -> None:
-    """Raises where a call keeps its operation's rules, but not what this kernel was built for."""
+def _require_fit(config: KernelConfig, call: contract.Call, unit: int) -> None:
+    """Raises where a call keeps its operation's rules, but not what this kernel was built for.
+
+    ``unit`` is how many columns the kernel's value takes together.
+    """
     if call.out_dtype is not getattr(torch, config.out_dtype):
         raise ValueError(f"{config.name} writes {config.out_dtype}, but out is {call.out_dtype}")
     if config.block_m < 64 and call.a.shape[-2] > config.block_m:
         raise ValueError(f"{config.name} is for at most {config.block_m} rows, but a has {call.a.shape[-2]}")
     if call.a.shape[-1] == 0:
         raise ValueError("K is 0: there is nothing for a kernel to sum up")
-    k_blocks = ceil_div(call.a.shape[-1], config.block_k)
-    if k_blocks < config.splits:
-        raise ValueError(f"{config.name} wants at least {config.splits} k-blocks, but K has {k_blocks}")
+    if config.splits > ceil_div(call.a.shape[-1], config.block_k):
+        least = (config.splits - 1) * config.block_k + 1
+        raise ValueError(
+            f"{config.name} shares out k-blocks of {config.block_k} to {config.splits} CTAs: K must be at "
+            f"least {least}, got {call.a.shape[-1]}"
+        )
+    if call.b.shape[-2] % unit:
+        raise ValueError(f"the value takes columns {unit} at a time, but b has {call.b.shape[-2]} rows")
     if config.tma_scales and not launcher.tma_can_load(call.sa):
         raise ValueError(
             f"{config.name} loads sa by TMA: it must be M-major, its address and strides multiples of 16 "

@@ -25,7 +25,7 @@ class WorkTile:
     group: Int32  # which matrix of B and of its scales
     shares_b: Boolean  # whether that is the group of all CTAs along M of the cluster
     k_start: Int32
-    k_count: Int32
+    k_count: Int32  # at least 1: scales are loaded ahead up to the last
     is_valid: Boolean
     is_padding: Boolean  # whether no CTA of the cluster has anything to store: to be skipped
 

@@ -14,8 +14,10 @@ from .dense import DenseScheduler
 class SplitKScheduler:
     """The tiles of a dense GEMM, each for a cluster of ``splits`` CTAs, of as many k-blocks or one more.
 
-    All clusters are launched at once, whether they fit or not: a tile's CTAs leave when it is stored, so
-    that nothing need tell them when their peers have read what they handed over.
+    All clusters are launched at once, whether they fit or not. A CTA has one tile and ends with it, so
+    partial sums that it was sent are never overwritten by those of a next tile.
+
+    There are at least as many k-blocks as ``splits``.
     """
 
     table_entries: ClassVar[int] = 0
@@ -28,7 +30,7 @@ class SplitKScheduler:
     def to_params(
         m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "SplitKScheduler":
-        """The schedule of one call; ``grouping`` is empty. Each CTA gets a k-block, if there are enough."""
+        """The schedule of one call; ``grouping`` is empty."""
         extents = m, n, k_blocks, groups, grouping, num_sms
         dense = DenseScheduler.to_params(
             *extents, block_mn=block_mn, cluster_mnk=(1, 1, 1), raster_width=raster_width

@@ -5,34 +5,25 @@ Of each kind some are compiled, with `--exhaustive` all.
 """
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from cute_gemm import runtime
-from cute_gemm.kernels.epilogue import IDENTITY
+from cute_gemm.kernels.epilogue import IDENTITY, Identity
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS
 from cute_gemm.plan.limits import STATIC_SMEM
 from cute_gemm.runtime.inspection import KernelStats, read_cubin
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
-from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, program
+from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, pick, program
 
 SIDE_BY_SIDE = KernelConfig(128, 256, stages=4, n_fragments=2, epi_n=64, raster_width=16)
-
-
-def pick(layout: Layout, out_dtype: str = "bfloat16", **wanted: Any) -> KernelConfig:
-    """The first configuration with these properties."""
-    wanted |= {"layout": layout, "out_dtype": out_dtype}
-    for config in candidates.every_config():
-        if all(getattr(config, name) == value for name, value in wanted.items()):
-            return config
-    raise LookupError(wanted)
 
 
 def stats_of(config: KernelConfig, value: Any) -> KernelStats:
@@ -116,6 +107,23 @@ def test_swiglu_stores_half_as_many_columns(name: str) -> None:
     assert stats.count("UTMASTG") == chunks(config, SwiGlu())
     resets = 2 * config.dynamic_persistence
     assert stats.count("STG") == stored_one_by_one(config, SwiGlu()) + resets
+
+
+@dataclass(frozen=True)
+class Wide(Identity):
+    """Takes 32 columns together."""
+
+    unit: ClassVar[int] = 32
+
+
+@pytest.mark.parametrize(
+    "config",
+    [replace(STORES["tma"], epi_n=16), replace(STORES["cluster"], block_n=80)],
+    ids=["chunks", "shares"],
+)
+def test_a_value_is_given_whole_units(config: KernelConfig) -> None:
+    with pytest.raises(Exception, match=r"(16|80) columns are no whole units of 32"):
+        runtime.cubin(program(config, Wide()))
 
 
 FRAGMENTS = [

@@ -12,7 +12,9 @@ from cutlass.cute.runtime import make_fake_tensor
 from cute_gemm import runtime
 from cute_gemm.kernels.epilogue import Place
 from cute_gemm.kernels.mainloop import Inputs, multiply
+from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import Layout
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,15 @@ class SimpleMainloop:
                 promote(accs[i], partials[i], scales, i // n_fragments, i % n_fragments)
             state.advance()
         return state
+
+
+def pick(layout: Layout, out_dtype: str = "bfloat16", **wanted: Any) -> KernelConfig:
+    """The first configuration with these properties."""
+    wanted |= {"layout": layout, "out_dtype": out_dtype}
+    for config in candidates.every_config():
+        if all(getattr(config, name) == value for name, value in wanted.items()):
+            return config
+    raise LookupError(wanted)
 
 
 def program(config: KernelConfig, value: Any) -> runtime.Program:

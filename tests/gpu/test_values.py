@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, program
+from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, pick, program
 from tensors import DTYPES, FLAGS, bits, m_major_amid_nans
 from torch import Tensor
 
 from cute_gemm import runtime
 from cute_gemm.kernels.epilogue import IDENTITY
-from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS
 from cute_gemm.reference import dequantized_product
 from cute_gemm.testing import (
     make_contiguous_inputs,
@@ -29,15 +28,6 @@ from cute_gemm.testing import (
 SIDE_BY_SIDE = KernelConfig(128, 256, stages=3, n_fragments=2, epi_n=64)
 # bf16 rounding alone gives 1.42e-6, and the tanh that SwiGlu takes is good to 2^-11.
 SWIGLU_LIMIT = 3e-6
-
-
-def pick(layout: Layout, out_dtype: str = "bfloat16", **wanted: Any) -> KernelConfig:
-    """The first configuration with these properties."""
-    wanted |= {"layout": layout, "out_dtype": out_dtype}
-    for config in candidates.every_config():
-        if all(getattr(config, name) == value for name, value in wanted.items()):
-            return config
-    raise LookupError(wanted)
 
 
 class Case(NamedTuple):

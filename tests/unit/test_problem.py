@@ -116,4 +116,3 @@ def test_fragments_may_lie_side_by_side() -> None:
     assert (stacked.m_fragments, stacked.fragments, stacked.fragment_n) == (2, 2, 128)
     assert (beside.m_fragments, beside.fragments, beside.fragment_n) == (1, 2, 128)
     assert not beside.straddles
-    assert beside.swizzled_row == 128

@@ -112,9 +112,9 @@ def test_the_operations_rules_hold(kernel: Kernel) -> None:
         (CONFIG, {"out": torch.empty(M, N)}, "writes bfloat16, but out is torch.float32"),
         (KernelConfig(8, 64, 4), {}, "at most 8 rows, but a has 70"),
         (KernelConfig(64, 64, 4, tma_scales=True), {}, "loads sa by TMA"),
-        (KernelConfig(64, 64, 4, splits=17), {}, "at least 17 k-blocks, but K has 16"),
+        (KernelConfig(64, 64, 4, splits=32), {}, "K must be at least 3969, got 2048"),
     ],
-    ids=["type", "rows", "scales", "k-blocks"],
+    ids=["type", "rows", "scales", "splits"],
 )
 def test_what_does_not_fit_the_kernel_is_refused(
     kernel: Kernel, config: KernelConfig, change: dict[str, Any], message: str
@@ -143,6 +143,14 @@ def test_a_value_may_make_fewer_columns(kernel: Kernel) -> None:
         with pytest.raises(ValueError, match="out must be contiguous"):
             launch(program, lhs, rhs, out=wrong)
     assert len(kernel.calls) == 2
+
+
+def test_columns_that_a_value_takes_together_are_all_there(kernel: Kernel) -> None:
+    value = SimpleNamespace(out_columns=lambda n: n // 2, unit=16)
+    program = Program(CONFIG, SimpleNamespace(value=value), ())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="columns 16 at a time, but b has 24 rows"):
+        launch(program, *make_inputs(M, 24, K))
+    assert not kernel.calls
 
 
 def test_an_empty_product_launches_nothing_and_one_without_depth_is_refused(kernel: Kernel) -> None:

@@ -27,7 +27,8 @@ class ClusterSumStore:
     and than bulk copies (docs/performance.md, 33 and 60). Partial sums are added in the order of the CTAs, so
     a result does not depend on who comes first. The value is applied to what they add up to.
 
-    For one tile of a CTA, of one fragment: nobody says when what has arrived was read.
+    For one tile of a CTA, of one fragment: nobody says when what has arrived was read. Of rows that are not
+    stored nothing is sent, so what is added up of them, and given to the value, is whatever was there.
     """
 
     block_n: int
@@ -43,6 +44,7 @@ class ClusterSumStore:
 
     def taking(self, value: Value) -> "ClusterSumStore":
         """One whose CTAs add up whole units of ``value``."""
+        assert self.block_n % value.unit == 0, f"{self.block_n} columns are no whole units of {value.unit}"
         return replace(self, unit=value.unit)
 
     @property
@@ -66,9 +68,9 @@ class ClusterSumStore:
 
         return Storage
 
-    def operands(self, mD: cute.Tensor) -> tuple:
+    def operands(self, mD: cute.Tensor) -> cute.Tensor:
         """D."""
-        return (mD,)
+        return mD
 
     def prefetch(self, operands):
         """Nothing."""
@@ -82,9 +84,9 @@ class ClusterSumStore:
         return storage.partials.get_tensor(self.layout), barrier
 
     @cute.jit
-    def __call__(self, sums: Sums, operands, shared, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, sums: Sums, mD: cute.Tensor, shared, warpgroup_idx: Int32, tidx: Int32):
         """As :class:`RowStore`."""
-        ((acc,), (mD,), (partials, barrier)), first = (sums.accs, operands, shared), sums.first
+        ((acc,), (partials, barrier)), first = (sums.accs, shared), sums.first
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
         # Of a thread's two rows, the second is eight below: where the first is not stored, neither is.
         row = thread_row(first[0], tidx)

@@ -10,7 +10,7 @@ from cutlass import Int32
 from ...plan.limits import MMA_M
 from ..sm90.mma import thread_column, thread_row
 from .store import Sums, columns
-from .tma_store import TmaStore
+from .tma_store import TmaOut, TmaStore
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class RowStore(TmaStore):
     """
 
     @cute.jit
-    def __call__(self, sums: Sums, operands, sD, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
         """As :class:`TmaStore`, but rows of D from ``sums.row_end`` on are left alone."""
         if sums.first[0] + MMA_M * sums.m_fragments <= sums.row_end:
             TmaStore.__call__(self, sums, operands, sD, warpgroup_idx, tidx)
         else:
-            mD, value = operands[-1], sums.value
+            mD, value = operands.mD, sums.value
             width = gcd(sums.fragment_n, value.width)
             per_fragment = sums.fragment_n // width
             for piece in cutlass.range_constexpr(len(sums.accs) * per_fragment):
@@ -60,7 +60,7 @@ def store_rows(values, mD, first, end, tidx: Int32, rows: int = 0):
             gD = cute.domain_offset((own_row, column, first[2]), mD)
             for eight_columns in cutlass.range_constexpr(cute.size(values) // 4):
                 if column + 8 * eight_columns < end[1]:
-                    for i in range(2):
+                    for i in range(2):  # constexpr gives other code (docs/performance.md, 73)
                         pair[i] = values[4 * eight_columns + 2 * half + i].to(mD.element_type)
                     store_vector(pair, gD.iterator + 8 * eight_columns)
 

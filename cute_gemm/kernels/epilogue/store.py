@@ -7,6 +7,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from ...plan.config import KernelConfig
+from ..sm90.mma import columns_of
 from .value import TileValue, Value
 
 
@@ -48,22 +49,28 @@ class Store(Protocol):
     def Storage(self) -> type:
         """Its shared memory: a ``cute.struct``."""
 
-    def operands(self, mD: cute.Tensor) -> tuple:
+    def operands(self, mD: cute.Tensor) -> Any:
         """On the host: what of D (M, N, matrices) is passed to the kernel."""
 
-    def prefetch(self, operands: tuple) -> None:
-        """One warp: fetches what descriptors there are."""
+    def prefetch(self, operands: Any) -> None:
+        """On the device, the TMA warp: fetches what descriptors there are.
+
+        Kernels ahead on the stream may still run: nothing of this may touch global memory.
+        """
 
     def open(self, storage, tidx: Int32) -> Any:
-        """What is in :attr:`Storage`; called by all threads, before any of them goes on to its role."""
+        """On the device, all threads: what is in :attr:`Storage`, with barriers, if any, initialised.
 
-    def __call__(self, sums: Sums, operands: tuple, shared, warpgroup_idx: Int32, tidx: Int32) -> None:
-        """Stores ``sums``: called by each math warpgroup, tile by tile."""
+        Those of this CTA may be used in :meth:`__call__`, those of its peers after a wait for the cluster.
+        Kernels ahead on the stream may still run, as in :meth:`prefetch`.
+        """
 
+    def __call__(self, sums: Sums, operands: Any, shared, warpgroup_idx: Int32, tidx: Int32) -> None:
+        """On the device, each math warpgroup, tile by tile: stores ``sums``.
 
-def columns_of(registers: cute.Tensor) -> int:
-    """Columns of 64 rows that a thread's registers are of."""
-    return cute.size(registers) * 2
+        Also called where the warpgroup has no rows. Bulk copies may still read shared memory on return; the
+        kernel waits for them before it ends.
+        """
 
 
 def columns(registers: cute.Tensor, first: int, count: int) -> cute.Tensor:

@@ -19,6 +19,15 @@ from .value import Value
 
 
 @dataclass(frozen=True)
+class TmaOut:
+    """D in the kernel."""
+
+    atom: cute.CopyAtom
+    matrices: cute.Tensor  # D (M, N, matrices), by TMA's coordinates
+    mD: cute.Tensor  # the same by address
+
+
+@dataclass(frozen=True)
 class TmaStore:
     """Each math warpgroup converts and stores its own rows, in chunks of 64 x ``epi_n`` of D.
 
@@ -55,37 +64,37 @@ class TmaStore:
 
         return Storage
 
-    def operands(self, mD: cute.Tensor) -> tuple:
-        """TMA's atom and view of D, and D."""
-        return (*store_atom(mD, self.layout, (MMA_M, self.epi_n)), mD)
+    def operands(self, mD: cute.Tensor) -> TmaOut:
+        """As :meth:`store.Store.operands`."""
+        return TmaOut(*store_atom(mD, self.layout, (MMA_M, self.epi_n)), mD)
 
     def prefetch(self, operands):
         """Asks for what a store needs first."""
-        cpasync.prefetch_descriptor(operands[0])
+        cpasync.prefetch_descriptor(operands.atom)
 
     def open(self, storage, tidx: Int32) -> cute.Tensor:
         """The buffers, (64, epi_n, stages of all warpgroups)."""
         return hidden_tensor(storage.sD, self.layout, self.dtype)
 
     @cute.jit
-    def __call__(self, sums: Sums, operands, sD, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
         """As :meth:`store.Store.__call__`; rows from ``sums.row_end`` on are stored as well, but beyond D."""
-        tma_atom, tma_mD, _ = operands
-        gD = cute.domain_offset(sums.first, tma_mD)
+        gD = cute.domain_offset(sums.first, operands.matrices)
         gD = cute.local_tile(gD, (MMA_M, self.epi_n), (None, None, 0))  # (64, epi_n, restM, restN)
         mma = fragment_mma(self.epi_n)
         if const_expr(self.dtype.width == 16):
             atom = cute.make_copy_atom(warp.StMatrix8x8x16bOp(False, 4), self.dtype)
         else:
             atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=64)
-            # Eight addresses would be kept throughout the main loop: 256x128 tiles then spill two registers.
+            # Else eight addresses are kept throughout the main loop, and 256x128 tiles spill
+            # (docs/performance.md, 73).
             tidx = hide_lane(tidx)
         r2s = cute.make_tiled_copy_C(atom, mma).get_slice(tidx % WARPGROUP)
         sD = cute.local_tile(sD, (MMA_M, self.epi_n, self.stages), (0, 0, warpgroup_idx))
         tRS_sD = r2s.partition_D(sD)  # (R2S, R2S_M, R2S_N, stages)
         rD = cute.make_rmem_tensor(mma.partition_shape_C((MMA_M, self.epi_n)), self.dtype)
         bSG_sD, bSG_gD = cpasync.tma_partition(  # (TMA, stages), (TMA, restM, restN)
-            tma_atom, 0, cute.make_layout(1), cute.group_modes(sD, 0, 2), cute.group_modes(gD, 0, 2)
+            operands.atom, 0, cute.make_layout(1), cute.group_modes(sD, 0, 2), cute.group_modes(gD, 0, 2)
         )
         issues_tma = cute.arch.make_warp_uniform(tidx // WARP) % 4 == 0
         out_n = sums.value.out_columns(sums.fragment_n)
@@ -93,6 +102,7 @@ class TmaStore:
         per_fragment = out_n // self.epi_n
         chunk_n = sums.fragment_n // per_fragment  # columns of the sum
         num_chunks = len(sums.accs) * per_fragment
+        assert self.stages >= 2 or num_chunks == 1, "one buffer holds one chunk"
 
         if issues_tma:
             cute.arch.cp_async_bulk_wait_group(0, read=True)
@@ -112,7 +122,7 @@ class TmaStore:
                     cute.arch.cp_async_bulk_wait_group(self.stages - 2, read=True)
             self.sync(warpgroup_idx)
             if issues_tma:
-                cute.copy(tma_atom, bSG_sD[None, stage], bSG_gD[None, m, n * per_fragment + part])
+                cute.copy(operands.atom, bSG_sD[None, stage], bSG_gD[None, m, n * per_fragment + part])
                 cute.arch.cp_async_bulk_commit_group()
 
     def sync(self, warpgroup_idx: Int32):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 import cutlass.cute as cute
 from cutlass import Int32
 
-from ..sm90.mma import column_offset, row_offset, thread_column, thread_row
+from ..sm90.mma import column_offset, columns_of, row_offset, thread_column, thread_row
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Place:
         return thread_column(self.first_column, self.thread)
 
     def row_of(self, element: int) -> Int32:
-        """The row of a register: for even i, i and i + 1 have one row, i + 2 and i + 3 that eight below."""
+        """The row of a register: that of register 0 for 4 j and 4 j + 1, eight below for the other two."""
         return self.row + row_offset(element)
 
     def column_of(self, element: int) -> Int32:
@@ -54,14 +54,21 @@ class Place:
 
 
 class Value(Protocol):
-    """A frozen dataclass of what is known when a kernel is compiled. Of its methods, those without a note run
-    on the host."""
+    """A frozen dataclass of what is known when a kernel is compiled.
+
+    Of its methods, those without a note run on the host. The kernel does not check whether a tensor of a
+    value overlaps D. Where one does, a call may read only what the same call's sums replace: other elements
+    may have been stored.
+    """
 
     tensors: ClassVar[int]
     """Arguments of a call, behind all others, that :meth:`operands` is given."""
 
     unit: ClassVar[int]
-    """Columns of the sum that one call must have together, from a multiple of them on: a multiple of 8."""
+    """Columns of the sum that one call must have together, from a multiple of them on: a multiple of 8.
+
+    It divides N, a tile's columns, and what a store takes at once.
+    """
 
     width: ClassVar[int]
     """Columns of the sum that a call has at most where rows are stored from registers, a multiple of
@@ -82,10 +89,12 @@ class Value(Protocol):
 
         Args:
             operands: those of the kernel.
-            place: of the thread's first fragment.
+            place: of the warpgroup's first fragment; rows may be behind ``row_end``, columns beyond the last.
 
         Returns:
-            Whatever :meth:`__call__` is to be given. Registers of it are taken from the main loop.
+            Whatever :meth:`__call__` is to be given. Registers of it are taken from the main loop. Which of
+            the tile's columns a call will be for is not always known when compiling, nor which of two
+            m-fragments: do not keep one register for each of those.
         """
 
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
@@ -153,4 +162,6 @@ class TileValue:
 
     def __call__(self, sums: cute.Tensor, rows: int, columns: int) -> cute.Tensor:
         """What is stored of sums that lie so many rows and columns from the warpgroup's first ones."""
+        count = columns_of(sums)
+        assert count % self.value.unit == 0, f"{count} columns are no whole units of {self.value.unit}"
         return self.value(sums, self.place.moved(rows, columns), self.operands, self.fetched)

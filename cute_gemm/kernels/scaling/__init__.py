@@ -21,11 +21,17 @@ def scaling_1d2d(config: KernelConfig) -> Scaling1D2D:
     assert recipe.scale_m == 1, "each row of A has scales of its own"
     assert recipe.scale_k == config.block_k, "a k-block has one scale of each row"
     if config.straddles:
-        kind = StraddlingPromotion(config.fragment_n, config.scale_group_n, recipe.scale_n)
+        of_fragment = StraddlingPromotion(config.fragment_n, config.scale_group_n, recipe.scale_n)
     else:
-        kind = UniformPromotion(config.fragment_n)
-    columns = ScaleColumns(config.block_n, config.fragment_n, recipe.scale_n, kind.num_b)
-    common = config.block_m, config.m_fragments, columns, kind, config.prefetch_scales
+        of_fragment = UniformPromotion(config.fragment_n)
+    columns = ScaleColumns(config.block_n, config.fragment_n, recipe.scale_n, of_fragment.num_b)
+    common = {
+        "block_m": config.block_m,
+        "m_fragments": config.m_fragments,
+        "columns": columns,
+        "of_fragment": of_fragment,
+        "fetches_ahead": config.prefetch_scales,
+    }
     if config.tma_scales:
-        return StagedScaling(*common, stages=config.stages, multicast=config.cluster_n > 1)
-    return LoadedScaling(*common)
+        return StagedScaling(**common, stages=config.stages, multicast=config.cluster_n > 1)
+    return LoadedScaling(**common)

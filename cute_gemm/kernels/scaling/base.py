@@ -57,19 +57,26 @@ class Scaling(Protocol):
     def Storage(self) -> type:
         """Its shared memory: a ``cute.struct``."""
 
-    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> tuple:
+    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> Any:
         """What of the scales is passed to the kernel."""
 
-    def prefetch(self, operands: tuple) -> None:
-        """On the device, one warp: fetches what descriptors there are."""
+    def prefetch(self, operands: Any) -> None:
+        """On the device, the TMA warp: fetches what descriptors there are.
+
+        Kernels ahead on the stream may still run: nothing of this may touch global memory.
+        """
 
     def open(self, storage) -> Any:
-        """On the device: what is in :attr:`Storage`."""
+        """On the device, all threads: what is in :attr:`Storage`.
 
-    def along_k(self, operands: tuple, shared, tile) -> tuple:
+        As in :meth:`prefetch`, nothing may touch global memory. Barriers cannot be initialised here: their
+        fence has passed.
+        """
+
+    def along_k(self, operands: Any, shared, tile) -> tuple:
         """On the device, the TMA warp: where the scales of ``tile`` go to and come from."""
 
-    def load(self, operands: tuple, parts: tuple, k: Int32, stage: Int32, barrier, mask: Int32) -> None:
+    def load(self, operands: Any, parts: tuple, k: Int32, stage: Int32, barrier, mask: Int32) -> None:
         """On the device, the TMA warp: loads what a stage holds of scales.
 
         Args:
@@ -81,8 +88,8 @@ class Scaling(Protocol):
             mask: CTAs of the cluster to load for; 0 where A is not shared.
         """
 
-    def fetch_ahead(self, operands: tuple, tiles) -> None:
+    def fetch_ahead(self, operands: Any, tiles) -> None:
         """On the device, a spare warp: asks L2 for the scales of all tiles of the work queue ``tiles``."""
 
-    def feed(self, operands: tuple, shared, row: Int32) -> Feed:
+    def feed(self, operands: Any, shared, row: Int32) -> Feed:
         """On the device: what a math thread asks whose first row in a tile is ``row``."""

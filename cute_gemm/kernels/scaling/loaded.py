@@ -7,7 +7,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 
 from .columns import GROUP, ColumnScales, coordinates, from_quad, load
-from .scaling_1d2d import Promotion1D2D, Scaling1D2D
+from .scaling_1d2d import Promotion1D2D, Scales, Scaling1D2D
 
 FETCH_AT = {1: ((0,), 0), 2: ((0, 1), 2)}
 """By m-fragments: at which place in a group each one's next scales of A, and the next ones of B, are fetched.
@@ -31,9 +31,9 @@ class LoadedScaling(Scaling1D2D):
 
         return Storage
 
-    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> tuple:
-        """The scales of A and of B."""
-        return mSFA, mSFB
+    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> Scales:
+        """As they are."""
+        return Scales(mSFA, mSFB)
 
     def prefetch(self, operands):
         """Nothing: there is no descriptor."""
@@ -48,16 +48,15 @@ class LoadedScaling(Scaling1D2D):
     def load(self, operands, parts, k: Int32, stage: Int32, barrier, mask: Int32):
         """Nothing."""
 
-    def feed(self, operands, shared, row: Int32) -> "LoadedFeed":
+    def feed(self, operands: Scales, shared, row: Int32) -> "LoadedFeed":
         """As :meth:`base.Scaling.feed`."""
-        mSFA, mSFB = operands
         return LoadedFeed(
             self,
-            mSFA,
+            operands.mSFA,
             row,
             rA_offset=cute.make_rmem_tensor((2, self.m_fragments), Int32),
             rA=cute.make_rmem_tensor((2, self.m_fragments), Float32),
-            columns=ColumnScales.make(mSFB, self.columns),
+            columns=ColumnScales.make(operands.mSFB, self.columns),
             rHeld=cute.make_rmem_tensor((self.columns.count, 2, self.m_fragments), Float32),
         )
 

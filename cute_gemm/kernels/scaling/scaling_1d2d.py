@@ -20,19 +20,27 @@ class Promotion1D2D:
     """Adds partial sums of one tile to accumulators.
 
     Args:
-        kind: adds those of a fragment.
-        splits: for each fragment along N, what ``kind`` returned for its first column.
+        of_fragment: adds those of a fragment.
+        splits: for each fragment along N, what ``of_fragment.split`` returned for its first column.
         per_fragment: scales of B of a fragment.
     """
 
-    kind: UniformPromotion | StraddlingPromotion
+    of_fragment: UniformPromotion | StraddlingPromotion
     splits: tuple[Int32, ...]
     per_fragment: int
 
     def __call__(self, acc, partial, scales, m: int, n: int):
         """As :meth:`base.Feed.promotion` says; ``scales`` are ``[m-fragment][row half][scale of B]``."""
         own = slice(n * self.per_fragment, (n + 1) * self.per_fragment)
-        self.kind(acc, partial, [half[own] for half in scales[m]], self.splits[n])
+        self.of_fragment(acc, partial, [half[own] for half in scales[m]], self.splits[n])
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Scales in the kernel, both (rows or blocks, k-blocks, matrices)."""
+
+    mSFA: cute.Tensor
+    mSFB: cute.Tensor
 
 
 @dataclass(frozen=True)
@@ -43,14 +51,14 @@ class Scaling1D2D:
         block_m: rows of a tile.
         m_fragments: 64-row fragments of a math warpgroup, one below the other.
         columns: which scales of B a tile takes.
-        kind: what adds the partial sums of a fragment.
+        of_fragment: what adds the partial sums of a fragment.
         fetches_ahead: whether a spare warp runs :meth:`fetch_ahead`.
     """
 
     block_m: int
     m_fragments: int
     columns: ScaleColumns
-    kind: UniformPromotion | StraddlingPromotion
+    of_fragment: UniformPromotion | StraddlingPromotion
     fetches_ahead: bool
 
     group: ClassVar[int] = GROUP
@@ -60,18 +68,18 @@ class Scaling1D2D:
         """As :meth:`base.Feed.promotion`."""
         first = tile.n_tile * self.columns.block_n
         fragments = range(self.columns.block_n // self.columns.fragment_n)
-        splits = tuple(self.kind.split(first + n * self.columns.fragment_n) for n in fragments)
-        return Promotion1D2D(self.kind, splits, self.columns.per_fragment)
+        splits = tuple(self.of_fragment.split(first + n * self.columns.fragment_n) for n in fragments)
+        return Promotion1D2D(self.of_fragment, splits, self.columns.per_fragment)
 
     @cute.jit
-    def fetch_ahead(self, operands, tiles):
+    def fetch_ahead(self, operands: Scales, tiles):
         """As :meth:`base.Scaling.fetch_ahead`, of a dense product whose scales are not staged.
 
         Scales that are contiguous along K are asked for by the sector, and those of A once for tiles of the
         same rows that follow each other (docs/performance.md, 12 and 54): a feed looks four k-blocks ahead,
         which with a cold L2 and few rows pass faster than DRAM answers.
         """
-        mSFA, mSFB = operands
+        mSFA, mSFB = operands.mSFA, operands.mSFB
         lane = cute.arch.lane_idx()
         step = Int32(1)
         if mSFA.stride[1] == 1:

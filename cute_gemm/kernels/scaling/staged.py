@@ -14,6 +14,15 @@ from .scaling_1d2d import Promotion1D2D, Scaling1D2D
 
 
 @dataclass(frozen=True)
+class StagedScales:
+    """Scales in the kernel."""
+
+    atom: cute.CopyAtom
+    matrices: cute.Tensor  # scales of A (M, k-blocks, matrices), by TMA's coordinates
+    mSFB: cute.Tensor  # (scale blocks of N, k-blocks, matrices)
+
+
+@dataclass(frozen=True)
 class StagedScaling(Scaling1D2D):
     """Scales of A must be M-major, on 16 bytes, and a tile's first row a multiple of four.
 
@@ -45,36 +54,36 @@ class StagedScaling(Scaling1D2D):
 
         return Storage
 
-    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> tuple:
-        """TMA's atom and view of the scales of A, and the scales of B."""
-        return (*load_atom(mSFA, self.layout, (self.block_m, 1), self.multicast), mSFB)
+    def operands(self, mSFA: cute.Tensor, mSFB: cute.Tensor) -> StagedScales:
+        """As :meth:`base.Scaling.operands`."""
+        return StagedScales(*load_atom(mSFA, self.layout, (self.block_m, 1), self.multicast), mSFB)
 
     def prefetch(self, operands):
         """Fetches the descriptor that TMA goes by."""
-        cpasync.prefetch_descriptor(operands[0])
+        cpasync.prefetch_descriptor(operands.atom)
 
     def open(self, storage) -> cute.Tensor:
         """(bM, 1, stages)."""
         return storage.sSFA.get_tensor(self.layout)
 
-    def along_k(self, operands, shared: cute.Tensor, tile) -> tuple:
+    def along_k(self, operands: StagedScales, shared: cute.Tensor, tile) -> tuple:
         """As :func:`tma.along_k`."""
-        atom, matrices, _ = operands
-        return along_k(atom, matrices, shared, (self.block_m, 1), tile.row, tile.m_group)
+        box = self.block_m, 1
+        return along_k(operands.atom, operands.matrices, shared, box, tile.row, tile.m_group)
 
-    def load(self, operands, parts, k: Int32, stage: Int32, barrier, mask: Int32):
+    def load(self, operands: StagedScales, parts, k: Int32, stage: Int32, barrier, mask: Int32):
         """As :meth:`base.Scaling.load`."""
         tSsS, tSgS = parts  # (TMA, stages), (TMA, restK)
-        cute.copy(operands[0], tSgS[None, k], tSsS[None, stage], tma_bar_ptr=barrier, mcast_mask=mask)
+        cute.copy(operands.atom, tSgS[None, k], tSsS[None, stage], tma_bar_ptr=barrier, mcast_mask=mask)
 
-    def feed(self, operands, shared: cute.Tensor, row: Int32) -> "StagedFeed":
+    def feed(self, operands: StagedScales, shared: cute.Tensor, row: Int32) -> "StagedFeed":
         """As :meth:`base.Scaling.feed`."""
         address = hide_lane(shared.iterator.toint() + 4 * row)
         pointer = cute.make_ptr(Float32, address, cutlass.AddressSpace.smem, assumed_align=4)
         return StagedFeed(
             self,
             cute.make_tensor(pointer, shared.layout),
-            ColumnScales.make(operands[-1], self.columns),
+            ColumnScales.make(operands.mSFB, self.columns),
             cute.make_rmem_tensor((self.columns.count,), Float32),
             cute.make_rmem_tensor((self.columns.count,), Float32),
         )

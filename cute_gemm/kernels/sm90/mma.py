@@ -57,13 +57,21 @@ def fragment_mma(n: int) -> cute.TiledMma:
 
 
 def thread_row(first: Int32, thread: Int32) -> Int32:
-    """The row of register 0 of ``thread``, of a fragment whose first row is ``first``."""
+    """The row of register 0 of ``thread``, of a fragment whose first row is ``first``.
+
+    Added in another order, it is compiled to other code (docs/performance.md, 73).
+    """
     return first + thread % WARPGROUP // WARP * 16 + thread % WARP // 4
 
 
 def thread_column(first: Int32, thread: Int32) -> Int32:
     """The column of register 0 of ``thread``, of a fragment whose first column is ``first``."""
     return first + thread % 4 * 2
+
+
+def columns_of(registers: cute.Tensor) -> int:
+    """Columns of a fragment that a thread's ``registers`` are of."""
+    return cute.size(registers) * 2
 
 
 def row_offset(element: int) -> int:

@@ -1,8 +1,8 @@
 """Functions that hide where a value comes from, so that the compiler keeps it in a register.
 
 The compiler computes thread ids and shared-memory addresses again wherever it can, also inside loops. There
-they lie on the critical path between two WGMMAs (docs/performance.md, 4 and 5). A shuffle gives a value an
-unknown origin, so it is computed once. No function here changes a value.
+they lie on the critical path between two WGMMAs (docs/performance.md, 5 and 73). A shuffle gives a value an
+unknown origin, so it is computed once. No function here changes a value. Whole warps call them.
 """
 
 import cutlass

@@ -44,7 +44,10 @@ def promoting_map(matrices: cute.Tensor, tile: OperandTile) -> TensorMap:
 
 
 def pointers(maps: tuple[TensorMap, ...]) -> tuple[cute.Pointer | None, cute.Pointer | None]:
-    """What copies of A and of B take for ``tma_desc_ptr``: their maps, or None for those of their atoms."""
+    """What copies of A and of B take for ``tma_desc_ptr``: their maps, or None for those of their atoms.
+
+    Called in front of the roles: inside the TMA warp's it moves a load (docs/performance.md, 73).
+    """
     if not maps:
         return None, None
     map_a, map_b = (_pointer(each) for each in maps)
