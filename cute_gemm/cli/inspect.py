@@ -73,7 +73,8 @@ def _run(args: argparse.Namespace) -> None:
             _show(_named(args))
         else:
             _show(_chosen(args))
-    except InspectionError as error:
+    # A ValueError says by name what a configuration asks for that there is not.
+    except (InspectionError, ValueError) as error:
         raise CommandError(str(error)) from error
 
 

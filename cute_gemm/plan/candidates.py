@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+from .buildable import why_unbuildable
 from .config import RASTER_WIDTH, KernelConfig
 from .layouts import DENSE, LAYOUTS, Layout
 from .limits import OUT_BYTES, SMEM_CAPACITY, ceil_div
@@ -68,19 +69,14 @@ def as_run(problem: GemmProblem, config: KernelConfig, tma_scales: bool) -> Kern
 
 
 def can_be_built(config: KernelConfig) -> bool:
-    """Whether shared memory, scale blocks and registers suffice for ``config``, and its layout allows it."""
+    """Whether a kernel can be built for ``config`` (:func:`why_unbuildable`) that is not sure to be slow.
+
+    Two stages are too few, and with more accumulators than registers a kernel spills.
+    """
+    if why_unbuildable(config):
+        return False
     accumulators = (config.fragments + config.partial_accumulators) * config.fragment_n // 2
-    chunks = config.fragments * config.fragment_n // config.epi_n
-    return (
-        config.smem_bytes <= SMEM_CAPACITY
-        and config.stages >= 3
-        and config.fragment_n <= config.recipe.scale_n + config.scale_group_n
-        and config.fragment_n % config.epi_n == 0
-        and (config.epi_stages >= 2 or chunks == 1)
-        and accumulators <= _ACCUMULATORS
-        and (config.partial_accumulators == 1 or config.fragments == 1)
-        and config.layout.allows(config)
-    )
+    return config.stages >= 3 and accumulators <= _ACCUMULATORS
 
 
 def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:

@@ -71,7 +71,7 @@ class KernelConfig:
 
     @property
     def name(self) -> str:
-        """Short name for tables, such as ``256x128_c2x1_s4_dyn_bf16``; each candidate has its own."""
+        """Short name for tables, such as ``64x96_c1x2_s10_t2_pf_bf16``; each candidate has its own."""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         raster_width = self.raster_width * self.cluster_m
         # What most have goes unsaid, and so do store buffers, which follow from the rest in all candidates.
@@ -88,8 +88,8 @@ class KernelConfig:
             (self.dynamic_persistence, "dyn"),
             (self.l2_promotion != 128, f"l2p{self.l2_promotion}"),
             (self.prefetch_scales, "pf"),
-            (True, {"bfloat16": "bf16", "float32": "fp32"}[self.out_dtype]),
-            (self.layout is not DENSE, self.layout.name),
+            (True, {"bfloat16": "bf16", "float32": "fp32"}.get(self.out_dtype, f"{self.out_dtype}")),
+            (self.layout is not DENSE, getattr(self.layout, "name", f"{self.layout}")),
             (self.tma_scales, "tma-scales"),
         )
         return "_".join(text for said, text in parts if said)

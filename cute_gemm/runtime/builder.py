@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..plan.buildable import why_unbuildable
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout, resolve
-from ..plan.limits import SCALE_BYTES, SCALE_STRIDE_MULTIPLE, SMEM_CAPACITY, TMA_ALIGNMENT
+from ..plan.limits import SCALE_BYTES, SCALE_STRIDE_MULTIPLE, TMA_ALIGNMENT
 from . import compiler
 from .sources import Sources, is_of_user, read
 
@@ -67,7 +68,7 @@ def build(
     Raises:
         ImportError: the DSL is missing.
         TypeError: the kernel takes no such part.
-        ValueError: the configuration asks for more shared memory than there is.
+        ValueError: no kernel can be built for the configuration; the message says why, and what would do.
     """
     import cutlass
     from cutlass import cute
@@ -76,11 +77,9 @@ def build(
     from ..kernels.gemm_fp8_1d2d import DTYPES, Fp8Gemm1D2D
 
     # Of parts that are not known here, the compiler sees what they take.
-    if store is None and kernel is None and config.smem_bytes > SMEM_CAPACITY:
-        raise ValueError(
-            f"{config.name} takes {config.smem_bytes} bytes of shared memory; there are {SMEM_CAPACITY} for "
-            "a CTA. Fewer stages or a smaller tile take less"
-        )
+    why = why_unbuildable(config) if store is None and kernel is None else ""
+    if why:
+        raise ValueError(f"{config.name} cannot be built: {why}")
     out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
     if scheduler is None:
         scheduler = resolve(config.layout.scheduler(config))

@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -74,9 +74,9 @@ class KernelStats:
     """Static shared memory; what a launch asks for dynamically is not in the cubin."""
     stack_bytes: int
     """Local memory per thread; more than 0 means spilled or indexed registers."""
-    code: tuple[str, ...]
+    code: tuple[str, ...] = field(repr=False)
     """The full opcode of each instruction, by address."""
-    loops: tuple[Loop, ...]
+    loops: tuple[Loop, ...] = field(repr=False)
     """Backward branches in the order they occur."""
 
     @property

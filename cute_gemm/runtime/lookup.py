@@ -36,7 +36,7 @@ def shared_bytes(of: Program | KernelConfig) -> int:
 
 
 def find_config(name: str) -> KernelConfig:
-    """The candidate of a name, such as ``256x128_c2x1_s4_dyn_bf16``.
+    """The candidate of a name, such as ``64x96_c1x2_s10_t2_pf_bf16``.
 
     Raises:
         InspectionError: there is none.
@@ -75,6 +75,8 @@ def _module(place: str) -> types.ModuleType:
     """A module by its name, or from its file."""
     try:
         if not place.endswith(".py"):
+            # As for `python -m`: an installed command does not look in the current directory.
+            sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(place)
         path = Path(place).resolve()
         # By a name that is no other module's.

@@ -91,7 +91,10 @@ def _split(config: KernelConfig, grouping: tuple[Tensor | int, ...]) -> tuple[Te
     given = [*grouping, *default] if len(grouping) == len(names) - 1 else list(grouping)
     if len(given) != len(names):
         wanted = " and ".join(names) or "nothing"
-        raise TypeError(f"{config.name} takes {wanted} behind its operands, got {len(grouping)} arguments")
+        raise TypeError(
+            f"{config.name} takes {wanted} behind its operands, got {len(grouping)} of them; further "
+            "tensors of a program are passed as `tensors=(...)`"
+        )
     # The contract says what is wrong where an argument is something else.
     index: Any = given[0] if given else None
     number: Any = given[1] if len(given) > 1 else 0

@@ -1,7 +1,7 @@
 """Grouped problems in each layout, and the judge of their results.
 
 What a result should be is said by `row_groups`: the group of every row, -1 where nothing may be written.
-:mod:`cute_gemm.grouping` has it also for an index that breaks the rules of its layout.
+:mod:`cute_gemm.row_groups` has it also for an index that breaks the rules of its layout.
 """
 
 from __future__ import annotations

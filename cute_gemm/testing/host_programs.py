@@ -25,6 +25,9 @@ from ..storage import DIRECTORY_VARIABLE
 FIELDS = 13
 """Columns of what a program writes, as many as :class:`cute_gemm.testing.schedules.Tile` has fields."""
 
+MOST_ROWS = 1 << 22
+"""More are a schedule without end."""
+
 OUTSIDE, READS = (0, FIELDS - 1), (0, FIELDS - 2)
 """Where it notes that something out of bounds was used, and how often its table was read."""
 
@@ -164,7 +167,7 @@ class Walk(HostProgram):
                     if tile.is_valid and tile.is_padding:
                         tile, state = queue.after(tile, state)
                     row = write(out, row, tile, cluster, x, y)
-                    while tile.is_valid:
+                    while tile.is_valid and row < MOST_ROWS:
                         tile, state = queue.after(tile, state)
                         varied = {name: getattr(tile, name) for name in ("index", *walked.varying)}
                         row = write(out, row, replace(first, **varied), cluster, x, y)

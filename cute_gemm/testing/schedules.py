@@ -123,7 +123,7 @@ def walk(
         What each CTA is handed.
 
     Raises:
-        AssertionError: it reads an index, or its table, out of bounds.
+        AssertionError: it reads an index, or its table, out of bounds; or it hands out tiles without end.
         ImportError: the DSL is missing.
     """
     from .host_programs import Walk
@@ -135,8 +135,11 @@ def run_walk(
     program: Any, extents: Extents, block_mn: tuple[int, int], grouping: Sequence[Sequence[int] | int] = ()
 ) -> Schedule:
     """As :func:`walk`, by a :class:`.host_programs.Walk` of one's own, whose tiles may be any."""
+    from .host_programs import MOST_ROWS
+
     out, table = run_program(program, extents, block_mn, grouping)
     rows = int(out[0, 3])
+    assert rows < MOST_ROWS, f"CTAs are handed {MOST_ROWS} tiles and no end: is_valid never becomes false"
     if rows > len(out):
         out, table = run_program(program, extents, block_mn, grouping, rows)
     a, b, c = out[0, :3].tolist()

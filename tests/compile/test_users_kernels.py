@@ -306,9 +306,9 @@ def test_shared_memory_that_is_not_there_is_refused_before_compiling(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = KernelConfig(256, 128, 5)
-    with pytest.raises(ValueError, match=f"{config.name} takes {config.smem_bytes} bytes of shared memory"):
+    with pytest.raises(ValueError, match=f"cannot be built: it takes {config.smem_bytes} bytes"):
         build(config)
-    with pytest.raises(ValueError, match=f"{config.name} takes .* bytes of shared memory"):
+    with pytest.raises(ValueError, match=f"{config.name} cannot be built: it takes .* bytes"):
         instance(config)
     # Of a part that is not known, when it has been compiled.
     program = build(config, store=importlib.import_module("mine_store").MeetingStore)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cute_gemm.plan import candidates
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOK = ROOT / "docs" / "performance.md"
@@ -38,6 +40,13 @@ def broken_links(path):
 def entries():
     """Numbers of the notebook's entries, in order."""
     return [int(number) for number in re.findall(r"^### (\d+)\. ", NOTEBOOK.read_text(), flags=re.MULTILINE)]
+
+
+def test_configurations_that_documents_inspect_are_candidates():
+    names = {config.name for config in candidates.every_config()}
+    text = "".join(path.read_text() for path in DOCUMENTS)
+    assert set(re.findall(r"inspect --config (\S+)", text)) <= names
+    assert "inspect --config" in text
 
 
 def test_readme_is_at_most_200_lines():

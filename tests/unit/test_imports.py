@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "schedulers": {"plan"},
     "kernels": {"plan", "schedulers"},
     "contract": {"plan"},
-    "grouping": {"plan"},
+    "row_groups": {"plan"},
     "quantize": {"contract", "plan"},
     "reference": {"contract", "plan", "quantize"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},

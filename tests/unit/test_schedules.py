@@ -127,6 +127,18 @@ def test_a_scheduler_that_leaves_something_out_is_seen(scheduler: Any) -> None:
         assert_each_tile_once(walk(scheduler, EXTENTS), [Rows(0, 0, 0, 200)])
 
 
+@dataclass(frozen=True)
+class Endless(ColumnScheduler):
+    @cute.jit
+    def at(self, index: Int32) -> WorkTile:
+        return replace(ColumnScheduler.at(self, index), is_valid=Boolean(True))
+
+
+def test_a_schedule_without_end_is_seen() -> None:
+    with pytest.raises(AssertionError, match="is_valid never becomes false"):
+        walk(Endless, EXTENTS)
+
+
 def test_a_read_out_of_bounds_is_seen() -> None:
     assert walk(Reading, EXTENTS, ([0, 0, 5], 2)).tiles[0].m_group == 5
     with pytest.raises(AssertionError, match="out of bounds"):

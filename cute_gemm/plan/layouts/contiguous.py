@@ -18,7 +18,7 @@ class Contiguous(Layout):
     name = "contiguous"
     index = Index("group_index", "M")
     has_padding = True
-    row_groups = "cute_gemm.grouping:contiguous_row_groups"
+    row_groups = "cute_gemm.row_groups:contiguous_row_groups"
     validation = "cute_gemm.contract.grouping:group_index_values"
 
     def scheduler(self, config: KernelConfig) -> str:

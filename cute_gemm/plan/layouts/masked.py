@@ -22,7 +22,7 @@ class Masked(Layout):
     table_bytes = TABLE_SMEM
     # The table takes some of the room (docs/performance.md, 39 and 47).
     tall_store_bytes = 64
-    row_groups = "cute_gemm.grouping:masked_row_groups"
+    row_groups = "cute_gemm.row_groups:masked_row_groups"
     validation = "cute_gemm.contract.grouping:valid_rows_values"
 
     def scheduler(self, config: KernelConfig) -> str:

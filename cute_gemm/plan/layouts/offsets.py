@@ -21,7 +21,7 @@ class Offsets(Layout):
     table_bytes = TABLE_SMEM
     # Half as wide, or two of them, lost 1 % (docs/performance.md, 39 and 47).
     tall_store_stages = None
-    row_groups = "cute_gemm.grouping:offsets_row_groups"
+    row_groups = "cute_gemm.row_groups:offsets_row_groups"
     validation = "cute_gemm.contract.grouping:offsets_values"
 
     def scheduler(self, config: KernelConfig) -> str:

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from cute_gemm.grouping import contiguous_row_groups, masked_row_groups, offsets_row_groups
+from cute_gemm.row_groups import contiguous_row_groups, masked_row_groups, offsets_row_groups
 
 
 def int32(values: list[int]) -> torch.Tensor:

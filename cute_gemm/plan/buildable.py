@@ -1,0 +1,79 @@
+"""Which configurations a kernel can be built for: each rule beside what is said where it is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .config import KernelConfig
+from .layouts import Layout
+from .limits import OUT_BYTES, SMEM_CAPACITY
+
+_HEIGHTS = 8, 64, 128, 256
+_MAX_FRAGMENT_N = 256  # columns of one WGMMA
+_MAX_CLUSTER = 8  # CTAs that every Hopper GPU can run as one cluster
+
+
+def why_unbuildable(config: KernelConfig) -> str:
+    """The first rule that a configuration breaks, and what would do; empty if a kernel can be built for it.
+
+    Such a kernel may still spill registers: the compiler says so.
+    """
+    return next(_objections(config), "")
+
+
+def _objections(config: KernelConfig) -> Iterator[str]:
+    layout: object = config.layout
+    if not isinstance(layout, Layout):
+        yield f"layout is {config.layout!r}; wanted an object of cute_gemm.plan.layouts, such as OFFSETS"
+        return
+    if config.out_dtype not in OUT_BYTES:
+        yield f"out_dtype is {config.out_dtype!r}; wanted one of the names {', '.join(map(repr, OUT_BYTES))}"
+        return
+    if config.block_m not in _HEIGHTS:
+        yield f"block_m is {config.block_m}; wanted one of {', '.join(map(str, _HEIGHTS))}"
+    for name in ("cluster_m", "cluster_n", "splits", "raster_width", "n_fragments", "stages", "epi_n"):
+        if getattr(config, name) < 1:
+            yield f"{name} is {getattr(config, name)}; wanted at least 1"
+            return
+    yield from _objections_to_fragments(config)
+    if config.cluster_size > _MAX_CLUSTER:
+        yield f"a cluster has {config.cluster_size} CTAs; wanted at most {_MAX_CLUSTER}"
+    if config.stages < 2:
+        yield "stages is 1; wanted at least 2, so that one is filled while another is read"
+    if config.block_k != config.recipe.scale_k:
+        wanted = f"{config.recipe.scale_k}: a k-block has one scale of each row"
+        yield f"block_k is {config.block_k}; wanted {wanted}"
+    if config.l2_promotion not in (128, 256):
+        yield f"l2_promotion is {config.l2_promotion}; wanted 128 or 256 bytes"
+    if config.prefetch_scales and config.dynamic_persistence:
+        yield "prefetch_scales and dynamic_persistence are both set, so that two warps would draw tiles"
+    if not config.layout.allows(config):
+        yield f"the {config.layout.name} layout does not allow its tile, cluster, splits or tma_scales"
+    if config.smem_bytes > SMEM_CAPACITY:
+        yield (
+            f"it takes {config.smem_bytes} bytes of shared memory; there are {SMEM_CAPACITY} for a CTA. "
+            "Fewer stages or a smaller tile take less"
+        )
+
+
+def _objections_to_fragments(config: KernelConfig) -> Iterator[str]:
+    width = config.fragment_n
+    if config.block_n % config.n_fragments or width % 16 or not 16 <= width <= _MAX_FRAGMENT_N:
+        yield (
+            f"block_n is {config.block_n} in {config.n_fragments} fragments; wanted fragments of 16 to "
+            f"{_MAX_FRAGMENT_N} columns, a multiple of 16"
+        )
+        return
+    if width > config.recipe.scale_n + config.scale_group_n:
+        yield f"a fragment of {width} columns can have more than two scales of B; wanted fewer columns"
+    if width % config.epi_n or config.epi_n % 8:
+        yield (
+            f"epi_n is {config.epi_n}, which does not divide the {width} columns of a fragment; pass epi_n="
+            f"{next(columns for columns in (64, 32, 16) if width % columns == 0)} or {width}"
+        )
+    elif config.epi_stages < 2 and config.fragments * width > config.epi_n:
+        yield f"epi_stages is {config.epi_stages}; wanted at least 2, or epi_n={width} and one fragment"
+    if config.partial_accumulators not in (1, 2):
+        yield f"partial_accumulators is {config.partial_accumulators}; wanted 1 or 2"
+    elif config.partial_accumulators == 2 and config.fragments > 1:
+        yield f"partial_accumulators is 2 for {config.fragments} fragments; wanted 1, or one fragment"
