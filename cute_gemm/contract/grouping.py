@@ -6,6 +6,8 @@ What an index on the device holds, the host does not look at: kernels bear any v
 
 from __future__ import annotations
 
+from typing import SupportsInt
+
 import torch
 from torch import Tensor
 
@@ -26,10 +28,12 @@ def require_count(rule: Count, value: object) -> None:
     name, limit = rule.name, rule.limit
     if type(value) is not int:
         fix = ""
-        if name == "expected_rows" and isinstance(value, Tensor) and value.dim():
-            fix = "; an index of groups comes before it, and `out` behind it, unlike in DeepGEMM"
+        if rule.is_a_vector and isinstance(value, Tensor) and value.dim():
+            fix = f"; {rule.is_a_vector}"
         elif isinstance(value, Tensor):
             fix = f": `int({name})`, which waits for the device if it is there"
+        elif isinstance(value, SupportsInt):
+            fix = f": `int({name})`"
         raise TypeError(f"{name} is {words.kind(value)}; wanted an int that the host knows{fix}")
     if value < 1 or (limit is not None and value > limit):
         most = f" and at most {limit}" if limit else ""
@@ -96,8 +100,8 @@ def _require_length(rule: Index, vector: Tensor, length: int) -> None:
         return
     name, what = rule.name, {"M": "rows of a", "G": "matrices of b"}[rule.axis]
     fix = ""
-    if name == "offsets" and vector.shape == (length + 1,):
-        fix = ": if they begin with a 0, where the first group starts, `offsets[1:]`"
+    if rule.one_too_many and vector.shape == (length + 1,):
+        fix = f": {rule.one_too_many}"
     raise ValueError(
         f"{name} has shape {tuple(vector.shape)}; wanted [{rule.axis}] = ({length},), one for each of the "
         f"{what}{fix}"

@@ -67,7 +67,7 @@ def find_program(where: str) -> Program | KernelConfig:
     if isinstance(found, types.FunctionType):
         found = found()
     if not isinstance(found, (Program, KernelConfig)):
-        raise InspectionError(f"{where} is a {type(found).__name__}; want a Program or a KernelConfig")
+        raise InspectionError(f"{where} is of type {type(found).__name__}; want a Program or a KernelConfig")
     return found
 
 

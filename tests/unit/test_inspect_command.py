@@ -75,7 +75,7 @@ def test_a_program_is_found_by_where_it_is(file: Path, monkeypatch: pytest.Monke
     [
         ("program", "want module:attribute or file.py:attribute"),
         ("{file}:other", "mine.py has no other"),
-        ("{file}:nothing", "is a int; want a Program"),
+        ("{file}:nothing", "is of type int; want a Program"),
         ("nowhere.py:program", "cannot import nowhere.py"),
         ("no_such_module_at_all:program", "cannot import no_such_module_at_all"),
     ],

@@ -124,7 +124,9 @@ def test_each_column_takes_the_scale_of_its_block(block_n: int, n_fragments: int
             loaded = [columns.row(n_tile, n * columns.per_fragment + b) for b in range(columns.per_fragment)]
             split = len(blocks)
             if columns.per_fragment == 2:
-                split = scaling.of_fragment.split(n_tile * block_n + n * config.fragment_n) * config.scale_group_n
+                split = (
+                    scaling.of_fragment.split(n_tile * block_n + n * config.fragment_n) * config.scale_group_n
+                )
             assert [loaded[0] if i < split else loaded[1] for i in range(len(blocks))] == blocks
         # What is asked for ahead.
         asked = {columns.row(n_tile, 0) + i for i in range(columns.blocks)}

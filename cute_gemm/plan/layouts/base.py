@@ -26,10 +26,12 @@ class Index:
     Args:
         name: of the argument.
         axis: what it has an element for: ``"M"``, each row of A, or ``"G"``, each group.
+        one_too_many: what to say where it has one element more than that; empty for nothing.
     """
 
     name: str
     axis: str
+    one_too_many: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class Count:
     Args:
         name: of the argument.
         limit: its largest value; None if there is none.
+        is_a_vector: what to say where a vector is given for it; empty for nothing.
     """
 
     name: str
     limit: int | None
+    is_a_vector: str = ""
 
 
 class Layout:

@@ -18,7 +18,11 @@ class Masked(Layout):
     name = "masked"
     has_matrix_per_group = True
     index = Index("valid_rows", "G")
-    count = Count("expected_rows", None)
+    count = Count(
+        "expected_rows",
+        None,
+        is_a_vector="an index of groups comes before it, and `out` behind it, unlike in DeepGEMM",
+    )
     table_bytes = TABLE_SMEM
     # The table takes some of the room (docs/performance.md, 39 and 47).
     tall_store_bytes = 64

@@ -15,7 +15,11 @@ class Offsets(Layout):
     """Tokens sorted by expert, as they are: no padding."""
 
     name = "offsets"
-    index = Index("offsets", "G")
+    index = Index(
+        "offsets",
+        "G",
+        one_too_many="if they begin with a 0, where the first group starts, `offsets[1:]`",
+    )
     count = Count("alignment", MAX_ALIGNMENT)
     gives_count_to_kernel = True
     table_bytes = TABLE_SMEM
