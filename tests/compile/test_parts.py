@@ -118,7 +118,7 @@ class Wide(Identity):
 
 @pytest.mark.parametrize(
     "config",
-    [replace(STORES["tma"], epi_n=16), replace(STORES["cluster"], block_n=80)],
+    [replace(STORES["tma"], epi_n=16), replace(STORES["cluster"], block_n=80, epi_n=80)],
     ids=["chunks", "shares"],
 )
 def test_a_value_is_given_whole_units(config: KernelConfig) -> None:
