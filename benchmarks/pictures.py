@@ -13,6 +13,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from cute_gemm.bench.comparison import Comparison, by_rows
+from cute_gemm.bench.plots import STYLE
 
 SPEED, LIMIT = "speed.png", "limit.png"
 
@@ -20,15 +21,6 @@ _KEY = "cute_gemm data"
 _BLUE, _ORANGE, _GREEN, _PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # of Okabe and Ito
 _COLOURS = _BLUE, _ORANGE, _GREEN, _PINK
 _MARKERS = "osD^"
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 Data = dict[str, Any]
 """What a picture shows, in types that JSON keeps."""
@@ -80,7 +72,7 @@ def write(path: Path, data: Data) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained", facecolor="white")
         _DRAW[path.name](figure.subplots(), data)
         metadata = {_KEY: json.dumps(data, separators=(",", ":")), "Software": None}

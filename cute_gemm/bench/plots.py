@@ -43,7 +43,7 @@ _LOOK = {
     FAST: (_BLACK, "^"),
     TRITON: (_ORANGE, "v"),
 }
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
@@ -54,6 +54,7 @@ _STYLE: Any = {
     # The same rows give the same file.
     "svg.hashsalt": "cute_gemm",
 }
+"""What all pictures of figures have in common, as matplotlib takes it."""
 _FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": 160}, "svg": {"metadata": {"Date": None}}}
 
 _Times = Mapping[Shape, float]
@@ -75,7 +76,7 @@ def draw(rows: Sequence[Row], directory: Path) -> list[Path]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     files = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, figure in _figures(rows):
             for suffix, options in _FORMATS.items():
                 files.append(directory / f"{name}.{suffix}")

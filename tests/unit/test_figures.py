@@ -120,12 +120,12 @@ def test_pictures_are_judged_by_the_numbers_they_show(root, results):
     assert data[pictures.LIMIT]["limit"] == {"dense": [[121.6, 200.0, 168.73]]}
 
     # Other pixels of the same numbers are as good.
-    pictures._STYLE["font.size"] += 1
+    pictures.STYLE["font.size"] += 1
     before = speed.read_bytes()
     try:
         pictures.write(speed, data[pictures.SPEED])
     finally:
-        pictures._STYLE["font.size"] -= 1
+        pictures.STYLE["font.size"] -= 1
     assert speed.read_bytes() != before
     assert figures.main(["--check"], root) == 0
 
