@@ -10,15 +10,18 @@ the CPU, so that hardly anything but the kernels runs on the GPU. The names of c
 
 import os
 import sys
+from dataclasses import replace
 from itertools import cycle, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from parts import SWIGLU_LIMIT, RowFactor, SwiGlu, program, swiglu
 from tensors import DTYPES, FLAGS, scales_for, semaphore
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
+from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import builder
 from cute_gemm.testing import (
     GroupedInputs,
@@ -28,6 +31,7 @@ from cute_gemm.testing import (
     make_inputs,
     make_masked_inputs,
     make_offsets_inputs,
+    tile_errors,
 )
 
 # One cluster, or two CTAs without one. A race between tiles needs a CTA that comes by several, one within the
@@ -41,6 +45,7 @@ class Case(NamedTuple):
     n: int
     k: int
     index: tuple[int, ...] = ()  # to be had over and over in place of the right one
+    value: Any = None  # a factor of each row, which is 2, or halves the columns of D
 
 
 def pick(out_dtype: str = "bfloat16", layout: Layout = DENSE, **wanted: object) -> KernelConfig:
@@ -142,11 +147,39 @@ UNRULY = {
         pick(layout=MASKED, block_m=64, cluster_m=2), (64, 0, 70), 136, 144, (BIG, 71, -1)
     ),
 }
-CASES = DENSE_CASES | GROUPED_CASES | UNRULY
+# Values, one of which reads a tensor before the main loop, in every store; fragments side by side.
+SIDE_BY_SIDE = KernelConfig(128, 256, stages=3, n_fragments=2, epi_n=64)
+VALUES = {
+    "side by side": Case(SIDE_BY_SIDE, (300,), 656, 528),
+    "side by side, cluster, scales by TMA": Case(
+        replace(SIDE_BY_SIDE, cluster_m=2, raster_width=8, l2_promotion=256, tma_scales=True),
+        (600,),
+        656,
+        528,
+    ),
+    "side by side, factors of rows": Case(SIDE_BY_SIDE, (300,), 656, 528, value=RowFactor(1)),
+    "256, factors of rows": Case(
+        pick(block_m=256, cluster_size=1), (300,), 264, 528, value=RowFactor(m_fragments=2)
+    ),
+    "offsets, factors of rows": Case(
+        pick(layout=OFFSETS, block_m=128, cluster_size=1), (1, 128, 0, 130), 200, 528, value=RowFactor(1)
+    ),
+    "128, shared k, factors of rows": Case(
+        pick(block_m=128, splits=3, tma_scales=True), (100,), 56, 5648, value=RowFactor(1)
+    ),
+    "128, half the columns": Case(
+        replace(pick(block_m=128, straddles=False, cluster_size=1), epi_n=16),
+        (130,),
+        272,
+        528,
+        value=SwiGlu(),
+    ),
+}
+CASES = DENSE_CASES | GROUPED_CASES | UNRULY | VALUES
 
 
 def grouped_inputs(case: Case) -> GroupedInputs:
-    config, sizes, n, k, index = case
+    config, sizes, n, k, index, _ = case
     if config.layout is CONTIGUOUS:
         inputs = make_contiguous_inputs(sizes, n, k)
     elif config.layout is OFFSETS:
@@ -164,38 +197,47 @@ def run(case: Case) -> float:
     Raises:
         AssertionError: the result is wrong.
     """
-    config, sizes, n, k, index = case
+    config, n, value = case.config, case.n, case.value
     grouping: list[torch.Tensor | int] = []
     if config.layout is DENSE:
-        (m,) = sizes
-        lhs, rhs = make_inputs(m, n, k)
+        (m,) = case.sizes
+        lhs, rhs = make_inputs(m, n, case.k)
     else:
         inputs = grouped_inputs(case)
         lhs, rhs = inputs.lhs, inputs.rhs
         grouping = [inputs.index, 1] if config.layout.gives_count_to_kernel else [inputs.index]
-    out = torch.full((*lhs[0].shape[:-1], n), torch.nan, dtype=DTYPES[config.out_dtype])
-    launch = builder.instance(config)
-    a, sa, b, sb, out, *grouping = (
+    columns = n if value is None else value.out_columns(n)
+    out = torch.full((*lhs[0].shape[:-1], columns), torch.nan, dtype=DTYPES[config.out_dtype])
+    factors = [torch.full((1, len(lhs[0])), 2.0)] if isinstance(value, RowFactor) else []
+    launch = builder.instance(config if value is None else program(config, value))
+    a, sa, b, sb, out, *behind = (
         x.cuda() if isinstance(x, torch.Tensor) else x
-        for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping)
+        for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping, *factors)
     )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
-    launch(a, sa, b, sb, out, NUM_SMS, FLAGS, semaphore().data_ptr(), 0, *grouping)
+    launch(a, sa, b, sb, out, NUM_SMS, FLAGS, semaphore().data_ptr(), 0, *behind)
     torch.cuda.synchronize()
-    if index:
+    out = out.cpu()
+    if case.index:
         return 0.0
+    if isinstance(value, SwiGlu):
+        error = float(tile_errors(out, swiglu(dequantized_product(*lhs, *rhs))).max())
+        assert error < SWIGLU_LIMIT
+        return error
+    if factors:
+        out /= 2
     if config.layout is DENSE:
-        return assert_correct(out.cpu(), *lhs, *rhs)
-    return assert_grouped_correct(out.cpu(), lhs, rhs, inputs.row_groups)
+        return assert_correct(out, *lhs, *rhs)
+    return assert_grouped_correct(out, lhs, rhs, inputs.row_groups)
 
 
 def main() -> None:
     # Read by torch at the first allocation. Not set on import, which must not change whoever imports this.
     os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     for title in sys.argv[1:] or CASES:
-        config, sizes, n, k, _ = case = CASES[title]
-        rows = "+".join(map(str, sizes))
-        print(f"{title}: {config.name}, {rows} x {n} x {k}: worst tile {run(case):.1e}", flush=True)
+        case = CASES[title]
+        product = f"{'+'.join(map(str, case.sizes))} x {case.n} x {case.k}"
+        print(f"{title}: {case.config.name}, {product}: worst tile {run(case):.1e}", flush=True)
 
 
 if __name__ == "__main__":

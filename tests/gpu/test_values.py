@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, pick, program
+from parts import (
+    SWIGLU_LIMIT,
+    Bias,
+    NoScales,
+    RowFactor,
+    SimpleMainloop,
+    SwiGlu,
+    pick,
+    program,
+    swiglu,
+)
 from tensors import DTYPES, FLAGS, bits, m_major_amid_nans
 from torch import Tensor
 
@@ -26,8 +36,6 @@ from cute_gemm.testing import (
 )
 
 SIDE_BY_SIDE = KernelConfig(128, 256, stages=3, n_fragments=2, epi_n=64)
-# bf16 rounding alone gives 1.42e-6, and the tanh that SwiGlu takes is good to 2^-11.
-SWIGLU_LIMIT = 3e-6
 
 
 class Case(NamedTuple):
@@ -163,11 +171,6 @@ def test_factors_of_rows_that_are_read_ahead(case: Case) -> None:
     factors = torch.exp2(torch.randint(-3, 4, rows, generator=random, device="cuda").float())
     out = run(case, RowFactor(case.config.m_fragments), inputs, factors)
     assert_equal(out, inputs.sums * factors.view(inputs.row_groups.shape)[..., None], inputs)
-
-
-def swiglu(sums: Tensor) -> Tensor:
-    gate, up = sums.unflatten(-1, (-1, 2, 8)).unbind(-2)
-    return (torch.nn.functional.silu(gate) * up).flatten(-2)
 
 
 @every_case

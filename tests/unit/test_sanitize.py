@@ -18,8 +18,9 @@ sys.path.append(str(Path(__file__).parents[1] / "gpu"))
 sanitize = importlib.import_module("sanitize")
 RULY = sanitize.DENSE_CASES | sanitize.GROUPED_CASES
 CASES = list(RULY.values())
+JUDGED = RULY | sanitize.VALUES
 
-every_case = pytest.mark.parametrize("case", CASES, ids=list(RULY))
+every_case = pytest.mark.parametrize("case", JUDGED.values(), ids=list(JUDGED))
 
 
 def cases_of(layout: Layout) -> list[Any]:
@@ -175,6 +176,19 @@ def test_where_tiles_may_need_two_scales_of_b_some_do(title: str) -> None:
     tiles = [(first, min(first + config.block_n, n) - 1) for first in range(0, n, config.block_n)]
     scale_n = config.recipe.scale_n
     assert any(first // scale_n < last // scale_n for first, last in tiles)
+
+
+def test_values_are_shown_in_every_store_and_side_by_side() -> None:
+    """One that reads ahead of the main loop, and one that makes fewer columns."""
+    cases = sanitize.VALUES.values()
+    assert {type(case.value).__name__ for case in cases} == {"NoneType", "RowFactor", "SwiGlu"}
+    factors = [case.config for case in cases if isinstance(case.value, sanitize.RowFactor)]
+    assert {(c.layout.is_grouped, c.splits > 1) for c in factors} == {
+        (False, False),
+        (True, False),
+        (False, True),
+    }
+    assert {(c.m_fragments, c.n_fragments) for c in factors} == {(1, 1), (2, 1), (1, 2)}
 
 
 def test_importing_it_leaves_torch_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
