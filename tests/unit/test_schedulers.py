@@ -30,7 +30,7 @@ from cute_gemm.schedulers.split_k import SplitKScheduler
 from cute_gemm.testing import host_programs, schedules
 from cute_gemm.testing.host_programs import FIELDS, READS, take_place, write
 from cute_gemm.testing.schedules import Extents, Rows, Tile, assert_each_tile_once
-from examples import examples
+from examples import examples, one_of_each
 
 SCHEDULERS = {
     "dense": DenseScheduler,
@@ -60,11 +60,12 @@ DENSE = [
     for static in sorted(USED | {((1, 1), 1), ((1, 1), 3), ((2, 1), 3), ((1, 2), 1), ((2, 2), 4)})
 ]
 STATIC = ((1, 1), 16), ((1, 1), 3), ((2, 1), 8), ((2, 1), 1), ((1, 2), 16), ((1, 4), 16)
-CONTIGUOUS = [
-    Schedule("contiguous", cluster_mn, raster_width, block_m)
-    for cluster_mn, raster_width in (*STATIC, ((2, 2), 3))
-    for block_m in (64, 128)
-]
+CONTIGUOUS = one_of_each(
+    [
+        (Schedule("contiguous", *static, block_m=64), Schedule("contiguous", *static, block_m=128))
+        for static in (*STATIC, ((2, 2), 3))
+    ]
+)
 OFFSETS = [Schedule("offsets", *static) for static in STATIC]
 MASKED = [Schedule("masked", *static) for static in STATIC]
 
