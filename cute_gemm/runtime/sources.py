@@ -39,7 +39,6 @@ OWN_PARTS = ("kernels", "schedulers", "plan", "runtime/builder.py", "runtime/com
 
 _KNOWN = frozenset({"torch", "numpy", "cuda", "tvm_ffi", "cutlass"})
 _STDLIB = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib")})
-_INSTALLED = ("site-packages", "dist-packages")
 _unknown_values = itertools.count()
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _LITERALS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
@@ -397,18 +396,31 @@ def _origin(value: Any) -> str:
 @functools.cache
 def _origin_of(name: str, file: str | None) -> str:
     root = name.partition(".")[0]
-    if root in sys.stdlib_module_names or file is None:
-        installed = file is not None and any(part in _INSTALLED for part in Path(file).parts)
-        if file is None:
-            # A notebook, or `exec`, is no module of the interpreter's own.
-            return "stdlib" if root in sys.stdlib_module_names else "known" if root in _KNOWN else "user"
-        if file.startswith(_STDLIB) and not installed:
-            return "stdlib"
-    elif root in _KNOWN and any(part in _INSTALLED for part in Path(file).parts):
+    if file is None:
+        # A notebook, or `exec`, is no module of the interpreter's own.
+        return "stdlib" if root in sys.stdlib_module_names else "known" if root in _KNOWN else "user"
+    if root in sys.stdlib_module_names:
+        return "stdlib" if file.startswith(_STDLIB) and not _is_installed(Path(file).parent) else "user"
+    if root in _KNOWN and _is_installed(Path(file).parent):
         return "known"
-    elif any(Path(file).is_relative_to(PACKAGE / part) for part in OWN_PARTS):
+    if any(Path(file).is_relative_to(PACKAGE / part) for part in OWN_PARTS):
         return "own"
     return "user"
+
+
+@functools.cache
+def _is_installed(folder: Path) -> bool:
+    """Whether packages were installed here or above: into ``site-packages``, or anywhere by ``--target``."""
+    return any(path.suffix == ".dist-info" for path in _listed(folder)) or (
+        folder != folder.parent and _is_installed(folder.parent)
+    )
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _has_state(value: object) -> bool:

@@ -178,7 +178,8 @@ def test_swiglu_of_interleaved_columns(case: Case) -> None:
     inputs = inputs_of(case)
     config = case.config
     if config.splits == 1:
-        config = replace(config, epi_n=config.epi_n // 2 if config.epi_n > 16 else 8)
+        epi_n = config.epi_n // 2 if config.epi_n > 16 else 8
+        config = replace(config, epi_n=epi_n, epi_stages=max(2, config.epi_stages))
     out = run(case._replace(config=config), SwiGlu(), inputs)
     rows = inputs.row_groups >= 0
     assert tile_errors(out[rows], swiglu(inputs.sums[rows])).max() < SWIGLU_LIMIT

@@ -419,6 +419,21 @@ def test_a_users_module_may_have_the_name_of_a_known_one(
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize(("metadata", "is_known"), [("", False), ("tvm_ffi-1.0.dist-info", True)])
+def test_a_library_is_known_wherever_it_is_installed(
+    tmp_path: Path, metadata: str, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by ``pip install --target``: by metadata above it, not by the name of a folder."""
+    (tmp_path / "packages/tvm_ffi").mkdir(parents=True)
+    (tmp_path / metadata).mkdir(exist_ok=True)
+    module = types.ModuleType("tvm_ffi.part")
+    module.__file__ = str(tmp_path / "packages/tvm_ffi/part.py")
+    Path(module.__file__).write_text(text := "def f():\n    return 1\n")
+    monkeypatch.setitem(sys.modules, "tvm_ffi.part", module)
+    exec(compile(text, module.__file__, "exec"), module.__dict__)
+    assert (not sources.read(module.f).files) is is_known
+
+
 def test_this_packages_own_parts_count_by_name() -> None:
     found = sources.read(KernelConfig(64, 64, 4), KernelConfig.name.fget)
     assert not found.files
