@@ -1,4 +1,4 @@
-"""What fuzzers share: cases by number, each drawn from a seed of its own, and how to repeat one that failed."""
+"""What fuzzers share: cases by number, each from a seed of its own, and how to repeat one that failed."""
 
 from __future__ import annotations
 
