@@ -1,10 +1,10 @@
 """Compiled kernels on disk: one file per kernel, shared by processes, and believed only where it is safe.
 
 A kernel is native code that this process runs, so directories and files are judged first, by
-:mod:`cute_gemm.trust`. A file holds the whole key it was stored under, the SHA-256 of its payload and the
-payload. One that says anything else than the key asked for, whose payload was damaged, or that others could
-have written, is removed and counts as absent. Files appear by renaming, so a reader sees a whole file or
-none, on network file systems too; locks only save duplicate work.
+:mod:`cute_gemm.runtime.trust`. A file holds the whole key it was stored under, the SHA-256 of its payload and
+the payload. One that says anything else than the key asked for, whose payload was damaged, or that others
+could have written, is removed and counts as absent. Files appear by renaming, so a reader sees a whole file
+or none, on network file systems too; locks only save duplicate work.
 
 There are two directories: one of the user's own, and one that is only read, which an administrator fills for
 all (``cute-gemm share``).
@@ -31,9 +31,9 @@ from ..storage import (
     read_regular,
     replace_file_in,
 )
-from ..trust import UntrustedError, open_directory, require_own
 from . import cache_limits
 from .cache_limits import MOST_BYTES_OF_A_KERNEL, SUFFIX
+from .trust import UntrustedError, open_directory, require_own
 
 logger = logging.getLogger(__name__)
 
@@ -148,11 +148,14 @@ class KernelStore:
         return payload
 
     def store(self, key: str, payload: bytes, mode: int = 0o600) -> None:
-        """Keeps ``payload`` under ``key``, or warns once that this cannot be done; prunes the directory."""
+        """Keeps ``payload`` under ``key``, or warns once that this cannot be done."""
         try:
             replace_file_in(self._descriptor, _name(key), _entry(key, payload), mode)
         except OSError as error:
             _warn_once(f"cannot keep compiled kernels in {self.directory}: {error.strerror}")
+
+    def prune(self) -> None:
+        """Removes what is old, and what is too much (:mod:`cute_gemm.runtime.cache_limits`)."""
         cache_limits.prune(self._descriptor)
 
     def discard(self, key: str) -> None:
@@ -160,10 +163,10 @@ class KernelStore:
         with suppress(OSError):
             os.unlink(_name(key), dir_fd=self._descriptor)
 
-    def keys(self) -> Iterator[str]:
+    def every_key(self) -> Iterator[str]:
         """The keys of all kernels that are whole, of any version of this package."""
         for name in cache_limits.kernel_names(self._descriptor):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, IndexError):
                 content, found = read_regular(name, MOST_BYTES_OF_A_KERNEL, self._descriptor)
                 require_own(found, self.directory / name)
                 key = json.loads(content.split(b"\n", 2)[1])

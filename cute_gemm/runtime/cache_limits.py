@@ -1,4 +1,4 @@
-"""How much a cache directory may hold, and for how long: what is removed after each kernel that is stored.
+"""How much a cache directory may hold, and for how long: what is removed after a kernel was compiled.
 
 Kernels of older versions are never asked for again, and writers that are killed leave temporary files. Nobody
 else removes them.

@@ -143,6 +143,7 @@ def _keep(kernels: cache.Kernels, key: str, image: bytes, sources: Sources, labe
         logger.warning("did not keep %s on disk: %s", label, objection)
     else:
         kernels.own.store(key, image)
+        kernels.own.prune()
 
 
 def _from_disk(kernels: cache.Kernels, key: str, label: str) -> Callable[..., None] | None:

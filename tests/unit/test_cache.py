@@ -16,7 +16,7 @@ import pytest
 
 from cute_gemm import storage
 from cute_gemm.runtime import cache, cache_limits
-from cute_gemm.trust import open_directory
+from cute_gemm.runtime.trust import open_directory
 
 SOMEBODY = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users")
@@ -439,7 +439,7 @@ def test_files_of_killed_writers_are_counted_and_removed(named: Path) -> None:
         info = cache.cache_info()
         assert (info.kernels, info.leftovers) == (1, 5)
         assert info.size > 6 * len(PAYLOAD)
-        store.store("another", PAYLOAD)
+        store.prune()
         assert cache.cache_info().leftovers == 1
         assert (named / "somebody's.tmp").exists()
 
@@ -455,6 +455,7 @@ def test_kernels_that_nobody_uses_are_removed_with_their_locks(store: cache.Kern
         if path.stat().st_mtime < time.time() - 3600:
             age(path, cache_limits.UNUSED_SECONDS + 10)
     store.store("newest", PAYLOAD)
+    store.prune()
     assert [store.load(key) for key in ("old", "used", "new", "newest")] == [None, PAYLOAD, None, PAYLOAD]
     assert len(list(store.directory.glob("*.lock"))) == 1
 
@@ -469,6 +470,7 @@ def test_the_oldest_are_removed_until_the_rest_is_small_enough(
             age(path, 100 - number + time.time() - path.stat().st_mtime)
     monkeypatch.setattr(cache_limits, "MOST_BYTES", 4 * len(PAYLOAD))
     store.store("g", PAYLOAD)
+    store.prune()
     held = [key for key in [*keys, "g"] if store.load(key) is not None]
     assert held == list("efg")
 
@@ -482,6 +484,7 @@ def test_what_cannot_be_removed_stops_nothing(
     monkeypatch.setattr(cache_limits, "MOST_BYTES", 0)
     monkeypatch.setattr(os, "unlink", refuses)
     store.store(KEY, PAYLOAD)
+    store.prune()
     assert store.load(KEY) == PAYLOAD
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cute_gemm import trust
-from cute_gemm.trust import UntrustedError, open_directory
+from cute_gemm.runtime import trust
+from cute_gemm.runtime.trust import UntrustedError, open_directory
 
 SOMEBODY, OTHER = 54321, 54322
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users")
