@@ -1,6 +1,6 @@
 """Fuzzes the cache of kernels: forged, corrupt and odd entries, directories and file systems.
 
-    python tests/fuzz/cache.py --count 1000
+    python tests/fuzz/cache_entries.py --count 1000
 
 Each case keeps a kernel, lets somebody have at the directory, and asks for it again: it gets what was kept,
 or nothing, within a second and without an exception; nothing is written or removed elsewhere; and where the
