@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..measure.records import COLD, DEEPGEMM, DENSE, SUSTAINED, read_rows, shape_of
+from ..measure.records import CHAIN, COLD, DEEPGEMM, DENSE, SUSTAINED, read_rows, shape_of
 from ..measure.shapes import Shape
 from .results import PEER_OPS
 
@@ -14,7 +14,9 @@ FILES = {COLD: DIRECTORY / "h200.jsonl", SUSTAINED: DIRECTORY / "h200_sustained.
 
 
 def peer_times(regime: str, op: str = DENSE) -> dict[str, dict[Shape, float]]:
-    """Microseconds of each peer at each shape."""
+    """Microseconds of each peer at each shape; none where a regime has no file."""
+    if regime not in FILES:
+        return {}
     times: dict[str, dict[Shape, float]] = {}
     for row in read_rows(FILES[regime]):
         if row["op"] == PEER_OPS[op]:
@@ -23,5 +25,5 @@ def peer_times(regime: str, op: str = DENSE) -> dict[str, dict[Shape, float]]:
 
 
 def peer_shapes(regime: str, op: str = DENSE) -> list[Shape]:
-    """The shapes that DeepGEMM was measured at, in the order of the file."""
-    return list(peer_times(regime, op).get(DEEPGEMM, {}))
+    """The shapes that DeepGEMM was measured at, in the order of the file; in a chain those of cold calls."""
+    return list(peer_times(COLD if regime == CHAIN else regime, op).get(DEEPGEMM, {}))

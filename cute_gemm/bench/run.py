@@ -10,8 +10,19 @@ import torch
 
 from ..measure.calls import Call
 from ..measure.cases import Case, make_case
-from ..measure.records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
-from ..measure.timers import Timer
+from ..measure.layers import Chain, layers_of
+from ..measure.records import (
+    CHAIN,
+    COLD,
+    DENSE,
+    M_MAJOR,
+    OURS,
+    OURS_DEPENDENT,
+    ROW_MAJOR,
+    Row,
+    write_rows,
+)
+from ..measure.timers import Timer, Times
 from ..measure.work import Work, problem_of
 from ..plan.config import KernelConfig
 from ..runtime import selection
@@ -48,25 +59,21 @@ class Bench:
             AssertionError: behind all other rows: results of ours are wrong, and there are no rows of them.
             RuntimeError: a call of ours failed, or the timer did; there are no rows at all.
         """
-        timed: list[tuple[Work, Call]] = []
-        for op in trial.ops:
-            case = make_case(op, trial.shape, self.device)
-            calls = [case.ours(layout, self.num_sms) for layout in _layouts(trial)]
-            calls += [call for peer in self.peers for call in self._calls_of(peer, case)]
-            timed += [(Work.of(op, trial.shape), call) for call in calls]
+        timed = [(Work.of(op, trial.shape), chain) for op in trial.ops for chain in self._chains(trial, op)]
         beside = self._calibration(trial)
         timer = self.timers[trial.regime]
-        times = timer([call for _, call in timed] + ([beside] if beside else []))
+        times = timer([chain for _, chain in timed] + ([beside] if beside else []))
         calibration = self._judged_calibration(trial, beside, times.pop().mean) if beside else None
 
         wrong = []
-        for (work, call), found in zip(timed, times, strict=True):
+        for work, chain, total in _fastest(timed, times):
+            call, found = chain.first, total.of_each(len(chain.calls))
             error, objection = None, None
             try:
-                error = call.error()
+                error = chain.error()
             except AssertionError as failure:
                 objection = str(failure)
-            if objection and call.peer == OURS:
+            if objection and call.peer in (OURS, OURS_DEPENDENT):
                 wrong.append(f"{work.op} {call.config} ({call.scale_layout}): {objection}")
                 continue
             row = measurement(
@@ -83,6 +90,8 @@ class Bench:
                 error_worst_tile=error,
                 origin=self.origin,
             )
+            if len(chain.calls) > 1:
+                row["layers"] = len(chain.calls)
             if objection:
                 row["wrong"] = objection
             if calibration and call.peer == OURS:
@@ -91,8 +100,23 @@ class Bench:
         if wrong:
             raise AssertionError("; ".join(wrong))
 
-    def _calls_of(self, peer: Peer, case: Case) -> list[Call]:
+    def _chains(self, trial: Trial, op: str) -> list[Chain]:
+        """Each way to compute an operation: of one layer, or in a chain of as many as the regime asks for."""
+        case = make_case(op, trial.shape, self.device)
+        layers = layers_of(case) if trial.regime == CHAIN else [case]
+        ways = zip(*(self._calls(trial, layer) for layer in layers), strict=True)
+        return [Chain(calls) for calls in ways]
+
+    def _calls(self, trial: Trial, case: Case) -> list[Call]:
+        calls = [case.ours(layout, self.num_sms) for layout in _layouts(trial)]
+        if trial.regime == CHAIN:
+            calls.append(case.ours(M_MAJOR, self.num_sms, pdl=True))
+        return calls + [call for peer in self.peers for call in self._calls_of(peer, trial, case)]
+
+    def _calls_of(self, peer: Peer, trial: Trial, case: Case) -> list[Call]:
         """The calls of a peer that it does not refuse."""
+        if trial.regime not in peer.regimes:
+            return []
         try:
             calls = peer.calls(case)
         # What peers raise is their affair.
@@ -131,6 +155,16 @@ class Bench:
     def _note(self, peer: str, refusal: Exception) -> None:
         lines = str(refusal).strip().splitlines() or [type(refusal).__name__]
         self.say(f"  {peer}: refused: {lines[0]}")
+
+
+def _fastest(timed: Sequence[tuple[Work, Chain]], times: Sequence[Times]) -> list[tuple[Work, Chain, Times]]:
+    """Of several ways of one peer with the same scales, that which took the least time."""
+    found: dict[tuple[str, str, str | None], tuple[Work, Chain, Times]] = {}
+    for (work, chain), each in zip(timed, times, strict=True):
+        key = work.op, chain.first.peer, chain.first.scale_layout
+        if key not in found or each.mean < found[key][2].mean:
+            found[key] = work, chain, each
+    return list(found.values())
 
 
 def kernels_of(trial: Trial, num_sms: int) -> Iterator[KernelConfig]:

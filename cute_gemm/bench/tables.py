@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..measure.cards import card_named
-from ..measure.records import COLD, CONTIGUOUS, DENSE, KEYS, MASKED, OFFSETS, ROW_MAJOR, SUSTAINED, Row
+from ..measure.records import CHAIN, COLD, CONTIGUOUS, DENSE, KEYS, MASKED, OFFSETS, ROW_MAJOR, SUSTAINED, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.work import Work
 from .published import peer_times
 from .results import ours_with, peers_beside, right_times
 
-REGIMES = {COLD: "cold L2, one call at a time", SUSTAINED: "sustained, at the power limit"}
+REGIMES = {
+    COLD: "cold L2, one call at a time",
+    CHAIN: "chain of layers in a CUDA graph, each with weights of its own",
+    SUSTAINED: "sustained, at the power limit",
+}
 OPS = {
     DENSE: "Dense",
     CONTIGUOUS: "Grouped, contiguous",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
 from ..runtime import launcher, selection
 from .calls import Call
-from .records import DENSE, OURS, ROW_MAJOR
+from .records import DENSE, OURS, OURS_DEPENDENT, ROW_MAJOR
 from .shapes import Shape
 from .work import draw_rows, layout_of, problem_of
 
@@ -41,6 +41,14 @@ def in_layout(sa: Tensor, layout: str) -> Tensor:
 def _kernel_name(op: str, shape: Shape, num_sms: int, sa: Tensor) -> str:
     """The kernel that an operation of ours launches, given these scales of A."""
     return selection.select(problem_of(op, shape, num_sms), launcher.tma_can_load(sa)).name
+
+
+def _our_name(pdl: bool) -> str:
+    return OURS_DEPENDENT if pdl else OURS
+
+
+def _launched(run: Callable[[], Tensor], pdl: bool) -> Callable[[], Tensor]:
+    return cute_gemm.config(pdl=True)(run) if pdl else run
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,18 @@ class DenseCase:
         m, n, _ = self.shape
         return torch.full((m, n), torch.nan, dtype=self.out_dtype, device=self.lhs[0].device)
 
-    def ours(self, layout: str, num_sms: int) -> Call:
-        """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
+    def ours(self, layout: str, num_sms: int, pdl: bool = False) -> Call:
+        """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors.
+
+        Args:
+            layout, num_sms: as said.
+            pdl: by programmatic dependent launch.
+        """
         (a, sa), out = self.lhs, self.poisoned_out()
         lhs = a, in_layout(sa, layout)
         return Call(
-            OURS,
-            lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out),
+            _our_name(pdl),
+            _launched(lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out), pdl),
             self.judge,
             scale_layout=layout,
             config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),
@@ -167,8 +180,8 @@ class GroupedCase:
         n, (a, _) = self.shape[2], self.lhs
         return torch.full((*a.shape[:-1], n), torch.nan, dtype=self.out_dtype, device=a.device)
 
-    def ours(self, layout: str, num_sms: int) -> Call:
-        """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors."""
+    def ours(self, layout: str, num_sms: int, pdl: bool = False) -> Call:
+        """As :meth:`DenseCase.ours`."""
         (a, sa), out = self.lhs, self.poisoned_out()
         # What a kernel is given it has by default.
         is_asked = self.layout.count is not None and not self.layout.gives_count_to_kernel
@@ -176,8 +189,8 @@ class GroupedCase:
         operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{self.layout.name}")
         lhs = a, in_layout(sa, layout)
         return Call(
-            OURS,
-            lambda: operation(lhs, self.rhs, self.inputs.index, *count, out),
+            _our_name(pdl),
+            _launched(lambda: operation(lhs, self.rhs, self.inputs.index, *count, out), pdl),
             self.judge,
             scale_layout=layout,
             config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),

@@ -21,12 +21,15 @@ KEYS = {DENSE: ("m", "n", "k")} | dict.fromkeys(GROUPED, ("groups", "expected_m"
 """What names a problem within an operation, in the order of a :data:`Shape`."""
 
 OURS = "cute_gemm"
+OURS_DEPENDENT = "cute_gemm, dependent launch"
+FLOOR = "floor"
 DEEPGEMM = "DeepGEMM"
+DEEPGEMM_DEPENDENT = "DeepGEMM, dependent launch"
 FAST = "cuBLASLt tensorwise fast-accumulate"
 BLOCKWISE = "cuBLASLt blockwise"
 TRITON = "Triton"
 
-COLD, SUSTAINED = "cold", "sustained"
+COLD, CHAIN, SUSTAINED = "cold", "chain", "sustained"
 ROW_MAJOR, M_MAJOR = "row_major", "m_major"
 
 

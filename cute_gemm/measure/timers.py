@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from . import clocks, cold, statistics
-from .records import SUSTAINED
+from .records import CHAIN, SUSTAINED
 
 # So that no shape starts at the clock that the one before left: twenty calls of milliseconds, then twenty of
 # the next, and so on, would soon be at the power limit, which the peers' cold figures were not.
@@ -36,6 +36,10 @@ class Times:
     def spread(self) -> float:
         """Longest less shortest, as a share of the median."""
         return statistics.spread(self.us)
+
+    def of_each(self, count: int) -> Times:
+        """Of each of ``count`` calls that were timed as one."""
+        return Times(tuple(us / count for us in self.us))
 
 
 class Timer(Protocol):
@@ -119,6 +123,45 @@ class Sustained:
         return clocks.time_sustained(call, self.seconds)
 
 
+@dataclass(frozen=True)
+class GraphReplay:
+    """Each call is captured into a CUDA graph of its own, which is replayed back to back; gaps count.
+
+    A call should be many kernels: the gap between two replays counts, too.
+    """
+
+    name: str = "CUDA graph, back to back"
+    rounds: int = 10
+    least_us: float = 2000.0
+
+    def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
+        for call in [*calls] * cold.WARM_UP:
+            call()
+        torch.cuda.synchronize()
+        graphs = [self._capture(call) for call in calls]
+        replays = [self._replays(graph) for graph in graphs]
+        return _by_call(
+            [self._time(graph, count) for graph, count in zip(graphs, replays, strict=True)]
+            for _ in range(self.rounds)
+        )
+
+    def _capture(self, call: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph
+
+    def _replays(self, graph: torch.cuda.CUDAGraph) -> int:
+        graph.replay()
+        return max(1, round(self.least_us / clocks.elapsed_us(graph.replay)))
+
+    def _time(self, graph: torch.cuda.CUDAGraph, replays: int) -> float:
+        time.sleep(_REST_PER_CALL)
+        # The first has the clocks, and L2, of what ran before.
+        graph.replay()
+        return clocks.elapsed_us(graph.replay, replays)
+
+
 def timers_of(regimes: Iterable[str], sustained: Timer) -> tuple[dict[str, Timer], list[str]]:
     """What times each regime here, by regime; and a line for each that is not timed as it should be."""
     timers: dict[str, Timer] = {}
@@ -126,6 +169,9 @@ def timers_of(regimes: Iterable[str], sustained: Timer) -> tuple[dict[str, Timer
     for regime in regimes:
         if regime == SUSTAINED:
             timers[regime] = sustained
+            continue
+        if regime == CHAIN:
+            timers[regime] = GraphReplay()
             continue
         timers[regime], reason = cold_timer()
         if reason:

@@ -12,8 +12,13 @@ from ...measure.cases import Case
 class Peer(Protocol):
     """One library."""
 
-    name: str
-    """What it goes by on the command line."""
+    @property
+    def name(self) -> str:
+        """What it goes by on the command line."""
+
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        """Those in which it is timed."""
 
     def available(self) -> str | None:
         """Why it cannot be timed here; None if it can."""

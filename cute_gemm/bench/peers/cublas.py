@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import testing
 from ...measure.calls import Call, judge_within
 from ...measure.cases import Case, DenseCase
-from ...measure.records import BLOCKWISE, DENSE, FAST, M_MAJOR, Row, key_of
+from ...measure.records import BLOCKWISE, CHAIN, COLD, DENSE, FAST, M_MAJOR, SUSTAINED, Row, key_of
 from ...measure.shapes import Shape
 from . import FAST_LIMIT, PROMOTED_LIMIT
 
@@ -27,6 +27,7 @@ class Cublas:
     """
 
     name = "cublas"
+    regimes = COLD, CHAIN, SUSTAINED
 
     def available(self) -> str | None:
         return None if torch.version.cuda else "this torch is built without CUDA"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ...measure.calls import Call, judge_within
 from ...measure.cases import Case, GroupedCase, in_layout
-from ...measure.records import CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
+from ...measure.records import CHAIN, COLD, CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED, SUSTAINED
 from . import PROMOTED_LIMIT
 
 _NAMES = {
@@ -26,10 +27,21 @@ _NAMES = {
 """What its operations are and were called, newest first. Their leading arguments have stayed the same."""
 
 
+@dataclass(frozen=True)
 class DeepGemm:
-    """The same operations as ours, less those without padding."""
+    """The same operations as ours, less those without padding.
 
-    name = "deep_gemm"
+    Args:
+        name: what it goes by on the command line.
+        label: the same in a record.
+        pdl: by programmatic dependent launch, for which it has a switch.
+        regimes: in which it is timed.
+    """
+
+    name: str = "deep_gemm"
+    label: str = DEEPGEMM
+    pdl: bool = False
+    regimes: tuple[str, ...] = (COLD, CHAIN, SUSTAINED)
 
     def available(self) -> str | None:
         if importlib.util.find_spec("deep_gemm") is None:
@@ -55,11 +67,17 @@ class DeepGemm:
         if isinstance(case, GroupedCase):
             grouping = (case.inputs.index, case.shape[1]) if case.op == MASKED else (case.inputs.index,)
 
+        set_pdl = getattr(importlib.import_module("deep_gemm"), "set_pdl", None)
+        if self.pdl and set_pdl is None:
+            raise NotImplementedError("it has no set_pdl")
+
         def run() -> Tensor:
+            if set_pdl is not None:
+                set_pdl(self.pdl)
             operation(lhs, case.rhs, out, *grouping)
             return out
 
-        return [Call(DEEPGEMM, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=M_MAJOR)]
+        return [Call(self.label, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=M_MAJOR)]
 
     def _operation(self, op: str) -> Callable[..., Any]:
         module = importlib.import_module("deep_gemm")

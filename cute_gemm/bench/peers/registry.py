@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...measure.records import CHAIN, DEEPGEMM_DEPENDENT
 from . import Peer
 from .cublas import Cublas
 from .deep_gemm import DeepGemm
+from .floor import Floor
 from .triton import Triton
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (Cublas(), Triton(), DeepGemm())}
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Cublas(),
+        Triton(),
+        DeepGemm(),
+        DeepGemm("deep_gemm_pdl", DEEPGEMM_DEPENDENT, pdl=True, regimes=(CHAIN,)),
+        Floor(),
+    )
+}
 
 
 def split_available(names: Sequence[str]) -> tuple[list[Peer], list[str]]:

@@ -1,0 +1,64 @@
+"""Layers one behind the other: the same product many times, each time with weights of its own.
+
+That is what a decoding server runs, in a CUDA graph. Together the weights are more than L2 holds, so each layer
+reads its own from DRAM; A, which the layer before has just written, stays in L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ..plan.limits import ceil_div
+from .calls import Call
+from .cases import Case, DenseCase, Operand
+
+WEIGHTS_BYTES = 256 << 20
+"""Of all layers together, at least: five times what L2 holds."""
+
+LEAST_LAYERS, MOST_LAYERS = 4, 256
+
+C = TypeVar("C", bound=Case)
+
+
+def layers_of(case: C) -> list[C]:
+    """A case, and as many more with copies of its weights as a chain has."""
+    b, _ = case.rhs
+    count = min(max(ceil_div(WEIGHTS_BYTES, b.nbytes), LEAST_LAYERS), MOST_LAYERS)
+    return [case] + [_with_weights_of_its_own(case) for _ in range(count - 1)]
+
+
+def _with_weights_of_its_own(case: C) -> C:
+    b, sb = case.rhs
+    rhs: Operand = b.clone(), sb.clone()
+    if isinstance(case, DenseCase):
+        return replace(case, rhs=rhs)
+    return replace(case, inputs=replace(case.inputs, rhs=rhs))
+
+
+@dataclass
+class Chain:
+    """Calls one behind the other, of one peer in one way: calling it calls all.
+
+    Args:
+        calls: at least one; what they have in common is that of the first.
+    """
+
+    calls: Sequence[Call]
+
+    @property
+    def first(self) -> Call:
+        return self.calls[0]
+
+    def __call__(self) -> None:
+        for call in self.calls:
+            call()
+
+    def error(self) -> float:
+        """The largest error of a worst tile of all results.
+
+        Raises:
+            AssertionError: one is wrong, or there is none.
+        """
+        return max(call.error() for call in self.calls)
