@@ -66,12 +66,12 @@ def compare(rows: Iterable[Row], regime: str, op: str = DENSE) -> list[Compariso
     }
     # Of a dense shape cuBLASLt has a row of its own, of a grouped one a measurement within ours.
     measured = by_kind(rows, op, regime).get((FAST, None), {})
-    there = published.peer_times(regime)[FAST]
+    there = published.peer_times(regime).get(FAST, {})
 
     def card(shape: Shape) -> float | None:
         if calibration := ours[shape].get("calibration"):
             return calibration["us"] / there[shape_of(calibration)]
-        if shape not in measured or "wrong" in measured[shape]:
+        if shape not in measured or shape not in there or "wrong" in measured[shape]:
             return None
         return measured[shape]["us"] / there[shape]
 

@@ -138,8 +138,15 @@ class Bench:
         return True
 
     def _calibration(self, trial: Trial) -> Call | None:
-        """cuBLASLt, which has no grouped operation, at a dense shape beside a grouped one."""
-        if trial.ops == (DENSE,) or not any(isinstance(peer, Cublas) for peer in self.peers):
+        """cuBLASLt, which has no grouped operation, at a dense shape beside a grouped one.
+
+        It has figures to compare with of single calls alone.
+        """
+        if (
+            trial.ops == (DENSE,)
+            or trial.regime == CHAIN
+            or not any(isinstance(peer, Cublas) for peer in self.peers)
+        ):
             return None
         call = calibration_call(calibration_shape(trial.shape), self.device)
         return call if self._takes(call) else None

@@ -1,7 +1,7 @@
 """Layers one behind the other: the same product many times, each time with weights of its own.
 
-That is what a decoding server runs, in a CUDA graph. Together the weights are more than L2 holds, so each layer
-reads its own from DRAM; A, which the layer before has just written, stays in L2.
+That is what a decoding server runs, in a CUDA graph. Together the weights are more than L2 holds, so each
+layer reads its own from DRAM; A, which the layer before has just written, stays in L2.
 """
 
 from __future__ import annotations

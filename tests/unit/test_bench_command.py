@@ -13,7 +13,7 @@ from bench_rows import ORIGIN, StandInTimer, grouped_row, row
 from cute_gemm import cli
 from cute_gemm.bench import command, results
 from cute_gemm.bench.run import Bench
-from cute_gemm.measure import origin, records, timers
+from cute_gemm.measure import layers, origin, records, timers
 from cute_gemm.measure.work import problem_of
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import LAYOUTS
@@ -44,6 +44,9 @@ def on_gpu(monkeypatch):
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
+    monkeypatch.setattr(timers, "GraphReplay", StandInTimer)
+    monkeypatch.setattr(layers, "WEIGHTS_BYTES", 0)
+    monkeypatch.setattr(layers, "LEAST_LAYERS", 2)
     monkeypatch.setattr(command, "Sustained", StandInTimer)
     monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
     monkeypatch.setattr(warmup, "compile_configs", compiled.extend)
@@ -73,6 +76,8 @@ def test_whole_run(run, on_gpu, tmp_path):
     assert "8x32x128" not in out.split("ours against DeepGEMM")[1]
     assert "## Dense: cold L2" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "roofline_cold.png").exists() == ("matplotlib" in sys.modules)
+    chain = records.read_rows(tmp_path / "dense_chain.jsonl")
+    assert [each["peer"] for each in chain] == [records.OURS, records.OURS_DEPENDENT] * 2
     assert "FAILED" not in out + err
 
 
@@ -151,7 +156,10 @@ def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
         (["--shapes", "64x8"], "want MxNxK or GxMxNxK, numbers from 1 on; got '64x8'"),
         (["--shapes", "0x8x16"], "want MxNxK"),
         (["--shapes", "64x8x-16"], "want MxNxK"),
-        (["--peers", "cutlass"], "want some of cublas,triton,deep_gemm, or none; got 'cutlass'"),
+        (
+            ["--peers", "cutlass"],
+            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor, or none; got 'cutlass'",
+        ),
         (["--threshold", "-1"], "want percent"),
         (["--threshold", "nan"], "want percent"),
         (["--plot", ".", "--compare", "a", "b"], "not allowed with"),

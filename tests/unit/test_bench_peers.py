@@ -40,6 +40,8 @@ def test_missing_peers_say_why(monkeypatch):
         "cublas is not timed: this torch is built without CUDA",
         "triton is not timed: the package triton is not installed",
         "deep_gemm is not timed: the package deep_gemm is not installed",
+        "deep_gemm_pdl is not timed: the package deep_gemm is not installed",
+        "floor is not timed: this torch is built without CUDA",
     ]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     peers, notes = split_available(["cublas"])

@@ -1,5 +1,6 @@
 """A run of the benchmark, as far as that goes without a GPU: plan, operands, turns, judging, files."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from cute_gemm import contract
 from cute_gemm.bench.peers import cublas
 from cute_gemm.bench.run import Bench, run_trials
 from cute_gemm.bench.suite import Trial, plan
-from cute_gemm.measure import records
+from cute_gemm.measure import layers, records
 from cute_gemm.measure.calls import Call
 from cute_gemm.measure.cases import DenseCase, GroupedCase, in_layout, make_case
 from cute_gemm.measure.errors import CommandError
@@ -38,21 +39,23 @@ class FakePeer:
 
     name = "fake"
 
-    def __init__(self, run=None, refusal=None):
-        self.run, self.refusal = run, refusal
+    def __init__(self, run=None, refusal=None, regimes=("cold", "chain"), ways=1):
+        self.run, self.refusal, self.regimes, self.ways = run, refusal, regimes, ways
 
     def calls(self, case):
         if self.refusal:
             raise self.refusal
+        if not isinstance(case, DenseCase):
+            return []
         run = self.run or (lambda: cute_gemm.fp8_gemm_nt(case.lhs, case.rhs))
-        return [Call("Fake", run, lambda out: case.judge(out))] if isinstance(case, DenseCase) else []
+        return [Call("Fake", run, lambda out: case.judge(out), config=str(way)) for way in range(self.ways)]
 
 
 def bench(*peers, timer=None, lines=None):
     timer = timer or StandInTimer()
     say = [].append if lines is None else lines.append
     return Bench(
-        dict.fromkeys(("cold", "sustained"), timer), peers, ORIGIN, num_sms=78, device="cpu", say=say
+        dict.fromkeys(("cold", "chain", "sustained"), timer), peers, ORIGIN, num_sms=78, device="cpu", say=say
     )
 
 
@@ -227,11 +230,75 @@ def test_row_major_scales_are_measured_beside_m_major_ones_when_cold(trial, layo
 def test_ours_and_peers_take_turns():
     timer = StandInTimer()
     rows = list(bench(FakePeer(), timer=timer).measure(DENSE_TRIAL))
-    assert [call.peer for call in timer.order] == ["cute_gemm", "cute_gemm", "Fake"] * 2
+    assert [chain.first.peer for chain in timer.order] == ["cute_gemm", "cute_gemm", "Fake"] * 2
     assert [each["peer"] for each in rows] == ["cute_gemm", "cute_gemm", "Fake"]
     assert rows[2]["us"] == 12.0
-    assert rows[2]["config"] is rows[2]["scale_layout"] is None
+    assert rows[2]["scale_layout"] is None
     assert 1e-6 < rows[2]["error_worst_tile"] < 2.5e-6
+
+
+def test_of_a_peers_ways_the_fastest_counts():
+    rows = list(bench(FakePeer(ways=3)).measure(DENSE_TRIAL))
+    # The stand-in says that the first call takes least.
+    assert [(each["peer"], each["config"]) for each in rows[2:]] == [("Fake", "0")]
+
+
+# Chains
+
+CHAIN_TRIAL = replace(DENSE_TRIAL, regime="chain")
+
+
+@pytest.fixture
+def three_layers(monkeypatch):
+    b_bytes = 256 * 512
+    monkeypatch.setattr(layers, "WEIGHTS_BYTES", 3 * b_bytes)
+    monkeypatch.setattr(layers, "LEAST_LAYERS", 1)
+
+
+def test_each_layer_of_a_chain_has_weights_and_a_result_of_its_own(three_layers, monkeypatch):
+    seen, real = [], cute_gemm.fp8_gemm_nt
+
+    def spy(lhs, rhs, out):
+        seen.append((cute_gemm.settings.current().pdl, lhs[0], rhs[0], rhs[1], out))
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", spy)
+    rows = list(bench(FakePeer(lambda: torch.zeros(1), regimes=("cold",))).measure(CHAIN_TRIAL))
+    assert [each["peer"] for each in rows] == ["cute_gemm", "cute_gemm, dependent launch"]
+    # 10 and 11 us of three layers each.
+    assert [each["us"] for each in rows] == [3.333, 3.667]
+    assert [each["layers"] for each in rows] == [3, 3]
+    assert [pdl for pdl, *_ in seen[:6]] == [False] * 3 + [True] * 3
+    for chain in (seen[:3], seen[3:6]):
+        assert len({a.data_ptr() for _, a, *_ in chain}) == 1
+        for tensors in zip(*(each[2:] for each in chain), strict=True):
+            assert len({tensor.data_ptr() for tensor in tensors}) == 3
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_every_layer_of_a_chain_is_judged(layer, three_layers, monkeypatch):
+    calls, real = [], cute_gemm.fp8_gemm_nt
+
+    def broken(lhs, rhs, out):
+        calls.append(real(lhs, rhs, out))
+        if (len(calls) - 1) % 3 == layer:
+            out[0, 0] += 100
+        return out
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", broken)
+    with pytest.raises(AssertionError, match="tile"):
+        list(bench().measure(CHAIN_TRIAL))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_chains_of_grouped_operations(op, monkeypatch):
+    monkeypatch.setattr(layers, "LEAST_LAYERS", 2)
+    monkeypatch.setattr(layers, "WEIGHTS_BYTES", 0)
+    rows = list(bench().measure(Trial("grouped", "chain", (op,), small(op))))
+    assert [(each["peer"], each["layers"]) for each in rows] == [
+        ("cute_gemm", 2),
+        ("cute_gemm, dependent launch", 2),
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["one element", "nothing written"])
@@ -303,7 +370,10 @@ def test_grouped_rows_are_calibrated(monkeypatch):
         tma = each["scale_layout"] == "m_major"
         assert each["config"] == candidates.as_run(problem, best, tma).name
         assert best.name.endswith(each["op"].removeprefix("m_grouped"))
-    assert [call.peer for call in timer.order] == [*["cute_gemm"] * 4, records.FAST] * 2
+    *chains, beside = timer.order[:5]
+    assert [chain.first.peer for chain in chains] == ["cute_gemm"] * 4
+    assert beside.peer == records.FAST
+    assert timer.order[5:] == timer.order[:5]
 
     lines = []
     wrong = Call(records.FAST, lambda: torch.zeros(16, 16), cublas.judge_within(case.error, 1e-3))

@@ -104,6 +104,34 @@ def test_each_regime_has_its_timer(monkeypatch):
     assert timers.timers_of(["sustained"], sustained) == ({"sustained": sustained}, [])
     found, notes = timers.timers_of(["cold", "sustained"], sustained)
     assert found == {"cold": cold, "sustained": sustained}
+    assert timers.timers_of(["chain"], sustained) == ({"chain": timers.GraphReplay()}, [])
     assert notes == ["CUPTI cannot be used, so cold calls are timed by graph replay: not permitted"]
     monkeypatch.setattr(timers, "cold_timer", lambda: (timers.ColdProfile(), ""))
     assert timers.timers_of(["cold"], sustained) == ({"cold": timers.ColdProfile()}, [])
+
+
+def test_graphs_are_replayed_for_long_enough_in_turns(slept, monkeypatch):
+    """Each once before it is timed; a call of 10 us 20 times, one of 500 us once."""
+    lengths, log = {"short": 10.0, "long": 500.0}, []
+
+    class Graph:
+        def __init__(self, call):
+            self.name = call()
+
+        def replay(self):
+            log.append(self.name)
+
+    def elapsed(fn, calls=1):
+        for _ in range(calls):
+            fn()
+        return lengths[log[-1]]
+
+    monkeypatch.setattr(timers.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(timers.GraphReplay, "_capture", lambda self, call: Graph(call))
+    monkeypatch.setattr(timers.clocks, "elapsed_us", elapsed)
+    timer = timers.GraphReplay(rounds=2, least_us=200.0)
+    times = timer([lambda: "short", lambda: "long"])
+    assert [each.us for each in times] == [(10.0, 10.0), (500.0, 500.0)]
+    assert [each.of_each(5).mean for each in times] == [2.0, 100.0]
+    one_round = ["short"] * 21 + ["long"] * 2
+    assert log == ["short", "short", "long", "long", *one_round, *one_round]

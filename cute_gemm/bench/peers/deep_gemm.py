@@ -51,6 +51,8 @@ class DeepGemm:
         # An extension module that does not fit raises whatever it likes.
         except Exception as error:
             return f"deep_gemm cannot be imported: {' '.join(str(error).split())}"
+        if self.pdl and self._set_pdl() is None:
+            return "this deep_gemm has no set_pdl"
         return None
 
     def versions(self) -> dict[str, str]:
@@ -67,9 +69,7 @@ class DeepGemm:
         if isinstance(case, GroupedCase):
             grouping = (case.inputs.index, case.shape[1]) if case.op == MASKED else (case.inputs.index,)
 
-        set_pdl = getattr(importlib.import_module("deep_gemm"), "set_pdl", None)
-        if self.pdl and set_pdl is None:
-            raise NotImplementedError("it has no set_pdl")
+        set_pdl = self._set_pdl()
 
         def run() -> Tensor:
             if set_pdl is not None:
@@ -78,6 +78,10 @@ class DeepGemm:
             return out
 
         return [Call(self.label, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=M_MAJOR)]
+
+    @staticmethod
+    def _set_pdl() -> Callable[[bool], object] | None:
+        return getattr(importlib.import_module("deep_gemm"), "set_pdl", None)
 
     def _operation(self, op: str) -> Callable[..., Any]:
         module = importlib.import_module("deep_gemm")

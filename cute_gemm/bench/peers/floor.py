@@ -23,6 +23,7 @@ from ...measure.work import problem_of
 from ...plan import candidates, launch_policy
 from ...plan.config import KernelConfig
 from ...plan.problem import GemmProblem
+from ...runtime.warmup import compile_configs
 
 
 class Floor:
@@ -31,8 +32,11 @@ class Floor:
     name = "floor"
     regimes = (CHAIN,)
 
+    def __init__(self) -> None:
+        self._compiled: set[KernelConfig] = set()
+
     def available(self) -> str | None:
-        return None
+        return None if torch.version.cuda else "this torch is built without CUDA"
 
     def versions(self) -> dict[str, str]:
         return {}
@@ -40,6 +44,9 @@ class Floor:
     def calls(self, case: Case) -> Sequence[Call]:
         problem = problem_of(case.op, case.shape, multiprocessors())
         configs = kernels_of(problem)
+        if missing := set(configs) - self._compiled:
+            compile_configs(missing, program)
+            self._compiled |= missing
         return [_call(case, problem, *each) for each in itertools.product(configs, (False, True))]
 
 
