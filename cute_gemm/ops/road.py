@@ -30,7 +30,7 @@ def run(
         # Dynamo would trace the rules, and compile anew for whatever they look at: it breaks the graph here.
         disabled = torch.compiler.disable(run)
         return disabled(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
-    if not validate:
+    if validate is False:
         launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count)
         if launched is not None:
             return launched

@@ -333,6 +333,19 @@ def test_freed_memory_is_noticed(index: str, name: str) -> None:
         storage.resize_(size)
 
 
+@every_index
+@pytest.mark.parametrize("value", [1, None, torch.ones(2)], ids=repr)
+def test_validate_is_a_bool(index: str, value: Any) -> None:
+    refused({**arguments(index), "validate": value}, TypeError, "validate")
+
+
+@every_index
+def test_an_index_without_a_shape_is_called_so(index: str) -> None:
+    given = arguments(index)
+    given[index] = torch.nn.UninitializedBuffer(dtype=torch.int32)
+    assert "which has no shape and no elements yet" in refused(given, ValueError, index)
+
+
 # Where out may lie
 
 
