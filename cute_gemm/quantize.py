@@ -227,7 +227,8 @@ def _require_quantized(q: Tensor, s: Tensor, dtype: torch.dtype) -> None:
 def _require_scales(s: Tensor) -> None:
     memory.require_tensor("s", s)
     if s.dtype is not _SCALE_DTYPE:
-        raise TypeError(f"s has dtype {s.dtype}; wanted {_SCALE_DTYPE}: `s.to({_SCALE_DTYPE})`")
+        real = "s.real" if s.dtype.is_complex else "s"
+        raise TypeError(f"s has dtype {s.dtype}; wanted {_SCALE_DTYPE}: `{real}.to({_SCALE_DTYPE})`")
 
 
 def _require_scale_shape(q: Tensor, s: Tensor, wanted: tuple[int, ...]) -> None:

@@ -42,7 +42,7 @@ def require_tensor(name: str, x: object) -> Tensor:
     if isinstance(x, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(
             f"{name} is {words.kind(x)}, which has no shape and no elements yet; wanted them: call the lazy "
-            f"module that it belongs to once, or `{name}.materialize(shape)`"
+            f"module that it belongs to once, or its `materialize`"
         )
     return x
 
@@ -163,7 +163,8 @@ def require_known_device(name: str, x: Tensor) -> None:
     """
     if x.is_cuda or x.is_cpu:
         return
-    call = f"torch.empty_like({name}, device='cuda')" if x.is_meta else f"{name}.to('cuda')"
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    call = f"torch.empty_like({name}, device='{there}')" if x.is_meta else f"{name}.to('{there}')"
     raise ValueError(
         f"{name} is on device {str(x.device)!r}; wanted 'cuda' (a Hopper GPU) or 'cpu' (the reference in "
         f"plain torch): `{call}`"

@@ -178,7 +178,7 @@ def _require_scale_dtype(name: str, s: Tensor, k_blocks: int) -> None:
     """They are FP32. Others may be exponents alone: bytes, or four of them along K in an int32."""
     if s.dtype is _SCALE_DTYPE:
         return
-    fix = f"`{name}.to({_SCALE_DTYPE})`"
+    fix = f"`{name}{'.real' if s.dtype.is_complex else ''}.to({_SCALE_DTYPE})`"
     if s.dtype in _BYTES:
         fix = f"if these are packed exponents, `{name}.view(torch.float8_e8m0fnu).to({_SCALE_DTYPE})`"
     elif s.dtype is torch.int32 and s.dim():

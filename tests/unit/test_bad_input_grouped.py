@@ -258,6 +258,11 @@ def test_alignment_is_an_int(alignment: Any) -> None:
     refused({**arguments("offsets"), "alignment": alignment}, TypeError, "alignment")
 
 
+def test_of_several_numbers_no_int_is_advised() -> None:
+    message = refused({**arguments("offsets"), "alignment": torch.ones(2)}, TypeError, "alignment")
+    assert message == "alignment is a torch.Tensor; wanted an int that the host knows"
+
+
 def test_the_last_row_rounded_up_to_an_alignment_has_32_bits() -> None:
     assert limits.MAX_EXTENT + limits.MAX_ALIGNMENT - 1 == 2**31 - 1
 
