@@ -49,7 +49,13 @@ def _lies_anyhow(draw: random.Random, x: Tensor) -> Tensor:
 def _by_blocks(x: Tensor, height: int) -> Tensor:
     """``[..., row blocks, height, k-blocks, 128]``, filled up with zeros."""
     *_, rows, k = x.shape
-    padded = torch.nn.functional.pad(x, (0, -k % WIDTH, 0, -rows % height))
+    # torch 2.8 does not pad what is empty.
+    pad = (0, -k % WIDTH, 0, -rows % height)
+    padded = (
+        torch.nn.functional.pad(x, pad)
+        if x.numel()
+        else x.new_empty(*x.shape[:-2], rows + pad[3], k + pad[1])
+    )
     return padded.unflatten(-1, (padded.shape[-1] // WIDTH, WIDTH)).unflatten(
         -3, (padded.shape[-2] // height, height)
     )

@@ -37,11 +37,11 @@ OF_A_THREAD: States = (
     lambda: torch.device("meta"),
     torch.inference_mode,
     torch.no_grad,
-    forward_ad.dual_level,
 )
 """States of the thread that sets them."""
 
 OF_A_PROCESS: States = (
+    forward_ad.dual_level,
     lambda: _restored(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
     lambda: _restored(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
     lambda: _restored(lambda: None, _set_device, "meta"),
