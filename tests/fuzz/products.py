@@ -110,14 +110,21 @@ EDGES = Sizes(
     groups=(1, 2, 7),
 )
 # On a GPU few extents make few kernels, each of which takes seconds to compile.
-LARGE = Sizes(rows=(1, 130, 300, 1000), n=(576, 2048), k=(1024, 4096), groups=(3,))
+LARGE = Sizes(rows=(1, 130, 1000), n=(576, 2048), k=(4096,), groups=(3,))
+
+
+def draw_sizes(draw: random.Random, on_gpu: bool) -> Sizes:
+    """Mostly small ones, now and then such at the edges, and on a GPU now and then large ones."""
+    which = draw.random()
+    if which < 0.1:
+        return EDGES
+    return LARGE if which < 0.115 and on_gpu else SMALL
 
 
 def draw_product(draw: random.Random, on_gpu: bool, layout: str | None = None) -> Product:
-    """A call that is in order, mostly small; on a GPU now and then a large one."""
+    """A call that is in order."""
     layout = layout or draw.choice(("dense", "dense", *INDEX))
-    which = draw.random()
-    sizes = EDGES if which < 0.1 else LARGE if which < 0.15 and on_gpu else SMALL
+    sizes = draw_sizes(draw, on_gpu)
     n, k, groups = draw.choice(sizes.n), draw.choice(sizes.k), draw.choice(sizes.groups)
     if layout == "dense":
         m = draw.choice(sizes.rows)

@@ -31,10 +31,19 @@ def _set_device(name: str | None) -> None:
 
 States = tuple[Callable[[], AbstractContextManager[Any]], ...]
 
+
+def _default_device() -> AbstractContextManager[Any]:
+    return _restored(lambda: None, _set_device, "meta")
+
+
+def _with_device() -> AbstractContextManager[Any]:
+    return torch.device("meta")
+
+
 OF_A_THREAD: States = (
     lambda: torch.autocast("cpu", torch.float16),
     lambda: torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available()),
-    lambda: torch.device("meta"),
+    _with_device,
     torch.inference_mode,
     torch.no_grad,
 )
@@ -44,7 +53,7 @@ OF_A_PROCESS: States = (
     forward_ad.dual_level,
     lambda: _restored(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
     lambda: _restored(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
-    lambda: _restored(lambda: None, _set_device, "meta"),
+    _default_device,
     lambda: _restored(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"),
     lambda: _restored(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
 )
@@ -61,11 +70,13 @@ def draw_surroundings(draw: random.Random, alone: bool = True) -> ExitStack:
     chosen = ExitStack()
     if chance(draw, 0.3):
         states = OF_A_THREAD + OF_A_PROCESS if alone else OF_A_THREAD
-        for state in draw.sample(states, draw.choice((1, 1, 2))):
+        some = draw.sample(states, draw.choice((1, 1, 2)))
+        # Torch has one mode for both, and 2.8 cannot leave it within itself.
+        for state in some[:1] if {_default_device, _with_device} <= {*some} else some:
             chosen.enter_context(state())
     if chance(draw, 0.3):
         settings = {
-            "num_sms": draw.choice((None, 8, 64)),
+            "num_sms": draw.choice((None, 64)),
             "batch_invariant": chance(draw, 0.5),
             "pdl": chance(draw, 0.5),
         }

@@ -66,8 +66,10 @@ def test_products_are_drawn_at_the_edges_too() -> None:
 
 
 def test_the_largest_shapes_are_drawn_on_a_gpu() -> None:
-    drawn = [products.draw_product(random.Random(number), on_gpu=True) for number in range(60)]
-    assert 4096 in {each.a.shape[-1] for each in drawn}
+    for on_gpu in (False, True):
+        drawn = [products.draw_sizes(random.Random(number), on_gpu) for number in range(2000)]
+        assert (products.LARGE in drawn) is on_gpu
+        assert {products.SMALL, products.EDGES} <= {*drawn}
 
 
 @pytest.mark.parametrize("kind", sorted(set(values.KINDS)))
