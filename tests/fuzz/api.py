@@ -21,9 +21,10 @@ from contextlib import ExitStack
 import campaign
 import torch
 from broken import draw_broken, refusal
-from products import Trial, draw_product
+from products import draw_product
 from quantising import draw_broken_quantising, draw_quantising
 from surroundings import draw_surroundings
+from trials import Trial
 from values import chance
 
 import cute_gemm

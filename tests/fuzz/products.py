@@ -1,39 +1,25 @@
-"""Fuzzed products that are in order: the calls, what must come out, and the verdict."""
+"""Fuzzed products that are in order: what is multiplied, on the host."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from values import (
-    E4M3,
     KINDS,
     NAN_CODE,
     WELL_CONDITIONED,
-    WIDTH,
-    Placed,
-    anyhow,
     chance,
     codes,
-    matrices,
     repeated_scales,
     scales,
-    vector,
 )
 
 import cute_gemm
-from cute_gemm.reference import product_scale
-from cute_gemm.testing import (
-    TENSOR_CORE_NOISE,
-    assert_elements_close,
-    poisoned_rows,
-    tile_errors,
-    tile_limits,
-)
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "dense": cute_gemm.fp8_gemm_nt,
@@ -43,10 +29,7 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
 }
 INDEX = {"contiguous": "group_index", "offsets": "offsets", "masked": "valid_rows"}
 
-# What fp32 sums of k-blocks err, as the reference makes them, with a margin; a tensor core errs more.
-_CPU_NOISE = 2.0**-20
-
-_BLOCK = 128
+BLOCK = 128
 
 
 @dataclass
@@ -81,7 +64,7 @@ def call(layout: str, given: dict[str, Any]) -> Tensor:
     return OPERATIONS[layout]((given["a"], given["sa"]), (given["b"], given["sb"]), **others)
 
 
-def blocks(length: int, size: int = _BLOCK) -> int:
+def blocks(length: int, size: int = BLOCK) -> int:
     return -(-length // size)
 
 
@@ -146,19 +129,19 @@ def _contiguous(draw: random.Random, rows: list[int]) -> Layout:
     order = draw.sample(range(len(rows)), len(rows))
     pieces: list[Tensor] = []
     for group in order:
-        padding = -rows[group] % _BLOCK
+        padding = -rows[group] % BLOCK
         pieces.append(torch.full((rows[group],), group, dtype=torch.int32))
         pieces.append(torch.full((padding,), -1, dtype=torch.int32))
     row_groups = torch.cat(pieces)
     # The last block may end early, by padding or by rows.
-    row_groups = row_groups[: len(row_groups) - draw.randrange(_BLOCK)] if chance(draw, 0.7) else row_groups
+    row_groups = row_groups[: len(row_groups) - draw.randrange(BLOCK)] if chance(draw, 0.7) else row_groups
     index = row_groups.clone()
     if chance(draw, 0.1):
         index[index < 0] = draw.choice((-2, -(2**31)))
     if len(index) and chance(draw, 0.05):
-        start = draw.randrange(blocks(len(index))) * _BLOCK
-        index[start : start + _BLOCK] = draw.choice((len(rows), 2**31 - 1))
-        row_groups[start : start + _BLOCK] = -1
+        start = draw.randrange(blocks(len(index))) * BLOCK
+        index[start : start + BLOCK] = draw.choice((len(rows), 2**31 - 1))
+        row_groups[start : start + BLOCK] = -1
     return index, row_groups, {}
 
 
@@ -227,118 +210,3 @@ def _product(
     out_dtype = draw.choice((torch.bfloat16, torch.bfloat16, torch.float32))
     tiles = WELL_CONDITIONED.issuperset(kinds)
     return Product(layout, a, sa, b, sb, options, index, row_groups, out_dtype, tiles)
-
-
-# Calls and the verdict
-
-
-class Trial:
-    """Two calls of one product, on a device, and the verdict on what they did.
-
-    Args:
-        draw: decides how tensors lie in memory and whether ``out`` is given.
-        product: what to compute.
-        device: of the tensors.
-    """
-
-    def __init__(self, draw: random.Random, product: Product, device: torch.device) -> None:
-        self.product, self.device = product, device
-        placed: dict[str, Placed] = {
-            "a": matrices(draw, product.a),
-            "sa": anyhow(draw, product.sa),
-            "b": matrices(draw, product.b),
-            "sb": anyhow(draw, product.sb),
-        }
-        if product.index is not None:
-            placed[INDEX[product.layout]] = vector(draw, product.index)
-        self.given: dict[str, Any] = dict(product.options)
-        self._buffers, self._placed = [], placed
-        for name, each in placed.items():
-            self.given[name], buffer = each.on(device)
-            self._buffers.append(buffer)
-        self._row_groups = product.row_groups.to(device)
-        self._outs: list[tuple[Tensor | None, Callable[[], None]]] = [self._out(draw) for _ in range(2)]
-        self._results: list[Tensor] = []
-
-    def _out(self, draw: random.Random) -> tuple[Tensor | None, Callable[[], None]]:
-        if chance(draw, 0.3):
-            return None, lambda: None
-        is_written = self._row_groups >= 0
-        n, dtype = self.product.b.shape[-2], self.product.out_dtype
-        return poisoned_rows(is_written, n, dtype, draw.randrange(3), 8 * draw.randrange(3))
-
-    def run(self) -> None:
-        """Both calls, with nothing in between."""
-        for out, _ in self._outs:
-            asks = {} if out is not None and self.product.out_dtype is torch.bfloat16 else self._asked()
-            self._results.append(call(self.product.layout, {**self.given, "out": out, **asks}))
-
-    def _asked(self) -> dict[str, Any]:
-        return {"out_dtype": self.product.out_dtype}
-
-    def judge(self) -> None:
-        """Raises AssertionError where something is wrong."""
-        n, dtype = self.product.b.shape[-2], self.product.out_dtype
-        written = self._row_groups >= 0
-        rows = []
-        for result, (out, check) in zip(self._results, self._outs, strict=True):
-            check()
-            assert result is out or out is None, "another tensor than out"
-            assert out is not None or result.is_contiguous()
-            found = result.shape, result.dtype, result.device
-            assert found == ((*written.shape, n), dtype, self.given["a"].device), found
-            rows.append(result[written])
-        assert torch.equal(*(_bits(x) for x in rows)), "the second call gave other bits"
-        for (name, placed), buffer in zip(self._placed.items(), self._buffers, strict=True):
-            assert torch.equal(buffer, placed.buffer.to(self.device)), f"{name} was written to"
-        self._judge_values(rows[0])
-
-    def _judge_values(self, rows: Tensor) -> None:
-        groups = self._row_groups[self._row_groups >= 0]
-        on_gpu = self.device.type == "cuda"
-        noise = TENSOR_CORE_NOISE if on_gpu else _CPU_NOISE
-        for members, operands in self._groups():
-            out = rows[groups == members]
-            if not out.numel():
-                continue
-            ref, magnitudes = _truth(*operands)
-            try:
-                assert_elements_close(out, ref, magnitudes, noise)
-                if self.product.is_well_conditioned or not on_gpu:
-                    _judge_tiles(out, ref, product_scale(*operands))
-            except AssertionError as error:
-                raise AssertionError(f"{self._describe()}, group {members}: {error}") from None
-
-    def _groups(self) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor, Tensor]]]:
-        """Each group that has rows, and its operands."""
-        product = self.product
-        for group in product.row_groups[product.row_groups >= 0].unique().tolist():
-            of_group = product.row_groups == group
-            b, sb = (
-                (product.b, product.sb) if product.index is None else (product.b[group], product.sb[group])
-            )
-            a, sa = product.a[of_group], product.sa[of_group]
-            a, sa, b, sb = (x.to(self.device) for x in (a, sa, b, sb))
-            yield group, (a.view(E4M3), sa, b.view(E4M3), sb)
-
-    def _describe(self) -> str:
-        shapes = {name: tuple(x.shape) for name, x in self.given.items() if isinstance(x, Tensor)}
-        return f"{self.product.layout} {shapes} {self.product.options} {self.product.out_dtype}"
-
-
-def _judge_tiles(out: Tensor, ref: Tensor, scale: Tensor) -> None:
-    errors, limits = tile_errors(out, ref), tile_limits(ref, out.dtype, scale)
-    if not bool((errors <= limits).all()):
-        raise AssertionError(f"errors of tiles are {errors.tolist()}, limits {limits.tolist()}")
-
-
-def _bits(x: Tensor) -> Tensor:
-    return x.view({2: torch.int16, 4: torch.int32}[x.element_size()])
-
-
-def _truth(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> tuple[Tensor, Tensor]:
-    """The product in FP64 and the sums of its terms' magnitudes, by no function of the library."""
-    k = a.shape[-1]
-    x = a.double() * sa.double().repeat_interleave(WIDTH, -1)[:, :k]
-    y = b.double() * sb.double().repeat_interleave(_BLOCK, 0)[: len(b)].repeat_interleave(WIDTH, -1)[:, :k]
-    return x @ y.t(), x.abs() @ y.abs().t()

@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
 import api
 import campaign
 import products
+import trials
 import values
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_some_cases_of_each_kind(kind: api.Kind) -> None:
 def test_a_case_depends_on_its_seed_and_number_alone() -> None:
     def drawn() -> list[torch.Tensor]:
         draw = campaign.random_of(3, 7)
-        trial = products.Trial(draw, products.draw_product(draw, on_gpu=False), CPU)
+        trial = trials.Trial(draw, products.draw_product(draw, on_gpu=False), CPU)
         return [x for x in trial.given.values() if isinstance(x, torch.Tensor)]
 
     for one, other in zip(drawn(), drawn(), strict=True):
