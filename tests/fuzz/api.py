@@ -20,12 +20,12 @@ from contextlib import ExitStack
 
 import campaign
 import torch
-from broken import draw_broken, refusal
-from products import draw_product
-from quantising import draw_broken_quantising, draw_quantising
-from surroundings import draw_surroundings
-from trials import Trial
-from values import chance
+from api_broken import draw_broken, refusal
+from api_products import draw_product
+from api_quantising import draw_broken_quantising, draw_quantising
+from api_surroundings import draw_surroundings
+from api_trials import Trial
+from api_values import chance
 
 import cute_gemm
 from cute_gemm import settings

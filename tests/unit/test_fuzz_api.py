@@ -16,10 +16,10 @@ from cute_gemm import contract, quantize, reference, row_groups
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
 
 import api
+import api_products as products
+import api_trials as trials
+import api_values as values
 import campaign
-import products
-import trials
-import values
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*(Sparse CSR|nested tensors):UserWarning")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from values import (
+from api_values import (
     KINDS,
     NAN_CODE,
     WELL_CONDITIONED,
@@ -18,6 +17,7 @@ from values import (
     repeated_scales,
     scales,
 )
+from torch import Tensor
 
 import cute_gemm
 

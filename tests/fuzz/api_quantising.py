@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from broken import assert_advice_helps, assert_same_memory, memory, refusal, try_advice
-from surroundings import draw_surroundings
+from api_broken import assert_advice_helps, assert_same_memory, memory, refusal, try_advice
+from api_surroundings import draw_surroundings
+from api_values import E4M3, WIDTH, bytes_of, chance, codes, scales
 from torch import Tensor
-from values import E4M3, WIDTH, bytes_of, chance, codes, scales
 
 import cute_gemm
 

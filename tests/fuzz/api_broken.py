@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from products import INDEX, OPERATIONS, call
+from api_products import INDEX, OPERATIONS, call
+from api_values import E4M3, bytes_of, scales
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from values import E4M3, bytes_of, scales
 
 import cute_gemm
 from cute_gemm.testing import make_contiguous_inputs, make_inputs, make_masked_inputs, make_offsets_inputs

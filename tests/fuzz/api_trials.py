@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from products import BLOCK, INDEX, Product, call
+from api_products import BLOCK, INDEX, Product, call
+from api_values import E4M3, WIDTH, Placed, anyhow, chance, matrices, vector
 from torch import Tensor
-from values import E4M3, WIDTH, Placed, anyhow, chance, matrices, vector
 
 from cute_gemm.reference import product_scale
 from cute_gemm.testing import (

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
+from api_values import chance
 from torch.autograd import forward_ad
-from values import chance
 
 import cute_gemm
 
