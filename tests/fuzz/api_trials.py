@@ -23,6 +23,10 @@ from cute_gemm.testing import (
 # What fp32 sums of k-blocks err, as the reference makes them, with a margin; a tensor core errs more.
 _CPU_NOISE = 2.0**-20
 
+# In tiles that few elements carry, what a tensor core errs comes on top of what rounding costs: a model of it
+# passes the limits by up to 13% in 4 of 5636 such tiles.
+_TENSOR_CORE_MARGIN = 1.5
+
 # Smaller products are judged on the host: a GPU that processes share is slow to start so many kernels.
 _FEW_PRODUCTS = 1 << 24
 
@@ -117,7 +121,7 @@ class Trial:
             try:
                 assert_elements_close(out, ref, magnitudes, _CPU_NOISE if is_exact else TENSOR_CORE_NOISE)
                 if self.product.is_well_conditioned or is_exact:
-                    _judge_tiles(out, ref, *operands)
+                    _judge_tiles(out, ref, 1.0 if is_exact else _TENSOR_CORE_MARGIN, *operands)
             except AssertionError as error:
                 raise AssertionError(f"{self._describe()}, group {group}: {error}") from None
 
@@ -139,12 +143,14 @@ class Trial:
         return f"{self.product.layout} {shapes} {self.product.options} {self.product.out_dtype}"
 
 
-def _judge_tiles(out: Tensor, ref: Tensor, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> None:
+def _judge_tiles(
+    out: Tensor, ref: Tensor, margin: float, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor
+) -> None:
     errors = tile_errors(out, ref)
     if bool((errors <= tile_limits(ref, out.dtype)).all()):
         return
     # What cancels is allowed more.
-    limits = tile_limits(ref, out.dtype, product_scale(a, sa, b, sb))
+    limits = margin * tile_limits(ref, out.dtype, product_scale(a, sa, b, sb))
     if not bool((errors <= limits).all()):
         raise AssertionError(f"errors of tiles are {errors.tolist()}, limits {limits.tolist()}")
 
