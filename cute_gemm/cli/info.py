@@ -6,10 +6,8 @@ import argparse
 import platform
 from typing import Any
 
-from rich.table import Table
-
 from cute_gemm import __version__
-from cute_gemm.measure.console import wide_console
+from cute_gemm.measure.console import PlainTable, wide_console
 
 
 def register(commands: Any) -> None:
@@ -26,7 +24,7 @@ def _run(args: argparse.Namespace) -> None:
     from cute_gemm.runtime.cache import cache_info
     from cute_gemm.runtime.hardware import is_hopper
 
-    table = Table(show_header=False)
+    table = PlainTable(show_header=False)
     table.add_row("cute_gemm", __version__)
     table.add_row("Python", f"{platform.python_version()} on {platform.machine()}")
     for name, version in distributions("apache-tvm-ffi", "cuda-python", "torch").items():
