@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from cute_gemm.measure.console import wide_console
+from cute_gemm.measure.console import PlainTable, wide_console
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 
@@ -62,8 +60,6 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from cute_gemm.runtime import InspectionError
-
     extents = args.m, args.n, args.k
     given = [args.config is not None, args.kernel is not None, any(extents)]
     if sum(given) != 1 or (any(extents) and not all(extents)):
@@ -73,9 +69,16 @@ def _run(args: argparse.Namespace) -> None:
             _show(_named(args))
         else:
             _show(_chosen(args))
+    except CommandError:
+        raise
     # A ValueError says by name what a configuration asks for that there is not.
-    except (InspectionError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise CommandError(str(error)) from error
+    # What compiles a kernel of the user's raises whatever it raises.
+    except Exception as error:
+        if not args.kernel:
+            raise
+        raise CommandError(f"{args.kernel} cannot be compiled: {type(error).__name__}: {error}") from error
 
 
 def _named(args: argparse.Namespace) -> Program | KernelConfig:
@@ -112,9 +115,9 @@ def _show(of: Program | KernelConfig) -> None:
     console.print(_instructions_table(stats))
 
 
-def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> Table:
+def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> PlainTable:
     title = f"{shapes.extents_text(problem)}, {problem.out_dtype} out, {problem.num_sms} SMs"
-    table = Table(title=title, title_justify="left")
+    table = PlainTable(title=title, title_justify="left")
     table.add_column("configuration", no_wrap=True)
     table.add_column("predicted us", justify="right")
     table.add_column("vs. best", justify="right")
@@ -128,8 +131,8 @@ def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: Kerne
     return table
 
 
-def _resources_table(name: str, shared: int, stats: KernelStats) -> Table:
-    table = Table(title=f"Compiled kernel {name}", title_justify="left", show_header=False)
+def _resources_table(name: str, shared: int, stats: KernelStats) -> PlainTable:
+    table = PlainTable(title=f"Compiled kernel {name}", title_justify="left", show_header=False)
     table.add_row("registers per thread at launch", str(stats.registers))
     table.add_row("shared memory per block", f"{shared:,} bytes")
     table.add_row("of it static", f"{stats.shared_bytes:,} bytes")
@@ -138,9 +141,9 @@ def _resources_table(name: str, shared: int, stats: KernelStats) -> Table:
     return table
 
 
-def _instructions_table(stats: KernelStats) -> Table:
+def _instructions_table(stats: KernelStats) -> PlainTable:
     loop = stats.main_loop
-    table = Table(title=f"{stats.opcodes.total():,} instructions", title_justify="left")
+    table = PlainTable(title=f"{stats.opcodes.total():,} instructions", title_justify="left")
     table.add_column("opcode")
     table.add_column("count", justify="right")
     table.add_column("in the main loop", justify="right")

@@ -60,7 +60,14 @@ class _Records(logging.Handler):
         complain(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     complain(f"warning: {message}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cute_gemm.measure.errors import CommandError
-from cute_gemm.tune.models import read_layers
+from cute_gemm.tune.models import read_model
 
 LLAMA = {
     "model_type": "llama",
@@ -50,8 +50,9 @@ DEEPSEEK = {
 def layers_of(tmp_path: Path, config: Any) -> dict[str, tuple[int, ...]]:
     """N and K, and the number of groups where there are any, by name."""
     (tmp_path / "config.json").write_text(json.dumps(config))
-    layers = read_layers(tmp_path / "config.json")
-    assert read_layers(tmp_path) == layers
+    model = read_model(tmp_path / "config.json")
+    assert read_model(tmp_path) == model
+    layers = model.layers
     assert len({layer.name for layer in layers}) == len(layers)
     return {each.name: (each.n, each.k, *([each.groups] if each.groups else [])) for each in layers}
 
@@ -154,6 +155,6 @@ def test_other_kinds_of_models_are_refused(tmp_path: Path) -> None:
             layers_of(tmp_path, config)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CommandError, match=r"config.json: Expecting"):
-        read_layers(tmp_path)
+        read_model(tmp_path)
     with pytest.raises(CommandError, match="No such file"):
-        read_layers(tmp_path / "none.json")
+        read_model(tmp_path / "none.json")
