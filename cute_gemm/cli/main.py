@@ -12,9 +12,9 @@ from cute_gemm import __version__, interrupts
 from cute_gemm.measure.console import printable
 from cute_gemm.measure.errors import CommandError
 
-from . import bench, demo, info, inspect, output, tune
+from . import bench, demo, info, inspect, output, share, tune
 
-_COMMANDS = demo, bench, tune, inspect, info
+_COMMANDS = demo, bench, tune, inspect, info, share
 
 _STATUSES = f"""\
 exit status:
@@ -72,8 +72,9 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, (CommandError, ImportError)):
         return str(error)
     if isinstance(error, OSError):
-        where = "standard output" if error.filename is None else error.filename
-        return f"{where}: {error.strerror or error}"
+        if error.strerror is None:
+            return str(error)
+        return f"{'standard output' if error.filename is None else error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return f"there is not enough memory: {error or 'take smaller shapes'}"
     return (

@@ -19,6 +19,7 @@ from ..plan.layouts import LAYOUTS
 from ..plan.limits import H100_SMS
 from ..plan.tuned import files
 from ..runtime import hardware
+from ..storage import NoDirectoryError
 from .arguments import DEFAULT_M
 from .calls import kernel_of
 from .models import read_model
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--m goes with --model; --shapes bring their own M")
     tasks, left_out = _tasks(args, _num_sms(args.num_sms))
     for each in left_out:
-        say(f"left out: {each}", sys.stderr)
+        say(f"cute-gemm: left out: {each}", sys.stderr)
     if args.dry_run:
         _list(tasks, args.within)
         return 0
@@ -47,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     device_name = torch.cuda.get_device_name()
     path = args.out or _user_file(device_name)
     # What cannot be written had better be known now.
-    keep(path, device_name, [])
+    copy = keep(path, device_name, [])
+    if copy is not None:
+        say(f"{path} is damaged; kept a copy as {copy}")
     timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
     for note in notes:
         say(note)
@@ -90,7 +93,10 @@ def _list(tasks: Sequence[TuningTask], within: float) -> None:
 
 
 def _user_file(device_name: str) -> Path:
-    directory = files.user_directory()
+    try:
+        directory = files.user_directory()
+    except NoDirectoryError as error:
+        raise CommandError(f"there is no directory for choices: {error}; name a file by --out") from error
     if directory is None:
         raise CommandError(
             f"there is no directory for choices, as {files.DIRECTORY_VARIABLE} is empty or the disk cache is "

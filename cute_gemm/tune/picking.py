@@ -123,13 +123,13 @@ def tune_all(
     return failures
 
 
-def keep(path: Path, device_name: str, entries: Iterable[Entry]) -> None:
+def keep(path: Path, device_name: str, entries: Iterable[Entry]) -> Path | None:
     """As `tuned.files.merge`.
 
     Raises:
         CommandError: what is there is no file of choices, or it cannot be written.
     """
     try:
-        files.merge(path, device_name, entries)
+        return files.merge(path, device_name, entries)
     except (TunedError, OSError) as error:
         raise CommandError(f"cannot keep choices in {named(path)}: {in_a_line(error)}") from error

@@ -31,8 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
-    "tune": {"measure", "plan", "runtime", "testing"},
-    "cli": {"", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "testing"},
+    "tune": {"measure", "plan", "runtime", "storage", "testing"},
+    "cli": {"", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "__main__": {"cli"},
 }
 

@@ -201,14 +201,15 @@ def test_what_cannot_be_written_is_reported_before_anything_is_timed(
     run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = tmp_path / "foreign.json"
-    foreign.write_text("[]")
+    content = '{"format": 2, "device": "NVIDIA L4", "entries": []}'
+    foreign.write_text(content)
     in_a_file = foreign / "mine.json"
-    for path, message in ((foreign, "no tuned choices"), (in_a_file, "File exists")):
+    for path, message in ((foreign, "it is for NVIDIA L4"), (in_a_file, "File exists")):
         status, _, err = run("--shapes", "16x136x272", "--out", path)
         assert status == 1
         assert f"cannot keep choices in {path}: " in err
         assert message in err
-    assert foreign.read_text() == "[]"
+    assert foreign.read_text() == content
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, "")
     status, _, err = run("--shapes", "16x136x272")
     assert status == 1
