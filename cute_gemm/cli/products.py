@@ -12,6 +12,7 @@ from cute_gemm import testing
 from cute_gemm.measure.cards import card_named
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.memory import available_bytes, in_gib
+from cute_gemm.plan.limits import ceil_div
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import selection
@@ -72,7 +73,9 @@ def run_shapes(
 
 def why_too_large(m: int, n: int, k: int, device: torch.device) -> str:
     """Why there is no memory for a product, in words; empty if there is. A GPU's memory says so itself."""
-    needed = _OPERAND_BYTES * (m + n) * k + _RESULT_BYTES * m * n
+    # Blocks of scales are made whole.
+    whole_n, whole_k = (128 * ceil_div(extent, 128) for extent in (n, k))
+    needed = _OPERAND_BYTES * (m + whole_n) * whole_k + _RESULT_BYTES * m * n
     if device.type != "cpu" or needed <= (there := available_bytes()):
         return ""
     return f"it takes {in_gib(needed)} of memory to multiply and check, and {in_gib(there)} are free"

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     require_hopper("tune", "--dry-run works without one")
     device_name = torch.cuda.get_device_name()
     path = args.out or _user_file(device_name)
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder; name a file by --out")
     # What cannot be written had better be known now.
     copy = keep(path, device_name, [])
     if copy is not None:
