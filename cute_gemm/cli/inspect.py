@@ -65,10 +65,7 @@ def _run(args: argparse.Namespace) -> None:
     if sum(given) != 1 or (any(extents) and not all(extents)):
         raise CommandError("want a shape, by --m, --n and --k, or --config, or --kernel")
     try:
-        if args.config or args.kernel:
-            _show(_named(args))
-        else:
-            _show(_chosen(args))
+        _show(_chosen(args) if any(extents) else _named(args))
     except CommandError:
         raise
     # A ValueError says by name what a configuration asks for that there is not.
@@ -84,7 +81,7 @@ def _run(args: argparse.Namespace) -> None:
 def _named(args: argparse.Namespace) -> Program | KernelConfig:
     from cute_gemm.runtime.lookup import find_config, find_program
 
-    return find_config(args.config) if args.config else find_program(args.kernel)
+    return find_program(args.kernel) if args.config is None else find_config(args.config)
 
 
 def _chosen(args: argparse.Namespace) -> KernelConfig:

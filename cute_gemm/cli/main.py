@@ -76,7 +76,7 @@ def _in_words(error: Exception) -> str:
             return str(error)
         return f"{'standard output' if error.filename is None else error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
-        return f"there is not enough memory: {error or 'take smaller shapes'}"
+        return f"there is not enough memory: {str(error) or 'take smaller shapes'}"
     return (
         f"unexpected {type(error).__name__}: {error}; this should not happen: `{output.PROGRAM} --traceback`"
         " with the same arguments shows where it does"
