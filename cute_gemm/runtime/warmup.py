@@ -41,8 +41,9 @@ def compile_configs(configs: Iterable[KernelConfig]) -> None:
         try:
             # A terminal sends Ctrl-C to all of them. This process has to end the others.
             with _interrupts_put_off():
-                results = pool.map(_compile_one, ordered)
-            list(results)
+                compiled = [pool.submit(_compile_one, config) for config in ordered]
+            for each in compiled:
+                each.result()
         except BrokenProcessPool as error:
             raise KilledWorker(
                 f"a process that compiles kernels was killed, maybe for want of memory: {workers} of them"
@@ -52,6 +53,9 @@ def compile_configs(configs: Iterable[KernelConfig]) -> None:
         except KeyboardInterrupt:
             for process in multiprocessing.active_children():
                 process.terminate()
+            raise
+        except Exception:
+            pool.shutdown(cancel_futures=True)
             raise
 
 

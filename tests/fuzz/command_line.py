@@ -120,7 +120,7 @@ def compare(draw: random.Random, folder: Path) -> CommandLine:
 
 def plot(draw: random.Random, folder: Path) -> CommandLine:
     rows = odd_files.rows(draw)
-    if draw.random() < 0.7:
+    if draw.random() < 0.85:
         odd_files.spoil_row(draw, draw.choice(rows))
     path = folder / "rows.jsonl"
     path.write_text(odd_files.lines(rows))

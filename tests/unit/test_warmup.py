@@ -2,7 +2,8 @@
 
 import pickle
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -27,8 +28,10 @@ def test_every_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-        def map(self, function: Callable[..., None], configs: Iterable[KernelConfig]) -> Iterator[None]:
-            return map(function, configs)
+        def submit(self, function: Callable[..., None], config: KernelConfig) -> "Future[None]":
+            done: Future[None] = Future()
+            done.set_result(function(config))
+            return done
 
     monkeypatch.setattr(warmup, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(warmup.os, "sched_getaffinity", lambda process: range(8))
@@ -70,15 +73,13 @@ def test_workers_that_end_early(
         def __exit__(self, *_: object) -> None:
             pass
 
-        def map(self, function: Callable[..., None], configs: Iterable[KernelConfig]) -> Iterator[None]:
+        def submit(self, function: Callable[..., None], config: KernelConfig) -> "Pool":
             assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            return self
 
-            def results() -> Iterator[None]:
-                assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-                raise error
-                yield
-
-            return results()
+        def result(self) -> None:
+            assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            raise error
 
     monkeypatch.setattr(warmup, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(warmup.multiprocessing, "active_children", lambda: [Process()])
