@@ -6,7 +6,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cute_gemm import __version__, interrupts
 from cute_gemm.measure.console import printable
@@ -77,6 +77,8 @@ def _in_words(error: Exception) -> str:
         return f"{'standard output' if error.filename is None else error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return f"there is not enough memory: {str(error) or 'take smaller shapes'}"
+    if isinstance(error, RuntimeError) and ("CUDA" in str(error) or "NVIDIA" in str(error)):
+        return f"the GPU cannot be used: {error}"
     return (
         f"unexpected {type(error).__name__}: {error}; this should not happen: `{output.PROGRAM} --traceback`"
         " with the same arguments shows where it does"
@@ -98,6 +100,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own is silent where it cannot print.
+        if message:
+            print(message, end="", file=file or sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

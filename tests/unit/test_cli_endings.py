@@ -57,6 +57,7 @@ def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         (MemoryError(), "there is not enough memory: take smaller shapes"),
         (torch.OutOfMemoryError("Tried"), "there is not enough memory: Tried"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "there is not enough memory: Default"),
+        (RuntimeError("CUDA error: out\nof order"), "the GPU cannot be used: CUDA error: out of order"),
         (KeyError("k"), "unexpected KeyError: 'k'; this should not happen: `cute-gemm --traceback`"),
     ],
 )
@@ -147,11 +148,14 @@ def test_markup_of_others_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 # Streams
 
 
-def test_nobody_reads_on() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(DRY_RUN, ""), (DRY_RUN, "1"), (("--help",), ""), (("--help",), "1")]
+)
+def test_nobody_reads_on(arguments: tuple[str, ...], unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        found = program(*DRY_RUN, stdout=writer)
+        found = program(*arguments, stdout=writer, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
     finally:
         os.close(writer)
     assert (found.returncode, found.stderr) == (output.BROKEN_PIPE, "")
