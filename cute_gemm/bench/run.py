@@ -10,6 +10,7 @@ import torch
 
 from ..measure.calls import Call
 from ..measure.cases import Case, make_case
+from ..measure.console import in_a_line, say
 from ..measure.records import COLD, DENSE, M_MAJOR, OURS, ROW_MAJOR, Row, write_rows
 from ..measure.timers import Timer
 from ..measure.work import Work, problem_of
@@ -39,7 +40,7 @@ class Bench:
     origin: Row
     num_sms: int
     device: str = "cuda"
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = say
 
     def measure(self, trial: Trial) -> Iterator[Row]:
         """The rows of a trial; all its calls take turns. A peer's wrong result makes a row that says so.
@@ -165,7 +166,7 @@ def run_trials(bench: Bench, trials: Iterable[Trial], directory: Path) -> tuple[
                 write_rows(path, rows)
                 bench.say(f"{trial.title} {_describe(row)}")
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{trial.title}: {type(error).__name__}: {error}")
+            failures.append(f"{trial.title}: {type(error).__name__}: {in_a_line(error)}")
             bench.say(f"FAILED {failures[-1]}")
     for path, rows in files.items():
         bench.say(f"{len(rows)} rows: {path}")

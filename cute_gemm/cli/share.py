@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cute_gemm.measure.console import say
 from cute_gemm.measure.errors import CommandError
 
 
@@ -31,7 +32,7 @@ def _run(args: argparse.Namespace) -> None:
     except OSError as error:
         reason = str(error) if error.strerror is None else f"{error.strerror}: {error.filename or directory}"
         raise CommandError(reason) from error
-    print(f"copied {found.copied} kernels to {directory}; {found.there} were there")
+    say(f"copied {found.copied} kernels to {directory}; {found.there} were there")
     if os.geteuid():
-        print(f"others trust it once it is root's: chown -R root {directory}")
-    print(f"they use it with {SHARED_VARIABLE}={directory}")
+        say(f"others trust it once it is root's: chown -R root {directory}")
+    say(f"they use it with {SHARED_VARIABLE}={directory}")

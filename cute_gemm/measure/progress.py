@@ -6,15 +6,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .console import PlainConsole
 
 _Item = TypeVar("_Item")
 
 
 def track(items: Sequence[_Item], description: str) -> Iterator[_Item]:
     """Yield items, with a bar on stderr that moves as they are done."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -203,7 +203,8 @@ def _run(tool: str, *arguments: str) -> str:
     command = [_find_tool(tool), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise InspectionError(f"{tool} could not read the cubin: {result.stderr.strip()}")
+        why = result.stderr.strip() or f"it ended with status {result.returncode}"
+        raise InspectionError(f"{tool} could not read the cubin: {why}")
     return result.stdout
 
 

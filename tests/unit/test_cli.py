@@ -139,6 +139,7 @@ def test_skipped_weights_are_listed_with_the_reason(run, checkpoint):
     _, out, _ = run("demo", "--weights", checkpoint, "--tokens", 1)
     assert [line for line in out.splitlines() if line.startswith("skipped")] == [
         "skipped ids: I64 is not a floating-point type",
+        "skipped kernel: N = 4 is not a positive multiple of 8",
         "skipped odd_k: K = 136 is not a positive multiple of 16",
         "skipped odd_n: N = 12 is not a positive multiple of 8",
     ]
