@@ -1,16 +1,30 @@
-"""Where files are kept, and how they are written so that nobody reads half of one."""
+"""Where files are kept, and how they are read and written: whole or not at all, and never without end."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-import tempfile
-from contextlib import suppress
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
 
 DIRECTORY_VARIABLE = "CUTE_GEMM_CACHE_DIR"
 """Environment variable that names the cache directory; set but empty, nothing is kept on disk."""
+
+TEMPORARY = ".tmp"
+"""How the names of files end that are being written, or whose writer was killed."""
+
+_POLL_SECONDS = 0.02
+
+
+class NoDirectoryError(OSError):
+    """There is no such directory to be had: the message says why."""
 
 
 def cache_dir() -> Path | None:
@@ -19,28 +33,133 @@ def cache_dir() -> Path | None:
     ``CUTE_GEMM_CACHE_DIR`` names it. Unset, it is the platform's cache directory (``~/.cache/cute_gemm`` on
     Linux); set but empty, there is no disk cache. Read at every use, so it may be changed in a running
     process.
+
+    Raises:
+        NoDirectoryError: as :func:`named_directory`; or nothing is named, and there is no home directory.
     """
-    named = os.environ.get(DIRECTORY_VARIABLE)
-    if named is None:
-        return Path(platformdirs.user_cache_dir("cute_gemm"))
-    return Path(named).expanduser().absolute() if named else None
+    if DIRECTORY_VARIABLE in os.environ:
+        return named_directory(DIRECTORY_VARIABLE)
+    try:
+        found = Path(platformdirs.user_cache_dir("cute_gemm"))
+    except (RuntimeError, OSError) as error:
+        raise NoDirectoryError(f"this user has no home directory: {error}") from error
+    if not found.is_absolute():
+        # Else "~" stays as it is, and would be made in the current directory.
+        raise NoDirectoryError("this user has no home directory")
+    return found
+
+
+def named_directory(variable: str) -> Path | None:
+    """The absolute path that an environment variable names, ``~`` expanded; None if it is empty or not set.
+
+    Raises:
+        NoDirectoryError: the path is of a user whom nobody knows, or relative to a directory that is gone.
+    """
+    named = os.environ.get(variable)
+    if not named:
+        return None
+    try:
+        return Path(named).expanduser().absolute()
+    except (RuntimeError, OSError) as error:
+        raise NoDirectoryError(f"{variable} is {named!r}: {error}") from error
+
+
+def read_regular(path: str | Path, most: int, directory: int | None = None) -> tuple[bytes, os.stat_result]:
+    """The content of a regular file, and its status as of when it was opened.
+
+    Args:
+        path: if ``directory`` is given, a name in it, which may not be a link.
+        most: bytes to read at most.
+        directory: the descriptor of an open directory.
+
+    Raises:
+        OSError: it cannot be read; or it is a pipe, a socket or a device, or longer than ``most``.
+    """
+    # A pipe without a writer would wait for one.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if directory is None else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, dir_fd=directory)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        # A sparse file may say that it has any size; one that is being written may grow.
+        content = file.read(most + 1) if found.st_size <= most else b""
+        if found.st_size > most or len(content) > most:
+            raise OSError(errno.EFBIG, f"it has more than {most} bytes")
+        return content, found
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Write a file by renaming: a reader sees all of the old content or all of the new, whatever happens.
 
+    A writer that is killed leaves a hidden file that ends in ``.tmp``.
+
     Raises:
         OSError: it cannot be written; it is as it was.
     """
-    descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.stem}.", path.parent)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        replace_file_in(directory, path.name, content, mode)
+    finally:
+        os.close(directory)
+
+
+def replace_file_in(directory: int, name: str, content: bytes, mode: int) -> None:
+    """As :func:`replace_file`, of a name in an open directory."""
+    temporary = f".{name}.{secrets.token_hex(8)}{TEMPORARY}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=directory)
         raise
+
+
+@contextmanager
+def locked(name: str | Path, seconds: float, directory: int | None = None) -> Iterator[bool]:
+    """Holds a lock that other processes and threads take by the same name.
+
+    Not :mod:`filelock`: where a file system has no locks, some of its versions wait until the time is up.
+
+    Args:
+        name: of the lock's file, which is made and stays. Links are not followed.
+        seconds: how long to wait for the lock.
+        directory: the descriptor of an open directory in which ``name`` is.
+
+    Yields:
+        Whether it is held; False if the time is up.
+
+    Raises:
+        OSError: there can be no lock: the file cannot be made or is none, or the file system has no locks.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    try:
+        # Closing gives the lock back, also where the process is killed.
+        yield _acquire(descriptor, time.monotonic() + seconds)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some file systems say EACCES where another holds it.
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        else:
+            return True

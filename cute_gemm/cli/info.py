@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from cute_gemm import __version__
 from cute_gemm.measure.console import wide_console
+
+if TYPE_CHECKING:
+    from cute_gemm.runtime.cache import CacheInfo
 
 
 def register(commands: Any) -> None:
@@ -22,8 +26,7 @@ def _run(args: argparse.Namespace) -> None:
     import torch
 
     from cute_gemm.measure.origin import distributions
-    from cute_gemm.plan.tuned import files
-    from cute_gemm.runtime.cache import cache_info
+    from cute_gemm.runtime.cache import SHARED_VARIABLE, cache_info, shared_cache_info
     from cute_gemm.runtime.hardware import is_hopper
 
     table = Table(show_header=False)
@@ -38,10 +41,27 @@ def _run(args: argparse.Namespace) -> None:
         table.add_row(f"GPU {index}", f"{found.name}, {found.multi_processor_count} SMs, {verdict}")
     if not torch.cuda.device_count():
         table.add_row("GPU", "none; calls run the reference in plain torch")
-    cache = cache_info()
-    table.add_row("cache", str(cache.directory or "switched off"))
-    table.add_row("kernels in it", f"{cache.kernels}, {cache.size / 2**20:.1f} MiB")
+    _add_cache(table, "cache", cache_info())
+    if SHARED_VARIABLE in os.environ:
+        _add_cache(table, "shared cache", shared_cache_info())
+    table.add_row("tuned choices", _tuned())
+    wide_console().print(table)
+
+
+def _add_cache(table: Table, name: str, cache: CacheInfo) -> None:
+    table.add_row(name, str(cache.directory or ("none" if cache.refusal else "switched off")))
+    size = f"{cache.size / 2**20:.1f} MiB"
+    leftovers = f", {cache.leftovers} leftovers of writers" if cache.leftovers else ""
+    table.add_row("kernels in it", f"{cache.kernels}, {size}{leftovers}")
     if cache.refusal:
         table.add_row("not used, because", cache.refusal)
-    table.add_row("tuned choices", str(files.user_directory() or "those of the package only"))
-    wide_console().print(table)
+
+
+def _tuned() -> str:
+    from cute_gemm.plan.tuned import files
+    from cute_gemm.storage import NoDirectoryError
+
+    try:
+        return str(files.user_directory() or "those of the package only")
+    except NoDirectoryError as error:
+        return f"those of the package only: {error}"

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from cute_gemm import __version__
 from cute_gemm.measure.errors import CommandError
 
-from . import bench, demo, info, inspect, tune
+from . import bench, demo, info, inspect, share, tune
 
-_COMMANDS = demo, bench, tune, inspect, info
+_COMMANDS = demo, bench, tune, inspect, info, share
 
 
 def main(argv: Sequence[str] | None = None) -> int:

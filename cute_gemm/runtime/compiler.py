@@ -28,13 +28,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import inspection
-from .cache import KernelStore, open_store
+from . import cache, inspection
 from .distributions import versions
 from .sources import Sources, own_digests, own_parts_changed, read
 
@@ -120,36 +119,39 @@ def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
 
 
 def _load_or_compile(key: str, sources: Sources, build: Build, label: str) -> Callable[..., None]:
-    store = open_store()
-    kernel = _from_store(store, key, label)
-    if kernel is not None:
-        return kernel
-    with store.exclusive(key) if store else nullcontext():
-        # Another process may have compiled it while this one waited for the lock.
-        kernel = _from_store(store, key, label)
-        if kernel is not None:
-            return kernel
-        image = _compile(build, label)
-        if store:
-            _keep(store, key, image, sources, label)
+    with cache.opened() as kernels:
+        found = _from_disk(kernels, key, label)
+        if found is not None:
+            return found
+        with kernels.exclusive(key):
+            # Another process may have compiled it while this one waited for the lock.
+            found = _from_disk(kernels, key, label)
+            if found is not None:
+                return found
+            image = _compile(build, label)
+            _keep(kernels, key, image, sources, label)
     return _link(image)
 
 
-def _keep(store: KernelStore, key: str, image: bytes, sources: Sources, label: str) -> None:
+def _keep(kernels: cache.Kernels, key: str, image: bytes, sources: Sources, label: str) -> None:
     """Stores a fresh object, unless what it was compiled from is not what its key says."""
+    if kernels.own is None:
+        return
     objection = sources.objection()
     if not objection and own_parts_changed():
         objection = "sources of cute_gemm changed since this process imported it"
     if objection:
         logger.warning("did not keep %s on disk: %s", label, objection)
     else:
-        store.store(key, image)
+        kernels.own.store(key, image)
+        kernels.own.prune()
 
 
-def _from_store(store: KernelStore | None, key: str, label: str) -> Callable[..., None] | None:
-    image = store.load(key) if store else None
-    if store is None or image is None:
+def _from_disk(kernels: cache.Kernels, key: str, label: str) -> Callable[..., None] | None:
+    found = kernels.load(key)
+    if found is None:
         return None
+    image, store = found
     try:
         kernel = _link(image)
     except Exception as error:

@@ -217,13 +217,18 @@ def _launch_here(call: Call, device: int) -> Tensor:
     result = out if out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
     tma_scales = tma_can_load(call.sa)
     key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
-    found = _launches.get(key) or selection.choose(
-        selection.problem_of(call, device), tma_scales, device, settings.current().pdl
-    )
-    launch_with(found, call, result)
-    if len(_launches) >= _MOST:
-        forget()
-    _launches[key] = found
+    found = _launches.get(key)
+    if found is not None:
+        launch_with(found, call, result)
+    else:
+        problem = selection.problem_of(call, device)
+        config = selection.choose(problem, tma_scales, device)
+        found = selection.prepare(problem, config, settings.current().pdl)
+        launch_with(found, call, result)
+        selection.note_launched(config, device)
+        if len(_launches) >= _MOST:
+            forget()
+        _launches[key] = found
     return written(result, out)
 
 

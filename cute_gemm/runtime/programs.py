@@ -52,7 +52,8 @@ def launch(
             ``out`` of another dtype, more rows than a tile of 8 has, fewer k-blocks than ``splits``, N
             that is no multiple of the value's ``unit``, scales of A that TMA cannot load, K = 0, or tensors
             on the CPU.
-        RuntimeError: the tensors' device is no Hopper GPU.
+        RuntimeError: the tensors' device is no Hopper GPU; or a CUDA graph is being captured, and the kernel
+            was not launched before on this device.
 
     Warns:
         KernelWarning: the kernel was compiled for this call, and spills.
@@ -76,9 +77,12 @@ def launch(
     _require_gpu(call)
     scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
     with scope, torch.cuda.device(call.a.device):
-        problem = selection.problem_of(call, call.a.get_device())
+        device = call.a.get_device()
+        problem = selection.problem_of(call, device)
+        selection.require_capturable(of, problem, device)
         found = selection.prepare(problem, of, settings.current().pdl, flags)
         launcher.launch_with(found, call, result, *tensors)
+        selection.note_launched(of, device)
     return launcher.written(result, out)
 
 

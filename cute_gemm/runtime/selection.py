@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
@@ -18,8 +18,8 @@ from . import builder, hardware, semaphores
 
 _OUT_NAMES = {getattr(torch, name): name for name in OUT_BYTES}
 
-_loaded: set[tuple[KernelConfig, int]] = set()
-"""Kernels, by configuration and device, that have been launched, so CUDA has loaded them."""
+_launched: set[tuple[Hashable, int]] = set()
+"""Kernels, by what they are of and device, whose launch has succeeded: CUDA has loaded them there."""
 
 
 class Launch(NamedTuple):
@@ -106,25 +106,40 @@ def prepare(
     return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)
 
 
-def choose(problem: GemmProblem, tma_scales: bool, device: int, pdl: bool) -> Launch:
-    """What to launch for ``problem`` on the current device, whose index is ``device``.
+def choose(problem: GemmProblem, tma_scales: bool, device: int) -> KernelConfig:
+    """The configuration to launch for ``problem`` on the current device, whose index is ``device``.
 
-    Whoever asks launches it.
+    Raises:
+        RuntimeError: as :func:`require_capturable`.
+    """
+    config = select(problem, tma_scales)
+    require_capturable(config, problem, device)
+    return config
+
+
+def require_capturable(of: builder.Program | KernelConfig, problem: GemmProblem, device: int) -> None:
+    """Checks that a kernel may be launched now: the first launch on a device loads it, which no graph holds.
 
     Raises:
         RuntimeError: the current stream is being captured into a CUDA graph, and the kernel has not been
             launched on this device before.
     """
-    config = select(problem, tma_scales)
-    if (config, device) not in _loaded and _is_capturing():
+    if (_identity(of), device) not in _launched and _is_capturing():
         raise RuntimeError(
-            f"{problem.layout.describe(problem)} needs the kernel {config.name}, which was not called on "
-            f"cuda:{device} before and cannot be loaded while a CUDA graph is captured; make the same call, "
-            "scales laid out alike, once before the capture"
+            f"{problem.layout.describe(problem)} needs the kernel {builder.label(of)}, which was not called "
+            f"on cuda:{device} before and cannot be loaded while a CUDA graph is captured; make the same "
+            "call, scales laid out alike, once before the capture"
         )
-    launch = prepare(problem, config, pdl)
-    _loaded.add((config, device))
-    return launch
+
+
+def note_launched(of: builder.Program | KernelConfig, device: int) -> None:
+    """Remembers that a kernel's launch on a device has succeeded. One that failed may have loaded nothing."""
+    _launched.add((_identity(of), device))
+
+
+def _identity(of: builder.Program | KernelConfig) -> Hashable:
+    # Not the program itself, which would be kept alive.
+    return of if isinstance(of, KernelConfig) else (of.config, of.sources.digest)
 
 
 def _is_capturing() -> bool:

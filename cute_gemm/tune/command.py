@@ -20,6 +20,7 @@ from ..plan.tuned import files
 from ..plan.tuned.table import TunedError
 from ..runtime import hardware
 from ..runtime.warmup import compile_and_report
+from ..storage import NoDirectoryError
 from .arguments import DEFAULT_M
 from .calls import kernel_of
 from .models import read_layers
@@ -47,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     path = args.out or _user_file(device_name)
     try:
         # What cannot be written had better be known now.
-        files.merge(path, device_name, [])
+        copy = files.merge(path, device_name, [])
+        if copy is not None:
+            print(f"{path} is damaged; kept a copy as {copy}")
         timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
         for note in notes:
             print(note)
@@ -92,7 +95,10 @@ def _list(tasks: Sequence[TuningTask], within: float) -> None:
 
 
 def _user_file(device_name: str) -> Path:
-    directory = files.user_directory()
+    try:
+        directory = files.user_directory()
+    except NoDirectoryError as error:
+        raise CommandError(f"there is no directory for choices: {error}; name a file by --out") from error
     if directory is None:
         raise CommandError(
             f"there is no directory for choices, as {files.DIRECTORY_VARIABLE} is empty or the disk cache is "

@@ -329,8 +329,18 @@ def test_processes_that_race_compile_once(folder: Path, tmp_path: Path) -> None:
     assert cache.cache_info().kernels == 1
 
 
+def test_what_killed_writers_left_is_removed_after_a_kernel_is_compiled(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir(mode=0o700)
+    left = folder / ".0.kernel.00.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
+    finish(start(tmp_path))
+    assert cache.cache_info().kernels == 1
+    assert not left.exists()
+
+
 def test_a_process_without_a_cache_directory_compiles(folder: Path, tmp_path: Path) -> None:
     folder.write_text("a file where the directory should be")
     result, log = finish(start(tmp_path))
     assert result == [2]
-    assert log.count("are not kept on disk") == 1
+    assert log.count("kernels on disk are not used: Not a directory: ") == 1

@@ -76,7 +76,10 @@ def stored_one_by_one(config: KernelConfig, value: Any) -> int:
 
 def halved(config: KernelConfig) -> KernelConfig:
     """With store buffers that half as many columns fill."""
-    return config if config.splits > 1 else replace(config, epi_n=gcd(config.epi_n, config.fragment_n // 2))
+    if config.splits > 1:
+        return config
+    epi_n = gcd(config.epi_n, config.fragment_n // 2)
+    return replace(config, epi_n=epi_n, epi_stages=max(2, config.epi_stages))
 
 
 def additions(config: KernelConfig) -> int:

@@ -26,7 +26,7 @@ SIZES = [300, 0, 333, 129]
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[bool]]]:
     """Whether the kernels that were launched since it was last asked read scales from their stages."""
     launched: set[tuple[object, int]] = set()
-    monkeypatch.setattr(selection, "_loaded", launched)
+    monkeypatch.setattr(selection, "_launched", launched)
     launcher.forget()
 
     def ask() -> set[bool]:

@@ -185,6 +185,23 @@ def test_swiglu_of_interleaved_columns(case: Case) -> None:
     assert tile_errors(out[rows], swiglu(inputs.sums[rows])).max() < SWIGLU_LIMIT
 
 
+@pytest.mark.parametrize("name", ["tma", "rows", "rows, matrices", "cluster, three"])
+def test_launched_by_its_author(name: str) -> None:
+    """Under the rules of the layout's operation, with a tensor of the value's own."""
+    case = CASES[name]
+    inputs = inputs_of(case)
+    a, sa, b, sb = inputs.operands
+    rest = inputs.grouping if case.config.layout is not MASKED else (*inputs.grouping, max(case.sizes))
+    random = torch.Generator("cuda").manual_seed(1)
+    bias = torch.randint(-64, 65, (len(case.sizes), case.n), generator=random, device="cuda") / 16
+    made = program(case.config, Bias())
+    out = runtime.launch(made, (a, sa), (b, sb), *rest, tensors=(bias,))
+    assert_equal(out, inputs.sums + rows_of(bias, inputs), inputs)
+    assert_equal(runtime.launch(case.config, (a, sa), (b, sb), *rest), inputs.sums, inputs)
+    with pytest.raises((TypeError, ValueError)):
+        runtime.launch(made, (a, sa), (b, sb), *rest, tensors=(bias.double(),))
+
+
 OF_ONE_KIND = "tma", "tma, side by side", "rows, matrices", "cluster, three"
 
 

@@ -29,6 +29,7 @@ class Device:
         choose: what is chosen for a problem.
         capturing: whether the current stream is being captured.
         broken: whether kernels do not compile.
+        failing: whether launches fail.
     """
 
     multi_processor_count = 132
@@ -42,6 +43,7 @@ class Device:
         )
         self.capturing = False
         self.broken = False
+        self.failing = False
 
     def select(self, problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
         self.problems.append((problem, tma_scales))
@@ -51,7 +53,12 @@ class Device:
         if self.broken:
             raise RuntimeError("does not compile")
         self.made.append(config)
-        return lambda *arguments: self.launches.append(arguments)
+        return self.launch
+
+    def launch(self, *arguments: Any) -> None:
+        if self.failing:
+            raise RuntimeError("does not launch")
+        self.launches.append(arguments)
 
 
 @contextmanager
@@ -59,7 +66,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """A device that is the current one, and has launched nothing yet."""
     device = Device()
     monkeypatch.setattr(selection, "select", device.select)
-    monkeypatch.setattr(selection, "_loaded", set())
+    monkeypatch.setattr(selection, "_launched", set())
     monkeypatch.setattr(builder, "instance", device.instance)
     monkeypatch.setattr(semaphores, "address", lambda index: SEMAPHORE)
     monkeypatch.setattr(launcher, "require_hopper", lambda index: None)

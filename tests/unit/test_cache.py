@@ -4,22 +4,45 @@ import errno
 import logging
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cute_gemm import storage
-from cute_gemm.runtime import cache
+from cute_gemm.runtime import cache, cache_limits
+from cute_gemm.runtime.trust import open_directory
+
+SOMEBODY = 54321
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users")
 
 KEY = '{"kernel": "a"}'
 PAYLOAD = bytes(range(256)) * 40
 
 
+@contextmanager
+def opened(directory: Path) -> Iterator[cache.KernelStore]:
+    descriptor = open_directory(directory)
+    try:
+        yield cache.KernelStore(directory, descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> cache.KernelStore:
-    return cache.KernelStore(tmp_path)
+def store(tmp_path: Path) -> Iterator[cache.KernelStore]:
+    with opened(tmp_path) as store:
+        yield store
+
+
+def own_store_is_open() -> bool:
+    with cache.opened() as kernels:
+        return kernels.own is not None
 
 
 @pytest.fixture
@@ -88,15 +111,68 @@ def test_another_kernels_file_under_this_name_is_thrown_away(store: cache.Kernel
     assert not list(store.directory.iterdir())
 
 
-def test_a_file_that_cannot_be_read_is_warned_of_and_counts_as_absent(
-    store: cache.KernelStore, caplog: pytest.LogCaptureFixture
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_sparse_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(64 * 2**30)
+
+
+def a_link(path: Path) -> None:
+    """To an entry that is right, and elsewhere."""
+    with opened(path.parent) as store:
+        store.store(KEY, PAYLOAD)
+    path.rename(path.parent / "elsewhere")
+    path.symlink_to("elsewhere")
+
+
+ODD = {"a folder": a_folder, "a pipe": a_pipe, "64 GiB of nothing": a_sparse_file, "a link": a_link}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_no_file_is_warned_of_and_counts_as_absent(
+    store: cache.KernelStore, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.store(KEY, PAYLOAD)
     path = the_file(store)
     path.unlink()
-    path.mkdir()
+    ODD[case](path)
+    started = time.monotonic()
+    for _ in range(2):
+        assert store.load(KEY) is None
+    assert caplog.text.count(f"did not use {path}") == 1
+    store.store(KEY, PAYLOAD)
+    assert store.load(KEY) == (None if case == "a folder" else PAYLOAD)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+def test_a_kernel_that_others_could_write_is_thrown_away(
+    store: cache.KernelStore, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.store(KEY, PAYLOAD)
+    the_file(store).chmod(mode)
     assert store.load(KEY) is None
-    assert "cannot read" in caplog.text
+    assert "may write to" in caplog.text
+    assert not list(store.directory.iterdir())
+
+
+@needs_root
+def test_a_kernel_of_another_user_is_thrown_away(
+    store: cache.KernelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Left from a time when they could write to the directory."""
+    store.store(KEY, PAYLOAD)
+    os.chown(the_file(store), SOMEBODY, -1)
+    assert store.load(KEY) is None
+    assert f"belongs to user {SOMEBODY}, not to root, who runs this" in caplog.text
+    assert not list(store.directory.iterdir())
 
 
 def test_a_full_disk_is_warned_of_once_and_leaves_nothing(
@@ -136,53 +212,59 @@ def test_a_directory_that_nobody_can_write_reads_as_empty(
 ) -> None:
     # In /proc not even root makes files.
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "/proc/self")
-    store = cache.open_store()
-    assert store is not None
-    assert store.load(KEY) is None
-    started = time.monotonic()
-    with store.exclusive(KEY):
-        pass
-    assert time.monotonic() - started < 1
-    store.store(KEY, PAYLOAD)
-    store.store(KEY, PAYLOAD)
+    with cache.opened() as kernels:
+        store = kernels.own
+        assert store is not None
+        assert store.load(KEY) is None
+        started = time.monotonic()
+        with store.exclusive(KEY):
+            pass
+        assert time.monotonic() - started < 1
+        store.store(KEY, PAYLOAD)
+        store.store(KEY, PAYLOAD)
     assert caplog.text.count("cannot keep compiled kernels in /proc/self") == 1
 
 
 def test_a_directory_that_cannot_be_made_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "/proc/self/none/here")
-    assert cache.open_store() is None
-    assert cache.open_store() is None
-    assert caplog.text.count("not kept on disk in /proc/self/none/here") == 1
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "/proc/none/here")
+    assert not own_store_is_open()
+    assert not own_store_is_open()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "kernels on disk are not used: No such file or directory: /proc/none; "
+        "set CUTE_GEMM_CACHE_DIR, or to nothing for none"
+    )
 
 
-def test_a_directory_that_anyone_can_write_is_refused(named: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("mode", "who"), [(0o1777, "anyone"), (0o777, "anyone"), (0o775, "its group")])
+def test_a_directory_that_others_may_write_is_refused_with_the_way_out(
+    named: Path, mode: int, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
     named.mkdir()
-    named.chmod(0o1777)
-    assert cache.open_store() is None
-    assert "anyone may write there" in caplog.text
-    assert "anyone may write there" in cache.cache_info().refusal
-    named.chmod(0o770)
-    assert cache.open_store() is not None
+    named.chmod(mode)
+    assert not own_store_is_open()
+    refusal = f"{who} may write to {named}; mend it by: chmod go-w {named}"
+    assert caplog.messages == [f"kernels on disk are not used: {refusal}"]
+    assert cache.cache_info().refusal == refusal
+    assert subprocess.run(refusal.split("by: ")[1].split(), check=False).returncode == 0
+    assert own_store_is_open()
     assert cache.cache_info().refusal == ""
 
 
-def test_another_users_directory_is_used_only_if_it_was_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@needs_root
+def test_another_users_directory_is_refused_though_it_is_named(
+    named: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    another = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: another)
-    monkeypatch.delenv(cache.DIRECTORY_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "cute_gemm").mkdir(mode=0o700)
-    owner = (tmp_path / "cute_gemm").stat().st_uid
-    if owner == 0:
-        # Root's directories are everybody's to read: make this one look like a plain user's.
-        os.chown(tmp_path / "cute_gemm", another + 1, -1)
-    assert cache.open_store() is None
-    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cute_gemm"))
-    assert cache.open_store() is not None
+    """As root is given the cache of the user who started a container."""
+    named.mkdir(mode=0o700)
+    os.chown(named, SOMEBODY, -1)
+    for _ in range(2):
+        assert not own_store_is_open()
+    assert caplog.messages == [
+        f"kernels on disk are not used: {named} belongs to user {SOMEBODY}, not to root, who runs this"
+    ]
 
 
 def test_directory_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +278,8 @@ def test_directory_follows_the_environment(tmp_path: Path, monkeypatch: pytest.M
     assert cache.cache_dir() == tmp_path / "here"
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
     assert cache.cache_dir() is None
-    assert cache.open_store() is None
-    assert cache.cache_info() == cache.CacheInfo(None, 0, 0, "")
+    assert not own_store_is_open()
+    assert cache.cache_info() == cache.CacheInfo(None)
 
 
 def test_without_a_home_nothing_is_made_in_the_current_directory(
@@ -206,19 +288,66 @@ def test_without_a_home_nothing_is_made_in_the_current_directory(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(cache.DIRECTORY_VARIABLE, raising=False)
     monkeypatch.setattr(storage.platformdirs, "user_cache_dir", lambda name: f"~/.cache/{name}")
-    assert cache.open_store() is None
+    assert not own_store_is_open()
     assert "no home directory" in caplog.text
     assert not list(tmp_path.iterdir())
 
 
+NOWHERE = """
+import os, sys
+from cute_gemm.runtime import cache
+os.chdir(sys.argv[1])
+os.rmdir(sys.argv[1])
+os.setuid(int(sys.argv[2]))
+for _ in range(2):
+    with cache.opened() as kernels:
+        print(kernels.own)
+print(cache.cache_info())
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"HOME": None}, "no home directory"),
+        ({"HOME": ""}, "no home directory"),
+        ({"HOME": None, cache.DIRECTORY_VARIABLE: "~nosuchuser/x"}, "'~nosuchuser/x'"),
+        ({"HOME": None, cache.DIRECTORY_VARIABLE: "relative"}, "'relative'"),
+    ],
+    ids=["unset", "empty", "a user whom nobody knows", "a directory that is gone"],
+)
+def test_a_user_whom_nobody_knows_gets_one_warning(
+    environment: dict[str, str | None], why: str, tmp_path: Path
+) -> None:
+    """As in a container with any user's number, whose current directory may be gone."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "CUTE_GEMM"))}
+    changed = {key: value for key, value in (kept | environment).items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-c", NOWHERE, str(gone), str(SOMEBODY)],
+        env=changed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("None\nNone\nCacheInfo(directory=")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kernels on disk are not used: ")
+    assert why in line
+
+
 def test_info_counts_kernels_and_creates_nothing(named: Path) -> None:
-    assert cache.cache_info() == cache.CacheInfo(named, 0, 0, "")
+    assert cache.cache_info() == cache.CacheInfo(named)
     assert not named.exists()
-    store = cache.open_store()
-    assert store is not None
-    assert stat.S_IMODE(named.stat().st_mode) == 0o700
-    with store.exclusive(KEY):
-        store.store(KEY, PAYLOAD)
+    with cache.opened() as kernels:
+        store = kernels.own
+        assert store is not None
+        assert stat.S_IMODE(named.stat().st_mode) == 0o700
+        with store.exclusive(KEY):
+            store.store(KEY, PAYLOAD)
     info = cache.cache_info()
     assert (info.directory, info.kernels) == (named, 1)
     assert len(PAYLOAD) < info.size < len(PAYLOAD) + 200
@@ -229,12 +358,12 @@ def test_lock_holds_others_off_and_its_time_limit_lets_them_on(
 ) -> None:
     order = []
 
-    def other(store: cache.KernelStore) -> None:
-        with store.exclusive(KEY):
+    def other(directory: Path) -> None:
+        with opened(directory) as store, store.exclusive(KEY):
             order.append("other")
 
     with store.exclusive(KEY):
-        thread = threading.Thread(target=other, args=(cache.KernelStore(store.directory),))
+        thread = threading.Thread(target=other, args=(store.directory,))
         thread.start()
         time.sleep(0.3)
         order.append("first")
@@ -244,7 +373,7 @@ def test_lock_holds_others_off_and_its_time_limit_lets_them_on(
     monkeypatch.setattr(cache, "_LOCK_SECONDS", 0.1)
     caplog.set_level(logging.INFO, logger=cache.logger.name)
     with store.exclusive(KEY):
-        other(cache.KernelStore(store.directory))
+        other(store.directory)
     assert order[-1] == "other"
     assert len(order) == 3
     assert "going on without a lock" in caplog.text
@@ -255,3 +384,147 @@ def test_what_fails_under_the_lock_is_reported_as_it_is(store: cache.KernelStore
         raise OSError("compiler")
     with store.exclusive(KEY):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM])
+def test_where_there_are_no_locks_nobody_waits(
+    store: cache.KernelStore, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def has_none(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage.fcntl, "flock", has_none)
+    caplog.set_level(logging.INFO, logger=cache.logger.name)
+    started = time.monotonic()
+    with store.exclusive(KEY):
+        store.store(KEY, PAYLOAD)
+    assert time.monotonic() - started < 1
+    assert store.load(KEY) == PAYLOAD
+    assert f"going on without a lock: {os.strerror(number)}" in caplog.text
+
+
+@pytest.mark.parametrize("make", [a_pipe, a_folder, lambda path: path.symlink_to("target")])
+def test_a_lock_that_is_no_file_is_not_followed(
+    store: cache.KernelStore, make: Callable[[Path], None]
+) -> None:
+    with store.exclusive(KEY):
+        pass
+    (lock,) = store.directory.glob("*.lock")
+    lock.unlink()
+    make(lock)
+    started = time.monotonic()
+    with store.exclusive(KEY):
+        store.store(KEY, PAYLOAD)
+    assert time.monotonic() - started < 1
+    assert {path.name for path in store.directory.iterdir()} == {lock.name, the_file(store).name}
+
+
+# What is left behind
+
+
+def age(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_files_of_killed_writers_are_counted_and_removed(named: Path) -> None:
+    with cache.opened() as kernels:
+        store = kernels.own
+        assert store is not None
+        store.store(KEY, PAYLOAD)
+        for number in range(5):
+            path = named / f".{number}.kernel.0011.tmp"
+            path.write_bytes(PAYLOAD)
+            age(path, 0 if number == 0 else cache_limits.TEMPORARY_SECONDS + 10)
+        (named / "somebody's.tmp").write_bytes(PAYLOAD)
+        info = cache.cache_info()
+        assert (info.kernels, info.leftovers) == (1, 5)
+        assert info.size > 6 * len(PAYLOAD)
+        store.prune()
+        assert cache.cache_info().leftovers == 1
+        assert (named / "somebody's.tmp").exists()
+
+
+def test_kernels_that_nobody_uses_are_removed_with_their_locks(store: cache.KernelStore) -> None:
+    for key in ("old", "used", "new"):
+        with store.exclusive(key):
+            store.store(key, PAYLOAD)
+    for path in store.directory.iterdir():
+        age(path, cache_limits.UNUSED_SECONDS - 10)
+    assert store.load("used") == PAYLOAD
+    for path in store.directory.iterdir():
+        if path.stat().st_mtime < time.time() - 3600:
+            age(path, cache_limits.UNUSED_SECONDS + 10)
+    store.store("newest", PAYLOAD)
+    store.prune()
+    assert [store.load(key) for key in ("old", "used", "new", "newest")] == [None, PAYLOAD, None, PAYLOAD]
+    assert len(list(store.directory.glob("*.lock"))) == 1
+
+
+def test_the_oldest_are_removed_until_the_rest_is_small_enough(
+    store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = list("abcdef")
+    for number, key in enumerate(keys):
+        store.store(key, PAYLOAD)
+        for path in store.directory.iterdir():
+            age(path, 100 - number + time.time() - path.stat().st_mtime)
+    monkeypatch.setattr(cache_limits, "MOST_BYTES", 4 * len(PAYLOAD))
+    store.store("g", PAYLOAD)
+    store.prune()
+    held = [key for key in [*keys, "g"] if store.load(key) is not None]
+    assert held == list("efg")
+
+
+def test_what_cannot_be_removed_stops_nothing(
+    store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(cache_limits, "MOST_BYTES", 0)
+    monkeypatch.setattr(os, "unlink", refuses)
+    store.store(KEY, PAYLOAD)
+    store.prune()
+    assert store.load(KEY) == PAYLOAD
+
+
+# Kernels that are only read
+
+
+def test_shared_kernels_are_found_behind_ones_own(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setenv(cache.SHARED_VARIABLE, str(shared))
+    with opened(shared) as store:
+        store.store("both", b"shared", 0o644)
+        store.store("shared", b"shared", 0o644)
+    shared.chmod(0o555)
+    with cache.opened() as kernels:
+        assert kernels.own is not None
+        kernels.own.store("both", b"own")
+        found = [kernels.load(key) for key in ("both", "shared", "none")]
+    assert [each and (each[0], each[1].directory) for each in found] == [
+        (b"own", named),
+        (b"shared", shared),
+        None,
+    ]
+    assert cache.shared_cache_info().kernels == 2
+    assert cache.cache_info().kernels == 1
+
+
+def test_a_shared_directory_is_judged_too_and_never_made(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / "shared"
+    monkeypatch.setenv(cache.SHARED_VARIABLE, str(shared))
+    with cache.opened() as kernels:
+        assert (kernels.own is None, kernels.shared) == (False, None)
+    assert not shared.exists()
+    assert f"No such file or directory: {shared}; set CUTE_GEMM_SHARED_CACHE_DIR" in caplog.text
+    shared.mkdir()
+    shared.chmod(0o777)
+    with cache.opened() as kernels:
+        assert kernels.shared is None
+    assert f"anyone may write to {shared}" in caplog.text

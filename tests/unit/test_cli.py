@@ -370,7 +370,7 @@ def test_info_says_why_a_cache_is_not_used(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
     tmp_path.chmod(0o777)
     _, out, _ = run("info")
-    assert "anyone may write there" in dict(row[:2] for row in rows(out))["not used, because"]
+    assert "anyone may write to" in dict(row[:2] for row in rows(out))["not used, because"]
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", "")
     _, out, _ = run("info")
     assert dict(row[:2] for row in rows(out))["cache"] == "switched off"

@@ -30,8 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
-    "tune": {"measure", "plan", "runtime", "testing"},
-    "cli": {"", "measure", "plan", "quantize", "reference", "runtime", "testing"},
+    "tune": {"measure", "plan", "runtime", "storage", "testing"},
+    "cli": {"", "measure", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "__main__": {"cli"},
 }
 

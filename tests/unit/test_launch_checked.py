@@ -249,3 +249,20 @@ def test_quantised_rows_have_scales_that_tma_cannot_load_unless_asked() -> None:
     assert not launcher.tma_can_load(scales)
     assert launcher.tma_can_load(m_major(scales))
     assert launcher.tma_can_load(m_major(arguments(MASKED).sa))
+
+
+@every_layout
+def test_a_kernel_whose_first_launch_failed_is_not_captured(device: Device, layout: Layout) -> None:
+    """It may not have been loaded."""
+    call = arguments(layout).checked()
+    device.failing = True
+    with pytest.raises(RuntimeError, match="does not launch"):
+        launcher.launch_checked(call)
+    device.failing, device.capturing = False, True
+    with pytest.raises(RuntimeError, match="once before the capture"):
+        launcher.launch_checked(call)
+    device.capturing = False
+    launcher.launch_checked(call)
+    device.capturing = True
+    launcher.launch_checked(call)
+    assert len(device.launches) == 2

@@ -16,7 +16,7 @@ from cute_gemm.plan.launch_policy import LaunchFlags, launch_flags
 from cute_gemm.plan.layouts import CONTIGUOUS, MASKED, OFFSETS
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.quantize import m_major
-from cute_gemm.runtime import Program, builder, launch, programs, semaphores
+from cute_gemm.runtime import Program, builder, launch, programs, selection, semaphores
 from cute_gemm.testing import make_inputs, make_masked_inputs, make_offsets_inputs
 
 M, N, K = 70, 136, 2048
@@ -32,6 +32,15 @@ class Kernel:
 
     def __call__(self, *arguments: Any) -> None:
         self.calls.append(arguments)
+
+
+class FailingKernel(Kernel):
+    """Does not launch when first called."""
+
+    def __call__(self, *arguments: Any) -> None:
+        super().__call__(*arguments)
+        if len(self.calls) == 1:
+            raise RuntimeError("does not launch")
 
 
 @pytest.fixture
@@ -59,6 +68,30 @@ def test_a_program_is_launched_as_the_operation_would(kernel: Kernel) -> None:
         assert given.shape == taken.shape
     assert flags == launch_flags(GemmProblem(M, N, K), CONFIG)
     assert (num_sms, semaphore, status) == (132, 0, 0)
+
+
+def test_the_first_launch_that_succeeds_is_not_captured(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = FailingKernel()
+    monkeypatch.setattr(builder, "instance", lambda of: failing)
+    monkeypatch.setattr(selection, "_launched", set())
+    capturing = [False]
+    monkeypatch.setattr(selection, "_is_capturing", lambda: capturing[0])
+    program = Program(CONFIG, failing, ())
+    operands = make_inputs(M, N, K)
+    with pytest.raises(RuntimeError, match="does not launch"):
+        launch(program, *operands)
+    capturing[0] = True
+    with pytest.raises(RuntimeError, match=r"with FailingKernel, which was not called on .* before"):
+        launch(program, *operands)
+    assert len(failing.calls) == 1
+    capturing[0] = False
+    launch(program, *operands)
+    capturing[0] = True
+    launch(program, *operands)
+    with pytest.raises(RuntimeError, match="before the capture"):
+        launch(CONFIG, *operands)
 
 
 def test_a_result_is_allocated_in_the_configurations_type(kernel: Kernel) -> None:

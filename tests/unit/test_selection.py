@@ -25,8 +25,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
         yield device
 
 
-def choose(m: int, n: int = 8, device: int = 0, pdl: bool = False) -> selection.Launch:
-    return selection.choose(GemmProblem(m, n, 16), False, device, pdl)
+def choose(m: int, n: int = 8, device: int = 0, pdl: bool = False) -> None:
+    """Chooses and prepares a kernel, whose launch then succeeds."""
+    problem = GemmProblem(m, n, 16)
+    config = selection.choose(problem, False, device)
+    selection.prepare(problem, config, pdl)
+    selection.note_launched(config, device)
 
 
 def test_a_kernel_for_the_scales_that_there_are_is_selected() -> None:
@@ -71,9 +75,9 @@ def test_a_kernel_is_the_same_with_dependent_launch(device: Device) -> None:
 def test_a_refusal_says_how_many_groups_there_are(device: Device) -> None:
     device.capturing = True
     with pytest.raises(RuntimeError, match=r"^M = 20, N = 8, K = 16, 3 groups needs the kernel"):
-        selection.choose(GemmProblem(20, 8, 16, layout=OFFSETS, groups=3), False, 0, False)
+        selection.choose(GemmProblem(20, 8, 16, layout=OFFSETS, groups=3), False, 0)
     with pytest.raises(RuntimeError, match=r"^3 x 5 expected rows, N = 8, K = 16, 3 groups needs the kernel"):
-        selection.choose(GemmProblem(15, 8, 16, layout=MASKED, groups=3), False, 0, False)
+        selection.choose(GemmProblem(15, 8, 16, layout=MASKED, groups=3), False, 0)
 
 
 def test_each_device_has_its_own_first_call(device: Device) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from cute_gemm import storage
 from cute_gemm.plan import candidates, cost_model, tuned
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import MASKED, OFFSETS
@@ -146,27 +149,101 @@ BAD |= {
         ("N as a truth", ROW | {"n": True}, "cannot be"),
         ("a configuration as a list", ROW | {"config": ["a"]}, "cannot be"),
         ("a time as text", ROW | {"cold_us": "1"}, "cannot be"),
+        ("a time that is no number", ROW | {"cold_us": math.nan}, "cannot be"),
+        ("no rows", ROW | {"m": 0}, "cannot be"),
     )
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_what_is_no_file_of_choices_is_ignored_with_one_warning_and_kept(
+OTHERS = "another format", "another device"
+DAMAGED = {name: json.dumps(content).encode() for name, (content, _) in BAD.items() if name not in OTHERS}
+DAMAGED |= {
+    "no UTF-8": render(DEVICE, []).encode().replace(b"entries", b"entr\xffes"),
+    "deep nesting": b"[" * 100_000,
+    "a number of ten thousand digits": b'{"format": ' + b"1" * 10_000 + b"}",
+    "cut short": render(DEVICE, []).encode()[:-4],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
+def test_a_damaged_file_is_ignored_with_one_warning_and_copied_before_it_is_written(
+    content: bytes, directories: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    user, package = directories
+    user.mkdir()
+    path = user / FILE
+    path.write_bytes(content)
+    files.merge(package / FILE, DEVICE, [entry(64, 2)])
+    for m in (64, 65, 64):
+        selection.select(replace(PROBLEM, m=m))
+    assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"ignored {path}: ")
+    for number in (1, 2):
+        path.write_bytes(content)
+        copy = files.merge(path, DEVICE, [entry(64, 1)])
+        assert copy == user / f"{FILE}.damaged-{number}"
+        assert copy.read_bytes() == content
+        assert files.read(path, DEVICE) == [entry(64, 1)]
+    assert files.merge(path, DEVICE, [entry(65, 1)]) is None
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_file_of_another_format_or_device_is_ignored_and_stays(
     case: str, directories: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     content, message = BAD[case]
-    user, package = directories
-    user.mkdir()
-    path, text = user / FILE, json.dumps(content)
-    path.write_text(text)
-    files.merge(package / FILE, DEVICE, [entry(64, 2)])
-    for _ in range(2):
-        assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
-    (record,) = caplog.records
-    assert record.getMessage().startswith(f"ignored {path}: ")
+    path = directories[0] / FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    assert selection.select(PROBLEM) == cost_model.best(PROBLEM)
+    assert caplog.text.count(f"ignored {path}: ") == 1
     with pytest.raises(TunedError, match=message):
         files.merge(path, DEVICE, [entry(64, 1)])
-    assert path.read_text() == text
+    assert path.read_text() == json.dumps(content)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_file_of_choices_says_why(case: str) -> None:
+    content, message = BAD[case]
+    with pytest.raises(TunedError, match=message):
+        parse(json.dumps(content), DEVICE)
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_sparse_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(64 * 2**30)
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a pipe": (a_pipe, "no regular file"),
+    "a folder": (Path.mkdir, "Is a directory"),
+    "64 GiB of nothing": (a_sparse_file, "more than 16777216 bytes"),
+    "a link to itself": (lambda path: path.symlink_to(path), "symbolic links"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_no_file_neither_hangs_nor_is_read(
+    case: str, directories: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    make, message = ODD[case]
+    path = directories[0] / FILE
+    path.parent.mkdir()
+    make(path)
+    started = time.monotonic()
+    for _ in range(2):
+        assert selection.select(PROBLEM) == cost_model.best(PROBLEM)
+    with pytest.raises(TunedError, match=message):
+        files.merge(path, DEVICE, [entry(64, 1)])
+    assert time.monotonic() - started < 5
+    (record,) = caplog.records
+    assert message in record.getMessage()
 
 
 def test_text_that_is_no_json_is_none() -> None:
@@ -216,8 +293,8 @@ def test_choices_are_of_the_device(directories: tuple[Path, Path], monkeypatch: 
 
 def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     files.merge(directories[0] / FILE, DEVICE, [entry(64, 2)])
-    real, reads = Path.read_text, []
-    monkeypatch.setattr(Path, "read_text", lambda path, **rest: reads.append(path) or real(path, **rest))
+    real, reads = files.read, []
+    monkeypatch.setattr(files, "read", lambda path, device: reads.append(path) or real(path, device))
     for m in (64, 65, 64):
         choice(replace(PROBLEM, m=m), DEVICE)
     assert reads == [directory / FILE for directory in directories]
@@ -248,6 +325,28 @@ def test_where_the_users_files_are(
     wanted = None if expected is None else Path(expected.format(tmp=tmp_path))
     assert files.user_directory() == wanted
     assert choice(PROBLEM, DEVICE) is None
+
+
+@pytest.mark.parametrize("named", ["~nosuchuser/tuned", None], ids=["a user whom nobody knows", "no home"])
+def test_without_a_directory_the_packages_choices_are_taken(
+    named: str | None,
+    directories: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def has_no_home(name: str) -> str:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", has_no_home)
+    for variable in (files.DIRECTORY_VARIABLE, storage.DIRECTORY_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    if named:
+        monkeypatch.setenv(files.DIRECTORY_VARIABLE, named)
+    files.merge(directories[1] / FILE, DEVICE, [entry(64, 2)])
+    for _ in range(2):
+        assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
+    (record,) = caplog.records
+    assert "no tuned choices of one's own: " in record.getMessage()
 
 
 def test_merging_replaces_what_was_measured_again_and_keeps_the_rest(tmp_path: Path) -> None:

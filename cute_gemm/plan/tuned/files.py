@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import filelock
-
-from ...storage import cache_dir, replace_file
-from .table import Entry, Table, TunedError, parse, render
+from ...storage import NoDirectoryError, cache_dir, locked, named_directory, read_regular, replace_file
+from .table import DamagedError, Entry, Table, TunedError, parse, render
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +21,23 @@ DIRECTORY_VARIABLE = "CUTE_GEMM_TUNED_DIR"
 
 _PACKAGE_DIRECTORY = Path(__file__).parent
 _NAMED = 3
+_MOST_BYTES = 16 * 2**20
+"""Of a file: 100,000 entries."""
+
+_LOCK_SECONDS = 60.0
+"""How long to wait for another process that writes the same file, which takes milliseconds."""
 
 
 def user_directory() -> Path | None:
     """Where the user's files are, whether it exists or not; None if there are to be none.
 
     ``CUTE_GEMM_TUNED_DIR`` names it. Unset, it is ``tuned`` in the directory of the disk cache.
+
+    Raises:
+        NoDirectoryError: what is named is nowhere, or there is no home directory.
     """
-    named = os.environ.get(DIRECTORY_VARIABLE)
-    if named is not None:
-        return Path(named).expanduser().absolute() if named else None
+    if DIRECTORY_VARIABLE in os.environ:
+        return named_directory(DIRECTORY_VARIABLE)
     cache = cache_dir()
     return None if cache is None else cache / "tuned"
 
@@ -43,7 +50,12 @@ def file_name(device_name: str) -> str:
 @functools.cache
 def tables(device_name: str) -> tuple[Table, ...]:
     """The user's table for devices of a name and the package's, where there are any; read once a process."""
-    directories = filter(None, (user_directory(), _PACKAGE_DIRECTORY))
+    try:
+        own = user_directory()
+    except NoDirectoryError as error:
+        logger.warning("no tuned choices of one's own: %s", error)
+        own = None
+    directories = filter(None, (own, _PACKAGE_DIRECTORY))
     return tuple(Table(_load(directory / file_name(device_name), device_name)) for directory in directories)
 
 
@@ -51,29 +63,56 @@ def read(path: Path, device_name: str) -> list[Entry]:
     """The entries of a file, also those whose configuration does not exist; none if there is no file.
 
     Raises:
-        TunedError: it holds anything else, or cannot be read.
+        DamagedError: it holds no tuned choices.
+        TunedError: it holds those of another format or device, or cannot be read.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), device_name)
+        content, _ = read_regular(path, _MOST_BYTES)
+        return parse(content.decode(), device_name)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise TunedError(f"it cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"it is no text in UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def merge(path: Path, device_name: str, entries: Iterable[Entry]) -> None:
+def merge(path: Path, device_name: str, entries: Iterable[Entry]) -> Path | None:
     """Add entries to a file, in the place of those of the same problems; make it if it was not there.
 
-    Other processes may do the same at the same time.
+    Other processes may do the same at the same time. Of a file that is damaged a copy is kept.
+
+    Returns:
+        Where the copy is, if there is one.
 
     Raises:
-        TunedError: what is there is no such file, and stays as it is.
+        TunedError: what is there is of another format or for another device, or cannot be read; it stays.
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_suffix(".lock")):
-        merged = {entry.key: entry for entry in (*read(path, device_name), *entries)}
+    with ExitStack() as stack:
+        # Where there are no locks, of two writers at the same time one may lose an entry.
+        with suppress(OSError):
+            stack.enter_context(locked(path.with_suffix(".lock"), _LOCK_SECONDS))
+        copy, there = None, []
+        try:
+            there = read(path, device_name)
+        except DamagedError:
+            copy = _keep_copy(path)
+        merged = {entry.key: entry for entry in (*there, *entries)}
         replace_file(path, render(device_name, merged.values()).encode(), mode=0o644)
+    return copy
+
+
+def _keep_copy(path: Path) -> Path:
+    """Copies a file to a name beside it that no other has: as it is, it may still be mended by hand."""
+    content, _ = read_regular(path, _MOST_BYTES)
+    for number in itertools.count(1):
+        copy = path.with_name(f"{path.name}.damaged-{number}")
+        with suppress(FileExistsError), copy.open("xb") as file:
+            file.write(content)
+            break
+    return copy
 
 
 def _load(path: Path, device_name: str) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +21,10 @@ FORMAT = 2
 
 class TunedError(ValueError):
     """Text, or a file, that is none of tuned choices; the message says why."""
+
+
+class DamagedError(TunedError):
+    """Text that no version has written, for any device."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,21 @@ def parse(text: str, device_name: str) -> list[Entry]:
     """The entries of a file for devices of a name, also those whose configuration does not exist.
 
     Raises:
-        TunedError: it is no such text, of another format or for another device.
+        DamagedError: it is no such text.
+        TunedError: it is of another format or for another device.
     """
     try:
         content = json.loads(text)
         found, device, rows = content["format"], content["device"], content["entries"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise TunedError(f"these are no tuned choices: {type(error).__name__}: {error}") from error
+    # Of text that is nested a thousand deep the parser says RecursionError.
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedError(f"these are no tuned choices: {type(error).__name__}: {error}") from error
     if found != FORMAT:
         raise TunedError(f"it is of format {found}; this version reads and writes format {FORMAT}")
     if device != device_name:
         raise TunedError(f"it is for {device}, not for {device_name}")
     if not isinstance(rows, list):
-        raise TunedError("its entries are no list")
+        raise DamagedError("its entries are no list")
     return [_entry(row) for row in rows]
 
 
@@ -141,17 +148,26 @@ def _entry(row: Any) -> Entry:
     try:
         entry = Entry(**row)
     except TypeError as error:
-        raise TunedError(f"it has an entry with other keys, {json.dumps(row)}: {error}") from error
+        raise DamagedError(f"it has an entry with other keys, {json.dumps(row)}: {error}") from error
     is_valid = (
         entry.layout in LAYOUTS
         and entry.out_dtype in tuple(OUT_BYTES)
-        and all(type(each) is int for each in (entry.num_sms, entry.groups, entry.n, entry.k, entry.m))
+        and all(map(_is_extent, (entry.num_sms, entry.groups, entry.n, entry.k, entry.m)))
         and type(entry.config) is str
-        and all(type(us) in (int, float, type(None)) for us in (entry.cold_us, entry.sustained_us))
+        and all(map(_is_time, (entry.cold_us, entry.sustained_us)))
     )
     if not is_valid:
-        raise TunedError(f"it has an entry with values that cannot be, {json.dumps(row)}")
+        raise DamagedError(f"it has an entry with values that cannot be, {json.dumps(row)}")
     return entry
+
+
+def _is_extent(value: Any) -> bool:
+    # A truth is an int to isinstance.
+    return type(value) is int and value > 0
+
+
+def _is_time(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 < value < math.inf)
 
 
 def _series(of: GemmProblem) -> tuple[str | int, ...]:

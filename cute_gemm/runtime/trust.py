@@ -1,0 +1,150 @@
+"""Which directories and files this process believes: code that lies there runs in it.
+
+docs/trust.md says what is trusted, and why. Everything is judged by what was opened, never by its name:
+between a look at a name and its use, what it stands for can change.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MOST_LINKS = 40
+
+
+class UntrustedError(OSError):
+    """Somebody else could have put there what this process would run; the message says how to mend that."""
+
+
+def open_directory(path: Path, make: bool = False) -> int:
+    """Opens a directory that nobody but root and this user can have filled.
+
+    It and all links on the way belong to root or this user. Neither its group nor others may write in it. In
+    directories above it others may write only where those have the sticky bit, as ``/tmp``: else they could
+    put another directory of this user in its place.
+
+    Args:
+        path: an absolute one.
+        make: make what is missing, for this user alone.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        UntrustedError: it is not so.
+        FileNotFoundError: it does not exist, and is not to be made.
+        OSError: it is no directory, or cannot be opened or made.
+    """
+    left = list(reversed(path.parts[1:]))
+    here, at = os.open("/", _SEARCH), Path("/")
+    links = 0
+    try:
+        while left:
+            name = left.pop()
+            _require_stable(os.fstat(here), at)
+            with _named(at / name):
+                target = _link(here, name, at)
+                if target is None:
+                    below, at = _enter(here, name, make), at / name
+                else:
+                    links += 1
+                    if links > _MOST_LINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    at = Path(target.root) if target.is_absolute() else at
+                    below = os.open(target.root or ".", _SEARCH, dir_fd=here)
+                    left += reversed([each for each in target.parts if each != target.root])
+            os.close(here)
+            here = below
+        require_own(os.fstat(here), at)
+        return os.open(".", _READ, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def require_own(found: os.stat_result, path: Path) -> None:
+    """Checks that a file or directory can have been written by root and this user alone.
+
+    Args:
+        found: the status of what was opened.
+        path: where it is, for the message.
+
+    Raises:
+        UntrustedError: it can have been written by others.
+    """
+    if found.st_uid not in _believed():
+        me = os.geteuid()
+        raise UntrustedError(
+            f"{path} belongs to {_user(found.st_uid)}, neither to {_user(me)}, who runs this, nor to root"
+            if me
+            else f"{path} belongs to {_user(found.st_uid)}, not to root, who runs this"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        who = "anyone" if found.st_mode & stat.S_IWOTH else "its group"
+        raise UntrustedError(f"{who} may write to {path}; mend it by: chmod go-w {path}")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Has errors name the whole path, not the one name in it that was looked for."""
+    try:
+        yield
+    except UntrustedError:
+        raise
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _require_stable(found: os.stat_result, path: Path) -> None:
+    """Checks that not just anyone can rename what is in a directory above."""
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise UntrustedError(
+            f"it is below {path}, where anyone may rename what is there; mend it by: chmod o-w {path}"
+        )
+
+
+def _link(directory: int, name: str, at: Path) -> Path | None:
+    """Where a link leads; None if it is none, or not there.
+
+    Raises:
+        UntrustedError: the link is somebody else's.
+    """
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISLNK(found.st_mode):
+        return None
+    if found.st_uid not in _believed():
+        raise UntrustedError(f"{at / name} is a link of {_user(found.st_uid)}, who may let it lead anywhere")
+    return Path(os.readlink(name, dir_fd=directory))
+
+
+def _enter(directory: int, name: str, make: bool) -> int:
+    try:
+        return os.open(name, _SEARCH, dir_fd=directory)
+    except FileNotFoundError:
+        if not make:
+            raise
+        # Another process may make it at the same time.
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=directory)
+        return os.open(name, _SEARCH, dir_fd=directory)
+
+
+def _believed() -> frozenset[int]:
+    return frozenset({0, os.geteuid()})
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (user {uid})"
+    except KeyError:
+        return f"user {uid}"
