@@ -25,7 +25,7 @@ os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(_PYEN
 @nox.session(python=PYTHONS)
 @nox.parametrize("resolution", [nox.param("lowest-direct", id="oldest"), nox.param("highest", id="newest")])
 def tests(session: nox.Session, resolution: str) -> None:
-    """All tests, or what is given to pytest after `--`, with the lower bounds or the latest of all libraries."""
+    """All tests, or what is given to pytest after `--`, with the oldest or the newest libraries."""
     # Wheels only: with sources, "oldest" would be what cannot be built any more.
     chosen = ["--resolution", resolution, "--only-binary", ":all:"]
     session.install(*chosen, "--requirements", "pyproject.toml", "--extra", "test")
