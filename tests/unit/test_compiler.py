@@ -318,6 +318,17 @@ def test_a_missing_or_mixed_dsl_is_named(
         compiler._dsl()
 
 
+def test_an_older_dsl_behind_the_one_that_is_imported_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "nvidia_cutlass_dsl-4.7.0.dist-info"
+    older.mkdir()
+    (older / "METADATA").write_text("Name: nvidia-cutlass-dsl\nVersion: 4.7.0\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    compiler._dsl.cache_clear()
+    assert compiler._dsl().compile
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
