@@ -209,14 +209,14 @@ def _info(directory: Path | None) -> CacheInfo:
         return CacheInfo(None)
     try:
         descriptor = open_directory(directory)
+        try:
+            held = cache_limits.survey(descriptor)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return CacheInfo(directory)
     except OSError as error:
         return CacheInfo(directory, refusal=_reason(error))
-    try:
-        held = cache_limits.survey(descriptor)
-    finally:
-        os.close(descriptor)
     return CacheInfo(directory, len(held.kernels), held.size, "", len(held.temporaries))
 
 

@@ -339,6 +339,18 @@ def test_what_killed_writers_left_is_removed_after_a_kernel_is_compiled(folder: 
     assert not left.exists()
 
 
+def test_the_dsls_own_cache_is_left_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default it is in the directory for temporary files, below a name that anyone can make first."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    result, log = finish(start(tmp_path))
+    assert result == [2]
+    assert "compiling add" in log
+    assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+
+
 def test_a_process_without_a_cache_directory_compiles(folder: Path, tmp_path: Path) -> None:
     folder.write_text("a file where the directory should be")
     result, log = finish(start(tmp_path))
