@@ -106,7 +106,7 @@ class Asked(Exception):
 def test_problems_are_those_that_are_launched(op, monkeypatch):
     """A row names the kernel that its problem selects: it had better be the one that ran."""
 
-    def choose(problem, tma_scales, device, pdl):
+    def choose(problem, tma_scales, device):
         raise Asked(problem, tma_scales)
 
     monkeypatch.setattr(selection, "choose", choose)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt, reference
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, Layout, resolve
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import hardware, launcher, selection
@@ -190,7 +191,10 @@ class Kernels:
         self.device = 0
         self.computes = True
 
-    def choose(self, problem: GemmProblem, tma_scales: bool, device: int, pdl: bool) -> Launch:
+    def choose(self, problem: GemmProblem, tma_scales: bool, device: int) -> KernelConfig:
+        return KernelConfig(64, 64, 4, layout=problem.layout)
+
+    def prepare(self, problem: GemmProblem, config: KernelConfig, pdl: bool) -> Launch:
         return Launch(functools.partial(self.launch, problem.layout, problem.groups), 132, 0, False)
 
     def launch(self, layout: Layout, groups: int, *arguments: torch.Tensor | int) -> None:
@@ -224,6 +228,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     """Two Hopper GPUs, of which 0 is current."""
     kernels = Kernels()
     monkeypatch.setattr(selection, "choose", kernels.choose)
+    monkeypatch.setattr(selection, "prepare", kernels.prepare)
     monkeypatch.setattr(hardware, "is_hopper", lambda index: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: kernels.device)
     monkeypatch.setattr(torch.cuda, "device", kernels.on)
