@@ -143,6 +143,23 @@ def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
         return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
 
 
+def term_magnitudes(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
+    """For each element of ``A @ B.T``, the sum of the magnitudes of its terms.
+
+    Args:
+        a, sa, b, sb: as for `fp8_gemm_nt`.
+
+    Returns:
+        fp64 ``[M, N]``.
+
+    Raises:
+        TypeError, ValueError: as `dequantized_product`.
+    """
+    # The magnitude of an e4m3 value is what is left without its sign bit.
+    a, b = ((x.view(torch.uint8) & 0x7F).view(x.dtype) for x in (a, b))
+    return dequantized_product(a, sa.abs(), b, sb.abs())
+
+
 def _squared_norms(q: Tensor, s: Tensor) -> Tensor:
     width = RECIPE.scale_k
     norms = torch.empty(s.shape, dtype=torch.float64, device=q.device)

@@ -31,7 +31,7 @@ def run(
         from . import untraced
 
         return untraced.run(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
-    if not validate:
+    if validate is False:
         launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count)
         if launched is not None:
             return launched

@@ -83,7 +83,8 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
 
     Raises:
         ImportError: the DSL is missing.
-        RuntimeError: the DSL's distributions are of different versions.
+        RuntimeError: the DSL's distributions are of different versions; or its settings have it compile
+            nothing.
         ValueError: ``repr(key)`` changes from process to process; or the kernel takes more shared memory than
             there is.
 
@@ -170,6 +171,10 @@ def _compile(build: Build, label: str) -> bytes:
         started = time.perf_counter()
         kernel, arguments = build()
         compiled = cute.compile(kernel, *arguments, options=_OPTIONS)
+        if compiled is None:
+            raise RuntimeError(
+                f"the CuTe DSL made nothing of {label}, as CUTE_DSL_DRYRUN asks it to; want it unset"
+            )
         _check_shared_memory(kernel, label)
         with _memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)

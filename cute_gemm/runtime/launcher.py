@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Hashable
 
@@ -166,6 +167,10 @@ def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> 
 def forget() -> None:
     """Has the next call of each shape choose its kernel anew, as in a new process."""
     _launches.clear()
+
+
+# A forked child cannot use the CUDA of its parent: nothing is launched there, and torch says so.
+os.register_at_fork(after_in_child=forget)
 
 
 def tma_can_load(sa: Tensor) -> bool:

@@ -109,6 +109,23 @@ def test_cubin_is_for_hopper_and_nothing_is_left_behind(
     assert os.environ == before
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_setting_to_compile_nothing_is_named() -> None:
+    """The DSL reads its settings once in a process."""
+    program = "import test_compiler as t; t.compiler.instance(('scale', 128), t.build_scale, 'scale')"
+    failed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "CUTE_DSL_DRYRUN": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("RuntimeError: the CuTe DSL made nothing of scale, as CUTE_DSL_DRYRUN asks it to")
+
+
 def test_cubin_is_whole(tmp_path: Path) -> None:
     kept = f"--enable-tvm-ffi --gpu-arch sm_90a --keep-cubin --dump-dir {tmp_path}"
     kernel, arguments = build_scale()
