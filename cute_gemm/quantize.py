@@ -176,7 +176,13 @@ def m_major(s: Tensor) -> Tensor:
 
 
 def _pad(x: Tensor, pad: tuple[int, ...]) -> Tensor:
-    return torch.nn.functional.pad(x, pad) if any(pad) else x
+    if x.numel():
+        return torch.nn.functional.pad(x, pad) if any(pad) else x
+    # torch 2.8 does not pad what is empty.
+    shape = [*x.shape]
+    for dim, more in enumerate(pad[1::2], start=1):
+        shape[-dim] += more
+    return x.new_empty(shape)
 
 
 def _scales(amax: Tensor, power_of_two: bool) -> Tensor:

@@ -30,8 +30,9 @@ def _run(args: argparse.Namespace) -> None:
     table = PlainTable(show_header=False)
     table.add_row("cute_gemm", __version__)
     table.add_row("Python", f"{platform.python_version()} on {platform.machine()}")
-    for name, version in distributions("apache-tvm-ffi", "cuda-python", "torch").items():
+    for name, version in distributions("apache-tvm-ffi", "cuda-python").items():
         table.add_row(name, version)
+    table.add_row("torch", torch.__version__)
     table.add_row("CUDA of torch", torch.version.cuda or "none (CPU build)")
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)

@@ -16,14 +16,16 @@ _Item = TypeVar("_Item")
 def track(items: Sequence[_Item], description: str) -> Iterator[_Item]:
     """Yield items, with a bar on stderr that moves as they are done."""
     console = PlainConsole(stderr=True)
+    if not console.is_terminal:
+        # A bar needs a line that moves, and lines that go to a file must not be caught by it.
+        yield from items
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
-        # A bar needs a line that moves, and lines that go to a file must not be caught by it.
-        disable=not console.is_terminal,
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         yield from progress.track(items, description=description)

@@ -29,12 +29,12 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
 from . import cache, inspection
+from .distributions import versions
 from .sources import Sources, own_digests, own_parts_changed, read
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ ARCH = "sm_90a"
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
 _DSL = "nvidia-cutlass-dsl"
+_DSL_PARTS = f"{_DSL}*"
 _EM_CUDA = 190
 
 Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -282,10 +283,10 @@ def _surroundings() -> dict[str, Any]:
 
     return {
         "options": _OPTIONS,
-        "dsl": _dsl_distributions(),
+        "dsl": versions(_DSL_PARTS),
         # With the cu12 and cu13 flavours both installed, the DSL picks one by the machine's driver.
         "compiler": str(cutlass.CUDA_VERSION),
-        "tvm_ffi": metadata.version("apache-tvm-ffi"),
+        "tvm_ffi": versions("apache-tvm-ffi"),
         "settings": {k: v for k, v in os.environ.items() if k.startswith("CUTE_DSL_")},
         "host": f"{platform.system()} {platform.machine()} {_cpu_features()}",
     }
@@ -301,19 +302,14 @@ def _cpu_features() -> str:
     return hashlib.sha256(features.encode()).hexdigest()
 
 
-def _dsl_distributions() -> list[tuple[str, str]]:
-    found = {(each.name, each.version) for each in metadata.distributions() if each.name}
-    return sorted((name, version) for name, version in found if name.replace("_", "-").startswith(_DSL))
-
-
 @functools.cache
 def _dsl() -> Any:
     """``cutlass.cute``, which takes a good part of a second to import."""
-    found = _dsl_distributions()
+    found = versions(_DSL_PARTS)
     if not found:
         raise ImportError(f"GPU kernels need the CuTe DSL, which is not installed: pip install {_DSL}")
-    if len({version for _, version in found}) > 1:
-        listed = ", ".join(f"{name} {version}" for name, version in found)
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} {version}" for name, version in found.items())
         raise RuntimeError(
             f"the parts of the CuTe DSL are of different versions ({listed}); uninstall all of them, "
             f"then: pip install {_DSL}"
