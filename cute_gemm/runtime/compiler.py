@@ -207,7 +207,8 @@ def _warn_of_spills(image: bytes, label: str) -> None:
         return
     try:
         found = inspection.read_resources(cubin)
-    except inspection.InspectionError as error:
+    # Such as a full directory for temporary files.
+    except (inspection.InspectionError, OSError) as error:
         logger.debug("did not look for spills of %s: %s", label, error)
         return
     if found.stack_bytes or found.local_bytes:
