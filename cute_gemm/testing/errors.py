@@ -41,7 +41,8 @@ _NOISE_RMS = 2.0**-14
 _WELL_CONDITIONED = 16.0
 
 TENSOR_CORE_NOISE = 2.0**-8
-"""What Hopper's tensor cores err at most, relative to the sum of the magnitudes of the terms."""
+"""What Hopper's tensor cores err at most, relative to the sum of the magnitudes of the terms, with subnormal
+operands taken for normal ones (`reference.term_magnitudes`)."""
 
 _STRIP_ELEMENTS = 1 << 24
 

@@ -312,3 +312,63 @@ def test_worst_element_error_looks_at_every_strip(monkeypatch):
     out[140, 3] += 1
     assert worst_element_error(out, ref, torch.ones_like(ref))[1] == (140, 3)
     assert worst_element_error(out[:0], ref[:0], ref[:0]) == (0.0, (0, 0))
+
+
+# In units of 2**-9 and of 2**-10.
+LOSES = (
+    [
+        *(-5, -1, 3, 5, -6, 0, -4, 0, 2, -6, -2, -3, 0, 2, 0, 6, -3, 3, 4, -7),
+        *(0, 0, -5, 3, 4, 7, -2, -7, 7, -5, 1, 1),
+    ],
+    [
+        *(
+            576,
+            22,
+            224,
+            -352,
+            576,
+            -288,
+            240,
+            -1536,
+            -704,
+            416,
+            10,
+            80,
+            240,
+            -448,
+            -224,
+            -208,
+            576,
+            -448,
+            -480,
+        ),
+        *(44, 448, 256, 288, -1408, -576, 768, 88, 832, 56, 448, 458752, 72),
+    ],
+)
+
+
+def test_what_a_tensor_core_loses_beside_a_large_term_with_a_subnormal_factor() -> None:
+    """Found on an H200, and to the last bit what is truncated below 2**-13 of 2**-6 times 448's exponent."""
+    a = torch.tensor(LOSES[0]) * 2.0**-9
+    b = torch.tensor(LOSES[1]) * 2.0**-10
+    one = torch.ones(1, 1)
+    operands = a[None].to(torch.float8_e4m3fn), one, b[None].to(torch.float8_e4m3fn), one
+    assert torch.equal(operands[0].float()[0], a)
+    assert torch.equal(operands[2].float()[0], b)
+    quantum = 2.0 ** (2 - 13)
+    out = ((a.double() * b.double() / quantum).trunc() * quantum).sum().float().view(1, 1)
+    assert out.item() == 0.82177734375, "not what the GPU gave"
+    ref = dequantized_product(*operands)
+    with pytest.raises(AssertionError, match="element"):
+        assert_elements_close(out, ref, term_magnitudes(*operands))
+    assert_elements_close(out, ref, term_magnitudes(*operands, subnormals_as_normal=True))
+    ones = torch.ones(1, 32).to(torch.float8_e4m3fn)
+    normal = ones, one, ones, one
+    assert torch.equal(term_magnitudes(*normal), term_magnitudes(*normal, subnormals_as_normal=True))
+
+
+def test_zeros_and_nans_are_no_subnormal_numbers() -> None:
+    a = torch.tensor([[0.0, -0.0, torch.nan]]).to(torch.float8_e4m3fn)
+    b, one = torch.ones(1, 3).to(torch.float8_e4m3fn), torch.ones(1, 1)
+    assert term_magnitudes(a[:, :2], one, b[:, :2], one, subnormals_as_normal=True).item() == 0
+    assert term_magnitudes(a, one, b, one, subnormals_as_normal=True).isnan().all()

@@ -220,7 +220,7 @@ def test_root_makes_nothing_in_a_users_directory(tmp_path: Path) -> None:
 def test_nobody_in_particular_is_not_believed(
     me: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a user namespace that has not all users, files of the others have one number, which may be one's own."""
+    """In a user namespace without some users, the files of those have one number, which may be one's own."""
     files = {"/proc/self/uid_map": "0 100000 65536\n", "/proc/sys/kernel/overflowuid": "65534\n"}
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path, *rest: files.get(str(path)) or real(path, *rest))
