@@ -157,7 +157,7 @@ def locked(name: str | Path, seconds: float, directory: int | None = None) -> It
             yield is_held
         finally:
             # A child that was forked meanwhile has the descriptor, too: closing this one would not do.
-            if is_held:
+            with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         # It gives the lock back where the process is killed.

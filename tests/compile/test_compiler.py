@@ -348,7 +348,7 @@ def test_processes_that_race_compile_once(folder: Path, tmp_path: Path) -> None:
 
 def test_what_killed_writers_left_is_removed_after_a_kernel_is_compiled(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
-    left = folder / ".0.kernel.00.tmp"
+    left = folder / f".{0:064x}.kernel.{0:016x}.tmp"
     left.touch()
     os.utime(left, (0, 0))
     finish(start(tmp_path))

@@ -123,5 +123,5 @@ def _numbers(args: argparse.Namespace, started: float) -> Iterator[int]:
     if args.only is not None:
         return iter([args.only])
     if args.seconds is None:
-        return iter(range(args.count or 1000))
+        return iter(range(1000 if args.count is None else args.count))
     return itertools.takewhile(lambda _: time.monotonic() - started < args.seconds, itertools.count())

@@ -354,7 +354,8 @@ def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
 
 def test_info(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
-    (tmp_path / "one.kernel").write_bytes(bytes(3 << 20))
+    (tmp_path / f"{1:064x}.kernel").write_bytes(bytes(3 << 20))
+    (tmp_path / f".{1:064x}.kernel.{2:016x}.tmp").touch()
     status, out, _ = run("info")
     cells = {row[0]: row[1] for row in rows(out)}
     assert status == 0
@@ -363,7 +364,7 @@ def test_info(run, monkeypatch, tmp_path):
     assert {"nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "apache-tvm-ffi"} <= set(cells)
     assert cells["GPU"].startswith("none")
     assert cells["cache"] == str(tmp_path)
-    assert cells["kernels in it"] == "1, 3.0 MiB"
+    assert cells["kernels in it"] == "1, 3.0 MiB, 1 leftovers of writers"
     assert "not used, because" not in cells
 
 

@@ -111,7 +111,9 @@ def test_what_hides_that_it_runs_later_cannot_be_decorated(later: Callable[[], A
 
 
 @pytest.mark.parametrize(
-    "what", [5, None, "f", property(int), classmethod(int), staticmethod(in_force), int], ids=repr
+    "what",
+    [5, None, "f", property(int), classmethod(int), staticmethod(in_force), int],
+    ids=lambda what: type(what).__name__,
 )
 def test_what_is_no_function_cannot_be_decorated(what: Any) -> None:
     with pytest.raises(TypeError, match=r"^cannot decorate .*; want "):

@@ -34,8 +34,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(directory))
     with cache.opened() as kernels:
         assert kernels.own is not None
-        for key in KEYS:
+        for key in (*KEYS, "anybody's"):
             kernels.own.store(key, key.encode() * 100)
+    (directory / cache._name("anybody's")).chmod(0o666)
     (directory / f"{'0' * 64}.kernel").write_bytes(b"damaged")
     (directory / f"{'1' * 64}.kernel").write_bytes(next(directory.glob("*.kernel")).read_bytes())
     return directory

@@ -204,7 +204,7 @@ def test_what_cannot_be_written_is_reported_before_anything_is_timed(
     content = '{"format": 2, "device": "NVIDIA L4", "entries": []}'
     foreign.write_text(content)
     in_a_file = foreign / "mine.json"
-    for path, message in ((foreign, "it is for NVIDIA L4"), (in_a_file, "File exists")):
+    for path, message in ((foreign, 'it is for "NVIDIA L4"'), (in_a_file, "File exists")):
         status, _, err = run("--shapes", "16x136x272", "--out", path)
         assert status == 1
         assert f"cannot keep choices in {path}: " in err
