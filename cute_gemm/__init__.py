@@ -3,6 +3,8 @@
 The DSL takes seconds to import, so this module does not: the first call on a GPU does.
 """
 
+# First: torch, which the others import, takes seconds.
+from . import interrupts as interrupts
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .contract import OWNING_TYPES, ambient, words
+from .contract import OWNING_TYPES, ambient, memory, options, words
 from .plan.limits import SCALE_STRIDE_MULTIPLE, ceil_div
 from .plan.recipe import FP8_1D2D as RECIPE
 
@@ -46,11 +46,13 @@ def quantize_1x128(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Ten
         error, as looking would make the host wait for the device and would break the capture of CUDA graphs.
 
     Raises:
-        TypeError: ``x`` is not a tensor, or not of one of the three dtypes.
-        ValueError: ``x`` has no dimension; or a derivative is wanted, which is not computed: pass
-            ``x.detach()``.
+        TypeError: ``x`` is not a tensor, or not of one of the three dtypes; or ``power_of_two_scales`` is no
+            bool.
+        ValueError: ``x`` has no dimension; it is sparse, nested, opaque, or without memory (a parameter that
+            is not initialised, storage that was freed); or a derivative is wanted, which is not computed:
+            pass ``x.detach()``.
     """
-    _require_source("x", x)
+    _require_source("x", x, power_of_two_scales)
     if x.dim() == 0:
         raise ValueError("x has no dimension; wanted [..., K]: `x[None]` is a row of one element")
     k, width = x.shape[-1], RECIPE.scale_k
@@ -75,10 +77,10 @@ def quantize_128x128(w: Tensor, *, power_of_two_scales: bool = False) -> tuple[T
         Scales, zero blocks, tiny values, NaN and infinities are treated as by `quantize_1x128`.
 
     Raises:
-        TypeError: ``w`` is not a tensor, or not of one of the three dtypes.
-        ValueError: ``w`` has fewer than two dimensions; or a derivative is wanted, which is not computed.
+        TypeError, ValueError: as by `quantize_1x128`; ValueError also where ``w`` has fewer than two
+            dimensions.
     """
-    _require_source("w", w)
+    _require_source("w", w, power_of_two_scales)
     if w.dim() < 2:
         raise ValueError(f"w has shape {tuple(w.shape)}; wanted [..., N, K]: `w[None]` is a single row")
     (n, k), height, width = w.shape[-2:], RECIPE.scale_n, RECIPE.scale_k
@@ -103,8 +105,8 @@ def dequantize_1x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32) -
 
     Raises:
         TypeError: wrong dtype of ``q``, ``s`` or the result.
-        ValueError: ``s`` does not have the shape that belongs to ``q``; or a derivative is wanted, which is
-            not computed.
+        ValueError: ``s`` does not have the shape that belongs to ``q``, or is on another device; one of them
+            is sparse, nested, opaque, or without memory; or a derivative is wanted, which is not computed.
     """
     _require_quantized(q, s, dtype)
     if q.dim() == 0:
@@ -128,8 +130,7 @@ def dequantize_128x128(q: Tensor, s: Tensor, dtype: torch.dtype = torch.float32)
 
     Raises:
         TypeError: wrong dtype of ``q``, ``s`` or the result.
-        ValueError: ``q`` has fewer than two dimensions, or ``s`` does not have the shape that belongs to it;
-            or a derivative is wanted, which is not computed.
+        ValueError: ``q`` has fewer than two dimensions; the others as by `dequantize_1x128`.
     """
     _require_quantized(q, s, dtype)
     if q.dim() < 2:
@@ -158,16 +159,16 @@ def m_major(s: Tensor) -> Tensor:
 
     Raises:
         TypeError: ``s`` is not an fp32 tensor.
-        ValueError: ``s`` does not have two or three dimensions; or a derivative is wanted, which is not
-            computed.
+        ValueError: ``s`` does not have two or three dimensions; it is sparse, nested, opaque, or without
+            memory; or a derivative is wanted, which is not computed.
     """
     _require_scales(s)
+    _require_values(s=s)
     if s.dim() not in (2, 3):
         raise ValueError(
             f"s has shape {tuple(s.shape)}; wanted {words.symbolic_shape('sa', 2)} or "
             f"{words.symbolic_shape('sa', 3)}, as `q, s = cute_gemm.quantize_1x128(x)` makes it"
         )
-    _require_no_derivatives(s=s)
     *groups, rows, blocks = s.shape
     multiple = SCALE_STRIDE_MULTIPLE
     padded = s.new_zeros(*groups, blocks, ceil_div(rows, multiple) * multiple)
@@ -175,7 +176,13 @@ def m_major(s: Tensor) -> Tensor:
 
 
 def _pad(x: Tensor, pad: tuple[int, ...]) -> Tensor:
-    return torch.nn.functional.pad(x, pad) if any(pad) else x
+    if x.numel():
+        return torch.nn.functional.pad(x, pad) if any(pad) else x
+    # torch 2.8 does not pad what is empty.
+    shape = [*x.shape]
+    for dim, more in enumerate(pad[1::2], start=1):
+        shape[-dim] += more
+    return x.new_empty(shape)
 
 
 def _scales(amax: Tensor, power_of_two: bool) -> Tensor:
@@ -186,8 +193,8 @@ def _scales(amax: Tensor, power_of_two: bool) -> Tensor:
     if power_of_two:
         # Adding all ones to the mantissa carries into the exponent unless the mantissa is zero.
         s = ((s.view(torch.int32) + 0x007FFFFF) & 0x7F800000).view(torch.float32)
-    s = torch.where(amax == 0, 1.0, s)
-    return torch.where(amax.isfinite(), s, torch.nan)
+    s = s.masked_fill(amax == 0, 1.0)
+    return s.masked_fill(~amax.isfinite(), torch.nan)
 
 
 def _to_e4m3(blocks: Tensor, s: Tensor) -> Tensor:
@@ -200,30 +207,34 @@ def _times(q: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
     return (q.to(wide) * s.to(wide)).to(dtype)
 
 
-def _require_source(name: str, x: Tensor) -> None:
-    """A tensor to quantise."""
-    _require_tensor(name, x)
+def _require_source(name: str, x: Tensor, power_of_two_scales: bool) -> None:
+    """A tensor to quantise, and how."""
+    options.require_flag("power_of_two_scales", power_of_two_scales)
+    memory.require_tensor(name, x)
     if x.dtype not in _SOURCE_DTYPES:
         fix = f": `{name}.to(torch.float32)`" if x.dtype is torch.float64 else ""
         raise TypeError(f"{name} has dtype {x.dtype}; wanted {_one_of(_SOURCE_DTYPES)}{fix}")
-    _require_no_derivatives(**{name: x})
+    _require_values(**{name: x})
 
 
 def _require_quantized(q: Tensor, s: Tensor, dtype: torch.dtype) -> None:
     """A quantised tensor and its scales, and a dtype for their product."""
-    _require_tensor("q", q)
+    memory.require_tensor("q", q)
     if q.dtype is not _E4M3:
         raise TypeError(f"q has dtype {q.dtype}; wanted {_E4M3}")
     _require_scales(s)
-    if dtype not in _TARGET_DTYPES:
+    if not any(dtype is each for each in _TARGET_DTYPES):
         raise TypeError(f"dtype is {dtype!r}; wanted {_one_of(_TARGET_DTYPES)}")
-    _require_no_derivatives(q=q, s=s)
+    if q.device != s.device:
+        memory.require_one_device(q=q, s=s)
+    _require_values(q=q, s=s)
 
 
 def _require_scales(s: Tensor) -> None:
-    _require_tensor("s", s)
+    memory.require_tensor("s", s)
     if s.dtype is not _SCALE_DTYPE:
-        raise TypeError(f"s has dtype {s.dtype}; wanted {_SCALE_DTYPE}: `s.to({_SCALE_DTYPE})`")
+        real = "s.real" if s.dtype.is_complex else "s"
+        raise TypeError(f"s has dtype {s.dtype}; wanted {_SCALE_DTYPE}: `{real}.to({_SCALE_DTYPE})`")
 
 
 def _require_scale_shape(q: Tensor, s: Tensor, wanted: tuple[int, ...]) -> None:
@@ -231,20 +242,19 @@ def _require_scale_shape(q: Tensor, s: Tensor, wanted: tuple[int, ...]) -> None:
         raise ValueError(f"s has shape {tuple(s.shape)}; wanted {wanted} for q of shape {tuple(q.shape)}")
 
 
-def _require_tensor(name: str, x: object) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is {words.kind(x)}; wanted a torch.Tensor")
-
-
-def _require_no_derivatives(**tensors: Tensor) -> None:
-    """No derivative would be lost, be it wanted of a tensor or tracked by what wraps it."""
+def _require_values(**tensors: Tensor) -> None:
+    """Each has its values in memory, and no derivative is lost, be it wanted or tracked by a wrapper."""
+    for name, x in tensors.items():
+        memory.require_dense(name, x)
     ambient.require_no_gradient(**tensors)
     # Dynamo traces what follows these rules, and of transforms and tangents what torch does with them.
     if torch.compiler.is_compiling():
         return
     for name, x in tensors.items():
-        if type(x) in OWNING_TYPES and x.layout is torch.strided:
+        if type(x) in OWNING_TYPES:
             ambient.require_no_transform(name, x)
+            if x.numel() and (x.is_cpu or x.is_cuda):
+                memory.require_memory(name, x)
     ambient.require_no_tangent(**tensors)
 
 

@@ -143,6 +143,34 @@ def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
         return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
 
 
+_LEAST_NORMAL = 0x08
+"""The bits of the smallest normal number of e4m3, 2**-6."""
+
+
+def term_magnitudes(
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, *, subnormals_as_normal: bool = False
+) -> Tensor:
+    """For each element of ``A @ B.T``, the sum of the magnitudes of its terms.
+
+    Args:
+        a, sa, b, sb: as for `fp8_gemm_nt`.
+        subnormals_as_normal: take operands below 2**-6, but for 0, for 2**-6, as what Hopper's tensor cores
+            err goes by the exponents that numbers are stored with (docs/performance.md, 74).
+
+    Returns:
+        fp64 ``[M, N]``.
+
+    Raises:
+        TypeError, ValueError: as `dequantized_product`.
+    """
+    # The magnitude of an e4m3 value is what is left without its sign bit.
+    a, b = (x.view(torch.uint8) & 0x7F for x in (a, b))
+    if subnormals_as_normal:
+        a, b = (torch.where(x == 0, x, x.clamp(min=_LEAST_NORMAL)) for x in (a, b))
+    e4m3 = torch.float8_e4m3fn
+    return dequantized_product(a.view(e4m3), sa.abs(), b.view(e4m3), sb.abs())
+
+
 def _squared_norms(q: Tensor, s: Tensor) -> Tensor:
     width = RECIPE.scale_k
     norms = torch.empty(s.shape, dtype=torch.float64, device=q.device)

@@ -15,12 +15,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is in force; see :func:`config`. ``outer`` is what will be again where the scope ends."""
+    """What is in force; see :func:`config`. ``outer`` is what will be again where ``scope`` ends."""
 
     num_sms: int | None = None
     batch_invariant: bool = False
     pdl: bool = False
     outer: Settings | None = field(default=None, repr=False, compare=False)
+    scope: Scope | None = field(default=None, repr=False, compare=False)
 
 
 _current: ContextVar[Settings] = ContextVar("cute_gemm settings", default=Settings())  # noqa: B039 (frozen)
@@ -60,10 +61,11 @@ def config(
             one of ours runs.
 
     Raises:
-        TypeError: an argument of another type; or, as a decorator, a function that runs after it was called
-            (a coroutine function or a generator): enter the scope within it.
+        TypeError: an argument of another type; or, as a decorator, what is no function, or a function that
+            runs after it was called (a coroutine function or a generator): enter the scope within it.
         ValueError: ``num_sms`` is below 1. That it is above what a device has, the first operation there
             says, by a ValueError, too.
+        RuntimeError: a scope is left that is not the innermost of those in force.
     """
     changes: dict[str, Any] = {}
     if num_sms is not ...:
@@ -91,17 +93,28 @@ class Scope:
 
     def __enter__(self) -> None:
         outer = current()
-        _current.set(replace(outer, **self._changes, outer=outer))
+        _current.set(replace(outer, **self._changes, outer=outer, scope=self))
 
     def __exit__(self, *raised: object) -> None:
-        outer = current().outer
-        assert outer is not None, "left a scope that was not entered"
-        _current.set(outer)
+        now = current()
+        if now.outer is None or now.scope is not self:
+            raise RuntimeError(
+                "left a scope of cute_gemm.config that is not the innermost one in force here; want each "
+                "left where it was entered, in the opposite order: `with cute_gemm.config(...):`"
+            )
+        _current.set(now.outer)
 
     def __call__(self, function: _Function) -> _Function:
+        if not callable(function):
+            raise TypeError(f"cannot decorate {function!r}; want a function, or a `with` statement")
+        if isinstance(function, (type, staticmethod)):
+            raise TypeError(f"cannot decorate {function!r}; want the function within it decorated")
         later = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
-        if any(runs_later(function) for runs_later in later):
-            raise TypeError(f"{function.__qualname__} runs after it was called: enter the scope within it")
+        # What is called of an object that is no function itself.
+        called = function, type(function).__call__
+        if any(runs_later(each) for runs_later in later for each in called):
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(f"{name} runs after it was called: enter the scope within it")
 
         @functools.wraps(function)
         def scoped(*args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import secrets
 import stat
@@ -19,6 +20,9 @@ DIRECTORY_VARIABLE = "CUTE_GEMM_CACHE_DIR"
 
 TEMPORARY = ".tmp"
 """How the names of files end that are being written, or whose writer was killed."""
+
+TEMPORARY_SECONDS = 600
+"""After so long a temporary file has lost its writer, which takes milliseconds."""
 
 _POLL_SECONDS = 0.02
 
@@ -94,7 +98,8 @@ def read_regular(path: str | Path, most: int, directory: int | None = None) -> t
 def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Write a file by renaming: a reader sees all of the old content or all of the new, whatever happens.
 
-    A writer that is killed leaves a hidden file that ends in ``.tmp``.
+    A writer that is killed leaves a hidden file that ends in ``.tmp``; the next one that comes ten minutes
+    later removes it.
 
     Raises:
         OSError: it cannot be written; it is as it was.
@@ -104,6 +109,10 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         replace_file_in(directory, path.name, content, mode)
     finally:
         os.close(directory)
+    for left in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*{TEMPORARY}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > TEMPORARY_SECONDS:
+                left.unlink()
 
 
 def replace_file_in(directory: int, name: str, content: bytes, mode: int) -> None:
@@ -141,25 +150,47 @@ def locked(name: str | Path, seconds: float, directory: int | None = None) -> It
     Raises:
         OSError: there can be no lock: the file cannot be made or is none, or the file system has no locks.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+    descriptor = _open_lock(name, directory)
     try:
-        # Closing gives the lock back, also where the process is killed.
-        yield _acquire(descriptor, time.monotonic() + seconds)
+        is_held = _acquire(descriptor, time.monotonic() + seconds)
+        try:
+            yield is_held
+        finally:
+            # A child that was forked meanwhile has the descriptor, too: closing this one would not do.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
+        # It gives the lock back where the process is killed.
         os.close(descriptor)
+
+
+def _open_lock(name: str | Path, directory: int | None) -> int:
+    """A file that nobody else can open, and so hold for ever. One that others can is replaced."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for _ in range(2):
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+            return descriptor
+        os.close(descriptor)
+        os.unlink(name, dir_fd=directory)
+    raise OSError(errno.EBUSY, "others can open the file of the lock")
 
 
 def _acquire(descriptor: int, deadline: float) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # Some file systems say EACCES where another holds it.
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+        except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_POLL_SECONDS)
         else:
             return True
+
+
+def reason(error: OSError) -> str:
+    """What went wrong, with the path where the error has one."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror

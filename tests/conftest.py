@@ -43,9 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("exhaustive", hypothesis.settings.get_profile("default"))
+    settings = hypothesis.settings
+    name, parent = "usual", settings.get_current_profile_name()
     if config.getoption("exhaustive"):
-        hypothesis.settings.load_profile("exhaustive")
+        name, parent = "exhaustive", "default"
+    # No deadlines: they would make a busy machine a failure.
+    settings.register_profile(name, settings.get_profile(parent), deadline=None)
+    settings.load_profile(name)
 
 
 @pytest.hookimpl(tryfirst=True)

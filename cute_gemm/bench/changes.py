@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
+from ..measure.console import PlainTable
 from ..measure.errors import CommandError
 from ..measure.records import OURS, Row
 from ..measure.shapes import Shape, shape_text
@@ -58,9 +57,9 @@ def compare(old: Iterable[Row], new: Iterable[Row]) -> list[Change]:
     return sorted(shared, key=lambda each: (-each.ratio, each.op, each.regime, each.shape))
 
 
-def table(changes: Sequence[Change], threshold: float) -> Table:
+def table(changes: Sequence[Change], threshold: float) -> PlainTable:
     """For a terminal."""
-    found = Table()
+    found = PlainTable()
     for name in ("operation", "shape", "regime", "scales"):
         found.add_column(name, no_wrap=True)
     for name in ("old us", "new us", "new / old", "spread"):
@@ -116,7 +115,8 @@ def _by_key(rows: Iterable[Row]) -> dict[_Key, Row]:
 
 
 def _us(row: Row) -> float:
-    return row.get("median") or row["us"]
+    median = row.get("median")
+    return row["us"] if median is None else median
 
 
 def _spread(old: Row, new: Row) -> float:

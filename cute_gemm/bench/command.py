@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..measure.console import wide_console
-from ..measure.device import multiprocessors, require_hopper
+from ..measure.console import failed, say, wide_console
+from ..measure.device import compile_kernels, multiprocessors, require_hopper
+from ..measure.files import require_writable
 from ..measure.origin import describe_origin
 from ..measure.progress import track
 from ..measure.records import CHAIN, COLD, SUSTAINED, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
-from ..runtime.warmup import compile_and_report
 from . import changes, tables
 from .arguments import DEFAULT_OUT
 from .comparison import compare, speeds_without_padding, text_table
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         CommandError: it cannot be done.
     """
     if args.plot:
-        draw(args.plot, args.out or args.plot)
+        draw(args.plot, args.out or (args.plot.parent if args.plot.is_file() else args.plot))
         return 0
     if args.compare:
         old, new = args.compare
@@ -51,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
         args.peers,
         args.out or DEFAULT_OUT,
     )
-    for failure in failures:
-        print(f"FAILED {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return failed(failures)
 
 
 def measure(
@@ -75,16 +72,17 @@ def measure(
         What failed, a line each.
 
     Raises:
-        CommandError: there is no Hopper GPU, or nothing to measure.
+        CommandError: there is no Hopper GPU, or nothing to measure, or ``out`` cannot be written to.
     """
     trials = plan(suites, regimes, ops, shapes)
     require_hopper("bench", "--plot and --compare work without one, on results")
+    require_writable(out)
     peers, missing = split_available(peer_names)
     timers, replaced = timers_of(regimes, Sustained())
     for note in (*missing, *replaced):
-        print(note)
+        say(note)
     num_sms = multiprocessors()
-    compile_and_report(kernel for trial in trials for kernel in kernels_of(trial, num_sms))
+    compile_kernels(kernel for trial in trials for kernel in kernels_of(trial, num_sms))
     versions = {name: version for peer in peers for name, version in peer.versions().items()}
     bench = Bench(timers, peers, describe_origin(versions), num_sms)
     rows, failures = run_trials(bench, track(trials, "measuring"), out)
@@ -119,32 +117,37 @@ def compare_runs(old: Path, new: Path, threshold: float) -> int:
     before, after = read_results(old), read_results(new)
     found = changes.compare(before, after)
     wide_console(_TABLE_WIDTH).print(changes.table(found, threshold))
-    print(changes.summary(before, after, found, threshold))
+    say(changes.summary(before, after, found, threshold))
     return 1 if any(each.is_regression(threshold) for each in found) else 0
 
 
 def write_pictures(rows: Sequence[Row], out: Path) -> None:
-    """Write the Markdown tables and, if matplotlib is installed, the plots; say where they are."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / TABLES).write_text(tables.render(rows))
-    print(f"tables: {out / TABLES}")
+    """Write the Markdown tables and, if matplotlib is installed, the plots; say where they are.
+
+    Raises:
+        CommandError: the directory cannot be written to.
+        OSError: a file in it cannot.
+    """
+    require_writable(out)
+    (out / TABLES).write_text(tables.render(rows), encoding="utf-8")
+    say(f"tables: {out / TABLES}")
     try:
         from . import plots
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
         print("plots were left out, as matplotlib is not installed: pip install 'cute-gemm[bench]', then")
-        print(f"cute-gemm bench --plot {out}")
+        say(f"cute-gemm bench --plot {out}")
         return
     if files := plots.draw(rows, out):
-        print(f"plots: {', '.join(file.name for file in files if file.suffix == '.png')} (and .svg)")
+        say(f"plots: {', '.join(file.name for file in files if file.suffix == '.png')} (and .svg)")
 
 
 def _print_comparisons(rows: Sequence[Row]) -> None:
     for regime in tables.REGIMES:
         for op in tables.OPS:
             if compared := compare(rows, regime, op):
-                print(f"\n{text_table(compared, f'{regime} {op}')}")
+                say(f"\n{text_table(compared, f'{regime} {op}')}")
         if speeds := speeds_without_padding(rows, regime):
             mean, least = geometric_mean(speeds), min(speeds)
             print(f"\n{regime} offsets, relative to contiguous: {mean:.3f}, least {least:.3f}")

@@ -51,6 +51,8 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    # A device may be called whatever its driver says.
+    "text.parse_math": False,
     # The same rows give the same file.
     "svg.hashsalt": "cute_gemm",
 }

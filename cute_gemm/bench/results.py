@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..measure.errors import CommandError
+from ..measure.files import named
 from ..measure.records import (
     CONTIGUOUS,
     DENSE,
-    KEYS,
     M_MAJOR,
     MASKED,
     OFFSETS,
@@ -20,6 +20,7 @@ from ..measure.records import (
     shape_of,
 )
 from ..measure.shapes import Shape
+from .rows import escaped, objection
 
 PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED}
 """What peers are measured at: none has an operation on groups without padding, so they need it padded."""
@@ -32,15 +33,15 @@ def read_results(path: Path) -> list[Row]:
         CommandError: there is no such file or directory, or it holds no rows, or other rows than
             `rows.measurement` makes.
     """
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    rows = [row for file in files for row in read_rows(file)]
+    # A pipe among them would be waited for.
+    files = sorted(filter(Path.is_file, path.glob("*.jsonl"))) if path.is_dir() else [path]
+    rows = [(file, row) for file in files for row in read_rows(file)]
     if not rows:
-        raise CommandError(f"{path}: no JSON lines in it")
-    for row in rows:
-        known = isinstance(row, dict) and {"op", "peer", "us", "regime", "scale_layout"} <= row.keys()
-        if not known or not {*KEYS.get(row["op"], ("op of no such name",))} <= row.keys():
-            raise CommandError(f"{path}: not a line of a benchmark: {json.dumps(row)[:80]}")
-    return rows
+        raise CommandError(f"{named(path)}: no JSON lines in it")
+    for file, row in rows:
+        if why := objection(row):
+            raise CommandError(f"{named(file)}: not a line of a benchmark: {why}: {json.dumps(row)[:80]}")
+    return [escaped(row) for _, row in rows]
 
 
 def by_kind(rows: Iterable[Row], op: str, regime: str) -> dict[tuple[str, str | None], dict[Shape, Row]]:

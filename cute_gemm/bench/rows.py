@@ -1,10 +1,20 @@
-"""The rows that a benchmark writes."""
+"""The rows that a benchmark writes, and what is one where it is read back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ..measure.cards import card_named
-from ..measure.records import Row, key_of
+from ..measure.console import printable
+from ..measure.records import COLD, KEYS, OURS, SUSTAINED, Row, key_of
 from ..measure.work import Work
+from ..plan.limits import MAX_EXTENT, MAX_GROUPS
+
+# In microseconds: 0.001 is the least that is written, and ten days are more than anybody waits.
+_LEAST_US, _MOST_US = 1e-3, 1e12
+_MOST_SHARE = _MOST_RATE = 1e9
+_LONGEST = 200
 
 
 def measurement(
@@ -59,3 +69,77 @@ def measurement(
         limit = card.limit_us(work)
         row |= {"limit_us": round(limit, 3), "share_of_limit": round(limit / us, 4)}
     return row | origin
+
+
+def objection(row: Any) -> str:
+    """Why something is no row, in words; empty if it is one: of what `measurement` writes, all that is read.
+
+    A time or a spread that no clock gives would make whatever is compared with it look right.
+    """
+    if not isinstance(row, dict):
+        return "it is no object"
+    op = row.get("op")
+    if not isinstance(op, str) or op not in KEYS:
+        return "op is none of a benchmark's"
+    rules = _RULES | dict.fromkeys(KEYS[op], _EXTENT)
+    if missing := [key for key in rules if key not in row and key not in _OPTIONAL]:
+        return f"it lacks {', '.join(missing)}"
+    for key, (is_right, wanted) in rules.items():
+        if key in row and not is_right(row[key]):
+            return f"{key} is not {wanted}"
+    if row.get("groups", 1) > MAX_GROUPS:
+        return f"groups are more than {MAX_GROUPS}"
+    return "ours is marked as wrong" if "wrong" in row and row["peer"] == OURS else ""
+
+
+def escaped(row: Row) -> Row:
+    """A row as it may be printed: its texts as `printable` makes them."""
+    return {key: _escaped(value) for key, value in row.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(key): _escaped(each) for key, each in value.items()}
+    return printable(value) if isinstance(value, str) else value
+
+
+_Rule = tuple[Callable[[Any], bool], str]
+
+
+def _number(least: float, most: float) -> Callable[[Any], bool]:
+    # Not NaN, which no comparison holds for, and not a bool, which is an int.
+    return lambda value: type(value) in (int, float) and least <= value <= most
+
+
+def _or_null(rule: _Rule) -> _Rule:
+    is_right, wanted = rule
+    return lambda value: value is None or is_right(value), f"{wanted}, or null"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(each) for pair in value.items() for each in pair)
+
+
+_EXTENT: _Rule = (lambda value: type(value) is int and 1 <= value <= MAX_EXTENT), "a whole number from 1 on"
+_TIME: _Rule = _number(_LEAST_US, _MOST_US), "a time in microseconds"
+_SHARE: _Rule = _number(0, _MOST_SHARE), "a share"
+_TEXT: _Rule = _is_text, f"a text of at most {_LONGEST} characters"
+_RULES: dict[str, _Rule] = {
+    "peer": _TEXT,
+    "us": _TIME,
+    "tflops": (_number(0, _MOST_RATE), "a rate"),
+    "median": _or_null(_TIME),
+    "spread": _or_null(_SHARE),
+    "timer": _TEXT,
+    "regime": ((lambda value: value in (COLD, SUSTAINED)), f"{COLD} or {SUSTAINED}"),
+    "config": _or_null(_TEXT),
+    "scale_layout": _or_null(_TEXT),
+    "device": _TEXT,
+    "date": _TEXT,
+    "versions": (_are_versions, "an object of texts"),
+}
+_OPTIONAL = "median", "timer"

@@ -10,6 +10,7 @@ import torch
 
 from ..measure.calls import Call
 from ..measure.cases import Case, make_case
+from ..measure.console import in_a_line, say
 from ..measure.layers import Chain, layers_of
 from ..measure.records import (
     CHAIN,
@@ -50,7 +51,7 @@ class Bench:
     origin: Row
     num_sms: int
     device: str = "cuda"
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = say
 
     def measure(self, trial: Trial) -> Iterator[Row]:
         """The rows of a trial; all its calls take turns. A peer's wrong result makes a row that says so.
@@ -206,7 +207,7 @@ def run_trials(bench: Bench, trials: Iterable[Trial], directory: Path) -> tuple[
                 write_rows(path, rows)
                 bench.say(f"{trial.title} {_describe(row)}")
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{trial.title}: {type(error).__name__}: {error}")
+            failures.append(f"{trial.title}: {type(error).__name__}: {in_a_line(error)}")
             bench.say(f"FAILED {failures[-1]}")
     for path, rows in files.items():
         bench.say(f"{len(rows)} rows: {path}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..measure.errors import CommandError
 from ..measure.records import DENSE, GROUPED
 from ..measure.shapes import Shape, shape_text
+from ..plan.limits import MAX_EXTENT
 from ..plan.problem import why_impossible
 from .published import peer_shapes
 from .results import PEER_OPS
@@ -64,8 +66,10 @@ def plan(
 
 
 def _check(shape: Shape) -> None:
-    *groups, _, n, k = shape
+    *groups, m, n, k = shape
     why = "numbers start at 1" if min(shape) < 1 else why_impossible(n, k, *groups)
+    if not why and math.prod((*groups, m)) > MAX_EXTENT:
+        why = f"more than {MAX_EXTENT} rows"
     if why:
         raise CommandError(f"{shape_text(shape)}: {why}")
 

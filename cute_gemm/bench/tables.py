@@ -34,6 +34,10 @@ what the peer took on one H200 in another run. A result marked **wrong** was bey
 are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major."""
 
 
+# A bar that ends no cell.
+_BAR = "\\|"
+
+
 def render(rows: Sequence[Row]) -> str:
     """A Markdown document with a table for each operation and regime in ``rows``.
 
@@ -144,4 +148,4 @@ def _share(share: float | None) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', _BAR) for cell in cells)} |"

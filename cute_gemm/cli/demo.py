@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from cute_gemm.measure.arguments import positive
-from cute_gemm.measure.console import wide_console
+from cute_gemm.measure.console import PlainTable, printable, wide_console
 from cute_gemm.measure.errors import CommandError
 
 from . import shapes
@@ -33,7 +31,9 @@ def register(commands: Any) -> None:
     """Add the command to a parser's."""
     parser = commands.add_parser("demo", help="quantise, multiply, check and, on a Hopper GPU, time")
     shapes.add_arguments(parser)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="run a safetensors file's 2-D weights")
+    parser.add_argument(
+        "--weights", type=Path, metavar="PATH", help="run the matrices of a safetensors file or folder"
+    )
     parser.add_argument(
         "--tokens",
         type=positive,
@@ -61,8 +61,17 @@ def _run(args: argparse.Namespace) -> None:
     out_dtype = getattr(torch, args.out_dtype)
     skipped: list[Skipped] = []
     if args.weights:
+        tokens = args.tokens or [128]
         found, skipped = weights.find(args.weights)
-        results = products.run_weights(found, args.tokens or [128], device, out_dtype)
+        skipped += [
+            weights.Skipped(each.name, reason)
+            for each in found
+            if (reason := products.why_too_large(max(tokens), each.n, each.k, device))
+        ]
+        unfit = {each.name for each in skipped}
+        results = products.run_weights(
+            [each for each in found if each.name not in unfit], tokens, device, out_dtype
+        )
     else:
         default = GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
         results = products.run_shapes([tuple(shape)] if any(shape) else default, device, out_dtype)
@@ -72,12 +81,15 @@ def _run(args: argparse.Namespace) -> None:
             done.append(result)
             update(f"{result.label}: {shapes.extents_text(result.problem)} done")
     console = wide_console()
-    console.print(where)
-    console.print(_results_table(done, device))
+    if done:
+        console.print(printable(where), soft_wrap=True)
+        console.print(_results_table(done, device))
     for reason in dict.fromkeys(result.untimed for result in done if result.untimed):
-        console.print(f"not timed: {reason}", markup=False, soft_wrap=True)
+        console.print(f"not timed: {printable(reason)}", soft_wrap=True)
     for weight in skipped:
-        console.print(f"skipped {weight.name}: {weight.reason}", markup=False)
+        console.print(printable(f"skipped {weight.name}: {weight.reason}"), soft_wrap=True)
+    if not done:
+        raise CommandError(f"nothing of {args.weights} can be run")
     console.print(
         "Errors: 1 - 2<x,y>/(<x,x>+<y,y>) of the worst 128x128 tile, against the product of the dequantised\n"
         "operands (the kernel's own error) and of the operands before quantisation (what FP8 costs).",
@@ -100,9 +112,9 @@ def _device() -> tuple[torch.device, str]:
     return torch.device("cuda", torch.cuda.current_device()), f"On {torch.cuda.get_device_name()}:"
 
 
-def _results_table(results: Sequence[Result], device: torch.device) -> Table:
+def _results_table(results: Sequence[Result], device: torch.device) -> PlainTable:
     on_gpu = device.type == "cuda"
-    table = Table()
+    table = PlainTable()
     table.add_column("operand B", overflow="fold")
     table.add_column("M x N x K", justify="right", no_wrap=True)
     table.add_column("configuration" if on_gpu else "configuration\non Hopper", no_wrap=True)

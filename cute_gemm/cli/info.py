@@ -7,10 +7,8 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from cute_gemm import __version__
-from cute_gemm.measure.console import wide_console
+from cute_gemm.measure.console import PlainTable, wide_console
 
 if TYPE_CHECKING:
     from cute_gemm.runtime.cache import CacheInfo
@@ -29,11 +27,12 @@ def _run(args: argparse.Namespace) -> None:
     from cute_gemm.runtime.cache import SHARED_VARIABLE, cache_info, shared_cache_info
     from cute_gemm.runtime.hardware import is_hopper
 
-    table = Table(show_header=False)
+    table = PlainTable(show_header=False)
     table.add_row("cute_gemm", __version__)
     table.add_row("Python", f"{platform.python_version()} on {platform.machine()}")
-    for name, version in distributions("apache-tvm-ffi", "cuda-python", "torch").items():
+    for name, version in distributions("apache-tvm-ffi", "cuda-python").items():
         table.add_row(name, version)
+    table.add_row("torch", torch.__version__)
     table.add_row("CUDA of torch", torch.version.cuda or "none (CPU build)")
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)
@@ -48,7 +47,7 @@ def _run(args: argparse.Namespace) -> None:
     wide_console().print(table)
 
 
-def _add_cache(table: Table, name: str, cache: CacheInfo) -> None:
+def _add_cache(table: PlainTable, name: str, cache: CacheInfo) -> None:
     table.add_row(name, str(cache.directory or ("none" if cache.refusal else "switched off")))
     size = f"{cache.size / 2**20:.1f} MiB"
     leftovers = f", {cache.leftovers} leftovers of writers" if cache.leftovers else ""

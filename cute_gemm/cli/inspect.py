@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from cute_gemm.measure.console import wide_console
+from cute_gemm.measure.console import PlainTable, wide_console
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 
@@ -62,26 +60,28 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from cute_gemm.runtime import InspectionError
-
     extents = args.m, args.n, args.k
     given = [args.config is not None, args.kernel is not None, any(extents)]
     if sum(given) != 1 or (any(extents) and not all(extents)):
         raise CommandError("want a shape, by --m, --n and --k, or --config, or --kernel")
     try:
-        if args.config or args.kernel:
-            _show(_named(args))
-        else:
-            _show(_chosen(args))
+        _show(_chosen(args) if any(extents) else _named(args))
+    except CommandError:
+        raise
     # A ValueError says by name what a configuration asks for that there is not.
-    except (InspectionError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise CommandError(str(error)) from error
+    # What compiles a kernel of the user's raises whatever it raises.
+    except Exception as error:
+        if not args.kernel:
+            raise
+        raise CommandError(f"{args.kernel} cannot be compiled: {type(error).__name__}: {error}") from error
 
 
 def _named(args: argparse.Namespace) -> Program | KernelConfig:
     from cute_gemm.runtime.lookup import find_config, find_program
 
-    return find_config(args.config) if args.config else find_program(args.kernel)
+    return find_program(args.kernel) if args.config is None else find_config(args.config)
 
 
 def _chosen(args: argparse.Namespace) -> KernelConfig:
@@ -112,9 +112,9 @@ def _show(of: Program | KernelConfig) -> None:
     console.print(_instructions_table(stats))
 
 
-def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> Table:
+def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> PlainTable:
     title = f"{shapes.extents_text(problem)}, {problem.out_dtype} out, {problem.num_sms} SMs"
-    table = Table(title=title, title_justify="left")
+    table = PlainTable(title=title, title_justify="left")
     table.add_column("configuration", no_wrap=True)
     table.add_column("predicted us", justify="right")
     table.add_column("vs. best", justify="right")
@@ -128,8 +128,8 @@ def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: Kerne
     return table
 
 
-def _resources_table(name: str, shared: int, stats: KernelStats) -> Table:
-    table = Table(title=f"Compiled kernel {name}", title_justify="left", show_header=False)
+def _resources_table(name: str, shared: int, stats: KernelStats) -> PlainTable:
+    table = PlainTable(title=f"Compiled kernel {name}", title_justify="left", show_header=False)
     table.add_row("registers per thread at launch", str(stats.registers))
     table.add_row("shared memory per block", f"{shared:,} bytes")
     table.add_row("of it static", f"{stats.shared_bytes:,} bytes")
@@ -138,9 +138,9 @@ def _resources_table(name: str, shared: int, stats: KernelStats) -> Table:
     return table
 
 
-def _instructions_table(stats: KernelStats) -> Table:
+def _instructions_table(stats: KernelStats) -> PlainTable:
     loop = stats.main_loop
-    table = Table(title=f"{stats.opcodes.total():,} instructions", title_justify="left")
+    table = PlainTable(title=f"{stats.opcodes.total():,} instructions", title_justify="left")
     table.add_column("opcode")
     table.add_column("count", justify="right")
     table.add_column("in the main loop", justify="right")

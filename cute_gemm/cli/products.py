@@ -11,11 +11,17 @@ import cute_gemm
 from cute_gemm import testing
 from cute_gemm.measure.cards import card_named
 from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.memory import available_bytes, in_gib
+from cute_gemm.plan.limits import ceil_div
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import selection
 
 from .weights import Weight
+
+# Bytes that each element of the operands and of the result takes at the worst moment, as measured on a CPU:
+# FP32, e4m3, the FP64 that errors are computed in, and what lies between them.
+_OPERAND_BYTES, _RESULT_BYTES = 13, 16
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,25 @@ def run_shapes(
     """Multiply random normal operands of each (m, n, k).
 
     Raises:
-        CommandError: the operation cannot take such a shape.
+        CommandError: the operation cannot take such a shape, or there is no memory for it.
     """
     for m, n, k in shapes:
-        if reason := why_impossible(n, k):
+        if reason := why_impossible(n, k) or why_too_large(m, n, k, device):
             raise CommandError(f"{m} x {n} x {k}: {reason}")
     random = torch.Generator(device).manual_seed(0)
     for m, n, k in shapes:
         weight = torch.randn(n, k, generator=random, device=device)
         yield _run("random", m, weight, out_dtype, random)
+
+
+def why_too_large(m: int, n: int, k: int, device: torch.device) -> str:
+    """Why there is no memory for a product, in words; empty if there is. A GPU's memory says so itself."""
+    # Blocks of scales are made whole.
+    whole_n, whole_k = (128 * ceil_div(extent, 128) for extent in (n, k))
+    needed = _OPERAND_BYTES * (m + whole_n) * whole_k + _RESULT_BYTES * m * n
+    if device.type != "cpu" or needed <= (there := available_bytes()):
+        return ""
+    return f"it takes {in_gib(needed)} of memory to multiply and check, and {in_gib(there)} are free"
 
 
 def run_weights(

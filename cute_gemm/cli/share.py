@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cute_gemm.measure.console import say
 from cute_gemm.measure.errors import CommandError
 
 
@@ -24,14 +25,16 @@ def register(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     from cute_gemm.runtime.cache import SHARED_VARIABLE
     from cute_gemm.runtime.sharing import share
+    from cute_gemm.storage import reason
 
-    directory = args.directory.absolute()
+    if not args.directory.name:
+        raise CommandError(f"{str(args.directory)!r} names no directory of its own")
     try:
+        directory = args.directory.absolute()
         found = share(directory)
     except OSError as error:
-        reason = str(error) if error.strerror is None else f"{error.strerror}: {error.filename or directory}"
-        raise CommandError(reason) from error
-    print(f"copied {found.copied} kernels to {directory}; {found.there} were there")
+        raise CommandError(reason(error)) from error
+    say(f"copied {found.copied} kernels to {directory}; {found.there} were there")
     if os.geteuid():
-        print(f"others trust it once it is root's: chown -R root {directory}")
-    print(f"they use it with {SHARED_VARIABLE}={directory}")
+        say("other users do not trust it, as it is not root's: run this command as root")
+    say(f"they use it with {SHARED_VARIABLE}={directory}")

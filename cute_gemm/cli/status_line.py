@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.text import Text
+
+from cute_gemm.measure.console import PlainConsole, printable
 
 _COMPILER = "cute_gemm.runtime.compiler"
 
@@ -23,16 +25,21 @@ class _ForwardRecords(logging.Handler):
 @contextmanager
 def status_line(message: str) -> Iterator[Callable[[str], None]]:
     """A moving line on stderr: what the caller passes to the yielded function and what the compiler logs."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     logger = logging.getLogger(_COMPILER)
     level = logger.level
-    with console.status(message) as status:
+    # A string would be taken for markup.
+    with console.status(Text(printable(message))) as status:
+
+        def update(message: str) -> None:
+            status.update(Text(printable(message)))
+
         # Where a line cannot move, only what takes seconds is worth one.
-        handler = _ForwardRecords(status.update if console.is_terminal else console.print)
+        handler = _ForwardRecords(update if console.is_terminal else console.print)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:
-            yield status.update
+            yield update
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)

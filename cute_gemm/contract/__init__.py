@@ -6,7 +6,8 @@ remembered from call to call: a tensor that was fine may have been resized, free
 
     operands.py   A, B and their scales            grouping.py  groups, index vectors, what `validate` reads
     result.py     `out` and its dtype              memory.py    addresses, strides, devices, overlap, of any
-    ambient.py    gradients, transforms, modes     words.py     how messages spell tensors and calls
+    ambient.py    gradients, transforms, modes     options.py   what is said beside tensors
+                                                   words.py     how messages spell tensors and calls
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..plan.layouts import Layout, resolve
-from . import ambient, grouping, memory, operands, result
+from . import ambient, grouping, memory, operands, options, result
 from .memory import OWNING_TYPES
 
 
@@ -71,6 +72,7 @@ def check(
             finds.
         RuntimeError: ``validate`` in the capture of a CUDA graph.
     """
+    options.require_flag("validate", validate)
     if layout.count is not None:
         grouping.require_count(layout.count, count)
     a, sa = operands.require_operand(operands.A, lhs, layout.a_rank)

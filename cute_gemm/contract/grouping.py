@@ -31,7 +31,7 @@ def require_count(rule: Count, value: object) -> None:
         if rule.is_a_vector and isinstance(value, Tensor) and value.dim():
             fix = f"; {rule.is_a_vector}"
         elif isinstance(value, Tensor):
-            fix = f": `int({name})`, which waits for the device if it is there"
+            fix = f": `int({name})`, which waits for the device if it is there" if value.numel() == 1 else ""
         elif isinstance(value, SupportsInt):
             fix = f": `int({name})`"
         raise TypeError(f"{name} is {words.kind(value)}; wanted an int that the host knows{fix}")

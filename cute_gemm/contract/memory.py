@@ -18,6 +18,7 @@ from math import gcd
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from ..plan.limits import STRIDE_END, TMA_ALIGNMENT
 from . import ambient, words
@@ -28,15 +29,32 @@ OWNING_TYPES = frozenset({Tensor, torch.nn.Parameter})
 _STRIDE_END = f"2^{STRIDE_END.bit_length() - 1}"
 
 
+def require_tensor(name: str, x: object) -> Tensor:
+    """It is a tensor, and has a shape.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is a parameter of a lazy module that did not run yet.
+    """
+    if not isinstance(x, Tensor):
+        fix = ": the result's dtype is `out_dtype=`" if isinstance(x, torch.dtype) else ""
+        raise TypeError(f"{name} is {words.kind(x)}; wanted a torch.Tensor{fix}")
+    if isinstance(x, (UninitializedParameter, UninitializedBuffer)):
+        raise ValueError(
+            f"{name} is {words.kind(x)}, which has no shape and no elements yet; wanted them: call the lazy "
+            f"module that it belongs to once, or its `materialize`"
+        )
+    return x
+
+
 def require_own_memory(name: str, x: object) -> Tensor:
     """It is a tensor, and no subclass that may stand for memory elsewhere.
 
     Raises:
         TypeError: it is not.
+        ValueError: it has no shape yet.
     """
-    if not isinstance(x, Tensor):
-        fix = ": the result's dtype is `out_dtype=`" if isinstance(x, torch.dtype) else ""
-        raise TypeError(f"{name} is {words.kind(x)}; wanted a torch.Tensor{fix}")
+    x = require_tensor(name, x)
     if type(x) not in OWNING_TYPES and type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(
             f"{name} is {words.kind(x)}, a tensor subclass that need not own the memory it describes; wanted "
@@ -45,25 +63,50 @@ def require_own_memory(name: str, x: object) -> Tensor:
     return x
 
 
+def require_dense(name: str, x: Tensor) -> None:
+    """Strides explain its memory: it is neither nested, sparse nor opaque.
+
+    Raises:
+        ValueError: it is.
+    """
+    if x.is_nested:
+        was, fix = "is nested", f"one call for each of `{name}.unbind()`"
+    elif x.layout is not torch.strided:
+        was, fix = f"has layout {x.layout}", words.remake(name, x, "to_dense")
+    else:
+        return
+    raise ValueError(f"{name} {was}, and has no memory that strides describe; wanted a dense tensor: {fix}")
+
+
 def require_strided(name: str, x: Tensor) -> None:
-    """It has an address, and strides explain its memory: it is not sparse, nested, opaque or vmapped.
+    """As :func:`require_dense`; and it has an address, so no transform wraps it.
 
     Raises:
         ValueError: it has not.
     """
+    require_dense(name, x)
     try:
-        x.stride()
         x.data_ptr()
     except RuntimeError as error:
-        if x.layout is not torch.strided:
-            was, fix = f"has layout {x.layout}", f"`{name}.to_dense()`"
-        else:
-            # A transform that differentiates wraps tensors, too: then this is what to say.
-            ambient.require_no_gradient(**{name: x})
-            was, fix = "is nested, or inside a transform such as vmap", "one call per item"
+        # A transform that differentiates wraps tensors, too: then this is what to say.
+        ambient.require_no_gradient(**{name: x})
         raise ValueError(
-            f"{name} {was}, and has no memory that strides describe; wanted a dense tensor: {fix}"
+            f"{name} is inside a transform such as vmap, and has no memory that strides describe; wanted a "
+            "dense tensor: one call per item"
         ) from error
+
+
+def require_memory(name: str, x: Tensor) -> None:
+    """There are bytes behind a tensor that has elements.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not x.data_ptr():
+        raise ValueError(
+            f"{name}, {words.sketch(x)}, has no memory behind it; wanted its elements: its storage was freed "
+            "or not yet made"
+        )
 
 
 def require_address(name: str, x: Tensor, alignment: int) -> None:
@@ -74,12 +117,8 @@ def require_address(name: str, x: Tensor, alignment: int) -> None:
     """
     if x.is_meta:
         require_known_device(name, x)
+    require_memory(name, x)
     address = x.data_ptr()
-    if not address:
-        raise ValueError(
-            f"{name}, {words.sketch(x)}, has no memory behind it; wanted its elements: its storage was freed "
-            "or not yet made"
-        )
     if address % alignment:
         raise ValueError(
             f"{name} starts at address {address:#x}, {address % alignment} bytes off; wanted a multiple of "
@@ -124,7 +163,8 @@ def require_known_device(name: str, x: Tensor) -> None:
     """
     if x.is_cuda or x.is_cpu:
         return
-    call = f"torch.empty_like({name}, device='cuda')" if x.is_meta else f"{name}.to('cuda')"
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    call = f"torch.empty_like({name}, device='{there}')" if x.is_meta else f"{name}.to('{there}')"
     raise ValueError(
         f"{name} is on device {str(x.device)!r}; wanted 'cuda' (a Hopper GPU) or 'cpu' (the reference in "
         f"plain torch): `{call}`"

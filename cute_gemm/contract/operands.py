@@ -69,7 +69,7 @@ def require_operand(role: Role, pair: object, rank: int, depth: int | None = Non
     memory.require_tma(name, q)
 
     memory.require_own_memory(scale_name, s)
-    _require_scale_dtype(scale_name, s)
+    _require_scale_dtype(scale_name, s, ceil_div(q.shape[-1], RECIPE.scale_k))
     memory.require_strided(scale_name, s)
     _require_scale_shape(role, s, q)
     if s.numel():
@@ -103,7 +103,8 @@ def _require_dtype(role: Role, q: Tensor) -> None:
     elif q.dtype is torch.float8_e4m3fnuz:
         fix = f"`{name}.to({role.dtype})` keeps the values, except for the very smallest"
     elif q.dtype.is_floating_point and q.dtype.itemsize > 1:
-        fix = f"`{words.quantize_call(name, name)}`"
+        source = f"{name}.float()" if q.dtype is torch.float64 else name
+        fix = f"`{words.quantize_call(name, source)}`"
     else:
         fix = f"quantise the original values, `{words.quantize_call(name, 'x')}`"
     raise TypeError(f"{name} has dtype {q.dtype}; wanted {role.dtype}: {fix}")
@@ -173,12 +174,17 @@ def _require_row_multiple(role: Role, q: Tensor) -> None:
     )
 
 
-def _require_scale_dtype(name: str, s: Tensor) -> None:
+def _require_scale_dtype(name: str, s: Tensor, k_blocks: int) -> None:
+    """They are FP32. Others may be exponents alone: bytes, or four of them along K in an int32."""
     if s.dtype is _SCALE_DTYPE:
         return
-    fix = f"`{name}.to({_SCALE_DTYPE})`"
-    if s.dtype in (torch.int32, *_BYTES):
+    fix = f"`{name}{'.real' if s.dtype.is_complex else ''}.to({_SCALE_DTYPE})`"
+    if s.dtype in _BYTES:
         fix = f"if these are packed exponents, `{name}.view(torch.float8_e8m0fnu).to({_SCALE_DTYPE})`"
+    elif s.dtype is torch.int32 and s.dim():
+        # A dimension of its own for the bytes: a view asks that they lie one behind the other.
+        bytes_of_all = f"{name}[..., None].view(torch.float8_e8m0fnu).flatten(-2)"
+        fix = f"if these are packed exponents, `{bytes_of_all}[..., :{k_blocks}].to({_SCALE_DTYPE})`"
     raise TypeError(f"{name} has dtype {s.dtype}; wanted {_SCALE_DTYPE}: {fix}")
 
 

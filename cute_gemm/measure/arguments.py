@@ -6,13 +6,16 @@ import argparse
 import math
 from collections.abc import Callable
 
+from ..plan.limits import MAX_EXTENT
 from .shapes import Shape
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"want a whole number of at least 1, got {text!r}")
+    """A whole number of at least 1, and of at most what an extent may be."""
+    if not _is_extent(text):
+        raise argparse.ArgumentTypeError(
+            f"want a whole number of at least 1, got {_shown(text)} (at most {MAX_EXTENT})"
+        )
     return int(text)
 
 
@@ -25,7 +28,7 @@ def number_from(least: float, what: str = "a number") -> Callable[[str], float]:
         except ValueError:
             number = math.nan
         if not least <= number < math.inf:
-            raise argparse.ArgumentTypeError(f"want {what} from {least} on, got {text!r}")
+            raise argparse.ArgumentTypeError(f"want {what} from {least} on, got {_shown(text)}")
         return number
 
     return parse
@@ -34,6 +37,17 @@ def number_from(least: float, what: str = "a number") -> Callable[[str], float]:
 def shape(text: str) -> Shape:
     """``MxNxK``, or ``GxMxNxK`` for groups of about M rows: ``"64x2112x7168"`` as (64, 2112, 7168)."""
     parts = text.split("x")
-    if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"want MxNxK or GxMxNxK, numbers from 1 on; got {text!r}")
+    if len(parts) not in (3, 4) or not all(map(_is_extent, parts)):
+        raise argparse.ArgumentTypeError(
+            f"want MxNxK or GxMxNxK, numbers from 1 on; got {_shown(text)} (at most {MAX_EXTENT} each)"
+        )
     return tuple(map(int, parts))
+
+
+def _is_extent(text: str) -> bool:
+    # Python refuses to read thousands of digits.
+    return text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_EXTENT
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
+from ..plan.config import KernelConfig
 from ..runtime import hardware
+from ..runtime.warmup import compile_and_report
+from .console import in_a_line
 from .errors import CommandError
 
 
@@ -27,3 +32,15 @@ def require_hopper(command: str, otherwise: str) -> None:
 def multiprocessors() -> int:
     """Those of the current CUDA device."""
     return torch.cuda.get_device_properties().multi_processor_count
+
+
+def compile_kernels(configs: Iterable[KernelConfig]) -> None:
+    """Compile what will be timed, as `warmup.compile_and_report`.
+
+    Raises:
+        CommandError: a process that compiles was killed, or the compiler cannot be used.
+    """
+    try:
+        compile_and_report(configs)
+    except RuntimeError as error:
+        raise CommandError(in_a_line(error)) from error

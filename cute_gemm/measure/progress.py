@@ -6,23 +6,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .console import PlainConsole
 
 _Item = TypeVar("_Item")
 
 
 def track(items: Sequence[_Item], description: str) -> Iterator[_Item]:
     """Yield items, with a bar on stderr that moves as they are done."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
+    if not console.is_terminal:
+        # A bar needs a line that moves, and lines that go to a file must not be caught by it.
+        yield from items
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
-        # A bar needs a line that moves, and lines that go to a file must not be caught by it.
-        disable=not console.is_terminal,
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         yield from progress.track(items, description=description)

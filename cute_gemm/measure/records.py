@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import CommandError
+from ..storage import replace_file
+from .files import named, parse_json, read_text
 from .shapes import Shape
 
 Row = dict[str, Any]
@@ -37,18 +38,21 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of one file.
 
     Raises:
-        CommandError: there is no such file, or a line is not JSON.
+        CommandError: it cannot be read, or a line is not JSON.
     """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CommandError(f"{path}: {error}") from error
+    # Not `splitlines`: a string may hold what it takes for the end of one.
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return [parse_json(line, f"{named(path)}, line {number}") for number, line in lines if line.strip()]
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Replace a file, and make its directory if need be."""
+    """Replace a file, all of it or nothing, and make its directory if need be.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    replace_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode(), mode=0o644)
 
 
 def key_of(op: str, shape: Shape) -> Row:

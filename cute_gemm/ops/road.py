@@ -28,9 +28,10 @@ def run(
     """
     if torch.compiler.is_compiling():
         # Dynamo would trace the rules, and compile anew for whatever they look at: it breaks the graph here.
-        disabled = torch.compiler.disable(run)
-        return disabled(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
-    if not validate:
+        from . import untraced
+
+        return untraced.run(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
+    if validate is False:
         launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count)
         if launched is not None:
             return launched

@@ -3,8 +3,8 @@
 A kernel is native code that this process runs, so directories and files are judged first, by
 :mod:`cute_gemm.runtime.trust`. A file holds the whole key it was stored under, the SHA-256 of its payload and
 the payload. One that says anything else than the key asked for, whose payload was damaged, or that others
-could have written, is removed and counts as absent. Files appear by renaming, so a reader sees a whole file
-or none, on network file systems too; locks only save duplicate work.
+could have written, counts as absent, and is removed if it can be. Files appear by renaming, so a reader sees
+a whole file or none, on network file systems too; locks only save duplicate work.
 
 There are two directories: one of the user's own, and one that is only read, which an administrator fills for
 all (``cute-gemm share``).
@@ -12,11 +12,11 @@ all (``cute-gemm share``).
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from ..storage import (
     locked,
     named_directory,
     read_regular,
+    reason,
     replace_file_in,
 )
 from . import cache_limits
@@ -67,17 +68,25 @@ class CacheInfo:
 def cache_info() -> CacheInfo:
     """What the disk cache holds now; creates nothing."""
     try:
-        return _info(cache_dir())
+        directory = cache_dir()
     except NoDirectoryError as error:
         return CacheInfo(None, refusal=str(error))
+    try:
+        return _info(directory)
+    except FileNotFoundError:
+        return CacheInfo(directory, refusal=_why_not_made(directory))
 
 
 def shared_cache_info() -> CacheInfo:
     """What the directory holds that ``CUTE_GEMM_SHARED_CACHE_DIR`` names."""
     try:
-        return _info(named_directory(SHARED_VARIABLE))
+        directory = named_directory(SHARED_VARIABLE)
     except NoDirectoryError as error:
         return CacheInfo(None, refusal=str(error))
+    try:
+        return _info(directory)
+    except FileNotFoundError as error:
+        return CacheInfo(directory, refusal=reason(error))
 
 
 @contextmanager
@@ -128,24 +137,40 @@ class KernelStore:
         name = _name(key)
         try:
             content, found = read_regular(name, MOST_BYTES_OF_A_KERNEL, self._descriptor)
-            require_own(found, self.directory / name)
         except FileNotFoundError:
             return None
-        except UntrustedError as error:
-            logger.warning("threw away a stored kernel: %s", error)
-            self.discard(key)
+        except PermissionError as error:
+            _warn_once(f"kernels in {self.directory} cannot be read: {error.strerror}")
             return None
         except OSError as error:
             # It is replaced by the kernel that is compiled now.
             _warn_once(f"did not use {self.directory / name}: {error.strerror}")
             return None
-        payload = content[len(_entry(key, b"")) :]
-        if content != _entry(key, payload):
-            logger.warning("threw away %s: damaged, or another kernel's", self.directory / name)
-            self.discard(key)
+        objection = self._objection(key, content, found)
+        if objection:
+            was_removed = self._remove(name, found)
+            _warn_once(f"{'threw away' if was_removed else 'did not use'} a stored kernel: {objection}")
             return None
         cache_limits.note_use(self._descriptor, name, found)
-        return payload
+        return content[len(_entry(key, b"")) :]
+
+    def _objection(self, key: str, content: bytes, found: os.stat_result) -> str:
+        """Why what was read is not the kernel of ``key``; empty if it is."""
+        path = self.directory / _name(key)
+        try:
+            require_own(found, path)
+        except UntrustedError as error:
+            return str(error)
+        payload = content[len(_entry(key, b"")) :]
+        return "" if content == _entry(key, payload) else f"{path} is damaged, or another kernel's"
+
+    def _remove(self, name: str, found: os.stat_result) -> bool:
+        """Removes the file that was found, and not one that another process has put there meanwhile."""
+        with suppress(OSError):
+            if os.path.samestat(os.stat(name, dir_fd=self._descriptor, follow_symlinks=False), found):
+                os.unlink(name, dir_fd=self._descriptor)
+                return True
+        return False
 
     def store(self, key: str, payload: bytes, mode: int = 0o600) -> None:
         """Keeps ``payload`` under ``key``, or warns once that this cannot be done."""
@@ -163,15 +188,30 @@ class KernelStore:
         with suppress(OSError):
             os.unlink(_name(key), dir_fd=self._descriptor)
 
-    def every_key(self) -> Iterator[str]:
-        """The keys of all kernels that are whole, of any version of this package."""
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """Keys and payloads of all kernels that :meth:`load` would give, of any version of this package.
+
+        None counts as used.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
         for name in cache_limits.kernel_names(self._descriptor):
-            with suppress(OSError, ValueError, IndexError):
+            with suppress(OSError):
                 content, found = read_regular(name, MOST_BYTES_OF_A_KERNEL, self._descriptor)
-                require_own(found, self.directory / name)
-                key = json.loads(content.split(b"\n", 2)[1])
-                if name == _name(key) and content == _entry(key, content[len(_entry(key, b"")) :]):
-                    yield key
+                key = _key_in(content)
+                if key is not None and name == _name(key) and not self._objection(key, content, found):
+                    yield key, content[len(_entry(key, b"")) :]
+
+    def readable_by_all(self, key: str) -> bool:
+        """Whether any user may read what is stored under ``key``."""
+        with suppress(OSError):
+            return bool(os.stat(_name(key), dir_fd=self._descriptor).st_mode & 0o004)
+        return False
+
+    def is_same_as(self, other: KernelStore) -> bool:
+        """Whether both are one directory."""
+        return os.path.samestat(os.fstat(self._descriptor), os.fstat(other._descriptor))
 
     @contextmanager
     def exclusive(self, key: str) -> Iterator[None]:
@@ -193,12 +233,10 @@ def _open(find: Callable[[], Path | None], variable: str, make: bool, stack: Exi
         if directory is None:
             return None
         descriptor = open_directory(directory, make)
-    except UntrustedError as error:
-        # The way out comes with it.
-        _warn_once(f"kernels on disk are not used: {error}")
-        return None
     except OSError as error:
-        _warn_once(f"kernels on disk are not used: {_reason(error)}; set {variable}, or to nothing for none")
+        _warn_once(
+            f"kernels on disk are not used: {reason(error)}; {variable} names another directory, or none"
+        )
         return None
     stack.callback(os.close, descriptor)
     return KernelStore(directory, descriptor)
@@ -214,14 +252,32 @@ def _info(directory: Path | None) -> CacheInfo:
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        return CacheInfo(directory)
+        raise
     except OSError as error:
-        return CacheInfo(directory, refusal=_reason(error))
+        return CacheInfo(directory, refusal=reason(error))
     return CacheInfo(directory, len(held.kernels), held.size, "", len(held.temporaries))
+
+
+def _why_not_made(directory: Path | None) -> str:
+    """Why a directory that is not there cannot be made; empty as far as that can be told."""
+    there = next((each for each in directory.parents if each.exists()), None) if directory else None
+    if there is None or os.access(there, os.W_OK | os.X_OK):
+        return ""
+    return f"it is not there, and nothing can be made in {there}"
 
 
 def _name(key: str) -> str:
     return f"{hashlib.sha256(key.encode()).hexdigest()}{SUFFIX}"
+
+
+def _key_in(content: bytes) -> str | None:
+    """The key that an entry says it is of."""
+    try:
+        key = json.loads(content.split(b"\n", 2)[1])
+    # Of text that is nested a thousand deep the parser says RecursionError.
+    except (ValueError, IndexError, RecursionError):
+        return None
+    return key if isinstance(key, str) else None
 
 
 def _entry(key: str, payload: bytes) -> bytes:
@@ -229,13 +285,13 @@ def _entry(key: str, payload: bytes) -> bytes:
     return "\n".join(header).encode() + payload
 
 
-def _reason(error: OSError) -> str:
-    """What went wrong, with the path where the message has one."""
-    if error.strerror is None:
-        return str(error)
-    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+_warned: set[str] = set()
+_warning = threading.Lock()
 
 
-@functools.cache
 def _warn_once(message: str) -> None:
-    logger.warning(message)
+    with _warning:
+        is_new = message not in _warned
+        _warned.add(message)
+    if is_new:
+        logger.warning(message)

@@ -7,12 +7,13 @@ else removes them.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..storage import TEMPORARY
+from ..storage import TEMPORARY, TEMPORARY_SECONDS
 
 SUFFIX = ".kernel"
 _LOCK_SUFFIX = ".lock"
@@ -26,15 +27,22 @@ MOST_BYTES = 512 * 2**20
 UNUSED_SECONDS = 90 * 86400
 """After so long without use a kernel is removed."""
 
-TEMPORARY_SECONDS = 600
-"""After so long a temporary file has lost its writer, which takes milliseconds."""
-
 _NOTED_SECONDS = 86400
 """A use is written down once a day: an inode changes then."""
 
+_NAMES = {
+    kind: re.compile(pattern)
+    for kind, pattern in {
+        "kernels": rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}",
+        "temporaries": rf"\.[0-9a-f]{{64}}{re.escape(SUFFIX)}\.[0-9a-f]{{16}}{re.escape(TEMPORARY)}",
+        "locks": rf"[0-9a-f]{{64}}{re.escape(_LOCK_SUFFIX)}",
+    }.items()
+}
+"""Of files that are this package's. Whoever names a directory of theirs may have others there."""
+
 
 class File(NamedTuple):
-    """A file of the cache: a link, a pipe or a folder of such a name, too."""
+    """A file of the cache."""
 
     name: str
     size: int
@@ -69,12 +77,14 @@ def survey(directory: int) -> Held:
     held = Held([], [], [])
     with os.scandir(directory) as entries:
         for entry in entries:
-            of_kind = _kind(held, entry.name)
-            if of_kind is None:
+            kind = next((kind for kind, name in _NAMES.items() if name.fullmatch(entry.name)), None)
+            if kind is None:
                 continue
             with suppress(OSError):
                 found = entry.stat(follow_symlinks=False)
-                of_kind.append(File(entry.name, _bytes_on_disk(found), found.st_mtime))
+                if stat.S_ISREG(found.st_mode):
+                    file = File(entry.name, _bytes_on_disk(found), found.st_mtime)
+                    getattr(held, kind).append(file)
     for of_kind in held:
         of_kind.sort(key=lambda file: file.modified)
     return held
@@ -94,7 +104,8 @@ def prune(directory: int) -> None:
         kept = []
         for files, seconds in ((held.kernels, UNUSED_SECONDS), (held.temporaries, TEMPORARY_SECONDS)):
             for file in files:
-                if now - file.modified > seconds:
+                # What a clock that was wrong dates from the future would outlive all else.
+                if abs(now - file.modified) > seconds:
                     _remove(directory, file.name)
                 else:
                     kept.append(file)
@@ -119,17 +130,9 @@ def _prune_locks(directory: int, before: float) -> None:
             _remove(directory, lock.name)
 
 
-def _kind(held: Held, name: str) -> list[File] | None:
-    if name.endswith(SUFFIX):
-        return held.kernels
-    if name.startswith(".") and name.endswith(TEMPORARY):
-        return held.temporaries
-    return held.locks if name.endswith(_LOCK_SUFFIX) else None
-
-
 def _bytes_on_disk(found: os.stat_result) -> int:
     """Of a sparse file only what is there."""
-    return min(found.st_size, found.st_blocks * 512) if stat.S_ISREG(found.st_mode) else 0
+    return min(found.st_size, found.st_blocks * 512)
 
 
 def _remove(directory: int, name: str) -> None:

@@ -29,12 +29,12 @@ import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
 from . import cache, inspection
+from .distributions import versions
 from .sources import Sources, own_digests, own_parts_changed, read
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ ARCH = "sm_90a"
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
 _DSL = "nvidia-cutlass-dsl"
+_DSL_PARTS = f"{_DSL}*"
 _EM_CUDA = 190
 
 Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -82,7 +83,8 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
 
     Raises:
         ImportError: the DSL is missing.
-        RuntimeError: the DSL's distributions are of different versions.
+        RuntimeError: the DSL's distributions are of different versions; or its settings have it compile
+            nothing.
         ValueError: ``repr(key)`` changes from process to process; or the kernel takes more shared memory than
             there is.
 
@@ -169,6 +171,10 @@ def _compile(build: Build, label: str) -> bytes:
         started = time.perf_counter()
         kernel, arguments = build()
         compiled = cute.compile(kernel, *arguments, options=_OPTIONS)
+        if compiled is None:
+            raise RuntimeError(
+                f"the CuTe DSL made nothing of {label}, as CUTE_DSL_DRYRUN asks it to; want it unset"
+            )
         _check_shared_memory(kernel, label)
         with _memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)
@@ -201,7 +207,8 @@ def _warn_of_spills(image: bytes, label: str) -> None:
         return
     try:
         found = inspection.read_resources(cubin)
-    except inspection.InspectionError as error:
+    # Such as a full directory for temporary files.
+    except (inspection.InspectionError, OSError) as error:
         logger.debug("did not look for spills of %s: %s", label, error)
         return
     if found.stack_bytes or found.local_bytes:
@@ -277,10 +284,10 @@ def _surroundings() -> dict[str, Any]:
 
     return {
         "options": _OPTIONS,
-        "dsl": _dsl_distributions(),
+        "dsl": versions(_DSL_PARTS),
         # With the cu12 and cu13 flavours both installed, the DSL picks one by the machine's driver.
         "compiler": str(cutlass.CUDA_VERSION),
-        "tvm_ffi": metadata.version("apache-tvm-ffi"),
+        "tvm_ffi": versions("apache-tvm-ffi"),
         "settings": {k: v for k, v in os.environ.items() if k.startswith("CUTE_DSL_")},
         "host": f"{platform.system()} {platform.machine()} {_cpu_features()}",
     }
@@ -296,19 +303,14 @@ def _cpu_features() -> str:
     return hashlib.sha256(features.encode()).hexdigest()
 
 
-def _dsl_distributions() -> list[tuple[str, str]]:
-    found = {(each.name, each.version) for each in metadata.distributions() if each.name}
-    return sorted((name, version) for name, version in found if name.replace("_", "-").startswith(_DSL))
-
-
 @functools.cache
 def _dsl() -> Any:
     """``cutlass.cute``, which takes a good part of a second to import."""
-    found = _dsl_distributions()
+    found = versions(_DSL_PARTS)
     if not found:
         raise ImportError(f"GPU kernels need the CuTe DSL, which is not installed: pip install {_DSL}")
-    if len({version for _, version in found}) > 1:
-        listed = ", ".join(f"{name} {version}" for name, version in found)
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} {version}" for name, version in found.items())
         raise RuntimeError(
             f"the parts of the CuTe DSL are of different versions ({listed}); uninstall all of them, "
             f"then: pip install {_DSL}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 _HOPPER = (9, 0)
@@ -31,3 +33,30 @@ def describe(index: int | None = None) -> str:
     major, minor = torch.cuda.get_device_capability(index)
     kind = "a ROCm device" if torch.version.hip is not None else f"compute capability {major}.{minor}"
     return f"{torch.cuda.get_device_name(index)} ({kind})"
+
+
+def make_context_current() -> None:
+    """Has the calling thread use the context of its current CUDA device, where it has none yet.
+
+    Torch's kernels do that when they are launched. One that is launched by CUDA's driver needs it done:
+    without a context it fails in code that then ends the process.
+
+    Raises:
+        RuntimeError: CUDA refuses.
+    """
+    if not torch.cuda.is_initialized():
+        return
+    from cuda.bindings import driver
+
+    def checked(found: tuple[Any, ...]) -> Any:
+        error, *values = found
+        if error != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"this thread cannot use cuda:{device}: {error.name}")
+        return values[0] if values else None
+
+    device = torch.cuda.current_device()
+    if int(checked(driver.cuCtxGetCurrent())):
+        return
+    # Torch keeps it for as long as the process lives.
+    context = checked(driver.cuDevicePrimaryCtxRetain(checked(driver.cuDeviceGet(device))))
+    checked(driver.cuCtxSetCurrent(context))

@@ -203,20 +203,20 @@ def _run(tool: str, *arguments: str) -> str:
     command = [_find_tool(tool), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise InspectionError(f"{tool} could not read the cubin: {result.stderr.strip()}")
+        why = result.stderr.strip() or f"it ended with status {result.returncode}"
+        raise InspectionError(f"{tool} could not read the cubin: {why}")
     return result.stdout
 
 
 def _find_tool(tool: str) -> str:
     """Path of a CUDA binary: from its wheel, which puts none of them on PATH, else from PATH."""
     wheel = f"nvidia-cuda-{tool}"
-    try:
-        files = metadata.files(wheel) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == tool:
-            return str(file.locate())
+    # All of that name: the first may be the rest of an interrupted installation.
+    for distribution in metadata.distributions(name=wheel):
+        for file in distribution.files or []:
+            path = Path(str(file.locate()))
+            if file.name == tool and path.exists():
+                return str(path)
     on_path = shutil.which(tool)
     if on_path is None:
         raise InspectionError(f"{tool} was not found; install it with: pip install {wheel}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Hashable
 
@@ -43,9 +44,13 @@ _SCALE_STEP_END = STRIDE_END // SCALE_BYTES
 
 
 class _Status(threading.local):
-    """Where a kernel's host code says to the calling thread whether it has launched."""
+    """Where a kernel's host code says to the calling thread whether it has launched.
+
+    A thread that comes here first can launch kernels from then on.
+    """
 
     def __init__(self) -> None:
+        hardware.make_context_current()
         self.launched = ctypes.c_int32()
         self.address = ctypes.addressof(self.launched)
 
@@ -157,6 +162,8 @@ def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> 
         tensors: further ones, of a kernel that takes such.
     """
     device = call.a.get_device()
+    # Nobody reads it, but a thread must have come there.
+    _status.launched.value = 0
     a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
     index = () if call.index is None else (_for_tma(call.index),)
     grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index
@@ -166,6 +173,10 @@ def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> 
 def forget() -> None:
     """Has the next call of each shape choose its kernel anew, as in a new process."""
     _launches.clear()
+
+
+# A forked child cannot use the CUDA of its parent: nothing is launched there, and torch says so.
+os.register_at_fork(after_in_child=forget)
 
 
 def tma_can_load(sa: Tensor) -> bool:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def find_program(where: str) -> Program | KernelConfig:
         where: of a program, a configuration, or a function that returns either when called with nothing.
 
     Raises:
-        InspectionError: there is no such thing, or it is something else.
+        InspectionError: there is no such thing, it is something else, or it raises something.
     """
     place, _, attribute = where.rpartition(":")
     if not place:
@@ -65,7 +66,7 @@ def find_program(where: str) -> Program | KernelConfig:
             raise InspectionError(f"{place} has no {attribute}")
         found = getattr(found, name)
     if isinstance(found, types.FunctionType):
-        found = found()
+        found = _as_asked(found, f"call {where}")
     if not isinstance(found, (Program, KernelConfig)):
         raise InspectionError(f"{where} is of type {type(found).__name__}; want a Program or a KernelConfig")
     return found
@@ -73,21 +74,34 @@ def find_program(where: str) -> Program | KernelConfig:
 
 def _module(place: str) -> types.ModuleType:
     """A module by its name, or from its file."""
+    return _as_asked(lambda: _imported(place), f"import {place}")
+
+
+def _imported(place: str) -> types.ModuleType:
+    if not place.endswith(".py"):
+        # As for `python -m`: an installed command does not look in the current directory.
+        sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(place)
+    path = Path(place).resolve()
+    # By a name that is no other module's.
+    spec = importlib.util.spec_from_file_location(f"_inspected_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    # As for a script, what lies beside it can be imported.
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _as_asked(run: Callable[[], Any], what: str) -> Any:
+    """Runs code of the user's, which may raise anything, or want to leave.
+
+    Raises:
+        InspectionError: it did.
+    """
     try:
-        if not place.endswith(".py"):
-            # As for `python -m`: an installed command does not look in the current directory.
-            sys.path.insert(0, str(Path.cwd()))
-            return importlib.import_module(place)
-        path = Path(place).resolve()
-        # By a name that is no other module's.
-        spec = importlib.util.spec_from_file_location(f"_inspected_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module
-        # As for a script, what lies beside it can be imported.
-        sys.path.insert(0, str(path.parent))
-        spec.loader.exec_module(module)
-        return module
-    except (ImportError, FileNotFoundError) as error:
-        raise InspectionError(f"cannot import {place}: {error}") from error
+        return run()
+    except (Exception, SystemExit) as error:
+        raise InspectionError(f"cannot {what}: {type(error).__name__}: {error}") from error

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cache
+from ..storage import DIRECTORY_VARIABLE, cache_dir
+from .cache import KernelStore
 from .trust import open_directory
+
+_FOR_ALL = 0o755
 
 
 class Shared(NamedTuple):
@@ -29,33 +34,59 @@ def share(directory: Path) -> Shared:
     Other users' processes believe it only if it is root's (docs/trust.md).
 
     Args:
-        directory: an absolute path; made if it was not there, but not what is above it.
+        directory: an absolute path; made if it was not there, for all to read.
 
     Raises:
-        OSError: it cannot be written, or others may write there; or there is no disk cache to copy from.
+        OSError: it cannot be written, others may write there, or others cannot read there; or there is no
+            disk cache to copy from, or nothing in it.
     """
-    with suppress(FileExistsError):
-        directory.mkdir(0o755)
+    cached = cache_dir()
+    if cached is None:
+        raise OSError(f"there is no disk cache to copy from: {DIRECTORY_VARIABLE} is empty")
+    with _opened(cached) as own:
+        entries = dict(own.entries())
+        if not entries:
+            raise OSError(f"{cached} has no kernels to copy")
+        _make(directory)
+        with _opened(directory) as shared:
+            if shared.is_same_as(own):
+                raise OSError(f"{directory} is the disk cache itself")
+            _require_readable(directory)
+            return _copy(entries, shared)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[KernelStore]:
     descriptor = open_directory(directory)
     try:
-        # Whatever the umask was.
-        os.fchmod(descriptor, 0o755)
-        with cache.opened() as kernels:
-            if kernels.own is None:
-                raise OSError("there is no disk cache to copy from")
-            return _copy(kernels.own, cache.KernelStore(directory, descriptor))
+        yield KernelStore(directory, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _copy(own: cache.KernelStore, shared: cache.KernelStore) -> Shared:
+def _make(directory: Path) -> None:
+    """Makes it for all to read, whatever the umask is; leaves one that is there as it is."""
+    try:
+        os.close(open_directory(directory))
+    except FileNotFoundError:
+        descriptor = open_directory(directory, make=True, mode=_FOR_ALL)
+        try:
+            os.fchmod(descriptor, _FOR_ALL)
+        finally:
+            os.close(descriptor)
+
+
+def _require_readable(directory: Path) -> None:
+    """Raises OSError if others cannot come to read there."""
+    for each, wanted in ((directory, 0o005), *((above, 0o001) for above in directory.parents)):
+        if each.stat().st_mode & wanted != wanted:
+            raise PermissionError(errno.EACCES, "other users may not read there: chmod o+rx", str(each))
+
+
+def _copy(entries: dict[str, bytes], shared: KernelStore) -> Shared:
     copied = there = 0
-    for key in own.every_key():
-        payload = own.load(key)
-        if payload is None:
-            # Another process has removed it meanwhile.
-            continue
-        if shared.load(key) == payload:
+    for key, payload in entries.items():
+        if shared.readable_by_all(key) and shared.load(key) == payload:
             there += 1
             continue
         shared.store(key, payload, 0o644)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,13 +18,15 @@ from pathlib import Path
 _SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_LINKS = 40
+_ALL_USERS = ["0", "0", "4294967295"]
+"""What a user namespace maps that all users are in."""
 
 
 class UntrustedError(OSError):
-    """Somebody else could have put there what this process would run; the message says how to mend that."""
+    """Somebody else could have put there what this process would run; the message says so."""
 
 
-def open_directory(path: Path, make: bool = False) -> int:
+def open_directory(path: Path, make: bool = False, mode: int = 0o700) -> int:
     """Opens a directory that nobody but root and this user can have filled.
 
     It and all links on the way belong to root or this user. Neither its group nor others may write in it. In
@@ -32,7 +35,9 @@ def open_directory(path: Path, make: bool = False) -> int:
 
     Args:
         path: an absolute one.
-        make: make what is missing, for this user alone.
+        make: make what is missing. Root makes nothing in a directory of another user, who could then not use
+            it.
+        mode: of what is made, less the umask.
 
     Returns:
         A descriptor, which the caller closes.
@@ -52,7 +57,7 @@ def open_directory(path: Path, make: bool = False) -> int:
             with _named(at / name):
                 target = _link(here, name, at)
                 if target is None:
-                    below, at = _enter(here, name, make), at / name
+                    below, at = _enter(here, name, mode if make else None, at), at / name
                 else:
                     links += 1
                     if links > _MOST_LINKS:
@@ -63,7 +68,8 @@ def open_directory(path: Path, make: bool = False) -> int:
             os.close(here)
             here = below
         require_own(os.fstat(here), at)
-        return os.open(".", _READ, dir_fd=here)
+        with _named(at):
+            return os.open(".", _READ, dir_fd=here)
     finally:
         os.close(here)
 
@@ -78,16 +84,27 @@ def require_own(found: os.stat_result, path: Path) -> None:
     Raises:
         UntrustedError: it can have been written by others.
     """
-    if found.st_uid not in _believed():
-        me = os.geteuid()
-        raise UntrustedError(
-            f"{path} belongs to {_user(found.st_uid)}, neither to {_user(me)}, who runs this, nor to root"
-            if me
-            else f"{path} belongs to {_user(found.st_uid)}, not to root, who runs this"
-        )
+    me = os.geteuid()
+    if not _is_believed(found.st_uid):
+        others = f"neither to {_user(me)}, who runs this, nor to root" if me else "not to root, who runs this"
+        raise UntrustedError(f"{path} belongs to {_user(found.st_uid)}, {others}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         who = "anyone" if found.st_mode & stat.S_IWOTH else "its group"
-        raise UntrustedError(f"{who} may write to {path}; mend it by: chmod go-w {path}")
+        raise UntrustedError(f"{who} may write to {path}{_mend('go-w', found, path)}")
+
+
+def _require_stable(found: os.stat_result, path: Path) -> None:
+    """Checks that not just anyone can rename what is in a directory above."""
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise UntrustedError(
+            f"it is below {path}, where anyone may rename what is there{_mend('o-w', found, path)}"
+        )
+
+
+def _mend(change: str, found: os.stat_result, path: Path) -> str:
+    """How this user can mend it, if they can."""
+    can = os.geteuid() in (0, found.st_uid)
+    return f"; mend it by: chmod {change} {shlex.quote(str(path))}" if can else ""
 
 
 @contextmanager
@@ -102,14 +119,6 @@ def _named(path: Path) -> Iterator[None]:
         raise
 
 
-def _require_stable(found: os.stat_result, path: Path) -> None:
-    """Checks that not just anyone can rename what is in a directory above."""
-    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        raise UntrustedError(
-            f"it is below {path}, where anyone may rename what is there; mend it by: chmod o-w {path}"
-        )
-
-
 def _link(directory: int, name: str, at: Path) -> Path | None:
     """Where a link leads; None if it is none, or not there.
 
@@ -117,30 +126,55 @@ def _link(directory: int, name: str, at: Path) -> Path | None:
         UntrustedError: the link is somebody else's.
     """
     try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return None
-    if not stat.S_ISLNK(found.st_mode):
-        return None
-    if found.st_uid not in _believed():
-        raise UntrustedError(f"{at / name} is a link of {_user(found.st_uid)}, who may let it lead anywhere")
-    return Path(os.readlink(name, dir_fd=directory))
+    try:
+        found = os.fstat(link)
+        if not stat.S_ISLNK(found.st_mode):
+            return None
+        if not _is_believed(found.st_uid):
+            raise UntrustedError(
+                f"{at / name} is a link of {_user(found.st_uid)}, who may let it lead anywhere"
+            )
+        return Path(os.readlink("", dir_fd=link))
+    finally:
+        os.close(link)
 
 
-def _enter(directory: int, name: str, make: bool) -> int:
+def _enter(directory: int, name: str, mode: int | None, at: Path) -> int:
+    """Opens a directory in another one at ``at``; makes it if it is not there, unless ``mode`` is None."""
     try:
         return os.open(name, _SEARCH, dir_fd=directory)
     except FileNotFoundError:
-        if not make:
+        if mode is None:
             raise
+        owner = os.fstat(directory).st_uid
+        if os.geteuid() == 0 and owner != 0:
+            raise UntrustedError(
+                f"{at} belongs to {_user(owner)}, in whose directories root makes none"
+            ) from None
         # Another process may make it at the same time.
         with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=directory)
+            os.mkdir(name, mode, dir_fd=directory)
         return os.open(name, _SEARCH, dir_fd=directory)
 
 
-def _believed() -> frozenset[int]:
-    return frozenset({0, os.geteuid()})
+def _is_believed(uid: int) -> bool:
+    return uid in (0, os.geteuid()) and uid != _nobody_in_particular()
+
+
+def _nobody_in_particular() -> int | None:
+    """The number that stands for all users outside this user namespace; None if all are inside.
+
+    A process may have it, too: it knows nothing of its own files then.
+    """
+    try:
+        if Path("/proc/self/uid_map").read_text().split() == _ALL_USERS:
+            return None
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except OSError:
+        return None
 
 
 def _user(uid: int) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from ..plan.config import KernelConfig
 from . import builder
+
+_MOST_WORKERS = 16
+
+
+class KilledWorker(RuntimeError):
+    """A process that compiled kernels has ended before it was done."""
 
 
 def compile_and_report(configs: Iterable[KernelConfig]) -> None:
@@ -29,12 +37,43 @@ def compile_configs(
     Args:
         configs: what they are of.
         make: a function of a module, if not the package's own kernels are wanted.
+
+    Raises:
+        KilledWorker: one of them was killed, as Linux does where memory runs out.
     """
     ordered = sorted(set(configs), key=lambda config: config.name)
-    workers = max(1, min(len(ordered), os.cpu_count() or 1, 16))
+    workers = max(1, min(len(ordered), len(os.sched_getaffinity(0)), _MOST_WORKERS))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(functools.partial(_compile_one, make), ordered))
+        try:
+            # A terminal sends Ctrl-C to all of them. This process has to end the others.
+            with _interrupts_put_off():
+                compiled = [pool.submit(_compile_one, make, config) for config in ordered]
+            for each in compiled:
+                each.result()
+        except BrokenProcessPool as error:
+            raise KilledWorker(
+                f"a process that compiles kernels was killed, maybe for want of memory: {workers} of them"
+                f" take about {workers} GB. Kernels that are ready are kept; run it again, on fewer cores by"
+                " `taskset -c 0`"
+            ) from error
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _compile_one(make: Callable[[KernelConfig], builder.Program] | None, config: KernelConfig) -> None:
     builder.instance(make(config) if make else config)
+
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Within it interrupts wait; processes that are started never get one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,8 +3,11 @@
 from ..measure.clocks import host_time, time_sustained
 from ..measure.cold import time_cold, time_cold_together
 from .errors import (
+    TENSOR_CORE_NOISE,
     assert_close_per_tile,
     assert_correct,
+    assert_elements_close,
+    element_noise,
     gate,
     tile_errors,
     tile_limits,
@@ -24,6 +27,7 @@ from .schedules import Extents, Rows, Schedule, Tile, assert_each_tile_once, wal
 
 __all__ = [
     "INPUT_KINDS",
+    "TENSOR_CORE_NOISE",
     "Extents",
     "GroupedInputs",
     "Rows",
@@ -32,7 +36,9 @@ __all__ = [
     "assert_close_per_tile",
     "assert_correct",
     "assert_each_tile_once",
+    "assert_elements_close",
     "assert_grouped_correct",
+    "element_noise",
     "gate",
     "host_time",
     "make_contiguous_inputs",

@@ -1,16 +1,18 @@
-"""How results are judged: against the FP64 product of the dequantised operands, and twice.
+"""How results are judged: against the FP64 product of the dequantised operands, and in three ways.
 
 - Per 128x128 tile, by ``1 - 2<x,y> / (<x,x> + <y,y>)``. A single number for a whole large output would pass
   with a tile missing. On normal data a single wrong element of a full tile adds ``3e-5 * (its error / the
   tile's RMS)**2``.
 - Per element, relative to the size of the terms behind it (`reference.product_scale`). In a tile whose rows
   differ by many powers of two the first measure sees the largest rows only.
+- Per element, by half an ulp and a share of the sum of the terms' magnitudes (`assert_elements_close`): a
+  bound that holds whatever the values are, and asks for nothing but them.
 
-The limits allow for the tensor core: inside a k-block Hopper aligns FP8 products to the largest one and keeps
-about 14 bits of them (DeepSeek-V3 technical report, arXiv:2412.19437, section 3.3.2). A model of that (32
-products and the accumulator, truncated 13 bits below the largest) gives tile errors of 8e-9 for fp32 results
-on normal data and at most 7.0e-8 on the other kinds of `make_inputs`, which is where the fp32 and the element
-limits below come from.
+The limits of the first two allow for the tensor core: inside a k-block Hopper aligns FP8 products to the
+largest one and keeps about 14 bits of them (DeepSeek-V3 technical report, arXiv:2412.19437, section 3.3.2). A
+model of that (32 products and the accumulator, truncated 13 bits below the largest) gives tile errors of 8e-9
+for fp32 results on normal data and at most 7.0e-8 on the other kinds of `make_inputs`, which is where the
+fp32 and the element limits below come from.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ ELEMENT_LIMIT = 2.0**-9
 _NOISE_RMS = 2.0**-14
 # RMS of `product_scale` over that of the result: 11.3 for data of random sign, more where terms cancelled.
 _WELL_CONDITIONED = 16.0
+
+TENSOR_CORE_NOISE = 2.0**-8
+"""What Hopper's tensor cores err at most, relative to the sum of the magnitudes of the terms, with subnormal
+operands taken for normal ones (`reference.term_magnitudes`)."""
 
 _STRIP_ELEMENTS = 1 << 24
 
@@ -189,6 +195,55 @@ def worst_element_error(out: Tensor, ref: Tensor, scale: Tensor) -> tuple[float,
         if (here := error[row, column].item()) > worst:
             worst, where = here, (rows.start + row, column)
     return worst, where
+
+
+def element_noise(out: Tensor, ref: Tensor, magnitudes: Tensor) -> Tensor:
+    """Errors beyond half an ulp, relative to the sums of the terms' magnitudes.
+
+    Args:
+        out: ``[M, N]``, the result to judge, bf16 or fp32.
+        ref: ``[M, N]``, the truth.
+        magnitudes: fp64 ``[M, N]`` from `reference.term_magnitudes`.
+
+    Returns:
+        fp64 ``[M, N]``: ``(|out - ref| - half an ulp of out) / magnitudes``, at least 0. Numbers below the
+        smallest normal one of the dtype of ``out`` count as 0. Infinity where ``out`` is not finite, or not
+        zero though it has no terms.
+
+    Raises:
+        ValueError: the shapes differ, or are not two-dimensional.
+    """
+    _check_pair(out, ref)
+    rounding, x = torch.finfo(out.dtype), out.double()
+    # x is m * 2**e with m in [0.5, 1), and its ulp 2**(e - 1) * eps.
+    half_ulp = torch.where(x == 0, 0.0, x / torch.frexp(x).mantissa) * (rounding.eps / 4)
+    excess = (x - ref.double()).abs() - half_ulp - rounding.tiny
+    noise = torch.where(excess <= 0, 0.0, excess / magnitudes)
+    return torch.where(noise.isfinite(), noise, torch.inf)
+
+
+def assert_elements_close(
+    out: Tensor, ref: Tensor, magnitudes: Tensor, noise: float = TENSOR_CORE_NOISE
+) -> None:
+    """Fail unless every element is within half an ulp and a share of the terms' magnitudes of the truth.
+
+    Args:
+        out, ref, magnitudes: as for `element_noise`.
+        noise: the share; what is summed up in fp32, as the reference does, errs far less than the default.
+
+    Raises:
+        AssertionError: names the worst element, where it is, its error and the limit.
+        ValueError: the shapes differ, or are not two-dimensional.
+    """
+    found = element_noise(out, ref, magnitudes)
+    over = ~(found <= noise)
+    if over.any():
+        row, column = divmod(int(found.argmax()), out.shape[1])
+        raise AssertionError(
+            f"element ({row}, {column}) is {out[row, column].item()!r}, want {ref[row, column].item()!r}:"
+            f" error beyond half an ulp {found[row, column]:.3e} of the terms' magnitudes, limit {noise:.3e}"
+            f" ({out.dtype}); {int(over.sum())} of {out.numel()} elements are over it"
+        )
 
 
 def assert_correct(out: Tensor, a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> float:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ..measure.device import multiprocessors, require_hopper
+from ..measure.console import failed, say
+from ..measure.device import compile_kernels, multiprocessors, require_hopper
 from ..measure.errors import CommandError
 from ..measure.progress import track
 from ..measure.records import COLD, SUSTAINED
@@ -17,14 +18,12 @@ from ..measure.timers import Sustained, timers_of
 from ..plan.layouts import LAYOUTS
 from ..plan.limits import H100_SMS
 from ..plan.tuned import files
-from ..plan.tuned.table import TunedError
 from ..runtime import hardware
-from ..runtime.warmup import compile_and_report
 from ..storage import NoDirectoryError
 from .arguments import DEFAULT_M
 from .calls import kernel_of
-from .models import read_layers
-from .picking import tune_all
+from .models import read_model
+from .picking import keep, tune_all
 from .tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
 
 
@@ -39,41 +38,42 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.m and not args.model:
         raise CommandError("--m goes with --model; --shapes bring their own M")
-    tasks = _tasks(args, _num_sms(args.num_sms))
+    tasks, left_out = _tasks(args, _num_sms(args.num_sms))
+    for each in left_out:
+        say(f"cute-gemm: left out: {each}", sys.stderr)
     if args.dry_run:
         _list(tasks, args.within)
         return 0
     require_hopper("tune", "--dry-run works without one")
     device_name = torch.cuda.get_device_name()
     path = args.out or _user_file(device_name)
-    try:
-        # What cannot be written had better be known now.
-        copy = files.merge(path, device_name, [])
-        if copy is not None:
-            print(f"{path} is damaged; kept a copy as {copy}")
-        timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
-        for note in notes:
-            print(note)
-        compile_and_report(
-            kernel_of(task.problem, config)
-            for task in tasks
-            for config in configs_to_time(task.problem, args.within)
-        )
-        failures = tune_all(track(tasks, "tuning"), timers, args.within, path, device_name)
-    except (TunedError, OSError) as error:
-        raise CommandError(f"cannot keep choices in {path}: {error}") from error
-    print(f"{len(tasks) - len(failures)} of {len(tasks)} problems tuned: {path}")
-    for failure in failures:
-        print(f"FAILED {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder; name a file by --out")
+    # What cannot be written had better be known now.
+    copy = keep(path, device_name, [])
+    if copy is not None:
+        say(f"{path} is damaged; kept a copy as {copy}")
+    timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
+    for note in notes:
+        say(note)
+    compile_kernels(
+        kernel_of(task.problem, config)
+        for task in tasks
+        for config in configs_to_time(task.problem, args.within)
+    )
+    failures = tune_all(track(tasks, "tuning"), timers, args.within, path, device_name)
+    say(f"{len(tasks) - len(failures)} of {len(tasks)} problems tuned: {path}")
+    return failed(failures)
 
 
-def _tasks(args: argparse.Namespace, num_sms: int) -> list[TuningTask]:
+def _tasks(args: argparse.Namespace, num_sms: int) -> tuple[list[TuningTask], list[str]]:
+    """What is to be tuned; and what of a model is not."""
     layout = LAYOUTS[args.op]
     if args.model:
+        model = read_model(args.model)
         ms = args.m or DEFAULT_M
-        return plan_layers(layout, read_layers(args.model), ms, args.out_dtype, num_sms)
-    return plan_shapes(layout, args.shapes, args.out_dtype, num_sms)
+        return plan_layers(layout, model.layers, ms, args.out_dtype, num_sms), model.left_out
+    return plan_shapes(layout, args.shapes, args.out_dtype, num_sms), []
 
 
 def _regimes(chosen: str) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ def _num_sms(wanted: int | None) -> int:
 def _list(tasks: Sequence[TuningTask], within: float) -> None:
     for task in tasks:
         names = [config.name for config in configs_to_time(task.problem, within)]
-        print(f"{task.title}: {len(names)} candidates: {' '.join(names)}")
+        say(f"{task.title}: {len(names)} candidates: {' '.join(names)}")
 
 
 def _user_file(device_name: str) -> Path:

@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..measure.console import printable
 from ..measure.errors import CommandError
+from ..measure.files import named, parse_json, read_text
+from ..plan.limits import MAX_EXTENT
 
 _EXPERTS = "n_routed_experts", "num_experts", "num_local_experts"
+
+# All of whose linear layers are those below.
+_KNOWN = {
+    *("deepseek_v2", "deepseek_v3", "kimi_k2", "llama", "mistral", "mixtral"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+}
+# What of a config, by how its key begins, there are layers for that are not listed.
+_ELSEWHERE = {
+    "attn_layer_period": "layers without attention",
+    "block_types": "blocks of other kinds",
+    "cross_attention_layers": "cross attention",
+    "index_n_heads": "the indexer of sparse attention",
+    "intermediate_size_mlp": "MLPs of another size in layers without experts",
+    "interleave_moe_layer_step": "a shared expert beside the others",
+    "linear_": "linear attention",
+    "lru_width": "recurrent layers",
+    "mamba_": "state-space layers",
+    "num_nextn_predict_layers": "layers that predict more tokens",
+    "ssm_": "state-space layers",
+    "vision_config": "the part that sees",
+}
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +48,20 @@ class Layer:
     groups: int | None = None
 
 
-def read_layers(path: Path) -> list[Layer]:
+@dataclass(frozen=True)
+class Model:
+    """What a ``config.json`` says.
+
+    Args:
+        layers: the weights that are known to follow from it.
+        left_out: what it tells of that is not among them, a phrase each.
+    """
+
+    layers: list[Layer]
+    left_out: list[str]
+
+
+def read_model(path: Path) -> Model:
     """The linear layers of a Llama-, Qwen- or DeepSeek-like model, without embeddings, router and head.
 
     Weights with the same input count as one, as servers fuse them: q, k and v; gate and up; with latent
@@ -36,56 +74,89 @@ def read_layers(path: Path) -> list[Layer]:
         CommandError: it cannot be read, lacks what layers follow from, or is of another kind of model.
     """
     file = path / "config.json" if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{file}: {error}") from error
+    content = parse_json(read_text(file), named(file))
     # Of a model that also sees, the part that reads and writes.
     config = content.get("text_config", content) if isinstance(content, dict) else None
     if not isinstance(config, dict):
-        raise CommandError(f"{file}: not the config.json of a model")
-    model = _Model(file, config)
-    if model.get("hidden_act") != "silu":
-        raise model.refusal(f"its hidden_act is {model.get('hidden_act')}, but MLPs gated by silu are wanted")
-    return [*_attention(model), *_mlp(model)]
+        raise CommandError(f"{named(file)}: not the config.json of a model")
+    fields = _Fields(config)
+    act = fields.get("hidden_act")
+    layers = [*_attention(fields), *_mlp(fields)]
+    if act not in (None, "silu"):
+        fields.objections.append(f"its hidden_act is {_shown(act)}, but MLPs gated by silu are wanted")
+    if fields.missing:
+        fields.objections.insert(0, f"it lacks {', '.join(dict.fromkeys(fields.missing))}")
+    if fields.objections:
+        reasons = "; ".join(dict.fromkeys(fields.objections))
+        raise CommandError(f"{named(file)} ({_type_of(config)}): {reasons}; name shapes by --shapes instead")
+    return Model(layers, list(dict.fromkeys(_left_out(content, config))))
 
 
 @dataclass(frozen=True)
-class _Model:
-    file: Path
-    config: dict[str, Any]
+class _Fields:
+    """A config that notes what is missing and what is wrong, so that all of it can be said at once."""
 
-    def refusal(self, why: str) -> CommandError:
-        kind = self.config.get("model_type", "of no type")
-        return CommandError(f"{self.file} ({kind}): {why}; name shapes by --shapes instead")
+    config: dict[str, Any]
+    missing: list[str] = field(default_factory=list)
+    objections: list[str] = field(default_factory=list)
 
     def has(self, key: str) -> bool:
         return self.config.get(key) is not None
 
     def get(self, key: str) -> Any:
         if not self.has(key):
-            raise self.refusal(f"it lacks {key}")
-        return self.config[key]
+            self.missing.append(key)
+        return self.config.get(key)
 
     def __getitem__(self, key: str) -> int:
+        """A size; 1 in the place of what is missing or wrong."""
         value = self.get(key)
-        if type(value) is not int or value < 1:
-            raise self.refusal(f"its {key} is {json.dumps(value)}, not a number of at least 1")
-        return value
+        if type(value) is int and 1 <= value <= MAX_EXTENT:
+            return value
+        if value is not None:
+            self.objections.append(f"its {key} is {_shown(value)}, not a number of at least 1")
+        return 1
 
 
-def _attention(model: _Model) -> Iterator[Layer]:
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _type_of(config: dict[str, Any]) -> str:
+    return printable(config.get("model_type", "of no type"))[:40]
+
+
+def _left_out(content: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
+    for key, value in {**content, **config}.items():
+        for begin, what in _ELSEWHERE.items():
+            # Zeros, empty lists and nulls say that there is no such thing.
+            if key.startswith(begin) and value:
+                yield f"{what} ({begin}{'*' if begin.endswith('_') else ''})"
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        for kind in {each: None for each in kinds if isinstance(each, str)}:
+            if kind not in _ATTENTION:
+                yield f"layers of type {printable(kind)[:40]}"
+    if _type_of(config) not in _KNOWN:
+        yield f"what a model of type {_type_of(config)}, which is not known here, has beyond a Llama-like one"
+
+
+def _attention(model: _Fields) -> Iterator[Layer]:
     hidden, heads = model["hidden_size"], model["num_attention_heads"]
     if model.has("kv_lora_rank"):
         yield from _latent_attention(model, hidden, heads)
         return
     kv_heads = model["num_key_value_heads"] if model.has("num_key_value_heads") else heads
     head = model["head_dim"] if model.has("head_dim") else hidden // heads
-    yield Layer("qkv_proj", (heads + 2 * kv_heads) * head, hidden)
+    # Qwen3-Next always has a gate beside each query.
+    has_gate = model.config.get("attn_output_gate", model.config.get("model_type") == "qwen3_next")
+    queries = 2 * heads if has_gate else heads
+    yield Layer("qkv_proj", (queries + 2 * kv_heads) * head, hidden)
     yield Layer("o_proj", hidden, heads * head)
 
 
-def _latent_attention(model: _Model, hidden: int, heads: int) -> Iterator[Layer]:
+def _latent_attention(model: _Fields, hidden: int, heads: int) -> Iterator[Layer]:
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1)."""
     latent, rope = model["kv_lora_rank"], model["qk_rope_head_dim"]
     nope, value = model["qk_nope_head_dim"], model["v_head_dim"]
@@ -100,7 +171,7 @@ def _latent_attention(model: _Model, hidden: int, heads: int) -> Iterator[Layer]
     yield Layer("o_proj", hidden, heads * value)
 
 
-def _mlp(model: _Model) -> Iterator[Layer]:
+def _mlp(model: _Fields) -> Iterator[Layer]:
     hidden = model["hidden_size"]
     experts = next((key for key in _EXPERTS if model.config.get(key)), None)
     if experts is None:
@@ -117,6 +188,7 @@ def _mlp(model: _Model) -> Iterator[Layer]:
         model.config.get("first_k_dense_replace")
         or model.config.get("mlp_only_layers")
         or model.config.get("decoder_sparse_step") not in (None, 1)
+        or model.config.get("expert_layer_period") not in (None, 1)
     )
     if some_are_dense:
         yield from _gated("mlp", hidden, model["intermediate_size"])

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..measure.console import in_a_line, say
+from ..measure.errors import CommandError
+from ..measure.files import named
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Timer
 from ..plan.config import KernelConfig
 from ..plan.tuned import files
-from ..plan.tuned.table import Entry
+from ..plan.tuned.table import Entry, TunedError
 from .calls import case_of, checked_calls
 from .tasks import TuningTask, configs_to_time
 
@@ -92,26 +95,41 @@ def tune_all(
     device_name: str,
     *,
     device: str = "cuda",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
 ) -> list[str]:
     """Tune problems, each of which is in its file before the next is measured.
 
     Args:
         tasks, timers, within, device: as for `pick`.
-        path, device_name: as for `tuned.files.merge`.
+        path, device_name: as for `keep`.
         say: prints a line.
 
     Returns:
         What went wrong: a line for each task that was left.
+
+    Raises:
+        CommandError: as `keep`.
     """
     failures = []
     for task in tasks:
         try:
             picked = pick(task, timers, within, device)
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{task.title}: {type(error).__name__}: {error}")
+            failures.append(f"{task.title}: {type(error).__name__}: {in_a_line(error)}")
             say(f"FAILED {failures[-1]}")
             continue
-        files.merge(path, device_name, [picked.entry])
+        keep(path, device_name, [picked.entry])
         say(f"{task.title}: {picked.describe()}")
     return failures
+
+
+def keep(path: Path, device_name: str, entries: Iterable[Entry]) -> Path | None:
+    """As `tuned.files.merge`.
+
+    Raises:
+        CommandError: what is there is no file of choices, or it cannot be written.
+    """
+    try:
+        return files.merge(path, device_name, entries)
+    except (TunedError, OSError) as error:
+        raise CommandError(f"cannot keep choices in {named(path)}: {in_a_line(error)}") from error

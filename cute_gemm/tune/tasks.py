@@ -12,6 +12,7 @@ from ..measure.work import DRAWN_SHARES, padded_rows
 from ..plan import cost_model
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout
+from ..plan.limits import MAX_EXTENT
 from ..plan.problem import GemmProblem, why_impossible
 from .models import Layer
 
@@ -98,6 +99,8 @@ def _task(
     if why := why_impossible(n, k, groups):
         name = f"{label}: " if label else ""
         raise CommandError(f"{name}{why}")
+    if groups * m > MAX_EXTENT:
+        raise CommandError(f"{groups} groups of {m} rows are more than {MAX_EXTENT} rows")
     draws = tuple(_draw(groups, m, seed) for seed in range(_draws(layout))) if layout.is_grouped else ((m,),)
     rows = padded_rows(layout, draws[0])
     return TuningTask(GemmProblem(rows, n, k, out_dtype, num_sms, layout, groups), draws, label)

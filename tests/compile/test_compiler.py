@@ -109,6 +109,23 @@ def test_cubin_is_for_hopper_and_nothing_is_left_behind(
     assert os.environ == before
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_setting_to_compile_nothing_is_named() -> None:
+    """The DSL reads its settings once in a process."""
+    program = "import test_compiler as t; t.compiler.instance(('scale', 128), t.build_scale, 'scale')"
+    failed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "CUTE_DSL_DRYRUN": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("RuntimeError: the CuTe DSL made nothing of scale, as CUTE_DSL_DRYRUN asks it to")
+
+
 def test_cubin_is_whole(tmp_path: Path) -> None:
     kept = f"--enable-tvm-ffi --gpu-arch sm_90a --keep-cubin --dump-dir {tmp_path}"
     kernel, arguments = build_scale()
@@ -331,7 +348,7 @@ def test_processes_that_race_compile_once(folder: Path, tmp_path: Path) -> None:
 
 def test_what_killed_writers_left_is_removed_after_a_kernel_is_compiled(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
-    left = folder / ".0.kernel.00.tmp"
+    left = folder / f".{0:064x}.kernel.{0:016x}.tmp"
     left.touch()
     os.utime(left, (0, 0))
     finish(start(tmp_path))

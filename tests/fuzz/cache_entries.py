@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import random
 import shutil
@@ -28,12 +27,12 @@ from unittest import mock
 import campaign
 
 from cute_gemm.runtime import cache
-from cute_gemm.runtime.trust import UntrustedError, open_directory
+from cute_gemm.runtime.sharing import share
 
 KEY, OTHER_KEY = '{"kernel": "a"}', '{"kernel": "b"}'
 RIGHT, EVIL = b"what was compiled" * 99, b"what a stranger wants to run"
 USER, STRANGER = 54321, 54322
-SECONDS = 1.0
+SECONDS = 5.0
 IS_ROOT = os.geteuid() == 0
 
 Random = random.Random
@@ -198,8 +197,9 @@ def is_a_strangers_link(directory: Path, draw: Random) -> Path:
     return directory.parent / "link"
 
 
-OF_DIRECTORIES = [is_open, is_below_an_open_one]
-IF_ROOT = [was_open_once, is_a_strangers, is_a_strangers_link]
+REFUSED = [is_open, is_below_an_open_one]
+REFUSED_IF_ROOT = [is_a_strangers, is_a_strangers_link]
+SOUND_IF_ROOT = [was_open_once]
 
 
 # What a file system can say
@@ -235,55 +235,66 @@ FAILURES: dict[str, tuple[int, ...]] = {
 
 
 def case(draw: Random) -> None:
-    logging.getLogger("cute_gemm").setLevel(logging.CRITICAL)
-    cache._warn_once.cache_clear()
     me = draw.choice([USER, 0]) if IS_ROOT else os.geteuid()
     base = Path(tempfile.mkdtemp(prefix="cute_gemm-fuzz-"))
     base.chmod(0o1777)
     try:
-        with acting_as(me):
+        with acting_as(me), mock.patch.object(cache.logger, "disabled", True):
             one_case(base, draw)
     finally:
         shutil.rmtree(base)
 
 
 def one_case(base: Path, draw: Random) -> None:
-    directory = base / "named"
-    outside = base / "outside"
+    directory, outside = base / "named", base / "outside"
     outside.write_bytes(b"untouched")
     with named(directory):
         keep(KEY, RIGHT)
     assert path_of(directory).exists()
-    what = draw.choice(["an entry", "a directory", "a file system"])
+    what, is_sound = draw.choice(["an entry", "a directory", "a file system"]), True
     failures = ExitStack()
     if what == "an entry":
         draw.choice(OF_ENTRIES)(path_of(directory), draw)
     elif what == "a directory":
-        directory = draw.choice(OF_DIRECTORIES + IF_ROOT * IS_ROOT)(directory, draw)
+        change = draw.choice(REFUSED + (REFUSED_IF_ROOT + SOUND_IF_ROOT) * IS_ROOT)
+        directory, is_sound = change(directory, draw), change in SOUND_IF_ROOT
     before = contents(base)
     if what == "a file system":
         for name in draw.sample(sorted(FAILURES), draw.randint(1, 3)):
             failures.enter_context(failing(name, FAILURES[name], draw))
     started = time.monotonic()
-    with failures, named(directory):
+    with failures, named(directory, draw.choice([cache.DIRECTORY_VARIABLE, cache.SHARED_VARIABLE])):
         for _ in range(2):
             assert load(KEY) in (None, RIGHT), f"a stranger's code would be run: {what}"
             keep(KEY, RIGHT)
         cache.cache_info()
+        cache.shared_cache_info()
     assert time.monotonic() - started < SECONDS, "it takes too long"
+    assert is_sound or contents(base) == before, "a directory that is refused was changed"
+    copy(directory, base / "copies")
     with named(directory):
-        if is_sound(directory):
-            keep(KEY, RIGHT)
-            wanted = None if path_of(directory).is_dir() else RIGHT
-            assert load(KEY) == wanted, "nothing can be kept there any more"
-        else:
-            assert contents(base) == before, "a directory that is refused was changed"
+        keep(KEY, RIGHT)
+        wanted = RIGHT if is_sound and not path_of(directory).is_dir() else None
+        assert load(KEY) == wanted, "nothing can be kept there any more" if wanted else "it is believed"
     assert outside.read_bytes() == b"untouched"
 
 
+def copy(directory: Path, target: Path) -> None:
+    """As `cute-gemm share` does; what others then read is right."""
+    with named(directory):
+        try:
+            share(target)
+        except OSError:
+            return
+    with named(target, cache.SHARED_VARIABLE):
+        assert load(KEY) in (None, RIGHT), "a stranger's code would be shared"
+
+
 @contextmanager
-def named(directory: Path) -> Iterator[None]:
-    with mock.patch.dict(os.environ, {cache.DIRECTORY_VARIABLE: str(directory)}):
+def named(directory: Path, variable: str = cache.DIRECTORY_VARIABLE) -> Iterator[None]:
+    """A directory as one's own, or as the one that is only read."""
+    others = {cache.DIRECTORY_VARIABLE: "", cache.SHARED_VARIABLE: ""}
+    with mock.patch.dict(os.environ, others | {variable: str(directory)}):
         yield
 
 
@@ -299,14 +310,6 @@ def keep(key: str, payload: bytes) -> None:
         if kernels.own:
             kernels.own.store(key, payload)
             kernels.own.prune()
-
-
-def is_sound(directory: Path) -> bool:
-    try:
-        os.close(open_directory(directory))
-    except UntrustedError:
-        return False
-    return True
 
 
 def contents(base: Path) -> dict[str, tuple[int, int, int]]:

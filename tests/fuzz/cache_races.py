@@ -21,10 +21,12 @@ import traceback
 from collections import Counter
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from unittest import mock
 
 import campaign
 
-from cute_gemm.runtime import cache, cache_limits
+from cute_gemm import storage
+from cute_gemm.runtime import cache
 
 PROCESSES, KILLS, KEYS, ROUNDS = 32, 30, 8, 6
 MOST_BYTES = 400_000
@@ -139,7 +141,11 @@ def race(workers: list[Worker], directory: Path, draw: random.Random) -> list[st
 
 def judge(directory: Path, kept: list[str]) -> None:
     """Checks what the processes left."""
-    os.environ[cache.DIRECTORY_VARIABLE] = str(directory)
+    with mock.patch.dict(os.environ, {cache.DIRECTORY_VARIABLE: str(directory)}):
+        judge_named(directory, kept)
+
+
+def judge_named(directory: Path, kept: list[str]) -> None:
     keys = [key_of(round_, number) for round_ in range(ROUNDS) for number in range(KEYS)]
     twice = [key for key, count in Counter(kept).items() if count > 1]
     assert not twice, f"{twice} were kept and lost"
@@ -152,7 +158,7 @@ def judge(directory: Path, kept: list[str]) -> None:
         held = cache.cache_info()
         assert (held.kernels, held.leftovers) == (len(keys), len(left))
         for path in left:
-            os.utime(path, (0, time.time() - cache_limits.TEMPORARY_SECONDS - 1))
+            os.utime(path, (0, time.time() - storage.TEMPORARY_SECONDS - 1))
         store.prune()
         assert cache.cache_info().leftovers == 0
 

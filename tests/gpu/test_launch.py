@@ -158,6 +158,46 @@ def test_threads_with_streams_of_their_own(operands: tuple[Operand, Operand], ex
         assert torch.equal(bits(result), bits(expected))
 
 
+IN_A_THREAD = """
+import sys, threading, torch
+from cute_gemm import fp8_gemm_nt
+from cute_gemm.testing import assert_correct, make_inputs
+
+operands = make_inputs(130, 264, 528, device="cuda")
+others = make_inputs(130, 264, 1040, device="cuda")
+expected = fp8_gemm_nt(*operands)
+outs = [torch.empty_like(expected) for _ in range(2)]
+torch.cuda.synchronize()
+
+
+def warm():
+    fp8_gemm_nt(*operands, outs[0])
+
+
+def first():
+    fp8_gemm_nt(*others, outs[1])
+
+
+for work in [warm, first]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+torch.cuda.synchronize()
+assert torch.equal(outs[0], expected)
+(a, sa), (b, sb) = others
+assert_correct(outs[1], a, sa, b, sb)
+print("done")
+"""
+
+
+def test_a_threads_first_use_of_cuda_may_be_a_call() -> None:
+    """It has no context then, without which a launch would end the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_THREAD], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
 # Refusals
 
 Call = tuple[Operand, Operand, Any]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.parameter import is_lazy
 
 import cute_gemm
 
@@ -31,7 +32,8 @@ def call(given: dict[str, Any]) -> torch.Tensor:
 
 def memory(given: dict[str, Any]) -> dict[str, Any]:
     """All bytes of all storages, also those that a tensor does not cover."""
-    tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor) and not x.is_nested}
+    tensors = {name: x for name, x in given.items() if isinstance(x, torch.Tensor) and not is_lazy(x)}
+    tensors = {name: x for name, x in tensors.items() if not x.is_nested}
     dense = {name: x for name, x in tensors.items() if x.is_cpu and x.layout is torch.strided}
     storages = [(name, x.untyped_storage()) for name, x in dense.items()]
     views = {name: torch.empty(0, dtype=torch.uint8).set_(s) for name, s in storages if s.size() < 2**16}

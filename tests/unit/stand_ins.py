@@ -11,7 +11,7 @@ import torch
 
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.problem import GemmProblem
-from cute_gemm.runtime import builder, launcher, selection, semaphores
+from cute_gemm.runtime import builder, hardware, launcher, selection, semaphores
 
 ON_THE_CPU = -1
 """The device index of CPU tensors."""
@@ -70,6 +70,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(builder, "instance", device.instance)
     monkeypatch.setattr(semaphores, "address", lambda index: SEMAPHORE)
     monkeypatch.setattr(launcher, "require_hopper", lambda index: None)
+    monkeypatch.setattr(hardware, "make_context_current", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: ON_THE_CPU)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

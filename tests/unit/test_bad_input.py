@@ -29,6 +29,12 @@ def arguments(m: int = M, n: int = N, k: int = K) -> dict[str, Any]:
     return {"a": a, "sa": sa, "b": b, "sb": sb, "out": torch.full((m, n), 7.0, dtype=torch.bfloat16)}
 
 
+def packed(s: torch.Tensor) -> torch.Tensor:
+    """The exponents of four scales along K in an int32."""
+    padded = torch.nn.functional.pad(s, (0, -s.shape[1] % 4), value=1)
+    return padded.to(torch.float8_e8m0fnu).view(torch.int32)
+
+
 # argument, what becomes of it, error, what the message says; each is mended by the code the message suggests
 MENDABLE = {
     "a bf16": (
@@ -40,12 +46,21 @@ MENDABLE = {
     ),
     "a bytes": ("a", lambda a: a.view(torch.uint8), TypeError, "has dtype torch.uint8"),
     "b bf16": ("b", lambda b: b.bfloat16(), TypeError, "`b, sb = cute_gemm.quantize_128x128(b)`"),
+    "a fp64": ("a", lambda a: a.double(), TypeError, "`a, sa = cute_gemm.quantize_1x128(a.float())`"),
     "b bytes": ("b", lambda b: b.view(torch.int8), TypeError, "`b.view(torch.float8_e4m3fn)`"),
     "sa fp64": ("sa", lambda s: s.double(), TypeError, "has dtype torch.float64; wanted torch.float32"),
     "sa bf16": ("sa", lambda s: s.bfloat16(), TypeError, "`sa.to(torch.float32)`"),
     "sb e8m0": ("sb", lambda s: s.to(torch.float8_e8m0fnu), TypeError, "has dtype torch.float8_e8m0fnu"),
     "sb exponent bytes": (
         "sb", lambda s: s.to(torch.float8_e8m0fnu).view(torch.uint8), TypeError, "if these are packed",
+    ),
+    "sa packed exponents": ("sa", packed, TypeError, "[..., :2].to(torch.float32)`"),
+    "sb packed exponents": ("sb", packed, TypeError, "if these are packed exponents"),
+    "sa packed exponents, M-major": (
+        "sa", lambda s: transposed_memory(packed(s)), TypeError, "`sa[..., None].view(torch.float8_e8m0fnu)",
+    ),
+    "sa packed exponents, M-major, padded": (
+        "sa", lambda s: strided(packed(s.repeat(1, 4)).t(), M + 4).t()[:, :1], TypeError, ".flatten(-2)",
     ),
     "out fp16": ("out", lambda o: o.half(), TypeError, "wanted torch.bfloat16 or torch.float32"),
     "a 3-D row": (
@@ -103,6 +118,7 @@ MENDABLE = {
     "sb misaligned": ("sb", byte_shifted, ValueError, "`sb.clone()`"),
     "sa negated": ("sa", negated, ValueError, "`sa.resolve_neg()`"),
     "sb negated": ("sb", negated, ValueError, "`sb.resolve_neg()`"),
+    "out sparse": ("out", lambda o: o.to_sparse(), ValueError, "`torch.empty((4, 16), dtype=torch.bfloat16"),
     "sa sparse": ("sa", lambda s: s.to_sparse(), ValueError, "has layout torch.sparse_coo"),
     "sb sparse rows": ("sb", lambda s: s.to_sparse_csr(), ValueError, "`sb.to_dense()`"),
     "a wants a gradient": ("a", lambda a: a.requires_grad_(), ValueError, "requires a gradient"),
@@ -264,8 +280,19 @@ def test_a_subclass_with_memory_of_its_own_is_a_tensor() -> None:
 
 def test_vmapped_operands_are_refused() -> None:
     given = arguments()
-    with pytest.raises(ValueError, match=r"^sa is nested, or inside a transform such as vmap"):
+    with pytest.raises(ValueError, match=r"^sa is inside a transform such as vmap"):
         torch.func.vmap(lambda s: fp8_gemm_nt((given["a"], s), (given["b"], given["sb"])))(given["sa"][None])
+
+
+@pytest.mark.parametrize("name", ["a", "sa", "b", "sb", "out"])
+@pytest.mark.parametrize(
+    "make", [torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer], ids=lambda make: make.__name__
+)
+def test_a_parameter_without_a_shape_is_called_so(name: str, make: Any) -> None:
+    given = arguments()
+    given[name] = make(requires_grad=False, dtype=given[name].dtype)
+    message = refused(given, ValueError, name)
+    assert f"is a torch.nn.parameter.{make.__name__}, which has no shape and no elements yet" in message
 
 
 @pytest.mark.parametrize("name", ["a", "sa", "b", "sb", "out"])

@@ -258,6 +258,11 @@ def test_alignment_is_an_int(alignment: Any) -> None:
     refused({**arguments("offsets"), "alignment": alignment}, TypeError, "alignment")
 
 
+def test_of_several_numbers_no_int_is_advised() -> None:
+    message = refused({**arguments("offsets"), "alignment": torch.ones(2)}, TypeError, "alignment")
+    assert message == "alignment is a torch.Tensor; wanted an int that the host knows"
+
+
 def test_the_last_row_rounded_up_to_an_alignment_has_32_bits() -> None:
     assert limits.MAX_EXTENT + limits.MAX_ALIGNMENT - 1 == 2**31 - 1
 
@@ -331,6 +336,19 @@ def test_freed_memory_is_noticed(index: str, name: str) -> None:
             call(given)
     finally:
         storage.resize_(size)
+
+
+@every_index
+@pytest.mark.parametrize("value", [1, None, torch.ones(2)], ids=repr)
+def test_validate_is_a_bool(index: str, value: Any) -> None:
+    refused({**arguments(index), "validate": value}, TypeError, "validate")
+
+
+@every_index
+def test_an_index_without_a_shape_is_called_so(index: str) -> None:
+    given = arguments(index)
+    given[index] = torch.nn.UninitializedBuffer(dtype=torch.int32)
+    assert "which has no shape and no elements yet" in refused(given, ValueError, index)
 
 
 # Where out may lie

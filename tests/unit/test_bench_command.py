@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import math
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,6 +229,114 @@ def test_comparing(run, tmp_path):
     assert "SLOWER" in out.split("1 rows compared")[0]
     assert run("--compare", old, new, "--threshold", 3.5)[0] == 0
     assert run("--compare", new, old)[0] == 0
+
+
+BAD_TIMES = [math.nan, math.inf, -5.0, 0, 1e-300, True, "5", None]
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, us) for key in ("us", "median") for us in BAD_TIMES])
+def test_a_time_that_no_clock_gives_is_refused(run, tmp_path, key, value):
+    """In place of a median there may be nothing: the mean then counts."""
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    records.write_rows(old, [row()])
+    records.write_rows(new, [row() | {key: value}])
+    status, out, err = run("--compare", old, new)
+    if (key, value) == ("median", None):
+        assert (status, err) == (0, "")
+        return
+    assert (status, out) == (1, "")
+    assert err.startswith(f"cute-gemm: {new}: not a line of a benchmark: {key} is not a time in microseconds")
+    assert err.count("\n") == 1
+    assert run("--compare", new, old)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"spread": math.nan}, "spread is not a share"),
+        ({"spread": math.inf}, "spread is not a share"),
+        ({"spread": -0.1}, "spread is not a share"),
+        ({"m": 0}, "m is not a whole number"),
+        ({"m": 4096.0}, "m is not a whole number"),
+        ({"regime": "\x1b[31m"}, "regime is not cold or sustained"),
+        ({"device": 7}, "device is not a text"),
+        ({"device": "x" * 1000}, "device is not a text"),
+        ({"versions": ["torch"]}, "versions is not an object"),
+        ({"op": ["dense"]}, "op is none"),
+        ({"wrong": "beyond the limit"}, "ours is marked as wrong"),
+    ],
+)
+def test_rows_that_are_none_are_refused(run, tmp_path, more, complaint):
+    records.write_rows(tmp_path / "new.jsonl", [row() | more])
+    for arguments in (["--compare", tmp_path, tmp_path], ["--plot", tmp_path]):
+        status, _, err = run(*arguments)
+        assert status == 1
+        assert f"not a line of a benchmark: {complaint}" in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"9" * 5000, b"{"])
+def test_files_that_are_no_results(run, tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    status, _, err = run("--compare", path, path)
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith(f"cute-gemm: {path}")
+    assert "unexpected" not in err
+
+
+def test_a_file_without_end_is_not_read(run):
+    status, _, err = run("--compare", "/dev/zero", "/dev/zero")
+    assert (status, err) == (1, "cute-gemm: /dev/zero: it has more than 64 MiB\n")
+
+
+def test_what_results_say_cannot_steer_a_terminal(run, tmp_path):
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    names = {"scale_layout": "[red]m[/red]\x1b[31m", "config": "a|b\r"}
+    records.write_rows(old, [row() | names | {"device": "[/b]\x1b]0;x\x07"}])
+    records.write_rows(new, [row() | names])
+    status, out, err = run("--compare", old, new)
+    assert (status, err) == (0, "")
+    assert "[red]m[/red]\\x1b[31m" in out
+    assert "measured on different devices: [/b]\\x1b]0;x\\x07 and NVIDIA H200" in out
+    records.write_rows(new, [row() | {"config": "a|b\r", "device": "$\\frac{x$ \x1b"}])
+    status, out, err = run("--plot", new, "--out", tmp_path / "plots")
+    assert (status, err) == (0, "")
+    assert "`a\\|b\\r`" in (tmp_path / "plots" / "tables.md").read_text()
+
+
+def test_pictures_of_one_file_go_beside_it(run, tmp_path):
+    records.write_rows(tmp_path / "rows.jsonl", [row(layout="row_major")])
+    status, out, _ = run("--plot", tmp_path / "rows.jsonl")
+    assert (status, out) == (0, f"tables: {tmp_path / 'tables.md'}\n")
+
+
+def test_what_cannot_be_written_is_found_before_anything_is_measured(run, on_gpu, monkeypatch, tmp_path):
+    monkeypatch.setattr(Bench, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "under", Path("/proc/nothing")):
+        status, _, err = run("--out", out, "--peers", "none", "--shapes", "8x32x128")
+        assert status == 1
+        assert err.startswith(f"cute-gemm: cannot write to {out}: ")
+        assert err.count("\n") == 1
+    assert on_gpu == []
+
+
+def test_a_file_is_whole_or_as_it_was(monkeypatch, tmp_path):
+    records.write_rows(tmp_path / "rows.jsonl", [row()])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        records.write_rows(tmp_path / "rows.jsonl", [row(1.0), row(2.0)])
+    assert records.read_rows(tmp_path / "rows.jsonl") == [row()]
+
+
+def test_a_killed_worker_is_named(run, on_gpu, monkeypatch, tmp_path):
+    def killed(configs):
+        raise warmup.KilledWorker("a process that compiles kernels was killed")
+
+    monkeypatch.setattr(warmup, "compile_configs", killed)
+    status, _, err = run("--out", tmp_path, "--peers", "none", "--shapes", "8x32x128")
+    assert (status, err) == (1, "cute-gemm: a process that compiles kernels was killed\n")
 
 
 def test_origin_names_what_shapes_the_figures(monkeypatch):

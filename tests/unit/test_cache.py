@@ -1,8 +1,10 @@
 """The disk store by itself: what it gives back, what it throws away, and where it cannot write."""
 
 import errno
+import fcntl
 import logging
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +50,7 @@ def own_store_is_open() -> bool:
 
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / "named"
+    directory = tmp_path / "na med"
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(directory))
     return directory
 
@@ -64,6 +67,10 @@ def test_gives_back_what_was_stored(store: cache.KernelStore) -> None:
     store.store(KEY, b"newer")
     assert store.load(KEY) == b"newer"
     assert store.load(KEY + " ") is None
+
+
+def the_file_of(store: cache.KernelStore, key: str) -> Path:
+    return store.directory / cache._name(key)
 
 
 def test_leaves_one_file_that_others_cannot_change(store: cache.KernelStore) -> None:
@@ -163,6 +170,41 @@ def test_a_kernel_that_others_could_write_is_thrown_away(
     assert not list(store.directory.iterdir())
 
 
+def test_what_was_read_is_judged_and_not_what_has_its_name_now(
+    store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is that removed: another process has just put it there."""
+    store.store(KEY, PAYLOAD)
+    the_file(store).chmod(0o666)
+    real = cache.read_regular
+
+    def swaps(*arguments: Any) -> Any:
+        found = real(*arguments)
+        store.store(KEY, b"good")
+        return found
+
+    monkeypatch.setattr(cache, "read_regular", swaps)
+    assert store.load(KEY) is None
+    monkeypatch.undo()
+    assert store.load(KEY) == b"good"
+
+
+def test_where_it_cannot_be_removed_nothing_is_said_to_be(
+    store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.store(KEY, PAYLOAD)
+    the_file(store).chmod(0o666)
+
+    def refuses(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(os, "unlink", refuses)
+    for _ in range(2):
+        assert store.load(KEY) is None
+    assert caplog.text.count("did not use a stored kernel") == 1
+    assert "threw away" not in caplog.text
+
+
 @needs_root
 def test_a_kernel_of_another_user_is_thrown_away(
     store: cache.KernelStore, caplog: pytest.LogCaptureFixture
@@ -234,7 +276,7 @@ def test_a_directory_that_cannot_be_made_is_warned_of_once(
     (record,) = caplog.records
     assert record.getMessage() == (
         "kernels on disk are not used: No such file or directory: /proc/none; "
-        "set CUTE_GEMM_CACHE_DIR, or to nothing for none"
+        "CUTE_GEMM_CACHE_DIR names another directory, or none"
     )
 
 
@@ -245,10 +287,11 @@ def test_a_directory_that_others_may_write_is_refused_with_the_way_out(
     named.mkdir()
     named.chmod(mode)
     assert not own_store_is_open()
-    refusal = f"{who} may write to {named}; mend it by: chmod go-w {named}"
-    assert caplog.messages == [f"kernels on disk are not used: {refusal}"]
+    refusal = f"{who} may write to {named}; mend it by: chmod go-w '{named}'"
+    way_out = "CUTE_GEMM_CACHE_DIR names another directory, or none"
+    assert caplog.messages == [f"kernels on disk are not used: {refusal}; {way_out}"]
     assert cache.cache_info().refusal == refusal
-    assert subprocess.run(refusal.split("by: ")[1].split(), check=False).returncode == 0
+    assert subprocess.run(shlex.split(refusal.split("by: ")[1]), check=False).returncode == 0
     assert own_store_is_open()
     assert cache.cache_info().refusal == ""
 
@@ -263,7 +306,8 @@ def test_another_users_directory_is_refused_though_it_is_named(
     for _ in range(2):
         assert not own_store_is_open()
     assert caplog.messages == [
-        f"kernels on disk are not used: {named} belongs to user {SOMEBODY}, not to root, who runs this"
+        f"kernels on disk are not used: {named} belongs to user {SOMEBODY}, not to root, who runs this; "
+        "CUTE_GEMM_CACHE_DIR names another directory, or none"
     ]
 
 
@@ -386,7 +430,7 @@ def test_what_fails_under_the_lock_is_reported_as_it_is(store: cache.KernelStore
         pass
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES])
 def test_where_there_are_no_locks_nobody_waits(
     store: cache.KernelStore, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -401,6 +445,37 @@ def test_where_there_are_no_locks_nobody_waits(
     assert time.monotonic() - started < 1
     assert store.load(KEY) == PAYLOAD
     assert f"going on without a lock: {os.strerror(number)}" in caplog.text
+
+
+def test_a_lock_that_others_can_open_is_replaced(store: cache.KernelStore) -> None:
+    """They could hold it for ever."""
+    with store.exclusive(KEY):
+        pass
+    (lock,) = store.directory.glob("*.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    lock.chmod(0o644)
+    with lock.open() as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        started = time.monotonic()
+        with store.exclusive(KEY):
+            pass
+        assert time.monotonic() - started < 1
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+def test_a_child_that_was_forked_under_a_lock_does_not_hold_it(store: cache.KernelStore) -> None:
+    read, write = os.pipe()
+    with store.exclusive(KEY):
+        child = os.fork()
+        if not child:
+            os.read(read, 1)
+            os._exit(0)
+    started = time.monotonic()
+    with store.exclusive(KEY):
+        pass
+    os.write(write, b"x")
+    os.waitpid(child, 0)
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("make", [a_pipe, a_folder, lambda path: path.symlink_to("target")])
@@ -432,16 +507,14 @@ def test_files_of_killed_writers_are_counted_and_removed(named: Path) -> None:
         assert store is not None
         store.store(KEY, PAYLOAD)
         for number in range(5):
-            path = named / f".{number}.kernel.0011.tmp"
+            path = named / f".{number:064x}.kernel.{number:016x}.tmp"
             path.write_bytes(PAYLOAD)
-            age(path, 0 if number == 0 else cache_limits.TEMPORARY_SECONDS + 10)
-        (named / "somebody's.tmp").write_bytes(PAYLOAD)
+            age(path, 0 if number == 0 else storage.TEMPORARY_SECONDS + 10)
         info = cache.cache_info()
         assert (info.kernels, info.leftovers) == (1, 5)
         assert info.size > 6 * len(PAYLOAD)
         store.prune()
         assert cache.cache_info().leftovers == 1
-        assert (named / "somebody's.tmp").exists()
 
 
 def test_kernels_that_nobody_uses_are_removed_with_their_locks(store: cache.KernelStore) -> None:
@@ -473,6 +546,79 @@ def test_the_oldest_are_removed_until_the_rest_is_small_enough(
     store.prune()
     held = [key for key in [*keys, "g"] if store.load(key) is not None]
     assert held == list("efg")
+
+
+def test_temporary_files_count_as_much_as_kernels(
+    store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = store.directory / f".{0:064x}.kernel.{0:016x}.tmp"
+    left.write_bytes(PAYLOAD)
+    age(left, 60)
+    store.store(KEY, PAYLOAD)
+    monkeypatch.setattr(cache_limits, "MOST_BYTES", len(PAYLOAD) * 3 // 2)
+    store.prune()
+    assert not left.exists()
+    assert store.load(KEY) == PAYLOAD
+
+
+def test_what_a_wrong_clock_dates_from_the_future_goes_first(store: cache.KernelStore) -> None:
+    left = store.directory / f".{0:064x}.kernel.{0:016x}.tmp"
+    left.touch()
+    age(left, -86400)
+    store.store(KEY, PAYLOAD)
+    age(the_file(store), -60)
+    store.prune()
+    assert os.listdir(store.directory) == [the_file(store).name]
+
+
+def test_a_sparse_file_counts_as_what_is_there(
+    store: cache.KernelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_sparse_file(store.directory / f"{0:064x}.kernel")
+    store.store(KEY, PAYLOAD)
+    monkeypatch.setattr(cache_limits, "MOST_BYTES", 2 * len(PAYLOAD))
+    age(the_file_of(store, KEY), 60)
+    store.prune()
+    assert store.load(KEY) == PAYLOAD
+
+
+def test_a_lock_goes_when_it_is_old_and_its_kernel_is_gone(store: cache.KernelStore) -> None:
+    for key in ("young", "old", "used"):
+        with store.exclusive(key):
+            if key == "used":
+                store.store(key, PAYLOAD)
+    locks = {key: the_file_of(store, key).with_suffix(".lock") for key in ("young", "old", "used")}
+    age(locks["old"], 2 * 86400)
+    age(locks["used"], 2 * 86400)
+    store.prune()
+    assert [locks[key].exists() for key in ("young", "old", "used")] == [True, False, True]
+
+
+def test_other_peoples_files_are_neither_counted_nor_removed(store: cache.KernelStore) -> None:
+    """Whoever names the directory of a project had better keep it."""
+    names = (
+        "uv.lock",
+        "Cargo.lock",
+        "blur.kernel",
+        ".download.tmp",
+        f"{0:063x}.kernel",
+        f"{0:064x}.kernel.bak",
+    )
+    for name in names:
+        (store.directory / name).touch()
+        age(store.directory / name, 400 * 86400)
+    store.prune()
+    assert set(os.listdir(store.directory)) == set(names)
+    with opened(store.directory) as again:
+        assert list(again.entries()) == []
+
+
+def test_a_use_is_noted_once_a_day(store: cache.KernelStore) -> None:
+    store.store(KEY, PAYLOAD)
+    for seconds, is_noted in ((3600, False), (2 * 86400, True)):
+        age(the_file(store), seconds)
+        store.load(KEY)
+        assert (time.time() - the_file(store).stat().st_mtime < 60) is is_noted
 
 
 def test_what_cannot_be_removed_stops_nothing(
@@ -522,9 +668,26 @@ def test_a_shared_directory_is_judged_too_and_never_made(
     with cache.opened() as kernels:
         assert (kernels.own is None, kernels.shared) == (False, None)
     assert not shared.exists()
-    assert f"No such file or directory: {shared}; set CUTE_GEMM_SHARED_CACHE_DIR" in caplog.text
+    assert f"No such file or directory: {shared}; CUTE_GEMM_SHARED_CACHE_DIR names" in caplog.text
     shared.mkdir()
     shared.chmod(0o777)
     with cache.opened() as kernels:
         assert kernels.shared is None
     assert f"anyone may write to {shared}" in caplog.text
+
+
+def test_info_says_why_a_directory_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(cache.SHARED_VARIABLE, str(tmp_path / "none"))
+    assert cache.shared_cache_info().refusal == f"No such file or directory: {tmp_path / 'none'}"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "a" / "b"))
+    assert cache.cache_info().refusal == f"it is not there, and nothing can be made in {tmp_path}"
+
+
+def test_what_many_threads_say_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    threads = [threading.Thread(target=cache._warn_once, args=("the same",)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert caplog.text.count("the same") == 1

@@ -139,6 +139,7 @@ def test_skipped_weights_are_listed_with_the_reason(run, checkpoint):
     _, out, _ = run("demo", "--weights", checkpoint, "--tokens", 1)
     assert [line for line in out.splitlines() if line.startswith("skipped")] == [
         "skipped ids: I64 is not a floating-point type",
+        "skipped kernel: N = 4 is not a positive multiple of 8",
         "skipped odd_k: K = 136 is not a positive multiple of 16",
         "skipped odd_n: N = 12 is not a positive multiple of 8",
     ]
@@ -353,7 +354,8 @@ def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
 
 def test_info(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
-    (tmp_path / "one.kernel").write_bytes(bytes(3 << 20))
+    (tmp_path / f"{1:064x}.kernel").write_bytes(bytes(3 << 20))
+    (tmp_path / f".{1:064x}.kernel.{2:016x}.tmp").touch()
     status, out, _ = run("info")
     cells = {row[0]: row[1] for row in rows(out)}
     assert status == 0
@@ -362,7 +364,7 @@ def test_info(run, monkeypatch, tmp_path):
     assert {"nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "apache-tvm-ffi"} <= set(cells)
     assert cells["GPU"].startswith("none")
     assert cells["cache"] == str(tmp_path)
-    assert cells["kernels in it"] == "1, 3.0 MiB"
+    assert cells["kernels in it"] == "1, 3.0 MiB, 1 leftovers of writers"
     assert "not used, because" not in cells
 
 

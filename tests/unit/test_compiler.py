@@ -294,34 +294,39 @@ def test_key_says_what_the_object_was_made_with(monkeypatch: pytest.MonkeyPatch)
         compiler._surroundings.cache_clear()
     settings = '"settings": {"CUTE_DSL_OPT_LEVEL": "1"'
     host = [compiler._cpu_features(), "CudaVersion(major=1"]
-    for part in (*host, "('kernel', 128)", "sm_90a", '"nvidia-cutlass-dsl", "4.', "libs-base", settings):
+    for part in (*host, "('kernel', 128)", "sm_90a", '"nvidia-cutlass-dsl": "4.', "libs-base", settings):
         assert part in text
-
-
-class Distribution:
-    def __init__(self, name: str, version: str) -> None:
-        self.name, self.version = name, version
 
 
 @pytest.mark.parametrize(
     ("installed", "error", "message"),
     [
-        ([], ImportError, "pip install nvidia-cutlass-dsl"),
+        ({}, ImportError, "pip install nvidia-cutlass-dsl"),
         (
-            [("nvidia-cutlass-dsl", "4.8.1"), ("nvidia_cutlass_dsl_libs_cu13", "4.7.0")],
+            {"nvidia-cutlass-dsl": "4.8.1", "nvidia-cutlass-dsl-libs-cu13": "4.7.0"},
             RuntimeError,
-            r"different versions \(nvidia-cutlass-dsl 4.8.1, nvidia_cutlass_dsl_libs_cu13 4.7.0\)",
+            r"different versions \(nvidia-cutlass-dsl 4.8.1, nvidia-cutlass-dsl-libs-cu13 4.7.0\)",
         ),
     ],
 )
 def test_a_missing_or_mixed_dsl_is_named(
-    monkeypatch: pytest.MonkeyPatch, installed: list[tuple[str, str]], error: type[Exception], message: str
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], error: type[Exception], message: str
 ) -> None:
-    found = [Distribution(*each) for each in [*installed, ("torch", "2.13.0")]]
-    monkeypatch.setattr(compiler.metadata, "distributions", lambda: found)
+    monkeypatch.setattr(compiler, "versions", lambda pattern: installed)
     compiler._dsl.cache_clear()
     with pytest.raises(error, match=message):
         compiler._dsl()
+
+
+def test_an_older_dsl_behind_the_one_that_is_imported_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = tmp_path / "nvidia_cutlass_dsl-4.7.0.dist-info"
+    older.mkdir()
+    (older / "METADATA").write_text("Name: nvidia-cutlass-dsl\nVersion: 4.7.0\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    compiler._dsl.cache_clear()
+    assert compiler._dsl().compile
 
 
 class Terminal(io.StringIO):

@@ -13,6 +13,7 @@ ROOT = Path(cute_gemm.__file__).parent
 
 ROOMS: dict[str, set[str]] = {
     # From the bottom: what a room stands on.
+    "interrupts": set(),
     "storage": set(),
     "settings": set(),
     "plan": {"storage"},
@@ -25,13 +26,13 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
     "ops": {"contract", "plan", "reference", "runtime"},
     # The package as users import it.
-    "": {"ops", "quantize", "settings"},
+    "": {"interrupts", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
-    "measure": {"", "plan", "quantize", "reference", "runtime", "testing"},
+    "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
     "tune": {"measure", "plan", "runtime", "storage", "testing"},
-    "cli": {"", "measure", "plan", "quantize", "reference", "runtime", "storage", "testing"},
+    "cli": {"", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "__main__": {"cli"},
 }
 

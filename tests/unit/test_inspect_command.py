@@ -121,5 +121,28 @@ def test_one_thing_is_inspected_at_a_time(run: Run, arguments: list[Any]) -> Non
 
 
 def test_what_is_not_found_is_said_in_a_line(run: Run) -> None:
-    status, _, err = run("inspect", "--config", "7x7")
+    for arguments in (["--config", "7x7"], ["--config", ""], ["--kernel", ""]):
+        status, _, err = run("inspect", *arguments)
+        assert (status, err.count("\n")) == (1, 1)
+        assert "unexpected" not in err
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("1 / 0", "cannot import {file}: ZeroDivisionError"),
+        ("import sys; sys.exit(7)", "cannot import {file}: SystemExit: 7"),
+        ("def f(:", "cannot import {file}: SyntaxError"),
+        ("def program(): raise KeyError(1)", "cannot call {file}:program: KeyError: 1"),
+        (
+            "class A:\n    @property\n    def b(self): 1 / 0\nprogram = A()",
+            "{file}:program.b cannot be compiled",
+        ),
+    ],
+)
+def test_code_of_an_author_that_raises(run: Run, tmp_path: Path, code: str, message: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    status, _, err = run("inspect", "--kernel", f"{file}:{'program.b' if 'A()' in code else 'program'}")
     assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith(f"cute-gemm: {message.format(file=file)}")

@@ -108,18 +108,27 @@ def test_not_a_cubin():
 
 
 def test_missing_tool_names_the_package(monkeypatch):
-    def not_installed(name):
-        raise inspection.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(inspection.metadata, "files", not_installed)
+    monkeypatch.setattr(inspection.metadata, "distributions", lambda name: [])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InspectionError, match="pip install nvidia-cuda-cuobjdump"):
         read_cubin(b"")
 
 
+@pytest.mark.parametrize("record", [None, "nvidia/bin/cuobjdump,,\n"], ids=["no list", "a file gone"])
+def test_the_rest_of_a_wheel_does_not_hide_the_wheel(monkeypatch, tmp_path, record):
+    rest = tmp_path / "nvidia_cuda_cuobjdump-13.0.dist-info"
+    rest.mkdir()
+    if record:
+        (rest / "RECORD").write_text(record)
+    found = inspection._find_tool("cuobjdump")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert inspection._find_tool("cuobjdump") == found
+
+
 def test_tool_on_path_serves_without_the_wheel(monkeypatch, tmp_path, cubin):
     for tool in ("cuobjdump", "nvdisasm"):
         (tmp_path / tool).symlink_to(inspection._find_tool(tool))
-    monkeypatch.setattr(inspection.metadata, "files", lambda name: None)
+    monkeypatch.setattr(inspection.metadata, "distributions", lambda name: [])
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "power" in read_cubin(cubin).name

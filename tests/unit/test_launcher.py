@@ -1,6 +1,7 @@
 """The fast path: what it launches, and what it leaves to the slow path, having done nothing."""
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -394,3 +395,15 @@ def test_compiled_code_does_not_depend_on_what_is_remembered(kernel: Kernel) -> 
             remember(arguments(DENSE, rows=rows), kernel)
             multiply(torch.zeros(1))
             assert len(kernel.calls) == rows
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_remembers_no_launch(kernel: Kernel) -> None:
+    """It cannot use the CUDA of its parent."""
+    before = dict(launcher._launches)
+    assert before
+    child = os.fork()
+    if not child:
+        os._exit(len(launcher._launches))
+    assert os.waitpid(child, 0)[1] == 0
+    assert launcher._launches == before

@@ -15,7 +15,7 @@ def test_a_bar_counts_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=80)
+        progress, "PlainConsole", lambda stderr: Console(stderr=stderr, force_terminal=True, width=80)
     )
     assert list(progress.track([1, 2, 3], "tuning")) == [1, 2, 3]
     out, err = capsys.readouterr()

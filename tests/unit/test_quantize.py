@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cute_gemm
 from cute_gemm.quantize import (
@@ -303,6 +304,69 @@ def test_m_major_is_public():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def freed(x):
+    x = x.clone()
+    x.untyped_storage().resize_(0)
+    return x
+
+
+HARD_TO_TAKE = {
+    "sparse": (lambda x: x.to_sparse(), r"has layout torch\.sparse_coo.*to_dense\(\)`"),
+    "sparse rows": (lambda x: x.to_sparse_csr(), r"has layout torch\.sparse_csr"),
+    "sparse blocks": (lambda x: x.to_sparse_bsr((2, 2)), r"has layout torch\.sparse_bsr"),
+    "opaque": (lambda x: x.to_mkldnn(), r"has layout torch\._mkldnn"),
+    "nested": (lambda x: torch.nested.nested_tensor([x, x]), "is nested.* one call for each"),
+    "jagged": (lambda x: torch.nested.nested_tensor([x], layout=torch.jagged), "is nested"),
+    "uninitialised": (
+        lambda x: torch.nn.UninitializedParameter(requires_grad=False),
+        r"is a torch\.nn\.parameter\.UninitializedParameter, which has no shape",
+    ),
+    "freed": (freed, "has no memory behind it"),
+}
+
+
+@pytest.mark.filterwarnings(r"ignore:.*(Sparse CSR|nested tensors):UserWarning")
+@pytest.mark.parametrize(("make", "says"), HARD_TO_TAKE.values(), ids=HARD_TO_TAKE)
+def test_what_has_no_values_in_memory_is_named(make, says):
+    x = normal(4, 128)
+    q = x.to(E4M3)
+    for name, call in (
+        ("x", quantize_1x128),
+        ("w", quantize_128x128),
+        ("s", m_major),
+        ("s", lambda s: dequantize_1x128(q, s)),
+        ("s", lambda s: dequantize_128x128(q, s)),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}\b.* {says}"):
+            call(make(x))
+
+
+@both
+def test_a_quantised_tensor_and_its_scales_are_on_one_device(quantize, dequantize):
+    q, s = quantize(normal(4, 256))
+    with pytest.raises(ValueError, match=r"^s is on cpu; wanted one device, not q on meta, s on cpu"):
+        dequantize(q.to("meta"), s)
+    with pytest.raises(ValueError, match=r"^s is on meta; wanted one device.*`s\.to\('cpu'\)`"):
+        dequantize(q, s.to("meta"))
+    assert dequantize(q.to("meta"), s.to("meta")).shape == q.shape
+
+
+@both
+@pytest.mark.parametrize("value", [1, None, torch.ones(2)], ids=repr)
+def test_power_of_two_scales_is_a_bool(quantize, dequantize, value):
+    with pytest.raises(TypeError, match=r"^power_of_two_scales is .*; wanted a bool"):
+        quantize(normal(4, 256), power_of_two_scales=value)
+
+
+@both
+def test_fake_tensors_have_shapes(quantize, dequantize):
+    with FakeTensorMode():
+        fake = torch.empty(130, 140)
+    q, s = quantize(fake, power_of_two_scales=True)
+    assert (q.shape, q.dtype, s.dtype) == (fake.shape, E4M3, torch.float32)
+    assert dequantize(q, s).shape == fake.shape
 
 
 @pytest.mark.parametrize("dequantize", [dequantize_1x128, dequantize_128x128])

@@ -1,9 +1,12 @@
 """Settings hold within their scope, for whoever entered it, and reach the choice and launch of kernels."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +98,63 @@ async def async_generator() -> Any:
 def test_what_runs_after_its_call_cannot_be_decorated(later: Callable[[], Any]) -> None:
     with pytest.raises(TypeError, match=rf"^{later.__name__} runs after .*enter the scope within it"):
         config(num_sms=3)(later)
+
+
+class Later:
+    async def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize("later", [functools.partial(coroutine), Later()], ids=["partial", "object"])
+def test_what_hides_that_it_runs_later_cannot_be_decorated(later: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match=r" runs after it was called: enter the scope within it"):
+        config(num_sms=3)(later)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [5, None, "f", property(int), classmethod(int), staticmethod(in_force), int],
+    ids=lambda what: type(what).__name__,
+)
+def test_what_is_no_function_cannot_be_decorated(what: Any) -> None:
+    with pytest.raises(TypeError, match=r"^cannot decorate .*; want "):
+        config(num_sms=3)(what)
+
+
+def test_objects_that_are_called_can_be_decorated() -> None:
+    assert config(num_sms=3)(functools.partial(in_force))() == (3, False)
+
+
+def test_a_scope_that_was_not_entered_cannot_be_left() -> None:
+    """Not even within another, whose settings stay: a check that holds under `python -O`, too."""
+    stray = config(batch_invariant=True)
+    for scope in (nullcontext(), config(num_sms=3)):
+        with scope:
+            before = in_force()
+            with pytest.raises(RuntimeError, match=r"^left a scope .* not the innermost one in force"):
+                stray.__exit__(None, None, None)
+            assert in_force() == before
+    assert in_force() == (None, False)
+
+
+def test_scopes_are_left_in_the_opposite_order() -> None:
+    outer, inner = config(num_sms=3), config(num_sms=4)
+    outer.__enter__()
+    inner.__enter__()
+    with pytest.raises(RuntimeError, match="in the opposite order"):
+        outer.__exit__(None, None, None)
+    assert in_force() == (4, False)
+    inner.__exit__(None, None, None)
+    assert in_force() == (3, False)
+    outer.__exit__(None, None, None)
+    assert in_force() == (None, False)
+
+
+def test_no_rule_of_callers_is_an_assertion() -> None:
+    """Python leaves those out under `-O`."""
+    package = Path(cute_gemm.__file__).parent
+    files = [package / "settings.py", package / "quantize.py", package / "reference.py"]
+    files += [path for room in ("ops", "contract", "plan") for path in (package / room).rglob("*.py")]
+    assert [path.name for path in files if "assert " in path.read_text()] == []
 
 
 def test_threads_have_settings_of_their_own() -> None:

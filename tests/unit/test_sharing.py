@@ -4,6 +4,8 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,21 +20,30 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's directori
 
 
 @pytest.fixture
+def place() -> Iterator[Path]:
+    """Where any user may enter, as not above pytest's own directories."""
+    with tempfile.TemporaryDirectory(prefix="cute_gemm-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with three kernels, and what is no kernel."""
     directory = tmp_path / "own"
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(directory))
     with cache.opened() as kernels:
         assert kernels.own is not None
-        for key in KEYS:
+        for key in (*KEYS, "anybody's"):
             kernels.own.store(key, key.encode() * 100)
+    (directory / cache._name("anybody's")).chmod(0o666)
     (directory / f"{'0' * 64}.kernel").write_bytes(b"damaged")
     (directory / f"{'1' * 64}.kernel").write_bytes(next(directory.glob("*.kernel")).read_bytes())
     return directory
 
 
-def test_kernels_are_copied_once_for_all_to_read(own: Path, tmp_path: Path) -> None:
-    target = tmp_path / "shared"
+def test_kernels_are_copied_once_for_all_to_read(own: Path, place: Path) -> None:
+    target = place / "shared"
     old = os.umask(0o077)
     try:
         assert share(target) == Shared(3, 0)
@@ -43,10 +54,40 @@ def test_kernels_are_copied_once_for_all_to_read(own: Path, tmp_path: Path) -> N
     assert [stat.S_IMODE(path.stat().st_mode) for path in target.iterdir()] == [0o644] * 3
 
 
-def test_a_kernel_that_is_damaged_there_is_copied_again(own: Path, tmp_path: Path) -> None:
-    share(tmp_path / "shared")
-    next((tmp_path / "shared").iterdir()).write_bytes(b"")
-    assert share(tmp_path / "shared") == Shared(1, 2)
+def test_a_kernel_that_is_damaged_or_hidden_there_is_copied_again(own: Path, place: Path) -> None:
+    share(place / "shared")
+    damaged, hidden, _ = (place / "shared").iterdir()
+    damaged.write_bytes(b"")
+    hidden.chmod(0o600)
+    assert share(place / "shared") == Shared(2, 1)
+    assert share(place / "shared") == Shared(0, 3)
+
+
+def test_what_cannot_be_written_is_an_error(own: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache.KernelStore, "store", lambda *arguments: None)
+    with pytest.raises(OSError, match="cannot be written"):
+        share(place / "shared")
+
+
+def test_what_was_there_keeps_its_mode(own: Path, place: Path) -> None:
+    """Nobody wants a directory of theirs opened to all."""
+    (place / "secret").mkdir(mode=0o700)
+    with pytest.raises(PermissionError, match=r"other users may not read there: chmod o\+rx"):
+        share(place / "secret")
+    assert stat.S_IMODE((place / "secret").stat().st_mode) == 0o700
+    assert not list((place / "secret").iterdir())
+    with pytest.raises(OSError, match="is the disk cache itself"):
+        share(own)
+
+
+def test_nothing_to_share_is_an_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "own").mkdir(mode=0o700)
+    for name in ("[" * 5000, "{}", "1", ""):
+        (place / "own" / f"{len(name):064x}.kernel").write_text(f"x\n{name}\nx\n")
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(place / "own"))
+    with pytest.raises(OSError, match="has no kernels to copy"):
+        share(place / "shared")
+    assert not (place / "shared").exists()
 
 
 READ = """
@@ -62,60 +103,56 @@ with cache.opened() as kernels:
 
 
 @needs_root
-def test_another_user_takes_them_and_keeps_ones_own(
-    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What is above pytest's own directories, only their user may enter.
-    outside = Path(f"/tmp/cute_gemm-test-{os.getpid()}")
-    try:
-        share(outside)
-        monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
-        monkeypatch.setenv(cache.SHARED_VARIABLE, str(outside))
-        command = [sys.executable, "-c", READ, str(SOMEBODY), *KEYS]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.stdout.splitlines() == [str(outside)] * 3, done.stderr
-        assert done.stderr == ""
-        # Not root's any more.
-        os.chown(outside, SOMEBODY + 1, -1)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert f"{outside} belongs to user {SOMEBODY + 1}" in done.stderr
-        assert done.stdout == ""
-    finally:
-        for path in outside.iterdir():
-            path.unlink()
-        outside.rmdir()
+def test_another_user_takes_them(own: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = place / "shared"
+    share(shared)
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
+    monkeypatch.setenv(cache.SHARED_VARIABLE, str(shared))
+    command = [sys.executable, "-c", READ, str(SOMEBODY), *KEYS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [str(shared)] * 3, done.stderr
+    assert done.stderr == ""
+    # Not root's any more.
+    os.chown(shared, SOMEBODY + 1, -1)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"{shared} belongs to user {SOMEBODY + 1}" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
     ("directory", "why"),
     [
-        ("none/shared", "No such file or directory"),
         ("file", "Not a directory"),
         ("open", "anyone may write"),
         ("open/below", "anyone may rename"),
+        ("secret/shared", "other users may not read there"),
     ],
 )
 def test_what_cannot_be_shared_is_one_line(
-    own: Path, tmp_path: Path, directory: str, why: str, capsys: pytest.CaptureFixture[str]
+    own: Path, place: Path, directory: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    assert main(["share", str(tmp_path / directory)]) == 1
+    (place / "file").touch()
+    (place / "open").mkdir()
+    (place / "open").chmod(0o777)
+    (place / "secret").mkdir(mode=0o700)
+    assert main(["share", str(place / directory)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("cute-gemm: ")
     assert why in line
-    assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o777
+    assert stat.S_IMODE((place / "open").stat().st_mode) == 0o777
 
 
 def test_the_command_says_how_they_are_used(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    own: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(place)
     assert main(["share", "shared"]) == 0
     out = capsys.readouterr().out
-    assert f"copied 3 kernels to {tmp_path / 'shared'}" in out
-    assert f"CUTE_GEMM_SHARED_CACHE_DIR={tmp_path / 'shared'}" in out
+    assert f"copied 3 kernels to {place / 'shared'}" in out
+    assert f"CUTE_GEMM_SHARED_CACHE_DIR={place / 'shared'}" in out
+    for nothing in ("", ".", "/"):
+        assert main(["share", nothing]) == 1
+    assert "names no directory of its own" in capsys.readouterr().err
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
     assert main(["share", "shared"]) == 1
     assert "no disk cache to copy from" in capsys.readouterr().err

@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cute_gemm.reference import dequantized_product, fp8_gemm_nt, product_scale
+from cute_gemm.quantize import dequantize_1x128, dequantize_128x128
+from cute_gemm.reference import dequantized_product, fp8_gemm_nt, product_scale, term_magnitudes
 from cute_gemm.testing import (
     INPUT_KINDS,
     assert_close_per_tile,
     assert_correct,
+    assert_elements_close,
+    element_noise,
     errors,
     gate,
     make_inputs,
@@ -158,6 +161,48 @@ def test_tiny_outputs_pass(dtype):
     assert over_gate > 0
 
 
+@kinds
+@dtypes
+def test_elements_of_honest_results_are_within_the_noise(kind, dtype):
+    (a, sa), (b, sb) = make_inputs(33, 24, 272, kind)
+    ref, magnitudes = dequantized_product(a, sa, b, sb), term_magnitudes(a, sa, b, sb)
+    # To the bit, the sum of the magnitudes of what the truth is the sum of.
+    wide = dequantize_1x128(a, sa, torch.float64), dequantize_128x128(b, sb, torch.float64)
+    torch.testing.assert_close(magnitudes, wide[0].abs() @ wide[1].abs().t(), rtol=1e-14, atol=0)
+    assert_elements_close(hopper_model(a, sa, b, sb).to(dtype), ref, magnitudes)
+    assert_elements_close(ref.to(dtype), ref, magnitudes, noise=0.0)
+    assert_elements_close(fp8_gemm_nt(a, sa, b, sb, dtype), ref, magnitudes, noise=2.0**-20)
+
+
+@dtypes
+def test_the_noise_of_an_element_is_what_exceeds_half_an_ulp(dtype):
+    eps = torch.finfo(dtype).eps
+    ref = torch.tensor([[1.0, 1.5, -1.0, 4.0, 0.0, 0.0, 3.0]], dtype=torch.float64)
+    magnitudes = torch.tensor([[2.0, 2.0, 2.0, 8.0, 0.0, 1.0, 4.0]], dtype=torch.float64)
+    exact = ref.to(dtype)
+    assert (element_noise(exact, ref, magnitudes) == 0).all()
+    # A whole ulp above: half of it is rounding.
+    above = torch.nextafter(exact, torch.full_like(exact, torch.inf))
+    found = element_noise(above, ref, magnitudes)
+    assert found[0, :2].tolist() == pytest.approx([eps / 2 / 2, eps / 2 / 2], rel=1e-6)
+    # Below a power of two ulps are half as large, and the result's counts.
+    assert found[0, 2].item() == pytest.approx((eps / 2 - eps / 4) / 2, rel=1e-6)
+    assert found[0, 3].item() == pytest.approx(4 * eps / 2 / 8, rel=1e-6)
+    wrong = exact.clone()
+    wrong[0, 4:] = torch.tensor([1e-3, 1e-3, torch.nan])
+    assert element_noise(wrong, ref, magnitudes)[0, 4:].tolist() == [
+        torch.inf, pytest.approx(1e-3, rel=2 * eps), torch.inf
+    ]  # fmt: skip
+    with pytest.raises(AssertionError, match=r"^element \(0, 4\) is 0\.00.* limit 3.906e-03 .*; 2 of 7"):
+        assert_elements_close(wrong, ref, magnitudes)
+
+
+def test_numbers_below_the_normal_ones_count_as_zero():
+    tiny = torch.finfo(FP32).tiny
+    ref = torch.tensor([[tiny / 2]], dtype=torch.float64)
+    assert_elements_close(torch.zeros(1, 1), ref, ref, noise=0.0)
+
+
 @functools.cache
 def judged(kind, dtype):
     """A right result and what it is judged by, which no test changes: the truth, and the terms' magnitude."""
@@ -267,3 +312,63 @@ def test_worst_element_error_looks_at_every_strip(monkeypatch):
     out[140, 3] += 1
     assert worst_element_error(out, ref, torch.ones_like(ref))[1] == (140, 3)
     assert worst_element_error(out[:0], ref[:0], ref[:0]) == (0.0, (0, 0))
+
+
+# In units of 2**-9 and of 2**-10.
+LOSES = (
+    [
+        *(-5, -1, 3, 5, -6, 0, -4, 0, 2, -6, -2, -3, 0, 2, 0, 6, -3, 3, 4, -7),
+        *(0, 0, -5, 3, 4, 7, -2, -7, 7, -5, 1, 1),
+    ],
+    [
+        *(
+            576,
+            22,
+            224,
+            -352,
+            576,
+            -288,
+            240,
+            -1536,
+            -704,
+            416,
+            10,
+            80,
+            240,
+            -448,
+            -224,
+            -208,
+            576,
+            -448,
+            -480,
+        ),
+        *(44, 448, 256, 288, -1408, -576, 768, 88, 832, 56, 448, 458752, 72),
+    ],
+)
+
+
+def test_what_a_tensor_core_loses_beside_a_large_term_with_a_subnormal_factor() -> None:
+    """Found on an H200, and to the last bit what is truncated below 2**-13 of 2**-6 times 448's exponent."""
+    a = torch.tensor(LOSES[0]) * 2.0**-9
+    b = torch.tensor(LOSES[1]) * 2.0**-10
+    one = torch.ones(1, 1)
+    operands = a[None].to(torch.float8_e4m3fn), one, b[None].to(torch.float8_e4m3fn), one
+    assert torch.equal(operands[0].float()[0], a)
+    assert torch.equal(operands[2].float()[0], b)
+    quantum = 2.0 ** (2 - 13)
+    out = ((a.double() * b.double() / quantum).trunc() * quantum).sum().float().view(1, 1)
+    assert out.item() == 0.82177734375, "not what the GPU gave"
+    ref = dequantized_product(*operands)
+    with pytest.raises(AssertionError, match="element"):
+        assert_elements_close(out, ref, term_magnitudes(*operands))
+    assert_elements_close(out, ref, term_magnitudes(*operands, subnormals_as_normal=True))
+    ones = torch.ones(1, 32).to(torch.float8_e4m3fn)
+    normal = ones, one, ones, one
+    assert torch.equal(term_magnitudes(*normal), term_magnitudes(*normal, subnormals_as_normal=True))
+
+
+def test_zeros_and_nans_are_no_subnormal_numbers() -> None:
+    a = torch.tensor([[0.0, -0.0, torch.nan]]).to(torch.float8_e4m3fn)
+    b, one = torch.ones(1, 3).to(torch.float8_e4m3fn), torch.ones(1, 1)
+    assert term_magnitudes(a[:, :2], one, b[:, :2], one, subnormals_as_normal=True).item() == 0
+    assert term_magnitudes(a, one, b, one, subnormals_as_normal=True).isnan().all()

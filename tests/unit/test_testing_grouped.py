@@ -106,13 +106,18 @@ def right(inputs: GroupedInputs, dtype: torch.dtype = torch.float32) -> torch.Te
     return computed(inputs, dtype).clone()
 
 
+def take(a: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``a[rows]``, which torch 2.8 does not do for e4m3 on a CPU."""
+    return a.view(torch.uint8)[rows].view(a.dtype)
+
+
 @functools.cache
 def computed(inputs: GroupedInputs, dtype: torch.dtype) -> torch.Tensor:
     (a, sa), (b, sb) = inputs.lhs, inputs.rhs
     out = torch.full((*inputs.row_groups.shape, b.shape[1]), torch.nan, dtype=dtype)
     for group in range(len(b)):
         rows = inputs.row_groups == group
-        out[rows] = fp8_gemm_nt(a[rows], sa[rows], b[group], sb[group], dtype)
+        out[rows] = fp8_gemm_nt(take(a, rows), sa[rows], b[group], sb[group], dtype)
     return out
 
 
@@ -124,7 +129,7 @@ def test_right_results_pass_and_the_worst_error_is_told(inputs: GroupedInputs, d
     worst = 0.0
     for group in (0, 2, 3):
         rows = inputs.row_groups == group
-        worst = max(worst, assert_correct(out[rows], a[rows], sa[rows], b[group], sb[group]))
+        worst = max(worst, assert_correct(out[rows], take(a, rows), sa[rows], b[group], sb[group]))
     assert assert_grouped_correct(out, inputs.lhs, inputs.rhs, inputs.row_groups) == worst > 0
 
 

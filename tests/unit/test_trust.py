@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,22 +159,98 @@ def test_root_is_believed_and_believes_nobody(tmp_path: Path, monkeypatch: pytes
     assert (is_opened(of_root), is_opened(of_user)) == (True, True)
 
 
-def test_a_directory_that_is_swapped_after_it_was_opened_is_the_one_that_was_judged(
+def test_what_was_opened_is_judged_and_not_what_has_its_name_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever swaps it between the look at its name and its opening gains nothing: what is open is judged."""
-    path, evil = owned(tmp_path / "own", 0o700), owned(tmp_path / "evil", 0o777)
+    """A directory that is open to all is opened, and swapped for a good one before it is judged."""
+    path, good = owned(tmp_path / "named", 0o777), owned(tmp_path / "good", 0o700)
     real = trust._enter
 
-    def swaps(directory: int, name: str, make: bool) -> int:
-        if name == "own":
+    def swaps(directory: int, name: str, *rest: Any) -> int:
+        found = real(directory, name, *rest)
+        if name == "named":
             path.rename(tmp_path / "gone")
-            evil.rename(path)
-        return real(directory, name, make)
+            good.rename(path)
+        return found
 
     monkeypatch.setattr(trust, "_enter", swaps)
     with pytest.raises(UntrustedError, match="anyone may write"):
         open_directory(path)
+
+
+def test_a_link_that_comes_after_the_look_at_its_name_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, elsewhere = owned(tmp_path / "named", 0o700), owned(tmp_path / "elsewhere", 0o700)
+    real = trust._link
+
+    def swaps(directory: int, name: str, at: Path) -> Path | None:
+        found = real(directory, name, at)
+        if name == "named":
+            path.rename(tmp_path / "gone")
+            path.symlink_to(elsewhere)
+        return found
+
+    monkeypatch.setattr(trust, "_link", swaps)
+    with pytest.raises(NotADirectoryError):
+        open_directory(path)
+
+
+def test_two_processes_may_make_it_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.mkdir
+
+    def comes_second(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", comes_second)
+    assert is_opened(tmp_path / "new", make=True)
+
+
+@needs_root
+def test_root_makes_nothing_in_a_users_directory(tmp_path: Path) -> None:
+    """With the home of the user who called it: the user could not use it afterwards."""
+    home = owned(tmp_path / "home", 0o755, SOMEBODY)
+    with pytest.raises(UntrustedError, match=f"{home} belongs to user {SOMEBODY}, in whose directories root"):
+        open_directory(home / ".cache" / "cute_gemm", make=True)
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("me", [65534, 1000])
+def test_nobody_in_particular_is_not_believed(
+    me: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace without some users, the files of those have one number, which may be one's own."""
+    files = {"/proc/self/uid_map": "0 100000 65536\n", "/proc/sys/kernel/overflowuid": "65534\n"}
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *rest: files.get(str(path)) or real(path, *rest))
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    found = os.stat_result((0o40700, 1, 1, 1, 65534, 65534, 0, 0, 0, 0))
+    with pytest.raises(UntrustedError, match="65534"):
+        trust.require_own(found, tmp_path)
+    files["/proc/self/uid_map"] = "0 0 4294967295\n"
+    if me == 65534:
+        trust.require_own(found, tmp_path)
+
+
+def test_who_cannot_mend_it_is_not_told_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
+    found = os.stat_result((0o40777, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+    with pytest.raises(UntrustedError, match=f"anyone may write to {tmp_path}$"):
+        trust.require_own(found, tmp_path)
+
+
+def test_a_directory_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuses(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if path == "." and not flags & os.O_PATH:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuses)
+    with pytest.raises(PermissionError, match=f"'{owned(tmp_path / 'own', 0o300)}'"):
+        open_directory(tmp_path / "own")
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:

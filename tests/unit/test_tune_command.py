@@ -201,19 +201,47 @@ def test_what_cannot_be_written_is_reported_before_anything_is_timed(
     run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = tmp_path / "foreign.json"
-    foreign.write_text("[]")
+    content = '{"format": 2, "device": "NVIDIA L4", "entries": []}'
+    foreign.write_text(content)
     in_a_file = foreign / "mine.json"
-    for path, message in ((foreign, "no tuned choices"), (in_a_file, "File exists")):
+    for path, message in ((foreign, 'it is for "NVIDIA L4"'), (in_a_file, "File exists")):
         status, _, err = run("--shapes", "16x136x272", "--out", path)
         assert status == 1
         assert f"cannot keep choices in {path}: " in err
         assert message in err
-    assert foreign.read_text() == "[]"
+    assert foreign.read_text() == content
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, "")
     status, _, err = run("--shapes", "16x136x272")
     assert status == 1
     assert "name a file by --out" in err
     assert not gpu.launched
+
+
+def test_what_is_left_out_of_a_model_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK | {"index_n_heads": 64}))
+    status, out, err = run("--model", tmp_path, "--m", 1, "--dry-run")
+    assert status == 0
+    assert err == "cute-gemm: left out: the indexer of sparse attention (index_n_heads)\n"
+    assert "left out" not in out
+
+
+def test_a_folder_is_no_file_to_write_to(run: Run, gpu: Kernels, tmp_path: Path) -> None:
+    for out in (tmp_path, "/", ""):
+        status, _, err = run("--shapes", "16x136x272", "--out", out)
+        assert status == 1
+        assert "is a folder; name a file by --out" in err
+    assert not gpu.launched
+
+
+def test_a_pipe_that_breaks_is_no_fault_of_the_file(
+    run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "say", broken)
+    status, _, err = run("--shapes", "16x136x272", "--out", tmp_path / "mine.json")
+    assert (status, err) == (141, "")
 
 
 def test_info_says_where_choices_are(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cute_gemm.measure.errors import CommandError
-from cute_gemm.tune.models import read_layers
+from cute_gemm.tune.models import read_model
 
 LLAMA = {
     "model_type": "llama",
@@ -50,8 +50,9 @@ DEEPSEEK = {
 def layers_of(tmp_path: Path, config: Any) -> dict[str, tuple[int, ...]]:
     """N and K, and the number of groups where there are any, by name."""
     (tmp_path / "config.json").write_text(json.dumps(config))
-    layers = read_layers(tmp_path / "config.json")
-    assert read_layers(tmp_path) == layers
+    model = read_model(tmp_path / "config.json")
+    assert read_model(tmp_path) == model
+    layers = model.layers
     assert len({layer.name for layer in layers}) == len(layers)
     return {each.name: (each.n, each.k, *([each.groups] if each.groups else [])) for each in layers}
 
@@ -141,6 +142,76 @@ def test_what_is_missing_is_named(kind: str, key: str, tmp_path: Path) -> None:
         layers_of(tmp_path, config)
 
 
+def test_all_that_is_missing_or_wrong_is_named_at_once(tmp_path: Path) -> None:
+    config = {name: value for name, value in DEEPSEEK.items() if name not in ("v_head_dim", "hidden_act")}
+    with pytest.raises(CommandError) as info:
+        layers_of(tmp_path, config | {"hidden_size": -1, "q_lora_rank": "many"})
+    message = str(info.value)
+    assert "it lacks hidden_act, v_head_dim; its hidden_size is -1, not a number" in message
+    assert "its q_lora_rank is many, not a number" in message
+    assert "\n" not in message
+
+
+LLAMA_4 = LLAMA | {
+    "model_type": "llama4_text",
+    "num_local_experts": 16,
+    "interleave_moe_layer_step": 1,
+    "intermediate_size_mlp": 16384,
+}
+QWEN3_NEXT = QWEN_MOE | {
+    "model_type": "qwen3_next",
+    "linear_num_key_heads": 16,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+JAMBA = LLAMA | {
+    "model_type": "jamba",
+    "num_experts": 16,
+    "attn_layer_period": 8,
+    "expert_layer_period": 2,
+    "mamba_d_state": 16,
+    "mamba_expand": 2,
+}
+UNKNOWN = "what a model of type {}, which is not known here, has beyond a Llama-like one"
+
+
+@pytest.mark.parametrize(
+    ("config", "left_out"),
+    [
+        (LLAMA, []),
+        (QWEN_MOE, []),
+        (DEEPSEEK, []),
+        (
+            LLAMA_4,
+            [
+                "a shared expert beside the others (interleave_moe_layer_step)",
+                "MLPs of another size in layers without experts (intermediate_size_mlp)",
+            ],
+        ),
+        (QWEN3_NEXT, ["linear attention (linear_*)", "layers of type linear_attention"]),
+        (JAMBA, ["layers without attention (attn_layer_period)", "state-space layers (mamba_*)"]),
+        (LLAMA | {"model_type": "of\x1bmine"}, []),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
+)
+def test_what_is_left_out_is_named(tmp_path: Path, config: dict[str, Any], left_out: list[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    kind = config["model_type"].replace("\x1b", "\\x1b")
+    is_known = config in (LLAMA, QWEN_MOE, DEEPSEEK)
+    assert read_model(tmp_path).left_out == left_out + ([] if is_known else [UNKNOWN.format(kind)])
+
+
+def test_a_part_that_sees_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": LLAMA, "vision_config": {"depth": 4}}))
+    assert read_model(tmp_path).left_out == ["the part that sees (vision_config)"]
+
+
+def test_gates_beside_queries_and_layers_without_experts(tmp_path: Path) -> None:
+    assert layers_of(tmp_path, QWEN3_NEXT)["qkv_proj"] == ((2 * 32 + 2 * 4) * 128, 2048)
+    assert layers_of(tmp_path, QWEN3_NEXT | {"attn_output_gate": False})["qkv_proj"] == (5120, 2048)
+    assert layers_of(tmp_path, JAMBA)["mlp.down_proj"] == (4096, 14336)
+
+
 def test_other_kinds_of_models_are_refused(tmp_path: Path) -> None:
     for config, message in (
         (LLAMA | {"hidden_act": "gelu"}, "its hidden_act is gelu, but MLPs gated by silu"),
@@ -154,6 +225,6 @@ def test_other_kinds_of_models_are_refused(tmp_path: Path) -> None:
             layers_of(tmp_path, config)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CommandError, match=r"config.json: Expecting"):
-        read_layers(tmp_path)
+        read_model(tmp_path)
     with pytest.raises(CommandError, match="No such file"):
-        read_layers(tmp_path / "none.json")
+        read_model(tmp_path / "none.json")

@@ -134,7 +134,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "another format": ({"format": 1, "device": DEVICE, "entries": []}, "format 1; .* writes format 2"),
     "another device": (
         {"format": 2, "device": "NVIDIA H20", "entries": []},
-        "for NVIDIA H20, not for NVIDIA H200",
+        "for \"NVIDIA H20\", not for 'NVIDIA H200'",
     ),
     "entries of another kind": ({"format": 2, "device": DEVICE, "entries": {}}, "no list"),
 }
@@ -150,7 +150,11 @@ BAD |= {
         ("a configuration as a list", ROW | {"config": ["a"]}, "cannot be"),
         ("a time as text", ROW | {"cold_us": "1"}, "cannot be"),
         ("a time that is no number", ROW | {"cold_us": math.nan}, "cannot be"),
+        ("a time without end", ROW | {"sustained_us": math.inf}, "cannot be"),
         ("no rows", ROW | {"m": 0}, "cannot be"),
+        *((f"{name} as a list", ROW | {name: [ROW[name]]}, "cannot be") for name in ROW),
+        *((f"{name} as an object", ROW | {name: {}}, "cannot be") for name in ROW),
+        ("a name of a megabyte", ROW | {"layout": "x" * 2**20}, "cannot be.{,220}$"),
     )
 }
 
@@ -266,7 +270,7 @@ def test_entries_without_a_configuration_are_ignored_with_one_warning(
     assert record.getMessage().startswith(
         f"ignored 5 of 6 entries of {path}: this version has no configuration"
     )
-    assert "96x32_c1x1_s4_bf16, ...; see `cute-gemm tune`" in record.getMessage()
+    assert "'96x32_c1x1_s4_bf16', ...; see `cute-gemm tune`" in record.getMessage()
 
 
 # Files
@@ -334,6 +338,8 @@ def test_without_a_directory_the_packages_choices_are_taken(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Where the cache of kernels has none either, that warns."""
+
     def has_no_home(name: str) -> str:
         raise RuntimeError("Could not determine home directory.")
 
@@ -345,8 +351,27 @@ def test_without_a_directory_the_packages_choices_are_taken(
     files.merge(directories[1] / FILE, DEVICE, [entry(64, 2)])
     for _ in range(2):
         assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
-    (record,) = caplog.records
-    assert "no tuned choices of one's own: " in record.getMessage()
+    assert caplog.text.count("no tuned choices of one's own: ") == (1 if named else 0)
+
+
+def test_a_lock_that_another_holds_for_too_long_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To write all the same could lose what the other writes."""
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.05)
+    path = tmp_path / FILE
+    with storage.locked(path.with_suffix(".lock"), 1), pytest.raises(TimeoutError, match="another process"):
+        files.merge(path, DEVICE, [entry(64, 1)])
+    assert not path.exists()
+
+
+def test_what_a_killed_writer_left_is_removed_by_a_later_one(tmp_path: Path) -> None:
+    for name, seconds in (("old", storage.TEMPORARY_SECONDS + 9), ("new", 0)):
+        left = tmp_path / f".{FILE}.{name}.tmp"
+        left.touch()
+        os.utime(left, (time.time() - seconds,) * 2)
+    files.merge(tmp_path / FILE, DEVICE, [entry(64, 1)])
+    assert {path.name for path in tmp_path.glob(".*")} == {f".{FILE}.new.tmp"}
 
 
 def test_merging_replaces_what_was_measured_again_and_keeps_the_rest(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from ...storage import NoDirectoryError, cache_dir, locked, named_directory, read_regular, replace_file
+from ...storage import cache_dir, locked, named_directory, read_regular, reason, replace_file
 from .table import DamagedError, Entry, Table, TunedError, parse, render
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,7 @@ def file_name(device_name: str) -> str:
 @functools.cache
 def tables(device_name: str) -> tuple[Table, ...]:
     """The user's table for devices of a name and the package's, where there are any; read once a process."""
-    try:
-        own = user_directory()
-    except NoDirectoryError as error:
-        logger.warning("no tuned choices of one's own: %s", error)
-        own = None
-    directories = filter(None, (own, _PACKAGE_DIRECTORY))
+    directories = filter(None, (_usable_directory(), _PACKAGE_DIRECTORY))
     return tuple(Table(_load(directory / file_name(device_name), device_name)) for directory in directories)
 
 
@@ -91,9 +87,12 @@ def merge(path: Path, device_name: str, entries: Iterable[Entry]) -> Path | None
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        lock, is_held = path.with_suffix(".lock"), True
         # Where there are no locks, of two writers at the same time one may lose an entry.
         with suppress(OSError):
-            stack.enter_context(locked(path.with_suffix(".lock"), _LOCK_SECONDS))
+            is_held = stack.enter_context(locked(lock, _LOCK_SECONDS))
+        if not is_held:
+            raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(lock))
         copy, there = None, []
         try:
             there = read(path, device_name)
@@ -115,6 +114,24 @@ def _keep_copy(path: Path) -> Path:
     return copy
 
 
+def _usable_directory() -> Path | None:
+    """The user's, if there is one that can be read.
+
+    The cache of kernels warns where its own directory cannot be, so this says nothing then.
+    """
+    level = logging.WARNING if DIRECTORY_VARIABLE in os.environ else logging.DEBUG
+    try:
+        directory = user_directory()
+        if directory is not None:
+            os.stat(directory / ".")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.log(level, "no tuned choices of one's own: %s", reason(error))
+        return None
+    return directory
+
+
 def _load(path: Path, device_name: str) -> list[Entry]:
     """The entries of a file; one warning says which of them cannot be used, or that none can."""
     try:
@@ -130,6 +147,6 @@ def _load(path: Path, device_name: str) -> list[Entry]:
             len(stale),
             len(entries),
             path,
-            ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else ""),
+            ", ".join(map(ascii, names[:_NAMED])) + (", ..." if len(names) > _NAMED else ""),
         )
     return entries

@@ -17,6 +17,7 @@ from ..limits import OUT_BYTES
 from ..problem import GemmProblem
 
 FORMAT = 2
+_SHORT = 200
 
 
 class TunedError(ValueError):
@@ -136,9 +137,9 @@ def parse(text: str, device_name: str) -> list[Entry]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedError(f"these are no tuned choices: {type(error).__name__}: {error}") from error
     if found != FORMAT:
-        raise TunedError(f"it is of format {found}; this version reads and writes format {FORMAT}")
+        raise TunedError(f"it is of format {_short(found)}; this version reads and writes format {FORMAT}")
     if device != device_name:
-        raise TunedError(f"it is for {device}, not for {device_name}")
+        raise TunedError(f"it is for {_short(device)}, not for {device_name!r}")
     if not isinstance(rows, list):
         raise DamagedError("its entries are no list")
     return [_entry(row) for row in rows]
@@ -148,17 +149,23 @@ def _entry(row: Any) -> Entry:
     try:
         entry = Entry(**row)
     except TypeError as error:
-        raise DamagedError(f"it has an entry with other keys, {json.dumps(row)}: {error}") from error
+        raise DamagedError(f"it has an entry with other keys, {_short(row)}: {error}") from error
     is_valid = (
-        entry.layout in LAYOUTS
+        entry.layout in tuple(LAYOUTS)
         and entry.out_dtype in tuple(OUT_BYTES)
         and all(map(_is_extent, (entry.num_sms, entry.groups, entry.n, entry.k, entry.m)))
         and type(entry.config) is str
         and all(map(_is_time, (entry.cold_us, entry.sustained_us)))
     )
     if not is_valid:
-        raise DamagedError(f"it has an entry with values that cannot be, {json.dumps(row)}")
+        raise DamagedError(f"it has an entry with values that cannot be, {_short(row)}")
     return entry
+
+
+def _short(value: Any) -> str:
+    """For a message, what a file says: in one line, and of no length."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
 
 
 def _is_extent(value: Any) -> bool:
