@@ -9,8 +9,6 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
-from ...kernels.mainloop import Inputs
-
 
 @dataclass(frozen=True)
 class LoadOnly:
@@ -21,7 +19,7 @@ class LoadOnly:
         return Int32(0)
 
     @cute.jit
-    def __call__(self, inputs: Inputs, state, tile, has_rows, accs):
+    def __call__(self, inputs, state, tile, has_rows, accs):
         """Goes through the k-blocks of ``tile``; returns the advanced state of the ring."""
         for acc in accs:
             acc.fill(0.0)
