@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,10 @@ MOST_PROCESSES = 4
 
 # What tests of several folders share is a module beside this one.
 sys.path.append(str(Path(__file__).parent))
+
+# A shell has what it runs in the background ignore Ctrl-C, and so what that starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Processes that tests start import the package under test, and find what else this one was given.
 os.environ["PYTHONPATH"] = os.pathsep.join(
