@@ -148,7 +148,7 @@ _LEAST_NORMAL = 0x08
 
 
 def term_magnitudes(
-    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, *, subnormals_as_normal: bool = False
+    a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, *, subnormals_as_normal: bool = True
 ) -> Tensor:
     """For each element of ``A @ B.T``, the sum of the magnitudes of its terms.
 

@@ -165,14 +165,17 @@ def locked(name: str | Path, seconds: float, directory: int | None = None) -> It
 
 
 def _open_lock(name: str | Path, directory: int | None) -> int:
-    """A file that nobody else can open, and so hold for ever. One that others can is replaced."""
+    """A file that nobody else can open, and so hold for ever. An empty one that others can is replaced."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for _ in range(2):
         descriptor = os.open(name, flags, 0o600, dir_fd=directory)
         found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        is_lock = stat.S_ISREG(found.st_mode) and not found.st_size
+        if is_lock and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
             return descriptor
         os.close(descriptor)
+        if not is_lock:
+            raise OSError(errno.EEXIST, "something else than a lock has its name")
         os.unlink(name, dir_fd=directory)
     raise OSError(errno.EBUSY, "others can open the file of the lock")
 

@@ -149,6 +149,10 @@ def require_one_device(**tensors: Tensor) -> None:
     common, count = Counter(x.device for x in tensors.values()).most_common(1)[0]
     if count == len(tensors):
         return
+    for name, x in tensors.items():
+        # It has nothing that could be moved.
+        if x.is_meta:
+            require_known_device(name, x)
     odd = next(name for name, x in tensors.items() if x.device != common)
     places = ", ".join(f"{name} on {x.device}" for name, x in tensors.items())
     call = f"torch.empty_like(out, device={str(common)!r})" if odd == "out" else f"{odd}.to({str(common)!r})"

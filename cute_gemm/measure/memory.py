@@ -6,19 +6,17 @@ import math
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
+# Of each version: the folder, which within a container is that of its own group, its limit and its use.
 _CGROUPS = [
-    # Within a container its own group is at the root.
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 ]
+_OF_FILES = "inactive_file", "active_file"
 
 
 def available_bytes() -> float:
     """What this process can still be given, of the machine and of its container; infinite if nothing says."""
-    return min(_of_machine(), *(_of_group(limit, usage) for limit, usage in _CGROUPS))
+    return min(_of_machine(), *(_of_group(*each) for each in _CGROUPS))
 
 
 def in_gib(size: float) -> str:
@@ -34,10 +32,15 @@ def _of_machine() -> float:
         return math.inf
 
 
-def _of_group(limit: Path, usage: Path) -> float:
-    """What a group may still take; pages of files, which it would give back, count as taken."""
+def _of_group(folder: Path, limit: str, usage: str) -> float:
+    """What a group may still take; pages of files do not count as taken, as it would give them back."""
     try:
-        return max(0, int(limit.read_text()) - int(usage.read_text()))
+        left = int((folder / limit).read_text()) - int((folder / usage).read_text())
     # "max" is no number: there is no limit.
     except (OSError, ValueError):
         return math.inf
+    try:
+        numbers = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, left + sum(int(numbers[name]) for name in _OF_FILES))
+    except (OSError, ValueError, KeyError):
+        return max(0, left)

@@ -94,8 +94,8 @@ def opened() -> Iterator[Kernels]:
     """The kernels on disk. Warns once of a directory that cannot be used, and goes on without it."""
     with ExitStack() as stack:
         yield Kernels(
-            _open(cache_dir, DIRECTORY_VARIABLE, True, stack),
-            _open(lambda: named_directory(SHARED_VARIABLE), SHARED_VARIABLE, False, stack),
+            _open("kernels on disk", cache_dir, DIRECTORY_VARIABLE, True, stack),
+            _open("shared kernels", lambda: named_directory(SHARED_VARIABLE), SHARED_VARIABLE, False, stack),
         )
 
 
@@ -160,7 +160,7 @@ class KernelStore:
         try:
             require_own(found, path)
         except UntrustedError as error:
-            return str(error)
+            return error.why
         payload = content[len(_entry(key, b"")) :]
         return "" if content == _entry(key, payload) else f"{path} is damaged, or another kernel's"
 
@@ -209,10 +209,6 @@ class KernelStore:
             return bool(os.stat(_name(key), dir_fd=self._descriptor).st_mode & 0o004)
         return False
 
-    def is_same_as(self, other: KernelStore) -> bool:
-        """Whether both are one directory."""
-        return os.path.samestat(os.fstat(self._descriptor), os.fstat(other._descriptor))
-
     @contextmanager
     def exclusive(self, key: str) -> Iterator[None]:
         """Holds other processes off ``key``; where locks do not work, or after a while, just goes on."""
@@ -226,17 +222,21 @@ class KernelStore:
             yield
 
 
-def _open(find: Callable[[], Path | None], variable: str, make: bool, stack: ExitStack) -> KernelStore | None:
-    """A store of the directory that ``find`` finds, open as long as ``stack``; None, warned of, if unfit."""
+def _open(
+    what: str, find: Callable[[], Path | None], variable: str, make: bool, stack: ExitStack
+) -> KernelStore | None:
+    """A store of the directory that ``find`` finds, open as long as ``stack``; None, warned of, if unfit.
+
+    ``what`` it holds, and the ``variable`` that names it, are for the warning.
+    """
     try:
         directory = find()
         if directory is None:
             return None
         descriptor = open_directory(directory, make)
     except OSError as error:
-        _warn_once(
-            f"kernels on disk are not used: {reason(error)}; {variable} names another directory, or none"
-        )
+        way_out = f"or set {variable} to another directory, or to nothing"
+        _warn_once(f"{what} are not used: {reason(error)}; {way_out}")
         return None
     stack.callback(os.close, descriptor)
     return KernelStore(directory, descriptor)

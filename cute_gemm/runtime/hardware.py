@@ -35,17 +35,20 @@ def describe(index: int | None = None) -> str:
     return f"{torch.cuda.get_device_name(index)} ({kind})"
 
 
-def make_context_current() -> None:
+def make_context_current() -> bool:
     """Has the calling thread use the context of its current CUDA device, where it has none yet.
 
     Torch's kernels do that when they are launched. One that is launched by CUDA's driver needs it done:
     without a context it fails in code that then ends the process.
 
+    Returns:
+        Whether it has one now; not before torch uses CUDA.
+
     Raises:
         RuntimeError: CUDA refuses.
     """
     if not torch.cuda.is_initialized():
-        return
+        return False
     from cuda.bindings import driver
 
     def checked(found: tuple[Any, ...]) -> Any:
@@ -56,7 +59,8 @@ def make_context_current() -> None:
 
     device = torch.cuda.current_device()
     if int(checked(driver.cuCtxGetCurrent())):
-        return
+        return True
     # Torch keeps it for as long as the process lives.
     context = checked(driver.cuDevicePrimaryCtxRetain(checked(driver.cuDeviceGet(device))))
     checked(driver.cuCtxSetCurrent(context))
+    return True

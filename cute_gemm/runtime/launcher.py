@@ -43,19 +43,20 @@ _launches: dict[Hashable, Launch] = {}
 _SCALE_STEP_END = STRIDE_END // SCALE_BYTES
 
 
-class _Status(threading.local):
-    """Where a kernel's host code says to the calling thread whether it has launched.
-
-    A thread that comes here first can launch kernels from then on.
-    """
+class _Caller(threading.local):
+    """The calling thread: whether it can launch, and where a kernel's host code says to it that it has."""
 
     def __init__(self) -> None:
-        hardware.make_context_current()
+        self.has_context = False
         self.launched = ctypes.c_int32()
         self.address = ctypes.addressof(self.launched)
 
+    def get_ready(self) -> None:
+        """Before its first launch; another thread may have been the first to use CUDA."""
+        self.has_context = hardware.make_context_current()
 
-_status = _Status()
+
+_caller = _Caller()
 
 
 def launch(
@@ -126,12 +127,14 @@ def launch(
         return None
     kernel, num_sms, flags, is_drawn = found
     semaphore = semaphores.address(device) if is_drawn else 0
-    _status.launched.value = 0
+    if not _caller.has_context:
+        _caller.get_ready()
+    _caller.launched.value = 0
     try:
-        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, _status.address, *grouping)
+        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, _caller.address, *grouping)
     except (TypeError, ValueError, RuntimeError):
         return None
-    if not _status.launched.value:
+    if not _caller.launched.value:
         return None
     return written(result, out)
 
@@ -162,8 +165,8 @@ def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> 
         tensors: further ones, of a kernel that takes such.
     """
     device = call.a.get_device()
-    # Nobody reads it, but a thread must have come there.
-    _status.launched.value = 0
+    if not _caller.has_context:
+        _caller.get_ready()
     a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
     index = () if call.index is None else (_for_tma(call.index),)
     grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from .cache import KernelStore
 from .trust import open_directory
 
 _FOR_ALL = 0o755
+_CURE = "calls of operations as this user, `cute-gemm bench` or `cute-gemm tune` fill the cache"
 
 
 class Shared(NamedTuple):
@@ -43,15 +44,18 @@ def share(directory: Path) -> Shared:
     cached = cache_dir()
     if cached is None:
         raise OSError(f"there is no disk cache to copy from: {DIRECTORY_VARIABLE} is empty")
+    if not cached.is_dir():
+        raise OSError(f"{cached} is not there: {_CURE}")
     with _opened(cached) as own:
         entries = dict(own.entries())
         if not entries:
-            raise OSError(f"{cached} has no kernels to copy")
+            raise OSError(f"{cached} has no kernels to copy: {_CURE}")
+        if directory.is_dir() and directory.samefile(cached):
+            raise OSError(f"{directory} is the disk cache itself")
+        _require_open(directory.parents, 0o001, "o+x")
         _make(directory)
         with _opened(directory) as shared:
-            if shared.is_same_as(own):
-                raise OSError(f"{directory} is the disk cache itself")
-            _require_readable(directory)
+            _require_open([directory], 0o005, "o+rx")
             return _copy(entries, shared)
 
 
@@ -76,11 +80,12 @@ def _make(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _require_readable(directory: Path) -> None:
-    """Raises OSError if others cannot come to read there."""
-    for each, wanted in ((directory, 0o005), *((above, 0o001) for above in directory.parents)):
-        if each.stat().st_mode & wanted != wanted:
-            raise PermissionError(errno.EACCES, "other users may not read there: chmod o+rx", str(each))
+def _require_open(directories: Iterable[Path], bits: int, change: str) -> None:
+    """Raises OSError if one that is there lacks these bits of its mode: others cannot come to read then."""
+    for each in directories:
+        if each.exists() and each.stat().st_mode & bits != bits:
+            message = f"other users may not read there: chmod {change}"
+            raise PermissionError(errno.EACCES, message, str(each))
 
 
 def _copy(entries: dict[str, bytes], shared: KernelStore) -> Shared:

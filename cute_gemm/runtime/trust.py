@@ -23,7 +23,16 @@ _ALL_USERS = ["0", "0", "4294967295"]
 
 
 class UntrustedError(OSError):
-    """Somebody else could have put there what this process would run; the message says so."""
+    """Somebody else could have put there what this process would run.
+
+    Args:
+        why: that it is so.
+        mend: what would mend it, for the message; empty if this user cannot.
+    """
+
+    def __init__(self, why: str, mend: str = "") -> None:
+        super().__init__(f"{why}; mend it by: {mend}" if mend else why)
+        self.why = why
 
 
 def open_directory(path: Path, make: bool = False, mode: int = 0o700) -> int:
@@ -90,21 +99,21 @@ def require_own(found: os.stat_result, path: Path) -> None:
         raise UntrustedError(f"{path} belongs to {_user(found.st_uid)}, {others}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         who = "anyone" if found.st_mode & stat.S_IWOTH else "its group"
-        raise UntrustedError(f"{who} may write to {path}{_mend('go-w', found, path)}")
+        raise UntrustedError(f"{who} may write to {path}", _mend("go-w", found, path))
 
 
 def _require_stable(found: os.stat_result, path: Path) -> None:
     """Checks that not just anyone can rename what is in a directory above."""
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise UntrustedError(
-            f"it is below {path}, where anyone may rename what is there{_mend('o-w', found, path)}"
+            f"it is below {path}, where anyone may rename what is there", _mend("o-w", found, path)
         )
 
 
 def _mend(change: str, found: os.stat_result, path: Path) -> str:
     """How this user can mend it, if they can."""
     can = os.geteuid() in (0, found.st_uid)
-    return f"; mend it by: chmod {change} {shlex.quote(str(path))}" if can else ""
+    return f"chmod {change} {shlex.quote(str(path))}" if can else ""
 
 
 @contextmanager

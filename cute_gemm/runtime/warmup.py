@@ -43,6 +43,7 @@ def compile_configs(
     """
     ordered = sorted(set(configs), key=lambda config: config.name)
     workers = max(1, min(len(ordered), len(os.sched_getaffinity(0)), _MOST_WORKERS))
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         try:
             # A terminal sends Ctrl-C to all of them. This process has to end the others.
@@ -57,7 +58,7 @@ def compile_configs(
                 " `taskset -c 0`"
             ) from error
         except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
         except Exception:

@@ -229,7 +229,8 @@ def assert_elements_close(
 
     Args:
         out, ref, magnitudes: as for `element_noise`.
-        noise: the share; what is summed up in fp32, as the reference does, errs far less than the default.
+        noise: the share. The default is of magnitudes with subnormal operands taken for normal ones; what is
+            summed up in fp32, as the reference does, errs far less.
 
     Raises:
         AssertionError: names the worst element, where it is, its error and the limit.

@@ -3,7 +3,7 @@
     python tests/fuzz/cache_entries.py --count 1000
 
 Each case keeps a kernel, lets somebody have at the directory, and asks for it again: it gets what was kept,
-or nothing, within a second and without an exception; nothing is written or removed elsewhere; and where the
+or nothing, within seconds and without an exception; nothing is written or removed elsewhere; and where the
 directory is sound a kernel can be kept there again. What would be got is what would be executed. As root, it
 plays a user, root and a stranger; else there is no stranger.
 """

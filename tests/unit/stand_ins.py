@@ -70,7 +70,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(builder, "instance", device.instance)
     monkeypatch.setattr(semaphores, "address", lambda index: SEMAPHORE)
     monkeypatch.setattr(launcher, "require_hopper", lambda index: None)
-    monkeypatch.setattr(hardware, "make_context_current", lambda: None)
+    monkeypatch.setattr(hardware, "make_context_current", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: ON_THE_CPU)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

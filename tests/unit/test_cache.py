@@ -276,7 +276,7 @@ def test_a_directory_that_cannot_be_made_is_warned_of_once(
     (record,) = caplog.records
     assert record.getMessage() == (
         "kernels on disk are not used: No such file or directory: /proc/none; "
-        "CUTE_GEMM_CACHE_DIR names another directory, or none"
+        "or set CUTE_GEMM_CACHE_DIR to another directory, or to nothing"
     )
 
 
@@ -288,7 +288,7 @@ def test_a_directory_that_others_may_write_is_refused_with_the_way_out(
     named.chmod(mode)
     assert not own_store_is_open()
     refusal = f"{who} may write to {named}; mend it by: chmod go-w '{named}'"
-    way_out = "CUTE_GEMM_CACHE_DIR names another directory, or none"
+    way_out = "or set CUTE_GEMM_CACHE_DIR to another directory, or to nothing"
     assert caplog.messages == [f"kernels on disk are not used: {refusal}; {way_out}"]
     assert cache.cache_info().refusal == refusal
     assert subprocess.run(shlex.split(refusal.split("by: ")[1]), check=False).returncode == 0
@@ -307,7 +307,7 @@ def test_another_users_directory_is_refused_though_it_is_named(
         assert not own_store_is_open()
     assert caplog.messages == [
         f"kernels on disk are not used: {named} belongs to user {SOMEBODY}, not to root, who runs this; "
-        "CUTE_GEMM_CACHE_DIR names another directory, or none"
+        "or set CUTE_GEMM_CACHE_DIR to another directory, or to nothing"
     ]
 
 
@@ -668,7 +668,7 @@ def test_a_shared_directory_is_judged_too_and_never_made(
     with cache.opened() as kernels:
         assert (kernels.own is None, kernels.shared) == (False, None)
     assert not shared.exists()
-    assert f"No such file or directory: {shared}; CUTE_GEMM_SHARED_CACHE_DIR names" in caplog.text
+    assert f"No such file or directory: {shared}; or set CUTE_GEMM_SHARED_CACHE_DIR" in caplog.text
     shared.mkdir()
     shared.chmod(0o777)
     with cache.opened() as kernels:

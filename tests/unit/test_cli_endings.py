@@ -233,8 +233,18 @@ def test_memory_that_is_there(
         (tmp_path / "max").write_text(limit)
         (tmp_path / "current").write_text(usage)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUPS", [(tmp_path / "max", tmp_path / "current")] * 2)
+    monkeypatch.setattr(memory, "_CGROUPS", [(tmp_path, "max", "current")] * 2)
     assert memory.available_bytes() == (5120 if expected is None else expected)
+
+
+def test_what_a_container_has_read_of_files_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Linux gives pages of files back. Reading a checkpoint fills what there is with them."""
+    (tmp_path / "max").write_text("1000\n")
+    (tmp_path / "current").write_text("990\n")
+    (tmp_path / "memory.stat").write_text("anon 90\ninactive_file 700\nactive_file 200\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_CGROUPS", [(tmp_path, "max", "current")])
+    assert memory.available_bytes() == 910
 
 
 def test_a_shape_beyond_memory_is_refused_before_it_is_tried(

@@ -66,11 +66,11 @@ class Driver:
 
 
 def test_a_thread_without_a_context_gets_that_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    without, with_one = Driver(monkeypatch, 0), None
-    hardware.make_context_current()
+    without = Driver(monkeypatch, 0)
+    assert hardware.make_context_current()
     assert without.context == "context of device 3"
     with_one = Driver(monkeypatch, 7)
-    hardware.make_context_current()
+    assert hardware.make_context_current()
     assert with_one.context == 7
 
 
@@ -84,5 +84,5 @@ def test_what_cuda_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_before_torch_uses_cuda_nothing_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     driver_in_place = Driver(monkeypatch, 0)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
-    hardware.make_context_current()
+    assert not hardware.make_context_current()
     assert driver_in_place.context == 0

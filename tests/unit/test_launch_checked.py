@@ -1,5 +1,6 @@
 """The slow path: what it asks for, what it launches, and what the fast path finds of it."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -266,3 +267,26 @@ def test_a_kernel_whose_first_launch_failed_is_not_captured(device: Device, layo
     device.capturing = True
     launcher.launch_checked(call)
     assert len(device.launches) == 2
+
+
+def test_a_thread_gets_ready_once_and_not_before_cuda_is_used(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that imports the package, too: another may have been the first to use CUDA."""
+    answers, asked = [False, True], []
+
+    def make_context_current() -> bool:
+        asked.append(threading.current_thread().name)
+        return answers.pop(0) if answers else True
+
+    monkeypatch.setattr(hardware, "make_context_current", make_context_current)
+    monkeypatch.setattr(launcher, "_caller", launcher._Caller())
+    call = arguments(DENSE).checked()
+    for _ in range(4):
+        launcher.launch_checked(call)
+    here = threading.current_thread().name
+    assert asked == [here] * 2
+    other = threading.Thread(target=launcher.launch_checked, args=(call,), name="other")
+    other.start()
+    other.join()
+    assert asked == [here] * 2 + ["other"]

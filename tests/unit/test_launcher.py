@@ -83,7 +83,7 @@ def test_what_is_in_order_is_launched_and_returned(
     assert len(kernel.calls) == 1
     assert all(got is wanted for got, wanted in zip(tensors, operands, strict=True))
     assert (num_sms, flags, semaphore) == (132, 6, 0)
-    assert status == launcher._status.address
+    assert status == launcher._caller.address
     assert len(grouping) == len(given.grouping)
     assert all(got is wanted for got, wanted in zip(grouping, given.grouping, strict=True))
     assert (result.shape, result.dtype) == (given.shape, dtype)

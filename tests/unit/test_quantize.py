@@ -346,9 +346,9 @@ def test_what_has_no_values_in_memory_is_named(make, says):
 @both
 def test_a_quantised_tensor_and_its_scales_are_on_one_device(quantize, dequantize):
     q, s = quantize(normal(4, 256))
-    with pytest.raises(ValueError, match=r"^s is on cpu; wanted one device, not q on meta, s on cpu"):
+    with pytest.raises(ValueError, match=r"^q is on device 'meta'; wanted 'cuda'"):
         dequantize(q.to("meta"), s)
-    with pytest.raises(ValueError, match=r"^s is on meta; wanted one device.*`s\.to\('cpu'\)`"):
+    with pytest.raises(ValueError, match=r"^s is on device 'meta'; wanted"):
         dequantize(q, s.to("meta"))
     assert dequantize(q.to("meta"), s.to("meta")).shape == q.shape
 

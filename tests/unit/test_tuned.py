@@ -360,7 +360,10 @@ def test_a_lock_that_another_holds_for_too_long_is_an_error(
     """To write all the same could lose what the other writes."""
     monkeypatch.setattr(files, "_LOCK_SECONDS", 0.05)
     path = tmp_path / FILE
-    with storage.locked(path.with_suffix(".lock"), 1), pytest.raises(TimeoutError, match="another process"):
+    with (
+        storage.locked(path.with_name(f".{FILE}.lock"), 1),
+        pytest.raises(TimeoutError, match="another process"),
+    ):
         files.merge(path, DEVICE, [entry(64, 1)])
     assert not path.exists()
 
@@ -371,7 +374,17 @@ def test_what_a_killed_writer_left_is_removed_by_a_later_one(tmp_path: Path) -> 
         left.touch()
         os.utime(left, (time.time() - seconds,) * 2)
     files.merge(tmp_path / FILE, DEVICE, [entry(64, 1)])
-    assert {path.name for path in tmp_path.glob(".*")} == {f".{FILE}.new.tmp"}
+    assert {path.name for path in tmp_path.glob(".*")} == {f".{FILE}.new.tmp", f".{FILE}.lock"}
+
+
+def test_other_files_stay_as_they_are(tmp_path: Path) -> None:
+    """Also one that has the name that a lock would have."""
+    names = "nvidia_h200.lock", f".{FILE}.lock"
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    files.merge(tmp_path / FILE, DEVICE, [entry(64, 1)])
+    assert files.read(tmp_path / FILE, DEVICE) == [entry(64, 1)]
+    assert [(tmp_path / name).read_text() for name in names] == ["precious"] * 2
 
 
 def test_merging_replaces_what_was_measured_again_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -396,7 +409,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(OSError, match="no space left"):
         files.merge(path, DEVICE, [entry(64, 2)])
     assert files.read(path, DEVICE) == [entry(64, 1)]
-    assert sorted(each.name for each in path.parent.iterdir() if each.suffix != ".lock") == [FILE]
+    assert sorted(each.name for each in path.parent.iterdir() if not each.name.endswith(".lock")) == [FILE]
 
 
 def merge_some(path: Path, first: int) -> None:

@@ -87,7 +87,7 @@ def merge(path: Path, device_name: str, entries: Iterable[Entry]) -> Path | None
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lock, is_held = path.with_suffix(".lock"), True
+        lock, is_held = path.with_name(f".{path.name}.lock"), True
         # Where there are no locks, of two writers at the same time one may lose an entry.
         with suppress(OSError):
             is_held = stack.enter_context(locked(lock, _LOCK_SECONDS))
