@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cache_places import SOMEBODY, needs_root
 
 from cute_gemm.cli import main
 from cute_gemm.runtime import cache
 from cute_gemm.runtime.sharing import Shared, share
 
 KEYS = '{"kernel": "a"}', '{"kernel": "b"}', "an older version's"
-SOMEBODY = 54321
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's directories are believed by others")
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cache_places import OTHER, SOMEBODY, needs_root
 
 from cute_gemm.runtime import trust
 from cute_gemm.runtime.trust import UntrustedError, open_directory
-
-SOMEBODY, OTHER = 54321, 54322
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of other users")
 
 
 def is_opened(path: Path, make: bool = False) -> bool:

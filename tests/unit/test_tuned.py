@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from cache_places import a_pipe, a_sparse_file
 
 from cute_gemm import storage
 from cute_gemm.plan import candidates, cost_model, tuned
@@ -213,15 +214,6 @@ def test_what_is_no_file_of_choices_says_why(case: str) -> None:
     content, message = BAD[case]
     with pytest.raises(TunedError, match=message):
         parse(json.dumps(content), DEVICE)
-
-
-def a_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def a_sparse_file(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(64 * 2**30)
 
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
