@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +15,9 @@ from torch.autograd import forward_ad
 
 import cute_gemm
 
+sys.path.append(str(Path(__file__).parents[1]))
 
-@contextmanager
-def _restored(get: Callable[[], Any], change: Callable[[Any], Any], value: Any) -> Iterator[None]:
-    before = get()
-    change(value)
-    try:
-        yield
-    finally:
-        change(before)
+from restoring import restored
 
 
 def _set_device(name: str | None) -> None:
@@ -33,7 +29,7 @@ States = tuple[Callable[[], AbstractContextManager[Any]], ...]
 
 
 def _default_device() -> AbstractContextManager[Any]:
-    return _restored(lambda: None, _set_device, "meta")
+    return restored(lambda: None, _set_device, "meta")
 
 
 def _with_device() -> AbstractContextManager[Any]:
@@ -51,11 +47,11 @@ OF_A_THREAD: States = (
 
 OF_A_PROCESS: States = (
     forward_ad.dual_level,
-    lambda: _restored(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
-    lambda: _restored(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
+    lambda: restored(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    lambda: restored(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
     _default_device,
-    lambda: _restored(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"),
-    lambda: _restored(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
+    lambda: restored(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"),
+    lambda: restored(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
 )
 """States of all threads."""
 

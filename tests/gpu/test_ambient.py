@@ -1,11 +1,12 @@
 """What is set around a call changes no bit that a kernel writes, by either path; derivatives are refused."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
+from restoring import restored
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -58,16 +59,6 @@ CASES: dict[str, Callable[[], tuple[Callable[..., Tensor], Tensors]]] = {
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[Callable[..., Tensor], Tensors]:
     return request.param()
-
-
-@contextmanager
-def restored(get: Callable[[], Any], change: Callable[[Any], Any], value: Any) -> Iterator[None]:
-    before = get()
-    change(value)
-    try:
-        yield
-    finally:
-        change(before)
 
 
 def tf32(value: bool) -> None:

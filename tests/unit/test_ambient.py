@@ -3,11 +3,12 @@
 import ctypes
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from restoring import restored
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -135,16 +136,6 @@ def assert_same(found: Bits, wanted: Bits) -> None:
 
 
 # What is without effect
-
-
-@contextmanager
-def restored(get: Callable[[], Any], change: Callable[[Any], Any], value: Any) -> Iterator[None]:
-    before = get()
-    change(value)
-    try:
-        yield
-    finally:
-        change(before)
 
 
 def default_dtype(dtype: torch.dtype) -> AbstractContextManager[None]:
