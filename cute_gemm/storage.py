@@ -43,6 +43,9 @@ def cache_dir() -> Path | None:
     """
     if DIRECTORY_VARIABLE in os.environ:
         return named_directory(DIRECTORY_VARIABLE)
+    if os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME"):
+        # Some versions of platformdirs take it for the root directory.
+        raise NoDirectoryError("HOME is empty: this user has no home directory")
     try:
         found = Path(platformdirs.user_cache_dir("cute_gemm"))
     except (RuntimeError, OSError) as error:
