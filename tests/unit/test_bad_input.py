@@ -314,7 +314,10 @@ def test_freed_memory_is_noticed(name: str) -> None:
 def test_devices_do_not_mix_even_where_nothing_is_computed(name: str) -> None:
     given = arguments(m=0) if name in ("a", "sa", "out") else arguments(n=0)
     given[name] = given[name].to("meta")
-    assert f"{name} on meta" in refused(given, ValueError, name)
+    # Nothing is said of moving it: it has nothing that could be moved.
+    message = refused(given, ValueError, name)
+    assert message.startswith(f"{name} is on device 'meta'; wanted ")
+    assert f"`torch.empty_like({name}, device='cpu')`" in message
 
 
 def test_meta_tensors_are_refused_even_where_nothing_is_computed() -> None:
@@ -323,7 +326,7 @@ def test_meta_tensors_are_refused_even_where_nothing_is_computed() -> None:
 
 
 def test_the_odd_device_out_is_the_one_to_move() -> None:
-    on = [SimpleNamespace(device=torch.device(device)) for device in ("cpu", "cuda:1")]
+    on = [SimpleNamespace(device=torch.device(name), is_meta=False) for name in ("cpu", "cuda:1")]
     with pytest.raises(ValueError, match=r"^sa is on cpu; wanted one device, ") as info:
         memory.require_one_device(a=on[1], sa=on[0], b=on[1], sb=on[1])
     message = str(info.value)
