@@ -71,6 +71,11 @@ class DenseCase:
         """What a kernel is given to tell groups apart."""
         return ()
 
+    @property
+    def arguments(self) -> tuple[Tensor | int, ...]:
+        """What the operation takes behind its operands."""
+        return ()
+
     @cached_property
     def product(self) -> Tensor:
         """FP64 ``[M, N]``: what a result must be close to."""
@@ -175,6 +180,13 @@ class GroupedCase:
         """What a kernel is given to tell groups apart."""
         return (self.inputs.index, 1) if self.layout.gives_count_to_kernel else (self.inputs.index,)
 
+    @property
+    def arguments(self) -> tuple[Tensor | int, ...]:
+        """What the operation takes behind its operands."""
+        # What a kernel is given it has by default.
+        is_asked = self.layout.count is not None and not self.layout.gives_count_to_kernel
+        return (self.inputs.index, self.shape[1]) if is_asked else (self.inputs.index,)
+
     def poisoned_out(self) -> Tensor:
         """A result of NaN, as it is before a call."""
         n, (a, _) = self.shape[2], self.lhs
@@ -183,14 +195,11 @@ class GroupedCase:
     def ours(self, layout: str, num_sms: int, pdl: bool = False) -> Call:
         """As :meth:`DenseCase.ours`."""
         (a, sa), out = self.lhs, self.poisoned_out()
-        # What a kernel is given it has by default.
-        is_asked = self.layout.count is not None and not self.layout.gives_count_to_kernel
-        count = (self.shape[1],) if is_asked else ()
         operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{self.layout.name}")
         lhs = a, in_layout(sa, layout)
         return Call(
             _our_name(pdl),
-            _launched(lambda: operation(lhs, self.rhs, self.inputs.index, *count, out), pdl),
+            _launched(lambda: operation(lhs, self.rhs, *self.arguments, out), pdl),
             self.judge,
             scale_layout=layout,
             config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),

@@ -152,7 +152,7 @@ class KernelStore:
             _warn_once(f"{'threw away' if was_removed else 'did not use'} a stored kernel: {objection}")
             return None
         cache_limits.note_use(self._descriptor, name, found)
-        return content[len(_entry(key, b"")) :]
+        return _payload_in(content, key)
 
     def _objection(self, key: str, content: bytes, found: os.stat_result) -> str:
         """Why what was read is not the kernel of ``key``; empty if it is."""
@@ -161,8 +161,8 @@ class KernelStore:
             require_own(found, path)
         except UntrustedError as error:
             return error.why
-        payload = content[len(_entry(key, b"")) :]
-        return "" if content == _entry(key, payload) else f"{path} is damaged, or another kernel's"
+        is_entry = content == _entry(key, _payload_in(content, key))
+        return "" if is_entry else f"{path} is damaged, or another kernel's"
 
     def _remove(self, name: str, found: os.stat_result) -> bool:
         """Removes the file that was found, and not one that another process has put there meanwhile."""
@@ -201,7 +201,7 @@ class KernelStore:
                 content, found = read_regular(name, MOST_BYTES_OF_A_KERNEL, self._descriptor)
                 key = _key_in(content)
                 if key is not None and name == _name(key) and not self._objection(key, content, found):
-                    yield key, content[len(_entry(key, b"")) :]
+                    yield key, _payload_in(content, key)
 
     def readable_by_all(self, key: str) -> bool:
         """Whether any user may read what is stored under ``key``."""
@@ -278,6 +278,11 @@ def _key_in(content: bytes) -> str | None:
     except (ValueError, IndexError, RecursionError):
         return None
     return key if isinstance(key, str) else None
+
+
+def _payload_in(content: bytes, key: str) -> bytes:
+    """What stands behind a header of the length that the key's has."""
+    return content[len(_entry(key, b"")) :]
 
 
 def _entry(key: str, payload: bytes) -> bytes:

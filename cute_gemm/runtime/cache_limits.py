@@ -101,33 +101,26 @@ def prune(directory: int) -> None:
     """Removes what is too old, then the oldest until the rest is small enough. Raises nothing."""
     with suppress(OSError):
         held, now = survey(directory), time.time()
-        kept = []
-        for files, seconds in ((held.kernels, UNUSED_SECONDS), (held.temporaries, TEMPORARY_SECONDS)):
-            for file in files:
-                # What a clock that was wrong dates from the future would outlive all else.
-                if abs(now - file.modified) > seconds:
-                    _remove(directory, file.name)
-                else:
-                    kept.append(file)
+        # What a clock that was wrong dates from the future would outlive all else.
+        kept = [
+            file
+            for files, seconds in ((held.kernels, UNUSED_SECONDS), (held.temporaries, TEMPORARY_SECONDS))
+            for file in files
+            if abs(now - file.modified) <= seconds
+        ]
+        kept.sort(key=lambda file: file.modified, reverse=True)
         size = sum(file.size for file in kept)
-        for file in sorted(kept, key=lambda file: file.modified):
-            if size <= MOST_BYTES:
-                break
-            _remove(directory, file.name)
-            size -= file.size
-        _prune_locks(directory, now - _NOTED_SECONDS)
-
-
-def _prune_locks(directory: int, before: float) -> None:
-    """Removes old locks of kernels that are no more.
-
-    Whoever waits for one at that time does work twice; nothing else happens.
-    """
-    held = survey(directory)
-    locks_of_kernels = {lock_name(file.name) for file in held.kernels}
-    for lock in held.locks:
-        if lock.modified < before and lock.name not in locks_of_kernels:
-            _remove(directory, lock.name)
+        while kept and size > MOST_BYTES:
+            size -= kept.pop().size
+        names = {file.name for file in kept}
+        for file in (*held.kernels, *held.temporaries):
+            if file.name not in names:
+                _remove(directory, file.name)
+        # Whoever waits for a lock at that time does work twice; nothing else happens.
+        locks_of_kept = set(map(lock_name, names))
+        for lock in held.locks:
+            if now - lock.modified > _NOTED_SECONDS and lock.name not in locks_of_kept:
+                _remove(directory, lock.name)
 
 
 def _bytes_on_disk(found: os.stat_result) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...measure.calls import Call, judge_within
-from ...measure.cases import Case, GroupedCase, in_layout
+from ...measure.cases import Case, in_layout
 from ...measure.records import CHAIN, COLD, CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED, SUSTAINED
 from . import PROMOTED_LIMIT
 
@@ -65,16 +65,12 @@ class DeepGemm:
         (a, sa), out = case.lhs, case.poisoned_out()
         # Scales in another layout it would rearrange by a kernel more.
         lhs = a, in_layout(sa, M_MAJOR)
-        grouping: tuple[Tensor | int, ...] = ()
-        if isinstance(case, GroupedCase):
-            grouping = (case.inputs.index, case.shape[1]) if case.op == MASKED else (case.inputs.index,)
-
         set_pdl = self._set_pdl()
 
         def run() -> Tensor:
             if set_pdl is not None:
                 set_pdl(self.pdl)
-            operation(lhs, case.rhs, out, *grouping)
+            operation(lhs, case.rhs, out, *case.arguments)
             return out
 
         return [Call(self.label, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=M_MAJOR)]

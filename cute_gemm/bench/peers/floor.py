@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ... import runtime
 from ...measure.calls import Call
-from ...measure.cases import Case, GroupedCase, in_layout
+from ...measure.cases import Case, GroupedCase, Operand, in_layout
 from ...measure.device import multiprocessors
 from ...measure.records import CHAIN, FLOOR, M_MAJOR
 from ...measure.work import problem_of
@@ -47,7 +47,9 @@ class Floor:
         if missing := set(configs) - self._compiled:
             compile_configs(missing, program)
             self._compiled |= missing
-        return [_call(case, problem, *each) for each in itertools.product(configs, (False, True))]
+        a, sa = case.lhs
+        lhs = a, in_layout(sa, M_MAJOR)
+        return [_call(case, lhs, problem, *each) for each in itertools.product(configs, (False, True))]
 
 
 def kernels_of(problem: GemmProblem) -> list[KernelConfig]:
@@ -69,17 +71,12 @@ def program(config: KernelConfig) -> runtime.Program:
     return runtime.build(config, mainloop=LoadOnly())
 
 
-def _call(case: Case, problem: GemmProblem, config: KernelConfig, pdl: bool) -> Call:
-    (a, sa), out = case.lhs, case.poisoned_out()
-    lhs = a, in_layout(sa, M_MAJOR)
-    grouping: tuple[Tensor | int, ...] = ()
-    if isinstance(case, GroupedCase):
-        expected = (case.shape[1],) if case.layout.has_matrix_per_group else ()
-        grouping = case.inputs.index, *expected
+def _call(case: Case, lhs: Operand, problem: GemmProblem, config: KernelConfig, pdl: bool) -> Call:
+    out = case.poisoned_out()
     flags = launch_policy.launch_flags(problem, config, pdl)
 
     def run() -> Tensor:
-        return runtime.launch(program(config), lhs, case.rhs, *grouping, out=out, flags=flags)
+        return runtime.launch(program(config), lhs, case.rhs, *case.arguments, out=out, flags=flags)
 
     launched = ", dependent launch" if pdl else ""
     return Call(FLOOR, run, functools.partial(_judge, case), M_MAJOR, f"{config.name}{launched}")
