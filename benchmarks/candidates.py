@@ -24,7 +24,7 @@ from cute_gemm.bench.peers.cublas import calibration_call, calibration_shape
 from cute_gemm.bench.published import peer_shapes
 from cute_gemm.measure import arguments, cold
 from cute_gemm.measure.cases import make_case
-from cute_gemm.measure.device import multiprocessors, require_hopper
+from cute_gemm.measure.device import require_hopper
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.records import (
     COLD,
@@ -38,7 +38,9 @@ from cute_gemm.measure.records import (
 )
 from cute_gemm.measure.shapes import Shape, shape_text
 from cute_gemm.measure.work import problem_of
+from cute_gemm.plan.card import Card
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.runtime import hardware
 from cute_gemm.runtime.warmup import compile_configs
 from cute_gemm.tune.calls import checked_calls, kernel_of
 from cute_gemm.tune.tasks import configs_to_time
@@ -85,8 +87,8 @@ def random_shapes(count: int, seed: int) -> list[Shape]:
     ]
 
 
-def time_shape(op: str, shape: Shape, num_sms: int) -> list[Row]:
-    problem = problem_of(op, shape, num_sms)
+def time_shape(op: str, shape: Shape, card: Card) -> list[Row]:
+    problem = problem_of(op, shape, card)
     configs = configs_to_time(problem, WITHIN)
     calls: list[Callable[[], object]] = checked_calls(problem, configs, make_case(op, shape))
 
@@ -120,14 +122,14 @@ def main() -> int:
     op = options.op
     if options.random and op != DENSE:
         parser.error("--random draws dense shapes")
-    num_sms = multiprocessors()
+    card = hardware.card()
     drawn = random_shapes(options.random, options.seed) if options.random else None
     shapes = options.shapes or drawn or sorted({*peer_shapes(COLD, op), *MORE_SHAPES[op]})
-    problems = [problem_of(op, shape, num_sms) for shape in shapes]
+    problems = [problem_of(op, shape, card) for shape in shapes]
     compile_configs(kernel_of(each, config) for each in problems for config in configs_to_time(each, WITHIN))
     rows: list[Row] = []
     for shape in shapes:
-        found = time_shape(op, shape, num_sms)
+        found = time_shape(op, shape, card)
         best = ", ".join(
             f"{row['block_m']}x{row['block_n']} c{row['cluster_m']}x{row['cluster_n']} {row['us']:.1f}"
             for row in found[:4]

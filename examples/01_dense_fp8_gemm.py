@@ -12,7 +12,7 @@ import argparse
 import torch
 
 import cute_gemm
-from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime.hardware import is_hopper
 from cute_gemm.testing import time_cold, worst_tile_error
@@ -141,8 +141,8 @@ def time(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tens
     problem = GemmProblem(m, n, k)
     print(f"   {us:.1f} us, {problem.flops / us * 1e-6:.0f} TFLOP/s")
     # No kernel can be faster than the tensor cores multiply or the memory delivers, whichever takes longer.
-    if card := card_named(torch.cuda.get_device_name(y.device)):
-        print(f"   {card.limit_us(problem) / us:.0%} of the speed that the data sheet of this card allows")
+    if sheet := data_sheet(torch.cuda.get_device_name(y.device)):
+        print(f"   {sheet.limit_us(problem) / us:.0%} of the speed that the data sheet of this card allows")
 
 
 def relative_error(values: torch.Tensor, truth: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..measure.console import failed, say, wide_console
-from ..measure.device import compile_kernels, multiprocessors, require_hopper
+from ..measure.device import compile_kernels, require_hopper
 from ..measure.files import require_writable
 from ..measure.origin import describe_origin
 from ..measure.progress import track
@@ -15,6 +15,7 @@ from ..measure.records import CHAIN, COLD, SUSTAINED, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
+from ..runtime import hardware
 from . import changes, tables
 from .arguments import DEFAULT_OUT
 from .comparison import compare, speeds_without_padding, text_table
@@ -81,10 +82,10 @@ def measure(
     timers, replaced = timers_of(regimes, Sustained())
     for note in (*missing, *replaced):
         say(note)
-    num_sms = multiprocessors()
-    compile_kernels(kernel for trial in trials for kernel in kernels_of(trial, num_sms))
+    card = hardware.card()
+    compile_kernels(kernel for trial in trials for kernel in kernels_of(trial, card))
     versions = {name: version for peer in peers for name, version in peer.versions().items()}
-    bench = Bench(timers, peers, describe_origin(versions), num_sms)
+    bench = Bench(timers, peers, describe_origin(versions), card)
     rows, failures = run_trials(bench, track(trials, "measuring"), out)
     _print_comparisons(rows)
     if rows:

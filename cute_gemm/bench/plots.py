@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from ..measure.cards import Card, card_named
+from ..measure.data_sheets import DataSheet, data_sheet
 from ..measure.records import BLOCKWISE, CONTIGUOUS, DEEPGEMM, DENSE, FAST, MASKED, OFFSETS, OURS, TRITON, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
@@ -146,8 +146,8 @@ def _roofline(ours: Mapping[str, Mapping[Shape, Row]], regime: str) -> Figure:
         )
     devices = {row["device"] for rows in ours.values() for row in rows.values()}
     for device in sorted(devices):
-        if card := card_named(device):
-            _roof(axes, card, device)
+        if sheet := data_sheet(device):
+            _roof(axes, sheet, device)
     axes.set_xlabel("arithmetic intensity in FLOP per byte")
     axes.set_ylabel("TFLOP/s")
     axes.set_title(f"Roofline: cute_gemm, {REGIMES[regime]}", loc="left")
@@ -155,15 +155,15 @@ def _roofline(ours: Mapping[str, Mapping[Shape, Row]], regime: str) -> Figure:
     return figure
 
 
-def _roof(axes: Axes, card: Card, device: str) -> None:
+def _roof(axes: Axes, sheet: DataSheet, device: str) -> None:
     low, high = axes.get_xlim()
-    ridge = card.flops / card.bytes
+    ridge = sheet.flops / sheet.bytes
     left, right = min(low, ridge / 10), max(high, ridge * 10)
     corners = np.array([left, ridge, right])
-    axes.plot(corners, np.minimum(corners * card.bytes, card.flops) / 1e12, color=_BLACK, linewidth=1.2)
+    axes.plot(corners, np.minimum(corners * sheet.bytes, sheet.flops) / 1e12, color=_BLACK, linewidth=1.2)
     axes.set_xlim(left, right)
-    text = f"{device}: {card.flops / 1e12:.0f} TFLOP/s, {card.bytes / 1e12:.2f} TB/s"
-    axes.annotate(text, (right, card.flops / 1e12), xytext=(0, 4), textcoords="offset points", ha="right")
+    text = f"{device}: {sheet.flops / 1e12:.0f} TFLOP/s, {sheet.bytes / 1e12:.2f} TB/s"
+    axes.annotate(text, (right, sheet.flops / 1e12), xytext=(0, 4), textcoords="offset points", ha="right")
 
 
 # Speed relative to peers

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..measure.cards import card_named
 from ..measure.console import printable
+from ..measure.data_sheets import data_sheet
 from ..measure.records import COLD, KEYS, OURS, SUSTAINED, Row, key_of
 from ..measure.work import Work
 from ..plan.limits import MAX_EXTENT, MAX_GROUPS
@@ -65,8 +65,8 @@ def measurement(
         "scale_layout": scale_layout,
         "error_worst_tile": None if error_worst_tile is None else float(f"{error_worst_tile:.3e}"),
     }
-    if card := card_named(origin["device"]):
-        limit = card.limit_us(work)
+    if sheet := data_sheet(origin["device"]):
+        limit = sheet.limit_us(work)
         row |= {"limit_us": round(limit, 3), "share_of_limit": round(limit / us, 4)}
     return row | origin
 

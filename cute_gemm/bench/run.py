@@ -25,6 +25,7 @@ from ..measure.records import (
 )
 from ..measure.timers import Timer, Times
 from ..measure.work import Work, problem_of
+from ..plan.card import Card
 from ..plan.config import KernelConfig
 from ..runtime import selection
 from .peers import Peer
@@ -41,7 +42,7 @@ class Bench:
         timers: by regime.
         peers: who is timed beside us, where they take the problem.
         origin: ``versions``, ``device`` and ``date``.
-        num_sms: of the device.
+        card: the device.
         device: where operands are made.
         say: prints a line.
     """
@@ -49,7 +50,7 @@ class Bench:
     timers: dict[str, Timer]
     peers: Sequence[Peer]
     origin: Row
-    num_sms: int
+    card: Card
     device: str = "cuda"
     say: Callable[[str], None] = say
 
@@ -109,9 +110,9 @@ class Bench:
         return [Chain(calls) for calls in ways]
 
     def _calls(self, trial: Trial, case: Case) -> list[Call]:
-        calls = [case.ours(layout, self.num_sms) for layout in _layouts(trial)]
+        calls = [case.ours(layout, self.card) for layout in _layouts(trial)]
         if trial.regime == CHAIN:
-            calls.append(case.ours(M_MAJOR, self.num_sms, pdl=True))
+            calls.append(case.ours(M_MAJOR, self.card, pdl=True))
         return calls + [call for peer in self.peers for call in self._calls_of(peer, trial, case)]
 
     def _calls_of(self, peer: Peer, trial: Trial, case: Case) -> list[Call]:
@@ -175,10 +176,10 @@ def _fastest(timed: Sequence[tuple[Work, Chain]], times: Sequence[Times]) -> lis
     return list(found.values())
 
 
-def kernels_of(trial: Trial, num_sms: int) -> Iterator[KernelConfig]:
-    """What a trial launches of ours on a device of ``num_sms`` multiprocessors."""
+def kernels_of(trial: Trial, card: Card) -> Iterator[KernelConfig]:
+    """What a trial launches of ours on ``card``."""
     for op in trial.ops:
-        problem = problem_of(op, trial.shape, num_sms)
+        problem = problem_of(op, trial.shape, card)
         for layout in _layouts(trial):
             yield selection.select(problem, tma_scales=layout == M_MAJOR)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..measure.cards import card_named
+from ..measure.data_sheets import data_sheet
 from ..measure.records import CHAIN, COLD, CONTIGUOUS, DENSE, KEYS, MASKED, OFFSETS, ROW_MAJOR, SUSTAINED, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
@@ -60,7 +60,7 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
         return ""
     measured = peers_beside(rows, op, regime)
     reference = {peer: times for peer, times in peer_times(regime, op).items() if times.keys() & ours.keys()}
-    has_limit = any(card_named(row["device"]) for row in ours.values())
+    has_limit = any(data_sheet(row["device"]) for row in ours.values())
     header = [
         *dimension_names(op),
         "kernel",
@@ -94,10 +94,10 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
 
 
 def _limit(row: Row) -> list[str]:
-    card = card_named(row["device"])
-    if card is None:
+    sheet = data_sheet(row["device"])
+    if sheet is None:
         return ["", ""]
-    limit = card.limit_us(Work.of_row(row))
+    limit = sheet.limit_us(Work.of_row(row))
     return [f"{limit:.2f}", f"{limit / row['us']:.0%}"]
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cute_gemm.measure.arguments import positive
 from cute_gemm.measure.console import PlainTable, wide_console
 from cute_gemm.measure.errors import CommandError
+from cute_gemm.plan.card import CARDS, H100, Card
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 
 from . import shapes
@@ -49,6 +51,15 @@ def register(commands: Any) -> None:
         "--m-major",
         action="store_true",
         help="with scales of A that are M-major, on 16 bytes: TMA can load them",
+    )
+    parser.add_argument(
+        "--card",
+        choices=CARDS,
+        metavar="NAME",
+        help=f"what would be chosen on this card: {', '.join(CARDS)} (default: the one here, or an H100)",
+    )
+    parser.add_argument(
+        "--num-sms", type=positive, metavar="N", help="as of cute_gemm.config (default: all of the card)"
     )
     parser.add_argument("--config", metavar="NAME", help="in place of a shape: a candidate's name")
     parser.add_argument(
@@ -91,7 +102,11 @@ def _chosen(args: argparse.Namespace) -> KernelConfig:
 
     if why := why_impossible(args.n, args.k):
         raise CommandError(why)
-    problem = GemmProblem(args.m, args.n, args.k, args.out_dtype)
+    card = _card(args.card)
+    num_sms = card.sms if args.num_sms is None else args.num_sms
+    if num_sms > card.sms:
+        raise CommandError(f"--num-sms is {num_sms}, but {card.name} has {card.sms}")
+    problem = GemmProblem(args.m, args.n, args.k, args.out_dtype, num_sms, card=card)
     choices = [
         replace(choice, config=candidates.as_run(problem, choice.config, args.m_major))
         for choice in cost_model.rank(problem)
@@ -99,6 +114,15 @@ def _chosen(args: argparse.Namespace) -> KernelConfig:
     chosen = selection.select(problem, args.m_major)
     wide_console().print(_rivals_table(problem, choices, chosen))
     return chosen
+
+
+def _card(name: str | None) -> Card:
+    """The card of a name; without one that of this machine, or an H100."""
+    from cute_gemm.runtime import hardware
+
+    if name is not None:
+        return CARDS[name]
+    return hardware.card() if hardware.is_hopper() else H100
 
 
 def _show(of: Program | KernelConfig) -> None:
@@ -113,18 +137,31 @@ def _show(of: Program | KernelConfig) -> None:
 
 
 def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> PlainTable:
-    title = f"{shapes.extents_text(problem)}, {problem.out_dtype} out, {problem.num_sms} SMs"
+    on = f"{problem.num_sms} SMs of {problem.card.name}"
+    title = f"{shapes.extents_text(problem)}, {problem.out_dtype} out, {on}"
     table = PlainTable(title=title, title_justify="left")
     table.add_column("configuration", no_wrap=True)
     table.add_column("predicted us", justify="right")
     table.add_column("vs. best", justify="right")
+    for name in ("waves", "tiles us", "memory us"):
+        table.add_column(name, justify="right")
     best = choices[0].cost_us
     for rank, choice in enumerate(choices):
         is_chosen = choice.config == chosen
         if rank < _RIVALS or is_chosen:
             name = f"{choice.config.name} (chosen)" if is_chosen else choice.config.name
-            table.add_row(name, f"{choice.cost_us:.1f}", f"{choice.cost_us / best - 1:+.1%}")
-    table.caption = f"{len(choices)} configurations compared"
+            table.add_row(
+                name,
+                f"{choice.cost_us:.1f}",
+                f"{choice.cost_us / best - 1:+.1%}",
+                f"{choice.waves}",
+                f"{choice.tiles_us:.1f}",
+                f"{choice.dram_us:.1f}",
+            )
+    table.caption = (
+        f"{len(choices)} configurations compared. Tiles and memory work at the same time: predicted is a "
+        "little more than the longer of both, and the launch"
+    )
     return table
 
 

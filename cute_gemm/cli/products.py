@@ -9,13 +9,13 @@ import torch
 
 import cute_gemm
 from cute_gemm import testing
-from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.memory import available_bytes, in_gib
 from cute_gemm.plan.limits import ceil_div
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.reference import dequantized_product
-from cute_gemm.runtime import selection
+from cute_gemm.runtime import hardware, selection
 
 from .weights import Weight
 
@@ -50,8 +50,8 @@ class Result:
     @property
     def share_of_limit(self) -> float | None:
         """The least time that the card's data sheet allows, over the time it took; None for unknown cards."""
-        card = card_named(self.device)
-        return None if self.us is None or card is None else card.limit_us(self.problem) / self.us
+        sheet = data_sheet(self.device)
+        return None if self.us is None or sheet is None else sheet.limit_us(self.problem) / self.us
 
 
 def run_shapes(
@@ -103,8 +103,8 @@ def _run(label: str, m: int, weight: torch.Tensor, out_dtype: torch.dtype, rando
     us, untimed, device = None, "", ""
     if weight.is_cuda:
         device = torch.cuda.get_device_name(weight.device)
-        num_sms = torch.cuda.get_device_properties(weight.device).multi_processor_count
-        problem = replace(problem, num_sms=num_sms)
+        card = hardware.card(weight.get_device())
+        problem = replace(problem, num_sms=card.sms, card=card)
         us, untimed = _time(lambda: cute_gemm.fp8_gemm_nt(a, b, out))
     return Result(
         label=label,

@@ -12,6 +12,7 @@ from torch import Tensor
 import cute_gemm
 
 from .. import quantize, testing
+from ..plan.card import Card
 from ..plan.layouts import Layout
 from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
@@ -38,9 +39,9 @@ def in_layout(sa: Tensor, layout: str) -> Tensor:
     return sa.mT.clone(memory_format=torch.contiguous_format).mT
 
 
-def _kernel_name(op: str, shape: Shape, num_sms: int, sa: Tensor) -> str:
+def _kernel_name(op: str, shape: Shape, card: Card, sa: Tensor) -> str:
     """The kernel that an operation of ours launches, given these scales of A."""
-    return selection.select(problem_of(op, shape, num_sms), launcher.tma_can_load(sa)).name
+    return selection.select(problem_of(op, shape, card), launcher.tma_can_load(sa)).name
 
 
 def _our_name(pdl: bool) -> str:
@@ -92,11 +93,11 @@ class DenseCase:
         m, n, _ = self.shape
         return torch.full((m, n), torch.nan, dtype=self.out_dtype, device=self.lhs[0].device)
 
-    def ours(self, layout: str, num_sms: int, pdl: bool = False) -> Call:
-        """Our operation, with scales of A in ``layout``, on a device of ``num_sms`` multiprocessors.
+    def ours(self, layout: str, card: Card, pdl: bool = False) -> Call:
+        """Our operation, with scales of A in ``layout``, on ``card``.
 
         Args:
-            layout, num_sms: as said.
+            layout, card: as said.
             pdl: by programmatic dependent launch.
         """
         (a, sa), out = self.lhs, self.poisoned_out()
@@ -106,7 +107,7 @@ class DenseCase:
             _launched(lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out), pdl),
             self.judge,
             scale_layout=layout,
-            config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),
+            config=_kernel_name(self.op, self.shape, card, lhs[1]),
         )
 
     def judge(self, out: Tensor) -> float:
@@ -192,7 +193,7 @@ class GroupedCase:
         n, (a, _) = self.shape[2], self.lhs
         return torch.full((*a.shape[:-1], n), torch.nan, dtype=self.out_dtype, device=a.device)
 
-    def ours(self, layout: str, num_sms: int, pdl: bool = False) -> Call:
+    def ours(self, layout: str, card: Card, pdl: bool = False) -> Call:
         """As :meth:`DenseCase.ours`."""
         (a, sa), out = self.lhs, self.poisoned_out()
         operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{self.layout.name}")
@@ -202,7 +203,7 @@ class GroupedCase:
             _launched(lambda: operation(lhs, self.rhs, *self.arguments, out), pdl),
             self.judge,
             scale_layout=layout,
-            config=_kernel_name(self.op, self.shape, num_sms, lhs[1]),
+            config=_kernel_name(self.op, self.shape, card, lhs[1]),
         )
 
     def judge(self, out: Tensor) -> float:

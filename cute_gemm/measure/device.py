@@ -29,11 +29,6 @@ def require_hopper(command: str, otherwise: str) -> None:
         raise CommandError(f"{command} times a Hopper GPU; this is {hardware.describe()}")
 
 
-def multiprocessors() -> int:
-    """Those of the current CUDA device."""
-    return torch.cuda.get_device_properties().multi_processor_count
-
-
 def compile_kernels(configs: Iterable[KernelConfig]) -> None:
     """Compile what will be timed, as `warmup.compile_and_report`.
 

@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..plan.card import H100, Card
 from ..plan.layouts import DENSE as DENSE_LAYOUT
 from ..plan.layouts import LAYOUTS, Layout
-from ..plan.limits import CONTIGUOUS_ALIGNMENT, H100_SMS, ceil_div
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..plan.problem import GemmProblem
 from .records import DENSE, GROUPED, Row, shape_of
 from .shapes import Shape
@@ -81,13 +82,13 @@ def total_rows(op: str, shape: Shape) -> int:
     return padded_rows(layout_of(op), draw_rows(groups, expected_m))
 
 
-def problem_of(op: str, shape: Shape, num_sms: int = H100_SMS) -> GemmProblem:
+def problem_of(op: str, shape: Shape, card: Card = H100) -> GemmProblem:
     """What the operation makes of a shape, for the choice of a kernel."""
     layout = layout_of(op)
     if not layout.is_grouped:
         m, n, k = shape
-        return GemmProblem(m, n, k, num_sms=num_sms)
+        return GemmProblem(m, n, k, num_sms=card.sms, card=card)
     groups, expected_m, n, k = shape
     # Where each group has a matrix, the host knows what is expected and not what there is.
     rows = groups * expected_m if layout.has_matrix_per_group else total_rows(op, shape)
-    return GemmProblem(rows, n, k, num_sms=num_sms, layout=layout, groups=groups)
+    return GemmProblem(rows, n, k, num_sms=card.sms, layout=layout, groups=groups, card=card)

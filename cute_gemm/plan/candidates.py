@@ -6,6 +6,7 @@ that a function of this module gave it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -13,7 +14,7 @@ from functools import cache
 from .buildable import why_unbuildable
 from .config import RASTER_WIDTH, KernelConfig
 from .layouts import DENSE, LAYOUTS, Layout
-from .limits import OUT_BYTES, SMEM_CAPACITY, ceil_div
+from .limits import MMA_M, OUT_BYTES, SMEM_CAPACITY, ceil_div
 from .problem import GemmProblem
 from .recipe import FP8_1D2D, Recipe
 
@@ -25,7 +26,7 @@ _STORE_BUDGET = 64 * 1024
 # Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
 # for them: with 16 tiles 4096 x 7168 x 16384 took 0.5 % longer, with 8 4096 x 32768 x 512 8 %
 # (docs/performance.md, 46).
-_BAND_BYTES = 24e6
+_BAND_SHARE_OF_L2 = 24e6 / (50 << 20)
 # With fewer, narrow stores cost more than staged scales gain: 256 x 128 took 0.7 to 1.5 % less at 12 and 16
 # k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
 _LEAST_NARROW_K_BLOCKS = 8
@@ -86,6 +87,16 @@ def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:
     are added up in another order, which a batch-invariant problem excludes. No kernel adds to what D holds,
     or takes operands in which another dimension than K is contiguous.
     """
+    return problem.m <= _most_rows(config) and _suits(problem, config)
+
+
+def _most_rows(config: KernelConfig) -> int:
+    """The most rows of a problem that a kernel computes."""
+    return config.block_m if config.block_m < MMA_M else sys.maxsize
+
+
+def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether the kernel of ``config`` computes ``problem``, if it has no more rows than it takes."""
     if problem.accumulate or (problem.a_major, problem.b_major) != ("k", "k"):
         return False
     if (problem.recipe, problem.layout, problem.out_dtype) != (
@@ -95,9 +106,7 @@ def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:
     ):
         return False
     k_blocks = ceil_div(problem.k, config.block_k)
-    return (config.block_m > 8 or problem.m <= 8) and not (
-        config.splits > 1 and (problem.batch_invariant or config.splits > k_blocks)
-    )
+    return config.splits == 1 or (config.splits <= k_blocks and not problem.batch_invariant)
 
 
 def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
@@ -107,16 +116,28 @@ def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
     k-blocks are shared out, all CTAs run at once. Groups fill a tile of two m-fragments, as a warpgroup
     without rows in a group's last tile skips the multiplication, but always multiplies both fragments.
     """
-    if config.cluster_size > problem.num_sms or not can_compute(problem, config):
-        return False
-    tiles = ceil_div(problem.m, config.block_m) * ceil_div(problem.n, config.block_n)
-    if config.splits > 1 and tiles * config.splits > problem.num_sms:
-        return False
-    rows = problem.m / problem.groups
-    if config.m_fragments > 1 and problem.layout.is_grouped and rows < config.block_m:
-        return False
-    has_rows = problem.layout.least_rows(config) < rows or config.cluster_m == 1
-    return has_rows and (config.block_m <= 64 or config.block_m < 2 * rows)
+    return problem.m in candidate_rows(problem, config)
+
+
+def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
+    """The M of all problems that differ from ``problem`` in M alone, and that ``config`` is a candidate for.
+
+    They follow one another: what is worth comparing for few and for many rows is so for those between.
+    """
+    if config.cluster_size > problem.num_sms or not _suits(problem, config):
+        return range(0)
+    groups, height = problem.groups, config.block_m
+    least, most = 1, _most_rows(config)
+    if config.splits > 1:
+        tiles = problem.num_sms // config.splits
+        most = min(most, tiles // ceil_div(problem.n, config.block_n) * height)
+    if config.cluster_m > 1:
+        least = problem.layout.least_rows(config) * groups + 1
+    if config.block_m > 64:
+        least = max(least, height * groups // 2 + 1)
+    if config.m_fragments > 1 and problem.layout.is_grouped:
+        least = max(least, height * groups)
+    return range(least, most + 1)
 
 
 def _candidates(out_dtype: str, layout: Layout, recipe: Recipe) -> Iterator[KernelConfig]:
@@ -213,7 +234,8 @@ def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
 def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether a whole band has more rows than half a band, and too many bytes of A."""
     rows = min(RASTER_WIDTH * config.block_m, problem.m)
-    return rows > RASTER_WIDTH // 2 * config.block_m and rows * problem.k > _BAND_BYTES
+    most_bytes = _BAND_SHARE_OF_L2 * problem.card.l2_bytes
+    return rows > RASTER_WIDTH // 2 * config.block_m and rows * problem.k > most_bytes
 
 
 def _with_tma_scales(config: KernelConfig) -> KernelConfig:

@@ -1,99 +1,262 @@
 """How long a kernel instance is predicted to take: what is chosen where nothing was measured.
 
-Pure Python, so that a choice can be explained and tested on any machine.
+Waves of tiles, each k-block of a wave as slow as its slowest resource (tensor cores and promotion, the way
+into a multiprocessor, L2, lines that many CTAs want), but in all no faster than DRAM delivers. All of it is
+pure Python, so that a choice can be explained and tested on any machine.
+
+A server meets a new M at every step, with the same N and K. So what does not depend on M is worked out once
+(:class:`Ranking`, :class:`Rival`), and of the rivals only those are worked out for an M that may be fastest.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from functools import cache
 
-from .candidates import all_configs, is_candidate
+from .candidates import all_configs, candidate_rows
+from .card import Card
 from .config import KernelConfig
-from .launch_policy import clusters_of
-from .limits import H100_SMS, ceil_div
+from .layouts import Layout
+from .limits import ceil_div
 from .problem import GemmProblem
+from .rates import Rates, rates_of
+from .recipe import Recipe
+
+_MOST_RANKINGS = 1024
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A candidate and the time it is predicted to take, in microseconds."""
+    """A configuration, and what it is predicted to take, in microseconds.
+
+    Args:
+        config: the configuration.
+        launch_us: from the launch to the first tile, and from the last to the end.
+        waves: of clusters that run at once.
+        tiles_us: all waves, if memory does not hold them up.
+        dram_us: what memory takes to deliver the operands and to take the result.
+    """
 
     config: KernelConfig
-    cost_us: float
+    launch_us: float
+    waves: int
+    tiles_us: float
+    dram_us: float
+
+    @property
+    def cost_us(self) -> float:
+        """All of it."""
+        return self.launch_us + (self.tiles_us**4 + self.dram_us**4) ** 0.25
 
 
 def rank(problem: GemmProblem) -> list[Choice]:
     """All candidates for ``problem``, the one predicted to be fastest first."""
-    candidates = all_configs(problem.out_dtype, problem.layout, problem.recipe)
-    configs = [config for config in candidates if is_candidate(problem, config)]
-    choices = [Choice(config, cost_us(problem, config)) for config in configs]
-    return sorted(choices, key=lambda choice: choice.cost_us)
+    return ranking(problem).rank(problem.m)
 
 
 def best(problem: GemmProblem) -> KernelConfig:
-    """The candidate predicted to be fastest for ``problem``."""
-    return rank(problem)[0].config
+    """The candidate predicted to be fastest for ``problem``, the first of those that tie.
 
-
-# The constants were fitted to the timings in benchmarks/candidates (cold L2): 90 dense shapes
-# on an H100, 43 grouped ones on an H200, of older kernels; benchmarks/cost_model.py shows how well, and what
-# is picked at shapes that they were not fitted to. They are what makes choices good, not what a part of the
-# chip does: DRAM is given more than it has, as times add up. CTAs of two groups are taken to share B like
-# others, and scales of A to cost the same whichever way they come.
-
-_LAUNCH_US = 2.38
-_CLUSTER_US = 0.704  # a launch of clusters, over one without
-_TILE_US = 0.562, 0.396  # prologue and store of a tile: fixed, and per 64 x 128 elements
-# The same for a k-block. Of 8 rows, 64 are multiplied.
-_K_BLOCK_US = {
-    8: (0.0429, 0.202),
-    64: (0.0402, 0.135),
-    128: (0.196, 0.054),
-    256: (0.314, 0.0712),
-}
-_SUM_US = 0.0, 0.448  # the same as of a tile where partial sums are handed over and added up
-_STRADDLING = 1.13  # on top of that, for selecting among two scales of B
-_SM_BYTES_PER_US = 116e3  # into one SM
-# Out of L2, to all SMs; fitted. Clusters are placed GPC by GPC (docs/performance.md, 40).
-_L2_BYTES_PER_US = {"alone": 14.4e6, "along M": 14.4e6, "along N": 9.4e6}
-_SAME_LINE_US = 0.00345  # one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once
-_DRAM_BYTES_PER_US = 3.53e6
-_REREAD = 0.88  # how often more B is read where groups have several rows of tiles; fitted
-# Clusters of four and of eight do not fill every GPC of 132 SMs; the first is fitted, 112 are sure.
-_RESIDENT_CTAS = {4: 114, 8: 112}
-
-
-def cost_us(problem: GemmProblem, config: KernelConfig) -> float:
-    """Predicted time of ``problem`` with ``config`` on a Hopper GPU with a cold L2, in microseconds.
-
-    Waves of tiles, each k-block of a wave as slow as its slowest resource (tensor cores and promotion, the
-    way into an SM, L2, lines that many CTAs want), but in all no faster than DRAM delivers.
+    Raises:
+        ValueError: there is none.
     """
-    m, n, k, groups = problem.m, problem.n, problem.k, problem.groups
-    m_clusters, n_clusters = clusters_of(problem, config)
-    slots = problem.num_sms // config.cluster_size * config.cluster_size
-    slots = slots * _RESIDENT_CTAS.get(config.cluster_size, H100_SMS) // H100_SMS
-    # One cluster is launched even where there is no room for it.
-    slots = max(slots, config.cluster_size)
-    ctas = m_clusters * n_clusters * config.cluster_size
-    waves, active = ceil_div(ctas, slots), min(ctas, slots)
+    return ranking(problem).best(problem.m)
 
-    unit = max(config.block_m, 64) * config.block_n / 8192
-    fixed, per_unit = _K_BLOCK_US[config.block_m]
-    read_rows = min(config.block_m, m) / config.cluster_n + config.block_n / config.cluster_m
-    sharers = active / (config.cluster_n * min(m_clusters * config.cluster_m, active))
-    k_block = _soft_max(
-        (fixed + per_unit * unit) * (_STRADDLING if config.straddles else 1),
-        (config.block_m + config.block_n) * config.block_k / _SM_BYTES_PER_US,
-        active * read_rows * config.block_k / _L2_BYTES_PER_US[_sharing(config)],
-        sharers * min(config.block_m, 64) / 64 * _SAME_LINE_US,
+
+def predict(problem: GemmProblem, config: KernelConfig) -> Choice:
+    """What ``problem`` is predicted to take with ``config``, whether that is a candidate or not."""
+    cost = _Cost.of(config, rates_of(problem.card))
+    rival = Rival(problem, config, cost, _resident(problem, config.cluster_size), range(0))
+    return ranking(problem).predict(problem.m, rival)
+
+
+def ranking(problem: GemmProblem) -> Ranking:
+    """That of all problems that differ from ``problem`` in M alone."""
+    key = problem.but_for_m
+    found = _rankings.get(key)
+    if found is None:
+        if len(_rankings) >= _MOST_RANKINGS:
+            _rankings.clear()
+        found = _rankings[key] = Ranking(problem)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What of a configuration's cost depends on no problem, on one card, in microseconds."""
+
+    k_block_4: float
+    """Of a k-block that waits for neither L2 nor lines, to the fourth power."""
+    l2_us: float
+    """What a byte of each row and column of all CTAs takes from L2."""
+    line_us: float
+    tile_us: float
+
+    @staticmethod
+    def of(config: KernelConfig, rates: Rates) -> _Cost:
+        unit = max(config.block_m, 64) * config.block_n / 8192
+        fixed, per_unit = rates.k_block_us[config.block_m]
+        k_block = (fixed + per_unit * unit) * (rates.straddling if config.straddles else 1)
+        into_sm = (config.block_m + config.block_n) * config.block_k / rates.sm_bytes_per_us
+        fixed_tile, tile_per_unit = rates.tile_us if config.splits == 1 else rates.sum_us
+        return _Cost(
+            k_block**4 + into_sm**4,
+            config.block_k / rates.l2_bytes_per_us[_sharing(config)],
+            min(config.block_m, 64) / 64 * rates.same_line_us,
+            fixed_tile + tile_per_unit * unit,
+        )
+
+
+class Rival:
+    """A configuration, and what its cost comes to for one problem but for M."""
+
+    __slots__ = (
+        "_cost",
+        "block_m",
+        "cluster_m",
+        "cluster_n",
+        "cluster_size",
+        "columns",
+        "config",
+        "k_blocks",
+        "least_us",
+        "n_clusters",
+        "resident",
+        "rows",
     )
-    k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
-    fixed, per_unit = _TILE_US if config.splits == 1 else _SUM_US
-    tiles = waves * (k_blocks * k_block + fixed + per_unit * unit)
-    rereads = 1 + _REREAD if m_clusters > groups else 1
-    dram = (m * k + rereads * groups * n * k + problem.out_bytes) / _DRAM_BYTES_PER_US
-    return _LAUNCH_US + (_CLUSTER_US if config.cluster_size > 1 else 0) + _soft_max(tiles, dram)
+
+    def __init__(
+        self, problem: GemmProblem, config: KernelConfig, cost: _Cost, resident: float, rows: range
+    ) -> None:
+        """``resident`` is how many of its clusters run at once, ``rows`` all M that it is a candidate for."""
+        self.config = config
+        self.rows = rows
+        self.resident = resident
+        self.block_m = config.block_m
+        self.cluster_m, self.cluster_n = config.cluster_m, config.cluster_n
+        self.cluster_size = config.cluster_size
+        self.columns = config.block_n / config.cluster_m  # that a CTA loads of B
+        self.n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
+        self.k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
+        self._cost = cost
+        # A wave takes longer the more CTAs ask for the same of L2.
+        self.least_us = self.k_blocks * cost.k_block_4**0.25 + cost.tile_us
+
+    def waves(self, m_clusters: int) -> int:
+        """Of a problem that is so many clusters high."""
+        return math.ceil(m_clusters * self.n_clusters / self.resident)
+
+    def k_block_us(self, m: int, m_clusters: int, clusters: float) -> float:
+        """Of ``clusters`` at once, of a problem of M rows that are so many clusters high."""
+        cost, ctas = self._cost, clusters * self.cluster_size
+        loaded = min(self.block_m, m) / self.cluster_n + self.columns
+        sharers = ctas / (self.cluster_n * min(m_clusters * self.cluster_m, ctas))
+        return (cost.k_block_4 + (ctas * loaded * cost.l2_us) ** 4 + (sharers * cost.line_us) ** 4) ** 0.25
+
+    def tiles_us(self, m: int, m_clusters: int) -> float:
+        """All waves of tiles, if memory does not hold them up."""
+        at_once = min(m_clusters * self.n_clusters, self.resident)
+        wave_us = self.k_blocks * self.k_block_us(m, m_clusters, at_once) + self._cost.tile_us
+        return self.waves(m_clusters) * wave_us
+
+
+class Ranking:
+    """What is predicted of all problems that differ in M alone."""
+
+    def __init__(self, problem: GemmProblem) -> None:
+        self._problem = problem
+        self._rates = rates_of(problem.card)
+        # By what decides how many clusters of tiles rows make, and how they are launched.
+        self._rivals: dict[tuple[int, int, bool], list[Rival]] = {}
+        resident: dict[int, float] = {}
+        for config, cost in _costs(problem.out_dtype, problem.layout, problem.recipe, problem.card):
+            if rows := candidate_rows(problem, config):
+                size = config.cluster_size
+                if size not in resident:
+                    resident[size] = _resident(problem, size)
+                alike = self._rivals.setdefault((config.block_m, config.cluster_m, size > 1), [])
+                alike.append(Rival(problem, config, cost, resident[size], rows))
+
+    def rank(self, m: int) -> list[Choice]:
+        """All candidates for M rows, the one predicted to be fastest first."""
+        rivals = [rival for each in self._rivals.values() for rival in each if m in rival.rows]
+        return sorted((self.predict(m, rival) for rival in rivals), key=lambda choice: choice.cost_us)
+
+    def best(self, m: int) -> KernelConfig:
+        """The first of :meth:`rank`, without working out all of it.
+
+        Raises:
+            ValueError: there is no candidate.
+        """
+        found: Rival | None = None
+        groups, launches_us = self._problem.groups, (self._launch_us(False), self._launch_us(True))
+        drams_4 = self._dram_us(m, False) ** 4, self._dram_us(m, True) ** 4
+        least_us, blocks, block_m = math.inf, 0, 0
+        for (height, cluster_m, is_cluster), rivals in self._rivals.items():
+            if height != block_m:
+                blocks, block_m = self._row_blocks(m, height), height
+            m_clusters = ceil_div(blocks, cluster_m)
+            launch_us, dram_4 = launches_us[is_cluster], drams_4[m_clusters > groups]
+            # What all tiles may take at most, for the whole to take less than `least_us`.
+            most_us = max(max(least_us - launch_us, 0) ** 4 - dram_4, 0) ** 0.25
+            for rival in rivals:
+                if rival.waves(m_clusters) * rival.least_us >= most_us or m not in rival.rows:
+                    continue
+                us = rival.tiles_us(m, m_clusters)
+                if us < most_us:
+                    found, most_us = rival, us
+                    least_us = launch_us + (us**4 + dram_4) ** 0.25
+        if found is None:
+            raise ValueError(f"no kernel is a candidate for {replace(self._problem, m=m)}")
+        return found.config
+
+    def predict(self, m: int, rival: Rival) -> Choice:
+        """What M rows are predicted to take with a rival."""
+        m_clusters = ceil_div(self._row_blocks(m, rival.block_m), rival.cluster_m)
+        return Choice(
+            rival.config,
+            self._launch_us(rival.cluster_size > 1),
+            rival.waves(m_clusters),
+            rival.tiles_us(m, m_clusters),
+            self._dram_us(m, m_clusters > self._problem.groups),
+        )
+
+    def _launch_us(self, is_cluster: bool) -> float:
+        return self._rates.launch_us + (self._rates.cluster_us if is_cluster else 0)
+
+    def _row_blocks(self, m: int, height: int) -> int:
+        return self._problem.layout.row_blocks(m, self._problem.groups, height)
+
+    def _dram_us(self, m: int, reads_again: bool) -> float:
+        """What it takes to read the operands, B again or not, and to write the result."""
+        problem, rates = self._problem, self._rates
+        of_b = problem.bytes_of_b * (1 + rates.reread if reads_again else 1)
+        return (problem.bytes_of_rows(m) + of_b) / rates.dram_bytes_per_us
+
+
+@cache
+def _costs(
+    out_dtype: str, layout: Layout, recipe: Recipe, card: Card
+) -> tuple[tuple[KernelConfig, _Cost], ...]:
+    """Of all configurations, tall tiles first.
+
+    Where there are many rows, one of them is soon found that takes less than most low ones can.
+    """
+    rates = rates_of(card)
+    configs = all_configs(out_dtype, layout, recipe)
+    return tuple((config, _Cost.of(config, rates)) for config in reversed(configs))
+
+
+_rankings: dict[Hashable, Ranking] = {}
+
+
+def _resident(problem: GemmProblem, cluster_size: int) -> float:
+    """How many clusters run at once. One is launched even where there is no room for it."""
+    card = problem.card
+    filled = card.sms * rates_of(card).filled.get(cluster_size, 1) / cluster_size
+    return max(1, min(problem.num_sms // cluster_size, filled))
 
 
 def _sharing(config: KernelConfig) -> str:
@@ -101,8 +264,3 @@ def _sharing(config: KernelConfig) -> str:
     if config.cluster_m > 1:
         return "along M"
     return "along N" if config.cluster_n > 1 else "alone"
-
-
-def _soft_max(*values: float) -> float:
-    """A little above the largest value: resources that are nearly as busy get in each other's way."""
-    return sum(value**4 for value in values) ** 0.25

@@ -59,7 +59,7 @@ def is_drawn(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> b
 
 def clusters_of(problem: GemmProblem, config: KernelConfig) -> tuple[int, int]:
     """Clusters of tiles along M, and along N."""
-    row_blocks = problem.layout.row_blocks(problem, config.block_m)
+    row_blocks = problem.layout.row_blocks(problem.m, problem.groups, config.block_m)
     return ceil_div(row_blocks, config.cluster_m), ceil_div(problem.n, config.block_n * config.cluster_n)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
+from .card import H100, Card
 from .layouts import DENSE, Layout
 from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, SCALE_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
@@ -27,6 +29,7 @@ class GemmProblem:
         recipe: types and scales of the operands, and when sums are promoted.
         a_major, b_major: the dimension of A and B that is contiguous, ``"k"``, or ``"m"`` and ``"n"``.
         accumulate: the product is added to what D holds.
+        card: the GPU.
     """
 
     m: int
@@ -41,6 +44,25 @@ class GemmProblem:
     a_major: str = "k"
     b_major: str = "k"
     accumulate: bool = False
+    card: Card = H100
+
+    @property
+    def but_for_m(self) -> Hashable:
+        """What problems share that differ in M alone."""
+        return (
+            self.n,
+            self.k,
+            self.out_dtype,
+            self.num_sms,
+            self.layout,
+            self.groups,
+            self.batch_invariant,
+            self.recipe,
+            self.a_major,
+            self.b_major,
+            self.accumulate,
+            self.card,
+        )
 
     @property
     def scale_blocks(self) -> int:
@@ -55,8 +77,11 @@ class GemmProblem:
     @property
     def operand_bytes(self) -> int:
         """Bytes of A and of all B, each counted once."""
-        a = self.m * self.k * ELEMENT_BYTES[self.recipe.a_dtype]
-        return a + self.bytes_of_b
+        return self.m * self.k * ELEMENT_BYTES[self.recipe.a_dtype] + self.bytes_of_b
+
+    def bytes_of_rows(self, m: int) -> int:
+        """Bytes of so many rows of A and of D."""
+        return m * (self.k * ELEMENT_BYTES[self.recipe.a_dtype] + self.n * OUT_BYTES[self.out_dtype])
 
     @property
     def bytes_of_b(self) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+
+from ..plan.card import CARDS, H100, Card, tensor_share
 
 _HOPPER = (9, 0)
 
@@ -33,6 +36,41 @@ def describe(index: int | None = None) -> str:
     major, minor = torch.cuda.get_device_capability(index)
     kind = "a ROCm device" if torch.version.hip is not None else f"compute capability {major}.{minor}"
     return f"{torch.cuda.get_device_name(index)} ({kind})"
+
+
+def card(index: int | None = None) -> Card:
+    """What of a CUDA device, which is a Hopper GPU, decides how long kernels take.
+
+    Args:
+        index: the device's number; None for the current device.
+    """
+    if index is None:
+        index = torch.cuda.current_device()
+    properties = torch.cuda.get_device_properties(index)
+    return _card(index, properties.name, properties.multi_processor_count)
+
+
+@functools.cache
+def _card(index: int, name: str, sms: int) -> Card:
+    """By what the driver says; what it does not say is taken from a card of this name, or from an H100."""
+    from cuda.bindings import driver
+
+    def asked(name: str) -> int:
+        attribute = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        error, value = driver.cuDeviceGetAttribute(attribute, index)
+        return int(value) if error == driver.CUresult.CUDA_SUCCESS else 0
+
+    known = CARDS.get(name, H100)
+    # Two transfers a clock.
+    dram_bytes_per_us = 2 * asked("MEMORY_CLOCK_RATE") * asked("GLOBAL_MEMORY_BUS_WIDTH") / 8e3
+    return Card(
+        name,
+        sms,
+        asked("CLOCK_RATE") // 1000 or known.sm_mhz,
+        dram_bytes_per_us or known.dram_bytes_per_us,
+        asked("L2_CACHE_SIZE") or known.l2_bytes,
+        tensor_share(name),
+    )
 
 
 def make_context_current() -> bool:

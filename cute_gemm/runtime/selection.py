@@ -51,11 +51,11 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         ValueError: the device has fewer multiprocessors than the settings ask for.
     """
     now = settings.current()
-    there = torch.cuda.get_device_properties(device).multi_processor_count
-    if now.num_sms is not None and now.num_sms > there:
+    card = hardware.card(device)
+    if now.num_sms is not None and now.num_sms > card.sms:
         raise ValueError(
-            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {there} multiprocessors; want "
-            "at most that, or None for all"
+            f"config(num_sms={now.num_sms}) is in force, but cuda:{device} has {card.sms} multiprocessors; "
+            "want at most that, or None for all"
         )
     n, k = call.b.shape[-2:]
     groups = len(call.b) if call.layout.is_grouped else 1
@@ -64,15 +64,16 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         n,
         k,
         _OUT_NAMES[call.out_dtype],
-        there if now.num_sms is None else now.num_sms,
+        card.sms if now.num_sms is None else now.num_sms,
         call.layout,
         groups,
         now.batch_invariant,
+        card=card,
     )
 
 
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
-    """The configuration that runs ``problem`` on the current CUDA device.
+    """The configuration that runs ``problem`` on its card.
 
     It is what was measured to be best (:mod:`cute_gemm.plan.tuned`), or is predicted to be where nothing was,
     as it runs this problem (:func:`candidates.as_run`).
@@ -81,8 +82,8 @@ def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
         problem: what is to be computed.
         tma_scales: whether TMA can load the scales of A.
     """
-    measured = tuned.choice(problem, torch.cuda.get_device_name()) if hardware.is_hopper() else None
-    return candidates.as_run(problem, measured or cost_model.best(problem), tma_scales)
+    config = tuned.choice(problem) or cost_model.best(problem)
+    return candidates.as_run(problem, config, tma_scales)
 
 
 def prepare(

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from ..measure.console import failed, say
-from ..measure.device import compile_kernels, multiprocessors, require_hopper
+from ..measure.device import compile_kernels, require_hopper
 from ..measure.errors import CommandError
 from ..measure.progress import track
 from ..measure.records import COLD, SUSTAINED
 from ..measure.timers import Sustained, timers_of
+from ..plan.card import H100, Card
 from ..plan.layouts import LAYOUTS
-from ..plan.limits import H100_SMS
 from ..plan.tuned import files
 from ..runtime import hardware
 from ..storage import NoDirectoryError
@@ -39,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.m and not args.model:
         raise CommandError("--m goes with --model; --shapes bring their own M")
-    tasks, left_out = _tasks(args, _num_sms(args.num_sms))
+    card = hardware.card() if hardware.is_hopper() else H100
+    tasks, left_out = _tasks(args, card)
     for each in left_out:
         # Whether anybody reads it does not matter to what was asked for.
         with suppress(OSError):
@@ -48,12 +47,11 @@ def run(args: argparse.Namespace) -> int:
         _list(tasks, args.within)
         return 0
     require_hopper("tune", "--dry-run works without one")
-    device_name = torch.cuda.get_device_name()
-    path = args.out or _user_file(device_name)
+    path = args.out or _user_file(card.name)
     if path.is_dir():
         raise CommandError(f"{path} is a folder; name a file by --out")
     # What cannot be written had better be known now.
-    copy = keep(path, device_name, [])
+    copy = keep(path, card.name, [])
     if copy is not None:
         say(f"{path} is damaged; kept a copy as {copy}")
     timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
@@ -64,31 +62,30 @@ def run(args: argparse.Namespace) -> int:
         for task in tasks
         for config in configs_to_time(task.problem, args.within)
     )
-    failures = tune_all(track(tasks, "tuning"), timers, args.within, path, device_name)
+    failures = tune_all(track(tasks, "tuning"), timers, args.within, path, card.name)
     say(f"{len(tasks) - len(failures)} of {len(tasks)} problems tuned: {path}")
     return failed(failures)
 
 
-def _tasks(args: argparse.Namespace, num_sms: int) -> tuple[list[TuningTask], list[str]]:
+def _tasks(args: argparse.Namespace, card: Card) -> tuple[list[TuningTask], list[str]]:
     """What is to be tuned; and what of a model is not."""
-    layout = LAYOUTS[args.op]
+    layout, num_sms = LAYOUTS[args.op], _num_sms(args.num_sms, card)
     if args.model:
         model = read_model(args.model)
         ms = args.m or DEFAULT_M
-        return plan_layers(layout, model.layers, ms, args.out_dtype, num_sms), model.left_out
-    return plan_shapes(layout, args.shapes, args.out_dtype, num_sms), []
+        return plan_layers(layout, model.layers, ms, args.out_dtype, num_sms, card), model.left_out
+    return plan_shapes(layout, args.shapes, args.out_dtype, num_sms, card), []
 
 
 def _regimes(chosen: str) -> tuple[str, ...]:
     return (COLD, SUSTAINED) if chosen == "both" else (chosen,)
 
 
-def _num_sms(wanted: int | None) -> int:
-    """The multiprocessors that kernels are given: those of the device, or of an H100 where there is none."""
-    there = multiprocessors() if hardware.is_hopper() else H100_SMS
-    if wanted is not None and wanted > there:
-        raise CommandError(f"--num-sms is {wanted}, but there are {there}")
-    return there if wanted is None else wanted
+def _num_sms(wanted: int | None, card: Card) -> int:
+    """The multiprocessors that kernels are given: all of the card, or as many as are wanted."""
+    if wanted is not None and wanted > card.sms:
+        raise CommandError(f"--num-sms is {wanted}, but there are {card.sms}")
+    return card.sms if wanted is None else wanted
 
 
 def _list(tasks: Sequence[TuningTask], within: float) -> None:

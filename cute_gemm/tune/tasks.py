@@ -10,6 +10,7 @@ from ..measure.errors import CommandError
 from ..measure.shapes import Shape, shape_text
 from ..measure.work import DRAWN_SHARES, padded_rows
 from ..plan import cost_model
+from ..plan.card import H100, Card
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout
 from ..plan.limits import MAX_EXTENT
@@ -49,7 +50,9 @@ class TuningTask:
         return f"{title} ({self.label})" if self.label else title
 
 
-def plan_shapes(layout: Layout, shapes: Iterable[Shape], out_dtype: str, num_sms: int) -> list[TuningTask]:
+def plan_shapes(
+    layout: Layout, shapes: Iterable[Shape], out_dtype: str, num_sms: int, card: Card = H100
+) -> list[TuningTask]:
     """A task for each of ``shapes``, which are as `TuningTask.shape`.
 
     Raises:
@@ -61,12 +64,17 @@ def plan_shapes(layout: Layout, shapes: Iterable[Shape], out_dtype: str, num_sms
             wanted = "GxMxNxK, the groups and the rows of each in front," if layout.is_grouped else "MxNxK"
             raise CommandError(f"{shape_text(shape)}: want {wanted} for --op {layout.name}")
         groups, (m, n, k) = shape[0] if layout.is_grouped else 1, shape[-3:]
-        found.append(_task(layout, groups, m, n, k, out_dtype, num_sms))
+        found.append(_task(layout, groups, m, n, k, out_dtype, num_sms, card))
     return found
 
 
 def plan_layers(
-    layout: Layout, layers: Sequence[Layer], ms: Iterable[int], out_dtype: str, num_sms: int
+    layout: Layout,
+    layers: Sequence[Layer],
+    ms: Iterable[int],
+    out_dtype: str,
+    num_sms: int,
+    card: Card = H100,
 ) -> list[TuningTask]:
     """A task for each of ``ms`` and of the layers that ``layout`` is for: experts are grouped.
 
@@ -81,7 +89,7 @@ def plan_layers(
     if not names:
         raise CommandError(f"the model has no experts, which --op {layout.name} is for; want --op dense")
     return [
-        _task(layout, groups, m, n, k, out_dtype, num_sms, label)
+        _task(layout, groups, m, n, k, out_dtype, num_sms, card, label)
         for (groups, n, k), label in names.items()
         for m in ms
     ]
@@ -94,7 +102,15 @@ def configs_to_time(problem: GemmProblem, within: float) -> list[KernelConfig]:
 
 
 def _task(
-    layout: Layout, groups: int, m: int, n: int, k: int, out_dtype: str, num_sms: int, label: str = ""
+    layout: Layout,
+    groups: int,
+    m: int,
+    n: int,
+    k: int,
+    out_dtype: str,
+    num_sms: int,
+    card: Card,
+    label: str = "",
 ) -> TuningTask:
     if why := why_impossible(n, k, groups):
         name = f"{label}: " if label else ""
@@ -103,7 +119,8 @@ def _task(
         raise CommandError(f"{groups} groups of {m} rows are more than {MAX_EXTENT} rows")
     draws = tuple(_draw(groups, m, seed) for seed in range(_draws(layout))) if layout.is_grouped else ((m,),)
     rows = padded_rows(layout, draws[0])
-    return TuningTask(GemmProblem(rows, n, k, out_dtype, num_sms, layout, groups), draws, label)
+    problem = GemmProblem(rows, n, k, out_dtype, num_sms, layout, groups, card=card)
+    return TuningTask(problem, draws, label)
 
 
 def _draws(layout: Layout) -> int:

@@ -17,7 +17,7 @@ from cache_places import opened
 @pytest.fixture(autouse=True)
 def nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine's user and the package have measured."""
-    monkeypatch.setattr(tuned, "choice", lambda problem, device_name: None)
+    monkeypatch.setattr(tuned, "choice", lambda problem: None)
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from cute_gemm.plan.card import H100, Card
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import builder, hardware, launcher, selection, semaphores
@@ -17,6 +19,16 @@ ON_THE_CPU = -1
 """The device index of CPU tensors."""
 
 SEMAPHORE = 4096
+
+
+def card_of(sms: int) -> Card:
+    """An H100 that has so many multiprocessors."""
+    return replace(H100, sms=sms)
+
+
+def stand_in_card(monkeypatch: pytest.MonkeyPatch, sms: int) -> None:
+    """Every device, also where there is none, is :func:`card_of` so many multiprocessors."""
+    monkeypatch.setattr(hardware, "card", lambda index=None: card_of(sms))
 
 
 class Device:
@@ -31,8 +43,6 @@ class Device:
         broken: whether kernels do not compile.
         failing: whether launches fail.
     """
-
-    multi_processor_count = 132
 
     def __init__(self) -> None:
         self.problems: list[tuple[GemmProblem, bool]] = []
@@ -72,7 +82,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(launcher, "require_hopper", lambda index: None)
     monkeypatch.setattr(hardware, "make_context_current", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: ON_THE_CPU)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    stand_in_card(monkeypatch, 132)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: device.capturing)
     launcher.forget()

@@ -6,11 +6,11 @@ import math
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from bench_rows import ORIGIN, StandInTimer, grouped_row, row
+from stand_ins import card_of, stand_in_card
 
 from cute_gemm import cli
 from cute_gemm.bench import command, results
@@ -41,9 +41,7 @@ def on_gpu(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
-    )
+    stand_in_card(monkeypatch, 78)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
     monkeypatch.setattr(timers, "GraphReplay", StandInTimer)
@@ -69,8 +67,8 @@ def test_whole_run(run, on_gpu, tmp_path):
         assert (tmp_path / f"grouped_{regime}.jsonl").exists()
     grouped = records.read_rows(tmp_path / "grouped_cold.jsonl")
     assert list(dict.fromkeys(each["op"] for each in grouped)) == list(records.GROUPED)
-    problems = [problem_of("dense_1d2d", shape, 78) for shape in [(1, 576, 7168), (8, 32, 128)]]
-    problems += [problem_of(op, (2, 20, 32, 128), 78) for op in records.GROUPED]
+    problems = [problem_of("dense_1d2d", shape, card_of(78)) for shape in [(1, 576, 7168), (8, 32, 128)]]
+    problems += [problem_of(op, (2, 20, 32, 128), card_of(78)) for op in records.GROUPED]
     assert set(on_gpu) == {selection.select(problem, tma) for problem in problems for tma in (True, False)}
     # DeepGEMM's figures have the first shape only.
     assert "cold dense_1d2d: ours against DeepGEMM" in out

@@ -15,6 +15,7 @@ from cute_gemm.bench.peers.registry import PEERS, split_available
 from cute_gemm.bench.peers.triton import Triton
 from cute_gemm.measure import records
 from cute_gemm.measure.cases import DenseCase, GroupedCase
+from cute_gemm.plan.card import H100
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_judge_draws_the_line(dense):
 @pytest.mark.parametrize("op", ["m_grouped_contiguous", "m_grouped_masked"])
 def test_grouped_errors_are_of_rows_with_a_group(op, grouped):
     case = grouped[op]
-    right = case.ours("row_major", 132).run()
+    right = case.ours("row_major", H100).run()
     padding = case.inputs.row_groups < 0
     assert padding.any()
     assert case.error(right.masked_fill(padding[..., None], 0)) < 2.5e-6

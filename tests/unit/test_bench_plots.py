@@ -8,7 +8,7 @@ from bench_rows import grouped_row, row
 
 from cute_gemm.bench import published
 from cute_gemm.measure import records
-from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.work import Work
 
 plots = pytest.importorskip("cute_gemm.bench.plots", reason="needs matplotlib")
@@ -56,8 +56,8 @@ def test_roofline_has_every_shape_below_the_roof(rows):
     assert points["Dense"][3] == pytest.approx([work.flops / work.bytes_moved, work.flops / 80.0 * 1e-6])
     (roof,) = axes.lines
     x, y = roof.get_data()
-    card = card_named("NVIDIA H200")
-    assert y == pytest.approx(np.minimum(x * card.bytes, card.flops) / 1e12)
+    sheet = data_sheet("NVIDIA H200")
+    assert y == pytest.approx(np.minimum(x * sheet.bytes, sheet.flops) / 1e12)
     assert y[0] < y[1] == pytest.approx(y[2])
     assert [text.get_text() for text in axes.texts] == ["NVIDIA H200: 1979 TFLOP/s, 4.80 TB/s"]
 

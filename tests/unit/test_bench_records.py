@@ -6,7 +6,7 @@ from bench_rows import ORIGIN, SHAPE, row
 from cute_gemm.bench import published, results
 from cute_gemm.bench.rows import measurement
 from cute_gemm.measure import records, work
-from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.errors import CommandError
 
 
@@ -36,7 +36,7 @@ def test_row_holds_all_that_a_result_needs():
 
 
 def test_limit_is_left_out_for_cards_that_are_not_known():
-    assert card_named("NVIDIA L4") is None
+    assert data_sheet("NVIDIA L4") is None
     origin = ORIGIN | {"device": "NVIDIA H100 PCIe"}
     arguments = {"median": 1.0, "spread": 0.0, "rounds": 1, "timer": "CUPTI", "regime": "cold"}
     arguments |= {"scale_layout": None, "config": None, "error_worst_tile": None}
@@ -49,7 +49,7 @@ def test_limit_is_left_out_for_cards_that_are_not_known():
 
 @pytest.mark.parametrize(("shape", "us"), [((4096, 7168, 16384), 486.2), ((1, 2112, 7168), 3.157)])
 def test_limit_is_that_of_the_tensor_cores_or_of_memory(shape, us):
-    assert card_named("NVIDIA H200").limit_us(work.Work.of("dense_1d2d", shape)) == pytest.approx(
+    assert data_sheet("NVIDIA H200").limit_us(work.Work.of("dense_1d2d", shape)) == pytest.approx(
         us, rel=1e-3
     )
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from bench_rows import ORIGIN, SMALL, StandInTimer, row
+from stand_ins import card_of, stand_in_card
 
 import cute_gemm
 from cute_gemm import contract
@@ -55,7 +56,12 @@ def bench(*peers, timer=None, lines=None):
     timer = timer or StandInTimer()
     say = [].append if lines is None else lines.append
     return Bench(
-        dict.fromkeys(("cold", "chain", "sustained"), timer), peers, ORIGIN, num_sms=78, device="cpu", say=say
+        dict.fromkeys(("cold", "chain", "sustained"), timer),
+        peers,
+        ORIGIN,
+        card_of(78),
+        device="cpu",
+        say=say,
     )
 
 
@@ -115,8 +121,7 @@ def test_problems_are_those_that_are_launched(op, monkeypatch):
     monkeypatch.setattr(selection, "choose", choose)
     monkeypatch.setattr(launcher, "require_hopper", lambda device: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: -1)
-    properties = SimpleNamespace(multi_processor_count=78)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    stand_in_card(monkeypatch, 78)
     shape = DENSE_TRIAL.shape if op == "dense_1d2d" else small(op)
     case = make_case(op, shape, "cpu")
     index = None if op == "dense_1d2d" else case.inputs.index
@@ -126,7 +131,7 @@ def test_problems_are_those_that_are_launched(op, monkeypatch):
     call = contract.check(layout, case.lhs, case.rhs, out, torch.bfloat16, index, count, False)
     with pytest.raises(Asked) as asked:
         launcher.launch_checked(call)
-    assert asked.value.args == (problem_of(op, shape, 78), False)
+    assert asked.value.args == (problem_of(op, shape, card_of(78)), False)
 
 
 @pytest.mark.parametrize("op", ["dense_1d2d", *OPS])
@@ -208,7 +213,10 @@ def test_dense_rows(monkeypatch):
     for each in rows:
         assert (each["rounds"], each["timer"], each["regime"]) == (3, "stand-in", "cold")
         tma = each["scale_layout"] == "m_major"
-        assert each["config"] == selection.select(problem_of("dense_1d2d", DENSE_TRIAL.shape, 78), tma).name
+        assert (
+            each["config"]
+            == selection.select(problem_of("dense_1d2d", DENSE_TRIAL.shape, card_of(78)), tma).name
+        )
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
         assert each["device"] == "NVIDIA H200"
 
@@ -365,7 +373,7 @@ def test_grouped_rows_are_calibrated(monkeypatch):
         assert records.shape_of(each) == trial.shape
         assert each["calibration"] == key
         assert 1e-6 < each["error_worst_tile"] < 2.5e-6
-        problem = problem_of(each["op"], trial.shape, 78)
+        problem = problem_of(each["op"], trial.shape, card_of(78))
         best = cost_model.best(problem)
         tma = each["scale_layout"] == "m_major"
         assert each["config"] == candidates.as_run(problem, best, tma).name

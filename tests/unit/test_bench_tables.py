@@ -5,7 +5,7 @@ from bench_rows import SHAPE, grouped_row, row
 
 from cute_gemm.bench import published, tables
 from cute_gemm.measure import records
-from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.work import Work
 
@@ -38,7 +38,7 @@ def test_a_shape_is_a_line():
     text = tables.render(rows)
     assert "NVIDIA H200, 2026-11-23, timed by CUPTI (torch 2.11.0)" in text
     ((line,), means) = cells(text)["Dense: cold L2, one call at a time"]
-    limit = card_named("NVIDIA H200").limit_us(Work.of("dense_1d2d", SHAPE))
+    limit = data_sheet("NVIDIA H200").limit_us(Work.of("dense_1d2d", SHAPE))
     published_us = published.peer_times("cold")
     assert line == {
         "M": "4096",

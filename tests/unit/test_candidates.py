@@ -3,11 +3,11 @@
 import importlib
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from bench_rows import SMALL
+from stand_ins import card_of, stand_in_card
 from test_tune import Kernels
 
 from cute_gemm.measure import records
@@ -37,9 +37,7 @@ def timed(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=78)
-    )
+    stand_in_card(monkeypatch, 78)
     monkeypatch.setattr("cute_gemm.measure.cases._CAPACITY", 128)
     monkeypatch.setattr(candidates, "make_case", lambda op, shape: make_case(op, shape, "cpu"))
     monkeypatch.setattr(candidates, "calibration_call", lambda shape: lambda: None)
@@ -64,7 +62,7 @@ def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_
     arguments = ["candidates.py", "--op", op, "--shapes", text, "--out", str(tmp_path / "rows.jsonl")]
     monkeypatch.setattr(sys, "argv", arguments)
     assert candidates.main() == 0
-    problem = problem_of(op, shape, 78)
+    problem = problem_of(op, shape, card_of(78))
     ranked = cost_model.rank(problem)
     suitable = [choice.config for choice in ranked if choice.cost_us < 2 * ranked[0].cost_us]
     run = [plan_candidates.as_run(problem, config, True) for config in suitable]

@@ -4,17 +4,18 @@ import logging
 import os
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from stand_ins import stand_in_card
 
 import cute_gemm
 from cute_gemm import cli
 from cute_gemm.cli import demo, products, weights
 from cute_gemm.cli.status_line import status_line
 from cute_gemm.plan import candidates, cost_model
+from cute_gemm.plan.card import CARDS, H100
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.runtime import builder, inspection, selection
 from cute_gemm.runtime.inspection import InspectionError, KernelStats
@@ -265,7 +266,7 @@ def test_a_gpu_that_cannot_be_profiled_is_said_so_in_one_line(run, monkeypatch):
     monkeypatch.setattr(products.testing, "time_cold", no_profile)
     monkeypatch.setattr(products, "run_shapes", on_the_cpu)
     monkeypatch.setattr(demo, "_device", lambda: (torch.device("cuda"), "On a GPU:"))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Multiprocessors(78))
+    stand_in_card(monkeypatch, 78)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     status, out, err = run("demo")
     assert status == 0, err
@@ -275,10 +276,6 @@ def test_a_gpu_that_cannot_be_profiled_is_said_so_in_one_line(run, monkeypatch):
     (line,) = [line for line in out.splitlines() if "time_cold" in line]
     assert line.startswith("not timed: time_cold: want one kernel; the profiler saw: none x")
     assert line.endswith(" x")
-
-
-class Multiprocessors(NamedTuple):
-    multi_processor_count: int
 
 
 def test_figures_are_not_cut_on_a_narrow_terminal(run, monkeypatch):
@@ -322,6 +319,27 @@ def test_inspect_ranks_the_rivals(run, monkeypatch, m_major):
     cells = {row[0]: row[1:] for row in rows(out)}
     assert cells["shared memory per block"] == [f"{last.smem_bytes:,} bytes"]
     assert cells["of it static"] == ["1,024 bytes"]
+
+
+def test_inspect_is_of_a_card(run, monkeypatch):
+    """Its own rival comes first where tensor cores are slow, or few multiprocessors are given."""
+    monkeypatch.setattr(builder, "cubin", lambda config: b"")
+    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, (), ()))
+    for card, num_sms in ((CARDS["NVIDIA H20"], 78), (CARDS["NVIDIA H20"], 9), (H100, 132)):
+        of_all = [] if num_sms == card.sms else ["--num-sms", num_sms]
+        status, out, _ = run("inspect", "--m", 300, "--n", 4096, "--k", 7168, "--card", card.name, *of_all)
+        assert status == 0
+        assert f"{num_sms} SMs of {card.name}" in out
+        first = cost_model.rank(GemmProblem(300, 4096, 7168, num_sms=num_sms, card=card))[0]
+        us = [f"{each:.1f}" for each in (first.cost_us, first.tiles_us, first.dram_us)]
+        assert rows(out)[0] == [f"{first.config.name} (chosen)", us[0], "+0.0%", str(first.waves), *us[1:]]
+
+
+def test_inspect_refuses_more_multiprocessors_than_a_card_has(run):
+    arguments = "--m", 8, "--n", 8, "--k", 16, "--card", "NVIDIA H20", "--num-sms", 79
+    status, _, err = run("inspect", *arguments)
+    assert status == 1
+    assert "--num-sms is 79, but NVIDIA H20 has 78" in err
 
 
 def test_inspect_without_tools_names_the_package(run, monkeypatch):

@@ -99,8 +99,7 @@ def test_rows_are_all_but_where_fewer_are_expected(layout: Layout) -> None:
 )
 def test_blocks_of_rows_have_rows_of_one_group(layout: Layout, rows: int, height: int, blocks: int) -> None:
     groups = 8 if layout.is_grouped else 1
-    problem = GemmProblem(rows, 128, 128, layout=layout, groups=groups)
-    assert layout.row_blocks(problem, height) == blocks
+    assert layout.row_blocks(rows, groups, height) == blocks
 
 
 def test_problems_in_words() -> None:

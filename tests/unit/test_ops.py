@@ -5,13 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from stand_ins import stand_in_card
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt, reference
@@ -232,9 +232,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     monkeypatch.setattr(hardware, "is_hopper", lambda index: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: kernels.device)
     monkeypatch.setattr(torch.cuda, "device", kernels.on)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=132)
-    )
+    stand_in_card(monkeypatch, 132)
     launcher.forget()
     launcher.require_hopper.cache_clear()
     yield kernels

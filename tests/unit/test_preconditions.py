@@ -93,7 +93,9 @@ def obeys(call: Arguments, out: Tensor) -> bool:
 
 
 SLOT = 8192  # bytes; what is usual of a call takes less
-BUFFER = torch.zeros(10 * SLOT, dtype=torch.uint8)  # what is unusual may take more, and begin in the last slot
+BUFFER = torch.zeros(
+    10 * SLOT, dtype=torch.uint8
+)  # what is unusual may take more, and begin in the last slot
 TENSORS = "a", "sa", "b", "sb", "index", "out"
 WRONG = (
     *(f"{what} of {name}" for name in TENSORS for what in ("place", "extents", "last stride", "address")),

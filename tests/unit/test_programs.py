@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from stand_ins import stand_in_card
 
 import cute_gemm
 from cute_gemm import runtime
@@ -50,8 +51,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(builder, "instance", lambda of: kernel)
     monkeypatch.setattr(programs, "_require_gpu", lambda call: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    gpu = SimpleNamespace(multi_processor_count=132)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    stand_in_card(monkeypatch, 132)
     monkeypatch.setattr(semaphores, "address", lambda device: 4096)
     return kernel
 

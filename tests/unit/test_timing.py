@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cute_gemm.measure import clocks, cold
-from cute_gemm.measure.cards import card_named
+from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.testing import host_time, time_cold, time_sustained
 
@@ -70,9 +70,9 @@ def test_host_time(calls, want):
 
 
 def test_limit():
-    limit_us = card_named("NVIDIA H200").limit_us
+    limit_us = data_sheet("NVIDIA H200").limit_us
     # 2 * 4096 * 7168 * 16384 operations at 1979 TFLOP/s; and a row against B of 2112 x 7168 at 4.8 TB/s.
     assert limit_us(GemmProblem(4096, 7168, 16384)) == pytest.approx(486.2, abs=0.1)
     assert limit_us(GemmProblem(1, 2112, 7168)) == pytest.approx(3.157, abs=0.001)
     assert limit_us(GemmProblem(1, 32768, 512, "float32")) > limit_us(GemmProblem(1, 32768, 512))
-    assert card_named("NVIDIA L4") is None
+    assert data_sheet("NVIDIA L4") is None

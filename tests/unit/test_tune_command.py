@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from stand_ins import card_of, stand_in_card
 from test_tune import Kernels, StandInTimer
 from test_tune_models import DEEPSEEK
 
@@ -15,6 +15,7 @@ from cute_gemm import cli
 from cute_gemm.measure import timers
 from cute_gemm.measure.timers import Times
 from cute_gemm.plan import tuned
+from cute_gemm.plan.card import H100
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import choice, files
 from cute_gemm.runtime import builder, hardware, selection, warmup
@@ -46,9 +47,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     kernels = Kernels()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    properties = SimpleNamespace(multi_processor_count=78)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    stand_in_card(monkeypatch, 78)
     monkeypatch.setattr(builder, "instance", kernels.instance)
     monkeypatch.setattr(warmup, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
@@ -129,12 +128,12 @@ def test_another_gpu_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_tuned_is_dispatched(
     run: Run, gpu: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "user" / "nvidia_h200.json"
+    path = tmp_path / "user" / "nvidia_h100_80gb_hbm3.json"
     monkeypatch.setattr(tuned, "choice", choice)
     files.tables.cache_clear()
     status, out, err = run("--shapes", "16x136x272", "24x136x272")
     assert (status, err) == (0, "")
-    problem = GemmProblem(16, 136, 272, num_sms=78)
+    problem = GemmProblem(16, 136, 272, num_sms=78, card=card_of(78))
     config = tasks.configs_to_time(problem, 1.2)[1]
     assert out.splitlines()[1:] == [
         f"dense 16x136x272: {config.name}: 50.00 us cold (-49.5%)",
@@ -143,7 +142,7 @@ def test_what_is_tuned_is_dispatched(
     ]
     files.tables.cache_clear()
     assert selection.select(problem) == config
-    assert selection.select(GemmProblem(20, 136, 272, num_sms=78)) == config
+    assert selection.select(GemmProblem(20, 136, 272, num_sms=78, card=card_of(78))) == config
     files.tables.cache_clear()
 
 
@@ -156,7 +155,7 @@ def test_regimes_and_multiprocessors(run: Run, gpu: Kernels, tmp_path: Path) -> 
         ("both", 50.0, 70.0),
     ):
         assert run(*arguments, "--regime", regime)[0] == 0
-        (entry,) = files.read(path, "NVIDIA H200")
+        (entry,) = files.read(path, H100.name)
         assert (entry.cold_us, entry.sustained_us, entry.num_sms) == (cold_us, sustained_us, 50)
     assert {num_sms for _, num_sms in gpu.launched} == {50}
     assert "78" in run(*arguments, "--num-sms", 79)[2]
@@ -172,13 +171,13 @@ def test_without_cupti_cold_calls_are_timed_by_what_is_left(
         status, out, err = run("--shapes", "16x136x272", "--out", path, "--regime", regime)
         assert (status, err) == (0, "")
         assert (out.splitlines()[0] == replaced) == (regime != "sustained")
-        (entry,) = files.read(path, "NVIDIA H200")
+        (entry,) = files.read(path, H100.name)
         assert entry.cold_us == cold_us
 
 
 def test_failures_are_printed_again_at_the_end(run: Run, gpu: Kernels, tmp_path: Path) -> None:
     # Of one that adds up in another order the result is judged by itself.
-    candidates = tasks.configs_to_time(GemmProblem(16, 136, 272, num_sms=78), 1.2)
+    candidates = tasks.configs_to_time(GemmProblem(16, 136, 272, num_sms=78, card=card_of(78)), 1.2)
     gpu.wrong = [[config for config in candidates if config.splits == 1][-1]]
     status, out, err = run("--shapes", "16x136x272", "--out", tmp_path / "mine.json")
     assert status == 1

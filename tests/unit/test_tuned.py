@@ -12,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cache_places import a_pipe, a_sparse_file
 
 from cute_gemm import storage
 from cute_gemm.plan import candidates, cost_model, tuned
+from cute_gemm.plan.card import CARDS
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import MASKED, OFFSETS
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import choice, files
 from cute_gemm.plan.tuned import table as table_module
 from cute_gemm.plan.tuned.table import Entry, Table, TunedError, parse, render
-from cute_gemm.runtime import hardware, selection
+from cute_gemm.runtime import selection
 
 DEVICE = "NVIDIA H200"
 FILE = "nvidia_h200.json"
-PROBLEM = GemmProblem(64, 4096, 7168)
-MASKED = GemmProblem(32 * 20, 4096, 2048, "float32", 78, MASKED, 32)
+CARD = CARDS[DEVICE]
+PROBLEM = GemmProblem(64, 4096, 7168, card=CARD)
+MASKED = GemmProblem(32 * 20, 4096, 2048, "float32", 78, MASKED, 32, card=CARD)
 
 
 def config_of(problem: GemmProblem, rank: int) -> KernelConfig:
@@ -51,8 +52,6 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tup
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(user))
     monkeypatch.setattr(files, "_PACKAGE_DIRECTORY", package)
     monkeypatch.setattr(tuned, "choice", choice)
-    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: DEVICE)
     files.tables.cache_clear()
     yield user, package
     files.tables.cache_clear()
@@ -277,14 +276,11 @@ def test_the_users_choice_wins_where_it_is_known(directories: tuple[Path, Path])
     assert selection.select(replace(PROBLEM, m=129)) == cost_model.best(replace(PROBLEM, m=129))
 
 
-def test_choices_are_of_the_device(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_are_of_the_card(directories: tuple[Path, Path]) -> None:
     files.merge(directories[0] / FILE, DEVICE, [entry(64, 2)])
     assert selection.select(PROBLEM) == config_of(PROBLEM, 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H20")
-    assert selection.select(PROBLEM) == cost_model.best(PROBLEM)
-    monkeypatch.setattr(hardware, "is_hopper", lambda: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", None)
-    assert selection.select(PROBLEM) == cost_model.best(PROBLEM)
+    on_another = replace(PROBLEM, card=replace(CARD, name="NVIDIA H20"))
+    assert selection.select(on_another) == cost_model.best(on_another)
 
 
 def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +288,7 @@ def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pyte
     real, reads = files.read, []
     monkeypatch.setattr(files, "read", lambda path, device: reads.append(path) or real(path, device))
     for m in (64, 65, 64):
-        choice(replace(PROBLEM, m=m), DEVICE)
+        choice(replace(PROBLEM, m=m))
     assert reads == [directory / FILE for directory in directories]
 
 
@@ -320,7 +316,7 @@ def test_where_the_users_files_are(
             monkeypatch.setenv(name, value.format(tmp=tmp_path))
     wanted = None if expected is None else Path(expected.format(tmp=tmp_path))
     assert files.user_directory() == wanted
-    assert choice(PROBLEM, DEVICE) is None
+    assert choice(PROBLEM) is None
 
 
 @pytest.mark.parametrize("named", ["~nosuchuser/tuned", None], ids=["a user whom nobody knows", "no home"])

@@ -17,12 +17,12 @@ from torch import Tensor
 from ... import runtime
 from ...measure.calls import Call
 from ...measure.cases import Case, GroupedCase, Operand, in_layout
-from ...measure.device import multiprocessors
 from ...measure.records import CHAIN, FLOOR, M_MAJOR
 from ...measure.work import problem_of
 from ...plan import candidates, launch_policy
 from ...plan.config import KernelConfig
 from ...plan.problem import GemmProblem
+from ...runtime import hardware
 from ...runtime.warmup import compile_configs
 
 
@@ -42,7 +42,7 @@ class Floor:
         return {}
 
     def calls(self, case: Case) -> Sequence[Call]:
-        problem = problem_of(case.op, case.shape, multiprocessors())
+        problem = problem_of(case.op, case.shape, hardware.card())
         configs = kernels_of(problem)
         if missing := set(configs) - self._compiled:
             compile_configs(missing, program)

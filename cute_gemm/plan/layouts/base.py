@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..limits import ceil_div
 from ..tiles import GROUPED_WIDTHS, Splits, Widths
 
 if TYPE_CHECKING:
@@ -134,11 +133,11 @@ class Layout:
         """
         return config.block_m * (config.cluster_m - 1)
 
-    def row_blocks(self, problem: GemmProblem, height: int) -> int:
-        """Blocks of ``height`` rows that a problem's rows fall into, none of which has rows of two groups."""
-        mean = problem.m / problem.groups
+    def row_blocks(self, m: int, groups: int, height: int) -> int:
+        """Blocks of ``height`` rows that ``m`` rows fall into, none of which has rows of two groups."""
+        mean = m / groups
         blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
-        return problem.groups * sum(blocks) // len(blocks)
+        return groups * sum(blocks) // len(blocks)
 
     def rows(self, m: int, groups: int, count: int) -> int:
         """The rows of A that a call has, as far as the host knows.
@@ -157,11 +156,6 @@ class Layout:
     def __repr__(self) -> str:
         # Part of the repr of configurations, which is kept on disk: no address.
         return f"<{self.name}>"
-
-
-def whole_blocks(problem: GemmProblem, height: int) -> int:
-    """:meth:`Layout.row_blocks` where groups are made of whole blocks, or there is one."""
-    return ceil_div(problem.m, height)
 
 
 def resolve(path: str) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..limits import CONTIGUOUS_ALIGNMENT
-from .base import Index, Layout, whole_blocks
+from ..limits import CONTIGUOUS_ALIGNMENT, ceil_div
+from .base import Index, Layout
 
 if TYPE_CHECKING:
     from ..config import KernelConfig
-    from ..problem import GemmProblem
 
 
 class Contiguous(Layout):
@@ -32,8 +31,8 @@ class Contiguous(Layout):
         """Groups no larger than a cluster gained nothing by sharing B (docs/performance.md, 24)."""
         return config.block_m * config.cluster_m
 
-    def row_blocks(self, problem: GemmProblem, height: int) -> int:
-        return whole_blocks(problem, height)
+    def row_blocks(self, m: int, groups: int, height: int) -> int:
+        return ceil_div(m, height)
 
 
 CONTIGUOUS = Contiguous()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..limits import ceil_div
 from ..tiles import DENSE_SPLITS, DENSE_WIDTHS
-from .base import Layout, whole_blocks
+from .base import Layout
 
 if TYPE_CHECKING:
     from ..config import KernelConfig
@@ -38,8 +38,8 @@ class Dense(Layout):
         alone = config.cluster_m == config.cluster_n == config.fragments == 1
         return alone and columns * (config.splits - 1) < config.block_n
 
-    def row_blocks(self, problem: GemmProblem, height: int) -> int:
-        return whole_blocks(problem, height)
+    def row_blocks(self, m: int, groups: int, height: int) -> int:
+        return ceil_div(m, height)
 
     def describe(self, problem: GemmProblem) -> str:
         return f"M = {problem.m}, N = {problem.n}, K = {problem.k}"

@@ -11,7 +11,7 @@ from ..problem import GemmProblem
 from .files import tables
 
 
-def choice(problem: GemmProblem, device_name: str) -> KernelConfig | None:
-    """What was measured to be best for ``problem`` on devices of a name; None if nothing was."""
-    found = (table.choice(problem) for table in tables(device_name))
+def choice(problem: GemmProblem) -> KernelConfig | None:
+    """What was measured to be best for ``problem`` on cards of the name of its own; None if nothing was."""
+    found = (table.choice(problem) for table in tables(problem.card.name))
     return next((config for config in found if config is not None), None)

@@ -17,7 +17,7 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
-class Card:
+class DataSheet:
     """What a card's data sheet says.
 
     Args:
@@ -38,17 +38,17 @@ class Card:
 
 
 # NVIDIA's data sheets; they give operations with sparsity, which are twice as many.
-_CARDS = {
-    "NVIDIA H100 80GB HBM3": Card(1979e12, 3.35e12),
-    "NVIDIA H100 NVL": Card(1671e12, 3.9e12),
-    "NVIDIA H100 PCIe": Card(1513e12, 2.0e12),
-    "NVIDIA H200": Card(1979e12, 4.8e12),
-    "NVIDIA H200 NVL": Card(1671e12, 4.8e12),
-    "NVIDIA GH200 480GB": Card(1979e12, 4.0e12),
-    "NVIDIA GH200 144G HBM3e": Card(1979e12, 4.9e12),
+_DATA_SHEETS = {
+    "NVIDIA H100 80GB HBM3": DataSheet(1979e12, 3.35e12),
+    "NVIDIA H100 NVL": DataSheet(1671e12, 3.9e12),
+    "NVIDIA H100 PCIe": DataSheet(1513e12, 2.0e12),
+    "NVIDIA H200": DataSheet(1979e12, 4.8e12),
+    "NVIDIA H200 NVL": DataSheet(1671e12, 4.8e12),
+    "NVIDIA GH200 480GB": DataSheet(1979e12, 4.0e12),
+    "NVIDIA GH200 144G HBM3e": DataSheet(1979e12, 4.9e12),
 }
 
 
-def card_named(device: str) -> Card | None:
+def data_sheet(device: str) -> DataSheet | None:
     """The data sheet of a device of this name, as torch gives it; None for one that is not known here."""
-    return _CARDS.get(device)
+    return _DATA_SHEETS.get(device)
