@@ -11,7 +11,7 @@ A server meets a new M at every step, with the same N and K. So what does not de
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -65,11 +65,17 @@ def best(problem: GemmProblem) -> KernelConfig:
     return ranking(problem).best(problem.m)
 
 
-def predict(problem: GemmProblem, config: KernelConfig) -> Choice:
-    """What ``problem`` is predicted to take with ``config``, whether that is a candidate or not."""
-    cost = _Cost.of(config, rates_of(problem.card))
-    rival = Rival(problem, config, cost, _resident(problem, config.cluster_size), range(0))
-    return ranking(problem).predict(problem.m, rival)
+def predict(problem: GemmProblem, config: KernelConfig, rates: Rates | None = None) -> Choice:
+    """What ``problem`` is predicted to take with ``config``, whether that is a candidate or not.
+
+    Args:
+        problem, config: as said.
+        rates: of the card; None for those that choices are made by.
+    """
+    rates = rates or rates_of(problem.card)
+    resident = _resident(problem, config.cluster_size, rates)
+    rival = Rival(problem, config, _Cost.of(config, rates), resident, range(0))
+    return Ranking(problem, rates, ()).predict(problem.m, rival)
 
 
 def ranking(problem: GemmProblem) -> Ranking:
@@ -79,7 +85,8 @@ def ranking(problem: GemmProblem) -> Ranking:
     if found is None:
         if len(_rankings) >= _MOST_RANKINGS:
             _rankings.clear()
-        found = _rankings[key] = Ranking(problem)
+        costs = _costs(problem.out_dtype, problem.layout, problem.recipe, problem.card)
+        found = _rankings[key] = Ranking(problem, rates_of(problem.card), costs)
     return found
 
 
@@ -165,17 +172,20 @@ class Rival:
 class Ranking:
     """What is predicted of all problems that differ in M alone."""
 
-    def __init__(self, problem: GemmProblem) -> None:
+    def __init__(
+        self, problem: GemmProblem, rates: Rates, costs: Iterable[tuple[KernelConfig, _Cost]]
+    ) -> None:
+        """Of those configurations that are candidates."""
         self._problem = problem
-        self._rates = rates_of(problem.card)
+        self._rates = rates
         # By what decides how many clusters of tiles rows make, and how they are launched.
         self._rivals: dict[tuple[int, int, bool], list[Rival]] = {}
         resident: dict[int, float] = {}
-        for config, cost in _costs(problem.out_dtype, problem.layout, problem.recipe, problem.card):
+        for config, cost in costs:
             if rows := candidate_rows(problem, config):
                 size = config.cluster_size
                 if size not in resident:
-                    resident[size] = _resident(problem, size)
+                    resident[size] = _resident(problem, size, rates)
                 alike = self._rivals.setdefault((config.block_m, config.cluster_m, size > 1), [])
                 alike.append(Rival(problem, config, cost, resident[size], rows))
 
@@ -252,10 +262,9 @@ def _costs(
 _rankings: dict[Hashable, Ranking] = {}
 
 
-def _resident(problem: GemmProblem, cluster_size: int) -> float:
+def _resident(problem: GemmProblem, cluster_size: int, rates: Rates) -> float:
     """How many clusters run at once. One is launched even where there is no room for it."""
-    card = problem.card
-    filled = card.sms * rates_of(card).filled.get(cluster_size, 1) / cluster_size
+    filled = problem.card.sms * rates.filled.get(cluster_size, 1) / cluster_size
     return max(1, min(problem.num_sms // cluster_size, filled))
 
 
