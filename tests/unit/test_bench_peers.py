@@ -15,6 +15,7 @@ from cute_gemm.bench.peers.registry import PEERS, split_available
 from cute_gemm.bench.peers.triton import Triton
 from cute_gemm.measure import records
 from cute_gemm.measure.cases import DenseCase, GroupedCase
+from cute_gemm.measure.work import Work
 from cute_gemm.plan.card import H100
 
 
@@ -43,10 +44,22 @@ def test_missing_peers_say_why(monkeypatch):
         "deep_gemm is not timed: the package deep_gemm is not installed",
         "deep_gemm_pdl is not timed: the package deep_gemm is not installed",
         "floor is not timed: this torch is built without CUDA",
+        "copy is not timed: this torch is built without CUDA",
     ]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     peers, notes = split_available(["cublas"])
     assert ([peer.name for peer in peers], notes) == (["cublas"], [])
+
+
+def test_a_copy_moves_the_bytes_of_the_product_and_is_judged(dense):
+    (call,) = PEERS["copy"].calls(dense)
+    call()
+    assert call.error() == 0.0
+    moved = 2 * call.result.nbytes
+    assert moved <= Work.of(dense.op, dense.shape).bytes_moved < moved + 8
+    call.result[-1] += 1
+    with pytest.raises(AssertionError, match="differs"):
+        call.error()
 
 
 # Judging

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...measure.records import CHAIN, DEEPGEMM_DEPENDENT
 from . import Peer
+from .copy import Copy
 from .cublas import Cublas
 from .deep_gemm import DeepGemm
 from .floor import Floor
@@ -19,6 +20,7 @@ PEERS: dict[str, Peer] = {
         DeepGemm(),
         DeepGemm("deep_gemm_pdl", DEEPGEMM_DEPENDENT, pdl=True, regimes=(CHAIN,)),
         Floor(),
+        Copy(),
     )
 }
 
