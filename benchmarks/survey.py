@@ -6,8 +6,8 @@
 
 Single calls with a cold L2, and layers in a CUDA graph with and without dependent launch; M-major scales,
 bf16 out, operands of standard normal values. All candidates that sum k-blocks in one order must give the same
-bits, and those must be right: a wrong result ends the survey. With --again the candidate that a call launches,
-the fastest ones and peers are timed once more, in samples that did not select them: choices are judged by it.
+bits, and those must be right: a wrong result ends the survey. With --again what a call launches, the fastest
+candidates and peers are timed once more, in samples that did not select them: choices are judged by them.
 
 `survey_file.read_survey` reads what was written; benchmarks/candidates/README.md says what is in a line.
 """
