@@ -376,6 +376,11 @@ def test_what_is_compared_is_timed_again(gpu, tmp_path, monkeypatch, capsys):
         both = row.again[CHAIN]["chosen, dependent launch"] == row.again[CHAIN]["best"]
         assert both == (row.chosen == last)
         assert row.again[CHAIN]["chosen"] != row.again[CHAIN]["best"]
+        layers = operand_pool.layers_of(row.draw)
+        assert row.again[CHAIN]["chosen"] == round(400.0 / layers, 2)
+        if theirs:
+            ways = 2 if both else 3
+            assert row.again[CHAIN]["DeepGEMM"] == round((400.0 - ways) / layers, 2)
     for (_, _, spans), row in zip(gpu.chains[5:], measured, strict=True):
         plan = plan_of(row.draw)
         chosen = kernel_of(plan.problem, plan.chosen)
