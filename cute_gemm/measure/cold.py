@@ -75,12 +75,15 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
     return time_cold_together([fn], repeats)[0]
 
 
-def time_cold_together(fns: Sequence[Callable[[], object]], repeats: int = 20) -> list[ColdTimes]:
+def time_cold_together(
+    fns: Sequence[Callable[[], object]], repeats: int = 20, warm_up: int = WARM_UP
+) -> list[ColdTimes]:
     """As `time_cold`, for several operations in turns, so that the card's temperature favours none.
 
     Args:
         fns: the operations; everything they launch must go to the current stream.
-        repeats: number of rounds that are timed, after three that are not.
+        repeats: number of rounds that are timed.
+        warm_up: number of those before that are not.
 
     Returns:
         For each operation, microseconds per call.
@@ -90,7 +93,7 @@ def time_cold_together(fns: Sequence[Callable[[], object]], repeats: int = 20) -
     """
     require_cuda("time_cold")
     buffer = flush_buffer()
-    for fn in [*fns] * WARM_UP:
+    for fn in [*fns] * warm_up:
         fn()
     # The first profile of a process starts CUPTI, which may cost records: let it be one that only learns a
     # name.

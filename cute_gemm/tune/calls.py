@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,7 +13,8 @@ from ..measure.records import M_MAJOR
 from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.problem import GemmProblem
-from ..runtime import selection
+from ..runtime import launcher, selection
+from ..runtime.selection import Launch
 from .tasks import TuningTask
 
 
@@ -31,9 +31,37 @@ def kernel_of(problem: GemmProblem, config: KernelConfig) -> KernelConfig:
     return candidates.as_run(problem, config, tma_scales=True)
 
 
+def call_of(launch: Launch, case: Case, sa: Tensor, out: Tensor) -> Callable[[], None]:
+    """A call of a kernel, on the stream that is current when it is made, which may be being captured.
+
+    Args:
+        launch: of `selection.prepare`.
+        case: the operands.
+        sa: the scales of A, in the layout that the kernel takes.
+        out: where the result goes.
+    """
+    (a, _), (b, sb), grouping, device = case.lhs, case.rhs, case.grouping, out.get_device()
+
+    def call() -> None:
+        # Which semaphore there is depends on the stream.
+        launch.kernel(a, sa, b, sb, out, *launch.options(device), *grouping)
+
+    return call
+
+
+def m_major_scales(case: Case) -> Tensor:
+    """The scales of A as TMA can load them: as they are, or a copy."""
+    _, sa = case.lhs
+    return sa if launcher.tma_can_load(sa) else in_layout(sa, M_MAJOR)
+
+
 def checked_calls(
-    problem: GemmProblem, configs: Sequence[KernelConfig], case: Case
-) -> list[Callable[[], object]]:
+    problem: GemmProblem,
+    configs: Sequence[KernelConfig],
+    case: Case,
+    out: Tensor | None = None,
+    judge: Callable[[Tensor], object] | None = None,
+) -> list[Callable[[], None]]:
     """A call of the kernel of each configuration, each made once and its result checked.
 
     Kernels are those of :func:`kernel_of`.
@@ -41,27 +69,24 @@ def checked_calls(
     Those that a batch-invariant problem may take sum k-blocks in one order: the first of them is judged, and
     the others must give the same bits. Every other one is judged.
 
+    Args:
+        problem: what the operands are of.
+        configs: candidates for it.
+        case: the operands.
+        out: where results go; None for memory of their own.
+        judge: raises AssertionError where a result that was NaN before is wrong; None for the case's own.
+
     Raises:
         AssertionError: a result is wrong; the message names the configuration.
     """
     invariant = replace(problem, batch_invariant=True)
-    out = case.poisoned_out()
-    (a, sa), (b, sb) = case.lhs, case.rhs
-    sa = in_layout(sa, M_MAJOR)
-    calls: list[Callable[[], object]] = []
+    out = case.poisoned_out() if out is None else out
+    judge = judge or case.judge
+    sa = m_major_scales(case)
+    calls: list[Callable[[], None]] = []
     first: tuple[str, Tensor] | None = None
     for config in configs:
-        launch = selection.prepare(problem, kernel_of(problem, config))
-        call = functools.partial(
-            launch.kernel,
-            a,
-            sa,
-            b,
-            sb,
-            out,
-            *launch.options(out.get_device()),
-            *case.grouping,
-        )
+        call = call_of(selection.prepare(problem, kernel_of(problem, config)), case, sa, out)
         out.fill_(torch.nan)
         call()
         is_invariant = candidates.is_candidate(invariant, config)
@@ -71,7 +96,7 @@ def checked_calls(
                 raise AssertionError(f"{config.name} differs from {name}")
         else:
             try:
-                case.judge(out)
+                judge(out)
             except AssertionError as error:
                 raise AssertionError(f"{config.name}: {error}") from error
             if is_invariant:

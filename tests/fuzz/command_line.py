@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -37,6 +36,7 @@ from cute_gemm.bench.run import Bench
 from cute_gemm.measure import timers
 from cute_gemm.measure.timers import Times
 from cute_gemm.plan.candidates import every_config
+from cute_gemm.plan.card import H100
 from cute_gemm.plan.tuned import files
 from cute_gemm.runtime import hardware, lookup, warmup
 from cute_gemm.runtime.inspection import InspectionError, KernelStats
@@ -393,7 +393,7 @@ def stand_in_gpu(draw: random.Random, stack: contextlib.ExitStack) -> None:
     origin = {"versions": {"torch": "2.13.0"}, "device": name, "date": "2026-11-29"}
     patch(torch.cuda, "is_available", lambda: True)
     patch(torch.cuda, "get_device_name", lambda *_: name)
-    patch(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(multi_processor_count=132))
+    patch(hardware, "card", lambda *_: H100)
     patch(hardware, "is_hopper", lambda *_: True)
     patch(timers, "cold_timer", lambda: (StandInTimer(draw), draw.choice(["", "no CUPTI: \x1b[31m"])))
     patch(warmup, "compile_configs", compile_configs)

@@ -1,5 +1,7 @@
 """The arithmetic of the timers; the device they time is for the GPU tests."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -39,6 +41,28 @@ def test_operations_that_take_turns_may_launch_different_numbers_of_kernels():
 def test_cold_time_refuses_a_profile_with_holes(profile):
     with pytest.raises(RuntimeError, match="want 2 flushes"):
         cold._sum_per_call(profile, "flush", 2)
+
+
+def test_calls_take_turns_behind_flushes_after_some_that_are_not_timed(monkeypatch):
+    made = []
+
+    def profile(fn, repeats):
+        start = len(made)
+        for _ in range(repeats):
+            fn()
+        return events(*((name, 2 if name == "first" else 5) for name in made[start:]))
+
+    monkeypatch.setattr(cold, "require_cuda", lambda function: None)
+    buffer = SimpleNamespace(fill_=lambda value: made.append("flush"))
+    monkeypatch.setattr(cold, "flush_buffer", lambda: buffer)
+    monkeypatch.setattr(cold, "_profile", profile)
+    calls = [lambda: made.append("first"), lambda: made.append("second")]
+    assert cold.time_cold_together(calls, 2, warm_up=1) == [[2.0, 2.0], [5.0, 5.0]]
+    one_round = ["flush", "first", "flush", "second"]
+    assert made == ["first", "second", "flush", "flush", *one_round, *one_round]
+    made.clear()
+    cold.time_cold_together(calls, 1)
+    assert made == [*["first", "second"] * 3, "flush", "flush", *one_round]
 
 
 def test_cold_times_summarise():

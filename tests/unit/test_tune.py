@@ -233,6 +233,23 @@ def test_what_sums_in_another_order_is_judged_by_itself(
         checked_calls(task.problem, configs, case)
 
 
+def test_results_go_where_they_are_wanted_and_are_judged_as_asked(kernels: Kernels) -> None:
+    task = task_of(MASKED)
+    case = case_of(task, task.draws[0], "cpu")
+    configs, out = configs_to_time(task.problem, 2.0), case.poisoned_out()
+    judged: list[torch.Tensor] = []
+    assert len(checked_calls(task.problem, configs, case, out, judged.append)) == len(configs)
+    assert len(judged) == 1
+    assert judged[0] is out
+    assert case.judge(out) < 1e-5
+
+    def refuse(result: torch.Tensor) -> None:
+        raise AssertionError("not like this")
+
+    with pytest.raises(AssertionError, match=rf"^{configs[0].name}: not like this$"):
+        checked_calls(task.problem, configs, case, out, refuse)
+
+
 @pytest.mark.parametrize("layout", [CONTIGUOUS, MASKED], ids=lambda each: each.name)
 def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: Layout, kernels: Kernels) -> None:
     task = task_of(layout)
