@@ -1,10 +1,12 @@
 """Fits the rates of a card to what candidates took on it. No GPU needed.
 
-    python benchmarks/fit_rates.py --held-out dense_held_out dense_drawn
+    python benchmarks/fit_rates.py survey.jsonl judge.jsonl --held-out judge
+    python benchmarks/fit_rates.py --held-out dense_held_out dense_drawn    # what benchmarks/candidates has
 
-Reads the timings in benchmarks/candidates, and changes one rate after the other by some percent as long as
-choices get better on the runs that are not held out. Prints the rates that it ends with, to be written into
-`cute_gemm/plan/rates.py`; and for each run how much longer what is chosen takes than the fastest candidate.
+Reads surveys, of whose regimes the geometric mean counts, or the timings in benchmarks/candidates. Changes
+one rate after the other by some percent as long as choices get better on the files that are not held out.
+Prints the rates that it ends with, to be written into `cute_gemm/plan/rates.py`; and for each file how much
+longer what is chosen takes than the fastest candidate.
 
 What is minimised is smooth, as a choice is not. Candidates weigh more the nearer their prediction is to the
 least; the loss is the mean of the logarithms of their times over that of the fastest, by these weights, and a
@@ -21,9 +23,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import cost_model as measured
+from survey_file import read_measured
 
 from cute_gemm.measure.work import problem_of
 from cute_gemm.plan import candidates, cost_model, rates
@@ -65,6 +69,20 @@ def examples() -> list[Example]:
         us = {configs[tile]: us for tile, us in times.items() if tile in configs}
         found.append(Example(run, problem, us))
     return found
+
+
+def examples_of_survey(path: Path) -> Iterator[Example]:
+    """A survey's problems; the layers of a chain are launched in the way that is faster."""
+    for problem, each in read_measured(path):
+        configs = {
+            config.name: config for config in candidates.all_configs(problem.out_dtype, problem.layout)
+        }
+        us = {
+            configs[name]: math.sqrt(cold * min(chains))
+            for name, (cold, *chains) in each.times.items()
+            if name in configs
+        }
+        yield Example(path.stem, problem, us)
 
 
 def predictions(found: Rates, example: Example) -> list[float]:
@@ -159,12 +177,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--held-out", nargs="*", default=[], metavar="RUN", help="runs to judge alone")
+    parser.add_argument("surveys", nargs="*", type=Path, help="files of survey.py, of one card")
+    parser.add_argument(
+        "--held-out", nargs="*", default=[], metavar="NAME", help="files, without .jsonl, to judge alone"
+    )
     parser.add_argument("--rounds", type=int, default=20, help="at most (default: %(default)s)")
     options = parser.parse_args()
-    every = examples()
+    every = [each for path in options.surveys for each in examples_of_survey(path)] or examples()
     if unknown := set(options.held_out) - {example.run for example in every}:
-        parser.error(f"there is no run {', '.join(sorted(unknown))}")
+        parser.error(f"there is no file {', '.join(sorted(unknown))}")
     start = rates.rates_of(every[0].problem.card)
     report("as it is", start, every)
     found = fit(start, [each for each in every if each.run not in options.held_out], options.rounds)

@@ -3,7 +3,7 @@
 import importlib
 import itertools
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,9 @@ from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.rates import Rates, rates_of
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-fit_rates = importlib.import_module("fit_rates")
+fit_rates, drawn_shapes, survey_file = (
+    importlib.import_module(name) for name in ("fit_rates", "drawn_shapes", "survey_file")
+)
 
 START = rates_of(H100)
 SHAPES = list(itertools.product((1, 64, 128, 512, 2048), (576, 4096), (512, 7168)))
@@ -70,3 +72,43 @@ def test_timings_of_candidates_are_examples() -> None:
     found = fit_rates.examples()
     assert {example.run for example in found} >= {"dense", "m_grouped_masked"}
     assert all(example.best_us == min(example.us.values()) > 0 for example in found)
+
+
+def test_surveys_are_examples(tmp_path: Path) -> None:
+    draw = drawn_shapes.Draw("dense_1d2d", 4096, 512, (64,))
+    problem = draw.problem(H100)
+    one, other = (choice.config for choice in cost_model.rank(problem)[:2])
+    times = {one.name: (9.0, 4.0, 5.0), other.name: (8.0, 4.5, 2.0), "gone": (1.0, 1.0, 1.0)}
+    path = tmp_path / "some.jsonl"
+    with path.open("w") as stream:
+        file = survey_file.SurveyFile(stream, {"card": asdict(H100)})
+        file.add(survey_file.Measured(draw, times, one.name))
+    (found,) = fit_rates.examples_of_survey(path)
+    assert (found.run, found.problem) == ("some", problem)
+    assert found.us == {one: pytest.approx(6.0), other: pytest.approx(4.0)}
+
+
+def test_a_survey_is_fitted_and_another_one_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("fitted_to", "judge"):
+        with (tmp_path / f"{name}.jsonl").open("w") as stream:
+            file = survey_file.SurveyFile(stream, {"card": asdict(H100)})
+            for n in (512, 4096):
+                draw = drawn_shapes.Draw("dense_1d2d", n, 512, (64,))
+                names = [choice.config.name for choice in cost_model.rank(draw.problem(H100))[:3]]
+                times = {each: (5.0 + i, 5.0 + i, 5.0 + i) for i, each in enumerate(names)}
+                file.add(survey_file.Measured(draw, times, names[0]))
+    paths = [str(tmp_path / f"{name}.jsonl") for name in ("fitted_to", "judge")]
+    given: list[list[fit_rates.Example]] = []
+    monkeypatch.setattr(fit_rates, "fit", lambda start, examples, rounds: given.append(examples) or start)
+    monkeypatch.setattr(sys, "argv", ["fit_rates.py", *paths, "--held-out", "judge"])
+    assert fit_rates.main() == 0
+    assert [example.run for example in given[0]] == ["fitted_to"] * 2
+    out = capsys.readouterr().out
+    assert out.count("judge") == out.count("fitted_to") == 2
+    assert f"'launch_us': {START.launch_us}" in out
+    monkeypatch.setattr(sys, "argv", ["fit_rates.py", *paths, "--held-out", "another"])
+    with pytest.raises(SystemExit):
+        fit_rates.main()
+    assert "there is no file another" in capsys.readouterr().err
