@@ -155,18 +155,15 @@ class Rival:
         """Of a problem that is so many clusters high."""
         return math.ceil(m_clusters * self.n_clusters / self.resident)
 
-    def k_block_us(self, m: int, m_clusters: int, clusters: float) -> float:
-        """Of ``clusters`` at once, of a problem of M rows that are so many clusters high."""
-        cost, ctas = self._cost, clusters * self.cluster_size
+    def tiles_us(self, m: int, m_clusters: int, waves: int) -> float:
+        """All waves of tiles of M rows that are so many clusters high, if memory does not hold them up."""
+        cost = self._cost
+        ctas = min(m_clusters * self.n_clusters, self.resident) * self.cluster_size
         loaded = min(self.block_m, m) / self.cluster_n + self.columns
         sharers = ctas / (self.cluster_n * min(m_clusters * self.cluster_m, ctas))
-        return (cost.k_block_4 + (ctas * loaded * cost.l2_us) ** 4 + (sharers * cost.line_us) ** 4) ** 0.25
-
-    def tiles_us(self, m: int, m_clusters: int) -> float:
-        """All waves of tiles, if memory does not hold them up."""
-        at_once = min(m_clusters * self.n_clusters, self.resident)
-        wave_us = self.k_blocks * self.k_block_us(m, m_clusters, at_once) + self._cost.tile_us
-        return self.waves(m_clusters) * wave_us
+        late_4 = (ctas * loaded * cost.l2_us) ** 4 + (sharers * cost.line_us) ** 4
+        k_block_us = (cost.k_block_4 + late_4) ** 0.25
+        return waves * (self.k_blocks * k_block_us + cost.tile_us)
 
 
 class Ranking:
@@ -212,9 +209,10 @@ class Ranking:
             # What all tiles may take at most, for the whole to take less than `least_us`.
             most_us = max(max(least_us - launch_us, 0) ** 4 - dram_4, 0) ** 0.25
             for rival in rivals:
-                if rival.waves(m_clusters) * rival.least_us >= most_us or m not in rival.rows:
+                waves = rival.waves(m_clusters)
+                if waves * rival.least_us >= most_us or m not in rival.rows:
                     continue
-                us = rival.tiles_us(m, m_clusters)
+                us = rival.tiles_us(m, m_clusters, waves)
                 if us < most_us:
                     found, most_us = rival, us
                     least_us = launch_us + (us**4 + dram_4) ** 0.25
@@ -225,11 +223,12 @@ class Ranking:
     def predict(self, m: int, rival: Rival) -> Choice:
         """What M rows are predicted to take with a rival."""
         m_clusters = ceil_div(self._row_blocks(m, rival.block_m), rival.cluster_m)
+        waves = rival.waves(m_clusters)
         return Choice(
             rival.config,
             self._launch_us(rival.cluster_size > 1),
-            rival.waves(m_clusters),
-            rival.tiles_us(m, m_clusters),
+            waves,
+            rival.tiles_us(m, m_clusters, waves),
             self._dram_us(m, m_clusters > self._problem.groups),
         )
 
