@@ -18,7 +18,7 @@ from cute_gemm.plan.limits import CONTIGUOUS_ALIGNMENT, SCALE_STRIDE_MULTIPLE, c
 from cute_gemm.reference import dequantized_product, product_scale, take_rows
 
 CHAIN_BYTES = 128 << 20
-LEAST_LAYERS, MOST_LAYERS = 4, 64
+LEAST_LAYERS, MOST_LAYERS = 4, 256
 
 _ALIGNMENT = 256  # bytes
 _SCALED = 128  # elements that share a scale
@@ -31,7 +31,7 @@ _SAMPLED_ROWS, _SAMPLED_GROUPS, _SAMPLED_BLOCKS = 64, 8, 4
 
 
 def layers_of(draw: Draw) -> int:
-    """How many layers a chain has: 128 MiB of weights, more than L2 holds, but 4 to 64."""
+    """How many layers a chain has: 128 MiB of weights, more than L2 holds, but 4 to 256."""
     return min(max(ceil_div(CHAIN_BYTES, draw.bytes_of_b), LEAST_LAYERS), MOST_LAYERS)
 
 
