@@ -198,7 +198,7 @@ def test_results_take_turns_where_memory_is_short(pool):
 
 def test_a_chain_has_more_weights_than_l2_holds():
     layers = operand_pool.layers_of
-    assert layers(Draw(DENSE, 256, 256, (1,))) == 64
+    assert layers(Draw(DENSE, 256, 256, (1,))) == 256
     assert layers(Draw(DENSE, 4096, 4096, (1,))) == 8
     assert layers(Draw(DENSE, 4096, 4160, (1,))) == 8
     assert layers(Draw(MASKED, 4096, 4096, (1,) * 64)) == 4
