@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -20,7 +21,12 @@ class Graph(Protocol):
     def replay(self) -> None: ...
 
 
-def time_chains(chains: Sequence[Callable[[], object]], rounds: int, least_us: float = 300.0) -> list[float]:
+def time_chains(
+    chains: Sequence[Callable[[], object]],
+    rounds: int,
+    least_us: float = 300.0,
+    seen: Callable[[int], None] = lambda place: None,
+) -> list[float]:
     """Microseconds that each call takes as a CUDA graph, median over the rounds; gaps between kernels count.
 
     In a round each graph is replayed for at least so long, one behind the other: the device is never idle,
@@ -31,6 +37,7 @@ def time_chains(chains: Sequence[Callable[[], object]], rounds: int, least_us: f
         chains: calls, each made before, as the first launch of a kernel cannot be captured.
         rounds: that are timed, after one that says how often to replay.
         least_us: how long to replay in a round.
+        seen: is told the place of each chain after a replay of it alone, before any is timed.
 
     Raises:
         RuntimeError: a call cannot be captured.
@@ -40,8 +47,9 @@ def time_chains(chains: Sequence[Callable[[], object]], rounds: int, least_us: f
     clocks.synchronize()
     graphs = [captured(chain) for chain in chains]
     # CUDA uploads a graph when it is first replayed.
-    for graph in graphs:
+    for place, graph in enumerate(graphs):
         graph.replay()
+        seen(place)
     estimates = _one_round(graphs, [1] * len(graphs))
     replays = [max(1, math.ceil(least_us / max(us, 1.0))) for us in estimates]
     times = [_one_round(graphs, replays) for _ in range(rounds)]
@@ -58,8 +66,12 @@ def captured(call: Callable[[], object]) -> Graph:
         graph.capture_begin()
         try:
             call()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            # What is raised by a capture that was given up says nothing of why.
+            with suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
     return graph
 
 

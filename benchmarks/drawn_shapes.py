@@ -139,10 +139,10 @@ def draw_shapes(seed: int, ops: Collection[str] = _TURNS, device_sms: int | None
         op = _TURNS[index % len(_TURNS)]
         if op not in ops:
             continue
-        draw = random.Random(f"{seed}, {index}")
-        found = _dense(draw) if op == DENSE else _grouped(op, draw)
-        if device_sms is not None and draw.random() < 1 / 3:
-            sms = draw.randint(least_sms(found, device_sms), device_sms)
+        rng = random.Random(f"{seed}, {index}")
+        found = _dense(rng) if op == DENSE else _grouped(op, rng)
+        if device_sms is not None and rng.random() < 1 / 3:
+            sms = rng.randint(least_sms(found, device_sms), device_sms)
             found = Draw(found.op, found.n, found.k, found.sizes, sms)
         yield found
 
@@ -160,25 +160,25 @@ def least_sms(draw: Draw, device_sms: int) -> int:
     return min(max(1, round(slowest / _MOST_US + 0.5)), device_sms)
 
 
-def _dense(draw: random.Random) -> Draw:
-    exponent = draw.uniform(0, 8) if draw.random() < 0.5 else draw.uniform(8, 14)
+def _dense(rng: random.Random) -> Draw:
+    exponent = rng.uniform(0, 8) if rng.random() < 0.5 else rng.uniform(8, 14)
     m = round(2**exponent)
-    if draw.random() < 0.5:
-        unit = draw.choice([each for each in (8, 16, 64, 128) if each <= m] or [1])
+    if rng.random() < 0.5:
+        unit = rng.choice([each for each in (8, 16, 64, 128) if each <= m] or [1])
         m = unit * round(m / unit)
     while True:
-        n, k = _n_and_k(draw)
+        n, k = _n_and_k(rng)
         if n * k <= MOST_DENSE_WEIGHTS and 2 * m * n * k <= MOST_FLOPS:
             return Draw(DENSE, n, k, (m,))
 
 
-def _grouped(op: str, draw: random.Random) -> Draw:
+def _grouped(op: str, rng: random.Random) -> Draw:
     while True:
-        groups, mean = round(2 ** draw.uniform(0, 8)), round(2 ** draw.uniform(0, 12))
-        sizes = draw_sizes(draw, groups, mean, draw.choice(KINDS))
+        groups, mean = round(2 ** rng.uniform(0, 8)), round(2 ** rng.uniform(0, 12))
+        sizes = draw_sizes(rng, groups, mean, rng.choice(KINDS))
         if sum(sizes) > MOST_ROWS:
             continue
-        found = Draw(op, *_n_and_k(draw), sizes)
+        found = Draw(op, *_n_and_k(rng), sizes)
         if is_in_bounds(found):
             return found
 
@@ -191,26 +191,26 @@ def is_in_bounds(draw: Draw) -> bool:
     return largest <= MOST_BYTES and flops_of(draw) <= MOST_FLOPS
 
 
-def _n_and_k(draw: random.Random) -> tuple[int, int]:
-    unit = 128 if draw.random() < 0.8 else 64
-    return _extent(draw, 256, 32768, 64), _extent(draw, 256, 18432, unit)
+def _n_and_k(rng: random.Random) -> tuple[int, int]:
+    unit = 128 if rng.random() < 0.8 else 64
+    return _extent(rng, 256, 32768, 64), _extent(rng, 256, 18432, unit)
 
 
-def _extent(draw: random.Random, least: int, most: int, unit: int) -> int:
+def _extent(rng: random.Random, least: int, most: int, unit: int) -> int:
     """A multiple of ``unit``, uniform by logarithms."""
-    return unit * round(least * (most / least) ** draw.random() / unit)
+    return unit * round(least * (most / least) ** rng.random() / unit)
 
 
-def draw_sizes(draw: random.Random, groups: int, mean: int, kind: str) -> tuple[int, ...]:
+def draw_sizes(rng: random.Random, groups: int, mean: int, kind: str) -> tuple[int, ...]:
     """Rows of groups by one of :data:`KINDS`, ``mean`` of each on average; at least one has some."""
     if kind == "even" or groups == 1:
         return (mean,) * groups
     if kind == "skewed":
-        weights = [draw.lognormvariate(0, 1.2) for _ in range(groups)]
+        weights = [rng.lognormvariate(0, 1.2) for _ in range(groups)]
         return _shared_out(groups * mean, weights)
-    sizes = [max(1, round(mean * draw.uniform(0.7, 1.3))) for _ in range(groups)]
+    sizes = [max(1, round(mean * rng.uniform(0.7, 1.3))) for _ in range(groups)]
     if kind == "empty":
-        for group in draw.sample(range(groups), draw.randint(1, groups - 1)):
+        for group in rng.sample(range(groups), rng.randint(1, groups - 1)):
             sizes[group] = 0
     return tuple(sizes)
 

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import cost_model as measured
+import cost_model as candidate_times
 from survey_file import read_measured
 
 from cute_gemm.measure.work import problem_of
@@ -60,10 +60,10 @@ class Example:
 def examples() -> list[Example]:
     """What benchmarks/candidates has."""
     found = []
-    for (run, op, shape), times in measured.timings().items():
+    for (run, op, shape), times in candidate_times.timings().items():
         problem = problem_of(op, shape)
         configs = {
-            measured.tile_of(config): config
+            candidate_times.tile_of(config): config
             for config in candidates.all_configs(problem.out_dtype, problem.layout)
         }
         us = {configs[tile]: us for tile, us in times.items() if tile in configs}
@@ -87,7 +87,7 @@ def examples_of_survey(path: Path) -> Iterator[Example]:
 
 def predictions(found: Rates, example: Example) -> list[float]:
     """Of each configuration, in order."""
-    return [cost_model.predict(example.problem, config, found).cost_us for config in example.us]
+    return [each.cost_us for each in cost_model.predict_all(example.problem, example.us, found)]
 
 
 def loss(found: Rates, given: Sequence[Example]) -> float:
@@ -97,9 +97,10 @@ def loss(found: Rates, given: Sequence[Example]) -> float:
         predicted = predictions(found, example)
         least = min(predicted)
         chances = [(us / least) ** (-1 / SHARPNESS) for us in predicted]
+        every = sum(chances)
         for chance, guess, us in zip(chances, predicted, example.us.values(), strict=True):
             over = math.log(us / example.best_us)
-            longer += chance / sum(chances) * over
+            longer += chance / every * over
             near = math.exp(-over / NEAR)
             errors += near * math.log(guess / us) ** 2
             weights += near
@@ -111,7 +112,7 @@ def regrets(found: Rates, given: Iterable[Example]) -> dict[str, list[float]]:
     by_run: dict[str, list[float]] = defaultdict(list)
     for example in given:
         predicted = predictions(found, example)
-        chosen = min(zip(predicted, example.us.values(), strict=True))[1]
+        _, chosen = min(zip(predicted, example.us.values(), strict=True), key=lambda pair: pair[0])
         by_run[example.run].append(chosen / example.best_us)
     return by_run
 
@@ -152,7 +153,7 @@ def fit(start: Rates, given: Sequence[Example], most_rounds: int) -> Rates:
     steps = {path: FIRST_STEP for path in places(best) if path[0] not in FIXED}
     for _ in range(most_rounds):
         for path, step in steps.items():
-            number = max(number_at(best, path), LEAST)
+            number = number_at(best, path) or LEAST
             for factor in (1 + step, 1 / (1 + step)):
                 changed = with_number(best, path, number * factor)
                 found = loss(Rates(**changed), given)

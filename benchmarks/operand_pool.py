@@ -14,25 +14,26 @@ from torch import Tensor
 
 from cute_gemm import quantize, testing
 from cute_gemm.measure.cases import Case, DenseCase, GroupedCase, Operand
+from cute_gemm.measure.layers import LEAST_LAYERS, layer_count
 from cute_gemm.plan.limits import CONTIGUOUS_ALIGNMENT, SCALE_STRIDE_MULTIPLE, ceil_div
 from cute_gemm.reference import dequantized_product, product_scale, take_rows
 
 CHAIN_BYTES = 128 << 20
-LEAST_LAYERS, MOST_LAYERS = 4, 256
+"""Of the weights of all layers: half of what the benchmark has, twice what L2 holds, and half the time."""
 
 _ALIGNMENT = 256  # bytes
 _SCALED = 128  # elements that share a scale
 # A, and four layers of the largest B.
 POOL_BYTES = (1 + LEAST_LAYERS) * MOST_BYTES + (64 << 20)
-OUT_BYTES = 2 * MOST_BYTES
+RESULT_BYTES = 2 * MOST_BYTES
 _CHUNK = 1 << 26
 
 _SAMPLED_ROWS, _SAMPLED_GROUPS, _SAMPLED_BLOCKS = 64, 8, 4
 
 
 def layers_of(draw: Draw) -> int:
-    """How many layers a chain has: 128 MiB of weights, more than L2 holds, but 4 to 256."""
-    return min(max(ceil_div(CHAIN_BYTES, draw.bytes_of_b), LEAST_LAYERS), MOST_LAYERS)
+    """How many layers a chain has."""
+    return layer_count(draw.bytes_of_b, CHAIN_BYTES)
 
 
 class _Room:
@@ -71,7 +72,7 @@ class OperandPool:
     outs: Tensor
 
     @staticmethod
-    def make(device: str = "cuda", size: int = POOL_BYTES, out_bytes: int = OUT_BYTES) -> OperandPool:
+    def make(device: str = "cuda", size: int = POOL_BYTES, out_bytes: int = RESULT_BYTES) -> OperandPool:
         """Memory that is enough for every draw; less only for tests."""
         values = torch.empty(size // _SCALED * _SCALED, dtype=torch.uint8, device=device)
         scales = torch.empty(len(values) // _SCALED, dtype=torch.float32, device=device)

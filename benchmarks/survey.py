@@ -9,7 +9,7 @@ bf16 out, operands of standard normal values. All candidates that sum k-blocks i
 bits, and those must be right: a wrong result ends the survey. With --again what a call launches, the fastest
 candidates and peers are timed once more, in samples that did not select them: choices are judged by them.
 
-`survey_file.read_survey` reads what was written; benchmarks/candidates/README.md says what is in a line.
+`survey_file.read_measured` reads what was written; benchmarks/candidates/README.md says what is in a line.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from drawn_shapes import Draw, draw_shapes
 from operand_pool import OperandPool
@@ -121,19 +123,13 @@ def run(options: argparse.Namespace, budget: Budget) -> int:
         note(reason)
     more = {name: version for peer in peers for name, version in peer.versions().items()}
     header = {**describe_origin(more), "card": asdict(card), "seed": options.seed}
-    try:
-        stream = options.out.open("x", encoding="utf-8")
-    except OSError as error:
-        raise CommandError(
-            f"cannot make {options.out}: {error.strerror}; name a new file by --out"
-        ) from error
-    with stream:
-        file = SurveyFile(stream, header)
+    with new_file(options.out) as stream:
         compile_kernels(kernel for plan in plans for kernel in plan.kernels)
         if peers:
             call_peers([peer.name for peer in peers], [plan.draw for plan in plans])
         print(f"compiled, {budget.left:.0f} s left", flush=True)
         pool = OperandPool.make()
+        file = SurveyFile(stream, header)
         rows: list[Measured] = []
         for batch in budget.rations(batches(plans)):
             for row in measure(pool, batch, options.again, peers):
@@ -144,6 +140,25 @@ def run(options: argparse.Namespace, budget: Budget) -> int:
             print(f"{len(rows)} problems done, {budget.left:.0f} s left", flush=True)
     summarise(rows)
     return 0
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """A file to write to, which is gone again if nothing was written.
+
+    Raises:
+        CommandError: it cannot be made, or is there already.
+    """
+    try:
+        stream = path.open("x", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot make {path}: {error.strerror}; name a new file by --out") from error
+    try:
+        with stream:
+            yield stream
+    finally:
+        if not path.stat().st_size:
+            path.unlink()
 
 
 def list_plans(options: argparse.Namespace) -> None:

@@ -42,32 +42,13 @@ class Measured:
     again: Again = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What one candidate took, by regime in microseconds.
-
-    Args:
-        problem: as a call poses it.
-        op: as in `records`.
-        sizes: rows of each group; of a dense problem M alone.
-        config_name: of the candidate; the kernel has its scales of A by TMA where that pays.
-        us: by regime.
-    """
-
-    problem: GemmProblem
-    op: str
-    sizes: tuple[int, ...]
-    config_name: str
-    us: dict[str, float]
-
-
 class SurveyFile:
     """Writes a survey, a line at a time, so that what was measured is kept whatever comes."""
 
     def __init__(self, stream: TextIO, header: Row) -> None:
         self._stream = stream
         self._indices: dict[str, int] = {}
-        self._write({**header, "regimes": REGIMES, "configs": []})
+        self._write({**header, "configs": []})
 
     def add(self, measured: Measured) -> None:
         """Keep a problem, names of candidates that are new in a line before it."""
@@ -107,16 +88,3 @@ def read_measured(path: Path) -> Iterator[tuple[GemmProblem, Measured]]:
         draw = Draw.of_row(row)
         times = {names[index]: us for index, *us in row["t"]}
         yield draw.problem(card), Measured(draw, times, names[row["chosen"]], row.get("again", {}))
-
-
-def read_survey(path: Path) -> list[Timing]:
-    """What each candidate took for each problem.
-
-    Raises:
-        CommandError: it cannot be read, or a line is not JSON.
-    """
-    return [
-        Timing(problem, measured.draw.op, measured.draw.sizes, name, dict(zip(REGIMES, us, strict=True)))
-        for problem, measured in read_measured(path)
-        for name, us in measured.times.items()
-    ]

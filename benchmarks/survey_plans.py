@@ -24,7 +24,7 @@ CHAIN_US = 300.0
 _MOST_NEAR, _MOST_FAR = 14, 2
 _FARTHEST = 4.0  # times what the best is predicted to take: slower ones would only cost time
 _MOST_CALLS, _MOST_US = 200, 8e6  # of a batch
-_FLUSH_US, _GRAPH_US = 90.0, 1500.0
+_FLUSH_US, _GRAPH_US, _NODE_US = 90.0, 500.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Plan:
         for config in self.configs:
             cost = cost_model.predict(self.problem, config).cost_us
             cold = (1 + WARM_UP + ROUNDS) * (cost + _FLUSH_US)
-            one_way = _GRAPH_US + 2 * layers * cost + CHAIN_ROUNDS * max(CHAIN_US, layers * cost)
+            capture = _GRAPH_US + layers * _NODE_US
+            one_way = capture + 2 * layers * cost + CHAIN_ROUNDS * max(CHAIN_US, layers * cost)
             total += cold + 2 * one_way
         return total
 

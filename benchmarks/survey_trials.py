@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from chain_times import time_chains
 from operand_pool import OperandPool, Sample, layers_of
 from survey_file import BEST, CHAIN_PDL, CHOSEN, CHOSEN_PDL, Again, Measured
@@ -95,11 +96,35 @@ class Trial:
         """Microseconds of a layer of each candidate: as usual, and by dependent launch.
 
         Raises:
+            AssertionError: a result differs from that of a call by itself.
             RuntimeError: a call cannot be captured.
         """
         ways = [self.chain(config, pdl) for config in self.plan.configs for pdl in (False, True)]
-        us = [each / len(self.cases) for each in time_chains(ways, CHAIN_ROUNDS, CHAIN_US)]
+        wanted = [self._sampled(call) for call in self.calls]
+        self.outs[0].fill_(torch.nan)
+
+        def seen(place: int) -> None:
+            """Layers that share memory for results leave those of the last."""
+            if self.has_results_of_its_own and not torch.equal(self._sampled(), wanted[place // 2]):
+                way = "by dependent launch" if place % 2 else "in a chain"
+                config = self.plan.configs[place // 2]
+                raise AssertionError(f"{self.plan.draw.title}: {config.name} differs {way}")
+            self.outs[0].fill_(torch.nan)
+
+        us = [each / len(self.cases) for each in time_chains(ways, CHAIN_ROUNDS, CHAIN_US, seen)]
         return list(zip(us[::2], us[1::2], strict=True))
+
+    @property
+    def has_results_of_its_own(self) -> bool:
+        """Whether the first layer is the only one that writes its result."""
+        first, *others = (out.data_ptr() for out in self.outs)
+        return first not in others
+
+    def _sampled(self, call: Callable[[], object] | None = None) -> Tensor:
+        """The bits of the sample of the first layer's result, after a call if there is one."""
+        if call is not None:
+            call()
+        return self.sample.of(self.outs[0]).view(torch.int16).clone()
 
 
 def measure(pool: OperandPool, plans: Sequence[Plan], again: bool, peers: Sequence[Peer]) -> list[Measured]:
@@ -161,18 +186,23 @@ def _measured_again(found: Sequence[tuple[Trial, Measured]], peers: Sequence[Pee
     # What is both chosen and best is one call.
     different = {id(call): call for named in cold_calls for call in named.values()}
     cold_us = _time_cold([*different.values()], AGAIN_ROUNDS)
+    if cold_us is None and peers:
+        note(f"without peers, with which they could not be timed: {len(found)} problems")
+        return _measured_again(found, ())
     if cold_us is None:
-        note(f"left out, as they could not be timed again: {len(found)} problems")
-        return []
+        note(f"could not be timed again: {len(found)} problems")
+        return [measured for _, measured in found]
     us_of = dict(zip(different, cold_us, strict=True))
     complete = []
     for (trial, measured), named in zip(found, cold_calls, strict=True):
         again = {COLD: {name: us_of[id(call)] for name, call in named.items()}}
-        try:
-            again[CHAIN] = _chain_again(trial, measured, peers)
-        except RuntimeError as error:
-            note(f"left out: {trial.plan.draw.title}: {in_a_line(error)}")
-            continue
+        # A peer that cannot be captured must not decide which problems choices are judged by.
+        for beside in (peers, ()) if peers else (peers,):
+            try:
+                again[CHAIN] = _chain_again(trial, measured, beside)
+                break
+            except RuntimeError as error:
+                note(f"not in a chain again: {trial.plan.draw.title}: {in_a_line(error)}")
         complete.append(Measured(measured.draw, measured.times, measured.chosen, again))
     return complete
 

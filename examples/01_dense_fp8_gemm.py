@@ -12,7 +12,7 @@ import argparse
 import torch
 
 import cute_gemm
-from cute_gemm.measure.data_sheets import data_sheet
+from cute_gemm.plan.data_sheets import data_sheet
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime.hardware import is_hopper
 from cute_gemm.testing import time_cold, worst_tile_error

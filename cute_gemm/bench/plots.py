@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from ..measure.data_sheets import DataSheet, data_sheet
 from ..measure.records import BLOCKWISE, CONTIGUOUS, DEEPGEMM, DENSE, FAST, MASKED, OFFSETS, OURS, TRITON, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.work import Work
+from ..plan.data_sheets import DataSheet, data_sheet
 from .published import peer_times
 from .results import ours_with, peers_beside, right_times
 from .tables import OPS, REGIMES, TITLES, dimension_names

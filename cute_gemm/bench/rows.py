@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..measure.console import printable
-from ..measure.data_sheets import data_sheet
 from ..measure.records import COLD, KEYS, OURS, SUSTAINED, Row, key_of
 from ..measure.work import Work
+from ..plan.data_sheets import data_sheet
 from ..plan.limits import MAX_EXTENT, MAX_GROUPS
 
 # In microseconds: 0.001 is the least that is written, and ten days are more than anybody waits.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..measure.data_sheets import data_sheet
 from ..measure.records import CHAIN, COLD, CONTIGUOUS, DENSE, KEYS, MASKED, OFFSETS, ROW_MAJOR, SUSTAINED, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.work import Work
+from ..plan.data_sheets import data_sheet
 from .published import peer_times
 from .results import ours_with, peers_beside, right_times
 

@@ -75,6 +75,8 @@ def _run(args: argparse.Namespace) -> None:
     given = [args.config is not None, args.kernel is not None, any(extents)]
     if sum(given) != 1 or (any(extents) and not all(extents)):
         raise CommandError("want a shape, by --m, --n and --k, or --config, or --kernel")
+    if not any(extents) and (args.card or args.num_sms):
+        raise CommandError("--card and --num-sms go with a shape")
     try:
         _show(_chosen(args) if any(extents) else _named(args))
     except CommandError:
@@ -97,7 +99,7 @@ def _named(args: argparse.Namespace) -> Program | KernelConfig:
 
 def _chosen(args: argparse.Namespace) -> KernelConfig:
     """What is chosen for a shape, after a table of what else was there."""
-    from cute_gemm.plan import candidates, cost_model
+    from cute_gemm.plan import candidates, cost_model, tuned
     from cute_gemm.runtime import selection
 
     if why := why_impossible(args.n, args.k):
@@ -112,7 +114,8 @@ def _chosen(args: argparse.Namespace) -> KernelConfig:
         for choice in cost_model.rank(problem)
     ]
     chosen = selection.select(problem, args.m_major)
-    wide_console().print(_rivals_table(problem, choices, chosen))
+    verdict = "chosen" if tuned.choice(problem) is None else "chosen, as measured"
+    wide_console().print(_rivals_table(problem, choices, chosen, verdict))
     return chosen
 
 
@@ -136,7 +139,9 @@ def _show(of: Program | KernelConfig) -> None:
     console.print(_instructions_table(stats))
 
 
-def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig) -> PlainTable:
+def _rivals_table(
+    problem: GemmProblem, choices: Sequence[Choice], chosen: KernelConfig, verdict: str
+) -> PlainTable:
     on = f"{problem.num_sms} SMs of {problem.card.name}"
     title = f"{shapes.extents_text(problem)}, {problem.out_dtype} out, {on}"
     table = PlainTable(title=title, title_justify="left")
@@ -149,7 +154,7 @@ def _rivals_table(problem: GemmProblem, choices: Sequence[Choice], chosen: Kerne
     for rank, choice in enumerate(choices):
         is_chosen = choice.config == chosen
         if rank < _RIVALS or is_chosen:
-            name = f"{choice.config.name} (chosen)" if is_chosen else choice.config.name
+            name = f"{choice.config.name} ({verdict})" if is_chosen else choice.config.name
             table.add_row(
                 name,
                 f"{choice.cost_us:.1f}",

@@ -9,9 +9,9 @@ import torch
 
 import cute_gemm
 from cute_gemm import testing
-from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.memory import available_bytes, in_gib
+from cute_gemm.plan.data_sheets import data_sheet
 from cute_gemm.plan.limits import ceil_div
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.reference import dequantized_product

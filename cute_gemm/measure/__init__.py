@@ -3,7 +3,6 @@
 - What is measured: `shapes`, `work` (operations and bytes of a shape, group draws), `cases` (operands and the
   judge of their product), `calls` (ways to compute it).
 - How: `cold` and `clocks` time one operation or several, `timers` are what a command times a regime with.
-- Against what: `data_sheets` has the peaks of cards.
 - What is kept: `records` (JSON lines), `origin` (versions, device, date), `statistics`.
 - What commands share: `arguments`, `errors`, `device`, `console`, `progress`.
 """

@@ -25,8 +25,12 @@ C = TypeVar("C", bound=Case)
 def layers_of(case: C) -> list[C]:
     """A case, and as many more with copies of its weights as a chain has."""
     b, _ = case.rhs
-    count = min(max(ceil_div(WEIGHTS_BYTES, b.nbytes), LEAST_LAYERS), MOST_LAYERS)
-    return [case] + [_with_weights_of_its_own(case) for _ in range(count - 1)]
+    return [case] + [_with_weights_of_its_own(case) for _ in range(layer_count(b.nbytes, WEIGHTS_BYTES) - 1)]
+
+
+def layer_count(bytes_of_b: int, weights_bytes: int) -> int:
+    """Layers that a chain has whose weights are to be so many bytes together, at least."""
+    return min(max(ceil_div(weights_bytes, bytes_of_b), LEAST_LAYERS), MOST_LAYERS)
 
 
 def _with_weights_of_its_own(case: C) -> C:

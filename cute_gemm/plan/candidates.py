@@ -116,7 +116,8 @@ def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
     k-blocks are shared out, all CTAs run at once. Groups fill a tile of two m-fragments, as a warpgroup
     without rows in a group's last tile skips the multiplication, but always multiplies both fragments.
     """
-    return problem.m in candidate_rows(problem, config)
+    rows = candidate_rows(problem, config)
+    return rows.start <= problem.m < rows.stop
 
 
 def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
@@ -224,6 +225,7 @@ def _draws(few_rows: bool, cluster: int, splits: int, layout: Layout) -> bool:
     return cluster > 1 and splits == 1
 
 
+@cache
 def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
     """``config`` as it is, and where that may be of use, with bands half as high."""
     if config.m_fragments > 1 and not config.layout.is_grouped:
@@ -238,6 +240,7 @@ def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
     return rows > RASTER_WIDTH // 2 * config.block_m and rows * problem.k > most_bytes
 
 
+@cache
 def _with_tma_scales(config: KernelConfig) -> KernelConfig:
     """``config`` with the scales of A in its stages; as it is where they do not fit, or never pay.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .limits import H100_SMS
+from .data_sheets import DATA_SHEETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,11 @@ def tensor_share(name: str) -> float:
     return _TENSOR_SHARES.get(name, 1.0)
 
 
-H100 = Card("NVIDIA H100 80GB HBM3", H100_SMS, 1980, 3.35232e6, 50 << 20)
-"""What is assumed where no device is asked."""
-
 CARDS: dict[str, Card] = {
-    card.name: card
-    for card in (
-        H100,
-        Card("NVIDIA H200", H100_SMS, 1980, 4.916736e6, 50 << 20),
-        Card("NVIDIA H100 NVL", H100_SMS, 1785, 3.938e6, 50 << 20),
-        Card("NVIDIA H100 PCIe", 114, 1755, 2.039e6, 50 << 20),
-        Card("NVIDIA GH200 480GB", H100_SMS, 1980, 4.023e6, 50 << 20),
-        Card("NVIDIA H20", 78, 1980, 4.023e6, 60 << 20, tensor_share("NVIDIA H20")),
-    )
+    name: Card(name, sheet.sms, sheet.sm_mhz, sheet.bytes / 1e6, sheet.l2_bytes, tensor_share(name))
+    for name, sheet in DATA_SHEETS.items()
 }
-"""Cards by name, for machines without them. The figures of the first two are their drivers', those of the
-others are from their data sheets."""
+"""Cards by name, by their data sheets, for machines without them."""
+
+H100 = CARDS["NVIDIA H100 80GB HBM3"]
+"""What is assumed where no device is asked."""

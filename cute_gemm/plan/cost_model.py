@@ -65,17 +65,28 @@ def best(problem: GemmProblem) -> KernelConfig:
     return ranking(problem).best(problem.m)
 
 
-def predict(problem: GemmProblem, config: KernelConfig, rates: Rates | None = None) -> Choice:
-    """What ``problem`` is predicted to take with ``config``, whether that is a candidate or not.
+def predict_all(
+    problem: GemmProblem, configs: Iterable[KernelConfig], rates: Rates | None = None
+) -> list[Choice]:
+    """What ``problem`` is predicted to take with each of ``configs``, candidates or not.
 
     Args:
-        problem, config: as said.
+        problem, configs: as said.
         rates: of the card; None for those that choices are made by.
     """
     rates = rates or rates_of(problem.card)
-    resident = _resident(problem, config.cluster_size, rates)
-    rival = Rival(problem, config, _Cost.of(config, rates), resident, range(0))
-    return Ranking(problem, rates, ()).predict(problem.m, rival)
+    family = Ranking(problem, rates, ())
+    rivals = [
+        Rival(problem, config, _Cost.of(config, rates), _resident(problem, config.cluster_size, rates))
+        for config in configs
+    ]
+    return [family.predict(problem.m, rival) for rival in rivals]
+
+
+def predict(problem: GemmProblem, config: KernelConfig) -> Choice:
+    """What ``problem`` is predicted to take with ``config``, whether that is a candidate or not."""
+    (choice,) = predict_all(problem, (config,))
+    return choice
 
 
 def ranking(problem: GemmProblem) -> Ranking:
@@ -128,18 +139,24 @@ class Rival:
         "columns",
         "config",
         "k_blocks",
+        "least_m",
         "least_us",
+        "most_m",
         "n_clusters",
         "resident",
-        "rows",
     )
 
     def __init__(
-        self, problem: GemmProblem, config: KernelConfig, cost: _Cost, resident: float, rows: range
+        self,
+        problem: GemmProblem,
+        config: KernelConfig,
+        cost: _Cost,
+        resident: int,
+        rows: range = range(0),
     ) -> None:
         """``resident`` is how many of its clusters run at once, ``rows`` all M that it is a candidate for."""
         self.config = config
-        self.rows = rows
+        self.least_m, self.most_m = rows.start, rows.stop - 1
         self.resident = resident
         self.block_m = config.block_m
         self.cluster_m, self.cluster_n = config.cluster_m, config.cluster_n
@@ -153,7 +170,7 @@ class Rival:
 
     def waves(self, m_clusters: int) -> int:
         """Of a problem that is so many clusters high."""
-        return math.ceil(m_clusters * self.n_clusters / self.resident)
+        return ceil_div(m_clusters * self.n_clusters, self.resident)
 
     def tiles_us(self, m: int, m_clusters: int, waves: int) -> float:
         """All waves of tiles of M rows that are so many clusters high, if memory does not hold them up."""
@@ -177,7 +194,7 @@ class Ranking:
         self._rates = rates
         # By what decides how many clusters of tiles rows make, and how they are launched.
         self._rivals: dict[tuple[int, int, bool], list[Rival]] = {}
-        resident: dict[int, float] = {}
+        resident: dict[int, int] = {}
         for config, cost in costs:
             if rows := candidate_rows(problem, config):
                 size = config.cluster_size
@@ -188,8 +205,9 @@ class Ranking:
 
     def rank(self, m: int) -> list[Choice]:
         """All candidates for M rows, the one predicted to be fastest first."""
-        rivals = [rival for each in self._rivals.values() for rival in each if m in rival.rows]
-        return sorted((self.predict(m, rival) for rival in rivals), key=lambda choice: choice.cost_us)
+        every = (rival for alike in self._rivals.values() for rival in alike)
+        choices = [self.predict(m, rival) for rival in every if rival.least_m <= m <= rival.most_m]
+        return sorted(choices, key=lambda choice: choice.cost_us)
 
     def best(self, m: int) -> KernelConfig:
         """The first of :meth:`rank`, without working out all of it.
@@ -210,7 +228,7 @@ class Ranking:
             most_us = max(max(least_us - launch_us, 0) ** 4 - dram_4, 0) ** 0.25
             for rival in rivals:
                 waves = rival.waves(m_clusters)
-                if waves * rival.least_us >= most_us or m not in rival.rows:
+                if waves * rival.least_us >= most_us or not rival.least_m <= m <= rival.most_m:
                     continue
                 us = rival.tiles_us(m, m_clusters, waves)
                 if us < most_us:
@@ -261,9 +279,9 @@ def _costs(
 _rankings: dict[Hashable, Ranking] = {}
 
 
-def _resident(problem: GemmProblem, cluster_size: int, rates: Rates) -> float:
+def _resident(problem: GemmProblem, cluster_size: int, rates: Rates) -> int:
     """How many clusters run at once. One is launched even where there is no room for it."""
-    filled = problem.card.sms * rates.filled.get(cluster_size, 1) / cluster_size
+    filled = int(problem.card.sms * rates.filled.get(cluster_size, 1) + 0.5) // cluster_size
     return max(1, min(problem.num_sms // cluster_size, filled))
 
 

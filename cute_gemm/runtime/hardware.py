@@ -43,6 +43,9 @@ def card(index: int | None = None) -> Card:
 
     Args:
         index: the device's number; None for the current device.
+
+    Raises:
+        RuntimeError, AssertionError: torch's, where there is no such device.
     """
     if index is None:
         index = torch.cuda.current_device()

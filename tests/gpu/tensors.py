@@ -1,12 +1,15 @@
 """What the tests on a GPU know of tensors."""
 
 import functools
+from typing import Any
 
 import torch
 
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.limits import OUT_BYTES, SEMAPHORE_WORDS, ceil_div
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import hardware
 
 DTYPES = {name: getattr(torch, name) for name in OUT_BYTES}
 """The types a result may have, by the names configurations give them."""
@@ -29,6 +32,12 @@ def m_major_amid_nans(sa: torch.Tensor, before: int = 0, behind: int = 0) -> tor
 def scales_for(config: KernelConfig, sa: torch.Tensor) -> torch.Tensor:
     """Scales of A as a kernel takes them: M-major for TMA."""
     return m_major_amid_nans(sa) if config.tma_scales else sa
+
+
+def problem_here(m: int, n: int, k: int, **more: Any) -> GemmProblem:
+    """A problem as a call on the current device poses it."""
+    card = hardware.card()
+    return GemmProblem(m, n, k, **{"num_sms": card.sms, "card": card, **more})
 
 
 FLAGS = int(LaunchFlags.EVICT_FIRST_B)

@@ -12,7 +12,7 @@ from typing import Any
 import groups
 import pytest
 import torch
-from tensors import bits
+from tensors import bits, problem_here
 
 from cute_gemm import (
     contract,
@@ -23,7 +23,6 @@ from cute_gemm import (
     reference,
 )
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
-from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import cache, hardware, launcher, selection, semaphores, torch_internals
 from cute_gemm.testing import assert_correct, host_time, make_inputs
 
@@ -344,13 +343,12 @@ def test_host_time_of_a_call_that_allocates() -> None:
 
 def test_sizes_of_one_configuration_share_a_kernel(caplog: pytest.LogCaptureFixture) -> None:
     """M, N and K arrive with a call: for another size a kernel is neither compiled nor loaded again."""
-    num_sms = torch.cuda.get_device_properties().multi_processor_count
     first, *others = (129, 264, 1040), (130, 264, 1040), (129, 272, 1040), (129, 264, 1056)
-    config = selection.select(GemmProblem(*first, num_sms=num_sms))
+    config = selection.select(problem_here(*first))
     fp8_gemm_nt(*make_inputs(*first, device="cuda"))
     caplog.set_level(logging.DEBUG, logger="cute_gemm")
     for size in others:
-        assert selection.select(GemmProblem(*size, num_sms=num_sms)) == config
+        assert selection.select(problem_here(*size)) == config
         (a, sa), (b, sb) = make_inputs(*size, device="cuda")
         assert_correct(fp8_gemm_nt((a, sa), (b, sb)), a, sa, b, sb)
     assert caplog.text == ""

@@ -7,7 +7,7 @@ import torch
 from cuda.bindings import driver
 from groups import launch
 from late import copy_at_once
-from tensors import DTYPES, bits, semaphore
+from tensors import DTYPES, bits, problem_here, semaphore
 
 import cute_gemm
 from cute_gemm import fp8_gemm_nt
@@ -15,7 +15,6 @@ from cute_gemm.plan import launch_policy
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, MASKED
 from cute_gemm.plan.limits import SEMAPHORE_WORDS
-from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import builder, selection, semaphores
 from cute_gemm.testing import (
     GroupedInputs,
@@ -39,7 +38,7 @@ def operands() -> tuple[Operand, Operand]:
 @pytest.fixture(scope="module")
 def expected(operands: tuple[Operand, Operand]) -> torch.Tensor:
     """The result by static persistence."""
-    problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
+    problem = problem_here(*SHAPE)
     config = selection.select(problem)
     assert launch_policy.is_drawn(problem, config)
     (a, sa), (b, sb) = operands
@@ -131,7 +130,7 @@ def test_none_starts_before_a_kernel_that_draws_has_ended(
     operands: tuple[Operand, Operand], expected: torch.Tensor, draws: bool
 ) -> None:
     """Or it might end before it, and the next kernel that draws find the semaphore in use."""
-    problem = GemmProblem(*SHAPE, num_sms=torch.cuda.get_device_properties().multi_processor_count)
+    problem = problem_here(*SHAPE)
     launch, copy = selection.prepare(problem, selection.select(problem)), copy_at_once()
     num_sms, flags, address, _ = launch.options(torch.cuda.current_device())
     assert address

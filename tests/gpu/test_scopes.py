@@ -11,11 +11,10 @@ import pytest
 import torch
 from cuda.bindings import driver
 from late import copy_late
-from tensors import DTYPES, bits
+from tensors import DTYPES, bits, problem_here
 
 import cute_gemm
 from cute_gemm.plan.layouts import MASKED, Layout
-from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import launcher, selection
 from cute_gemm.testing import assert_correct, make_inputs, poisoned
 
@@ -153,7 +152,7 @@ def test_a_dependent_launch_waits_for_who_writes_its_operands_and_reads_its_resu
 ) -> None:
     """Both are done by one kernel before each product, 0.1 ms after it has let the product start."""
     if kind in PRODUCTS:
-        config = selection.select(GemmProblem(*PRODUCTS[kind]))
+        config = selection.select(problem_here(*PRODUCTS[kind]))
         assert (config.splits > 1) == (kind == "shared k")
     drawn = [draw(kind, seed) for seed in range(TIMES)]
     sources = [packed(operands) for operands in drawn]

@@ -6,11 +6,11 @@ from pathlib import Path
 import groups
 import pytest
 import torch
+from tensors import problem_here
 
 import cute_gemm
 from cute_gemm import cli
 from cute_gemm.plan.layouts import Layout
-from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned import files
 from cute_gemm.plan.tuned.table import Entry
 from cute_gemm.runtime import launcher, selection
@@ -40,7 +40,7 @@ def test_what_is_tuned_is_run(directory: Path, out_dtype: str) -> None:
     shape = (64, 2112, 1024)
     arguments = "--shapes", "64x2112x1024", "--out-dtype", out_dtype, "--num-sms", "100", "--within", "1.5"
     (entry,) = tune(directory, *arguments)
-    assert selection.select(GemmProblem(*shape, out_dtype, 100)) == entry.kernel_config
+    assert selection.select(problem_here(*shape, out_dtype=out_dtype, num_sms=100)) == entry.kernel_config
     assert entry.cold_us is not None
     assert 1 < entry.cold_us < 1000
     (a, sa), (b, sb) = make_inputs(*shape, device="cuda")
@@ -52,8 +52,7 @@ def test_what_is_tuned_is_run(directory: Path, out_dtype: str) -> None:
 @groups.every_layout
 def test_groups_are_tuned(directory: Path, layout: Layout) -> None:
     (entry,) = tune(directory, "--op", layout.name, "--shapes", "8x100x2112x1024")
-    num_sms = torch.cuda.get_device_properties().multi_processor_count
-    problem = GemmProblem(entry.m, 2112, 1024, num_sms=num_sms, layout=layout, groups=8)
+    problem = problem_here(entry.m, 2112, 1024, layout=layout, groups=8)
     assert selection.select(problem) == entry.kernel_config
     assert entry.kernel_config is not None
 

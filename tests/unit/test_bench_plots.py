@@ -8,8 +8,8 @@ from bench_rows import grouped_row, row
 
 from cute_gemm.bench import published
 from cute_gemm.measure import records
-from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.work import Work
+from cute_gemm.plan.data_sheets import data_sheet
 
 plots = pytest.importorskip("cute_gemm.bench.plots", reason="needs matplotlib")
 

@@ -6,8 +6,8 @@ from bench_rows import ORIGIN, SHAPE, row
 from cute_gemm.bench import published, results
 from cute_gemm.bench.rows import measurement
 from cute_gemm.measure import records, work
-from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.errors import CommandError
+from cute_gemm.plan.data_sheets import data_sheet
 
 
 def test_row_holds_all_that_a_result_needs():

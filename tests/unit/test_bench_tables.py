@@ -5,9 +5,9 @@ from bench_rows import SHAPE, grouped_row, row
 
 from cute_gemm.bench import published, tables
 from cute_gemm.measure import records
-from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.work import Work
+from cute_gemm.plan.data_sheets import data_sheet
 
 
 def cells(text):

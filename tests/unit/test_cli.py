@@ -14,7 +14,7 @@ import cute_gemm
 from cute_gemm import cli
 from cute_gemm.cli import demo, products, weights
 from cute_gemm.cli.status_line import status_line
-from cute_gemm.plan import candidates, cost_model
+from cute_gemm.plan import candidates, cost_model, tuned
 from cute_gemm.plan.card import CARDS, H100
 from cute_gemm.plan.problem import GemmProblem, why_impossible
 from cute_gemm.runtime import builder, inspection, selection
@@ -246,7 +246,7 @@ def test_the_limit_is_that_of_the_card():
     for name, terabytes in cards.items():
         result = products.Result("w", problem, "64x64", 1.4e-6, 6.8e-4, us=10.0, device=name)
         assert result.share_of_limit == pytest.approx(problem.bytes_moved / terabytes * 1e-6 / 10)
-    result = products.Result("w", problem, "64x64", 1.4e-6, 6.8e-4, us=10.0, device="NVIDIA H20")
+    result = products.Result("w", problem, "64x64", 1.4e-6, 6.8e-4, us=10.0, device="NVIDIA L4")
     assert result.share_of_limit is None
     table = demo._results_table([result], torch.device("cuda"))
     assert [next(iter(column.cells)) for column in table.columns][-3:] == ["10.0", "3", "-"]
@@ -333,6 +333,22 @@ def test_inspect_is_of_a_card(run, monkeypatch):
         first = cost_model.rank(GemmProblem(300, 4096, 7168, num_sms=num_sms, card=card))[0]
         us = [f"{each:.1f}" for each in (first.cost_us, first.tiles_us, first.dram_us)]
         assert rows(out)[0] == [f"{first.config.name} (chosen)", us[0], "+0.0%", str(first.waves), *us[1:]]
+
+
+def test_inspect_says_what_was_measured(run, monkeypatch):
+    monkeypatch.setattr(builder, "cubin", lambda config: b"")
+    monkeypatch.setattr(inspection, "read_cubin", lambda cubin: KernelStats("k", 168, 1024, 0, (), ()))
+    third = cost_model.rank(GemmProblem(300, 4096, 7168))[2].config
+    monkeypatch.setattr(tuned, "choice", lambda problem: third)
+    _, out, _ = run("inspect", "--m", 300, "--n", 4096, "--k", 7168)
+    assert rows(out)[2][0] == f"{third.name} (chosen, as measured)"
+
+
+@pytest.mark.parametrize("option", [("--card", "NVIDIA H20"), ("--num-sms", 3)])
+def test_inspect_refuses_a_card_without_a_shape(run, option):
+    status, _, err = run("inspect", "--config", "128x128_c1x1_s6_l2p256_bf16", *option)
+    assert status == 1
+    assert "--card and --num-sms go with a shape" in err
 
 
 def test_inspect_refuses_more_multiprocessors_than_a_card_has(run):

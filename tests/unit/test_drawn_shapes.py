@@ -207,9 +207,9 @@ def test_a_chain_has_more_weights_than_l2_holds():
 def test_every_problem_fits_the_pool(many):
     """At full size, of memory that is not there."""
     values, scales = (torch.empty(operand_pool.POOL_BYTES // each, device="meta") for each in (1, 128))
-    outs = torch.empty(operand_pool.OUT_BYTES // 2, dtype=torch.bfloat16, device="meta")
+    outs = torch.empty(operand_pool.RESULT_BYTES // 2, dtype=torch.bfloat16, device="meta")
     pool = operand_pool.OperandPool(values.to(torch.float8_e4m3fn), scales, outs)
-    assert operand_pool.POOL_BYTES + 4 * len(scales) + operand_pool.OUT_BYTES < 8 << 30
+    assert operand_pool.POOL_BYTES + 4 * len(scales) + operand_pool.RESULT_BYTES < 8 << 30
     largest = sorted(many, key=lambda each: each.bytes_of_b + each.all_rows * (each.k + each.n))[-300:]
     for draw in [*largest, Draw(MASKED, 8192, 8192, (128,) * 16), Draw(OFFSETS, 8192, 16384, (65536,))]:
         layers = operand_pool.layers_of(draw)

@@ -28,7 +28,8 @@ def taken(true: Rates) -> list[fit_rates.Example]:
     for m, n, k in SHAPES:
         problem = GemmProblem(m, n, k)
         configs = [choice.config for choice in cost_model.rank(problem)[:12]]
-        us = {config: cost_model.predict(problem, config, true).cost_us for config in configs}
+        choices = cost_model.predict_all(problem, configs, true)
+        us = {choice.config: choice.cost_us for choice in choices}
         found.append(fit_rates.Example("made up", problem, us))
     return found
 
@@ -56,6 +57,18 @@ def test_other_rates_are_found_by_what_was_taken() -> None:
     assert found.filled == START.filled
     worst = [max(fit_rates.regrets(each, given)["made up"]) for each in (found, START)]
     assert worst[0] < 1.03 < worst[1]
+
+
+def test_a_rate_that_is_small_is_found_too() -> None:
+    true = replace(START, same_line_us=2 * START.same_line_us)
+    found = fit_rates.fit(START, taken(true), 4)
+    assert found.same_line_us == pytest.approx(true.same_line_us, rel=0.2)
+
+
+def test_a_rate_of_nothing_may_become_something() -> None:
+    true = replace(START, sum_us=(0.5, START.sum_us[1]))
+    assert START.sum_us[0] == 0
+    assert fit_rates.fit(START, taken(true), 4).sum_us[0] > 0
 
 
 def test_numbers_of_rates_are_found_and_replaced() -> None:

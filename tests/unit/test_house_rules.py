@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import cute_gemm
 from cute_gemm.plan.layouts import LAYOUTS
@@ -48,3 +51,17 @@ def test_private_names_of_torch_are_in_one_place() -> None:
     files = [name for name in FILES if not name.startswith("bench/peers/")]
     found = {name: list(private_names(tree_of(name))) for name in files}
     assert {name for name, names in found.items() if names} <= {"runtime/torch_internals.py"}
+
+
+def test_nothing_strange_is_kept_at_the_top() -> None:
+    """Such as what a shell makes of a command that was quoted wrongly."""
+    checkout = PACKAGE.parent
+    if not (checkout / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=checkout, capture_output=True, text=True, check=True, timeout=60
+    )
+    names = {path.split("/")[0] for path in listed.stdout.split("\0") if path}
+    folders = {".ci", "benchmarks", "cute_gemm", "docs", "examples", "tests"}
+    files = {".gitignore", "LICENSE", "README.md", "noxfile.py", "pyproject.toml"}
+    assert names <= folders | files

@@ -8,9 +8,9 @@ import pytest
 from calls import every_layout, grouped_layouts
 from hypothesis import given, settings
 
-from cute_gemm.measure.data_sheets import data_sheet
 from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.config import RASTER_WIDTH, KernelConfig
+from cute_gemm.plan.data_sheets import data_sheet
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.plan.limits import MAX_GROUPS, OUT_BYTES, SMEM_CAPACITY
 from cute_gemm.plan.problem import GemmProblem

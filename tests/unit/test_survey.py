@@ -15,9 +15,11 @@ from stand_ins import card_of, stand_in_card
 from test_tune import Kernels
 
 import cute_gemm
+from cute_gemm.measure import layers as measure_layers
 from cute_gemm.measure.calls import Call
 from cute_gemm.measure.cold import ColdTimes
 from cute_gemm.measure.errors import CommandError
+from cute_gemm.measure.layers import Chain
 from cute_gemm.measure.records import CHAIN, COLD, CONTIGUOUS, DENSE, GROUPED, MASKED
 from cute_gemm.plan import candidates as plan_candidates
 from cute_gemm.plan import cost_model
@@ -48,6 +50,15 @@ DRAWS = [
 ]
 
 
+def flat(path):
+    """Problem, draw, name of the candidate and its times, of each that was timed."""
+    return [
+        (problem, measured.draw, name, us)
+        for problem, measured in survey_file.read_measured(path)
+        for name, us in measured.times.items()
+    ]
+
+
 class Gpu:
     """What was timed, in order; how long calls take, and whether timing them fails."""
 
@@ -59,6 +70,8 @@ class Gpu:
         self.compiled = []
         self.lost = 0
         self.uncaptured = 0
+        self.wrong_chain = None
+        self.peers_fail = False
 
     def instance(self, config):
         launch = self.kernels.instance(config)
@@ -78,15 +91,20 @@ class Gpu:
             call()
         return [ColdTimes([10.0 + i, 20.0 + i, 21.0 + i]) for i in range(len(calls))]
 
-    def time_chains(self, calls, rounds, least_us):
+    def time_chains(self, calls, rounds, least_us, seen=lambda place: None):
         if self.uncaptured:
             self.uncaptured -= 1
             raise RuntimeError("cannot be captured")
+        if self.peers_fail and any(isinstance(call, Chain) for call in calls):
+            raise RuntimeError("theirs cannot be captured")
         spans = []
-        for call in calls:
+        for place, call in enumerate(calls):
             before = len(self.flags)
             call()
             spans.append(self.flags[before:])
+            if place == self.wrong_chain:
+                self.outs[:4096] += 8
+            seen(place)
         self.chains.append((rounds, least_us, spans))
         return [400.0 - i for i in range(len(calls))]
 
@@ -96,6 +114,7 @@ def gpu(monkeypatch):
     gpu = Gpu()
     make = operand_pool.OperandPool.make
     pool = make("cpu", 24 << 20, 4 << 20)
+    gpu.outs = pool.outs
     monkeypatch.setattr(builder, "instance", gpu.instance)
     monkeypatch.setattr(semaphores, "address", lambda index: 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -111,7 +130,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(survey_trials.clocks, "synchronize", lambda: None)
     monkeypatch.setattr(survey_trials.time, "sleep", lambda seconds: None)
     # Layers of tests are small.
-    monkeypatch.setattr(operand_pool, "MOST_LAYERS", 5)
+    monkeypatch.setattr(measure_layers, "MOST_LAYERS", 5)
     return gpu
 
 
@@ -233,7 +252,6 @@ def test_a_survey_times_all_candidates_and_is_read_back(gpu, tmp_path, capsys):
         "versions": {},
         "card": asdict(CARD),
         "seed": 7,
-        "regimes": ["cold", "chain", "chain_pdl"],
         "configs": [],
     }
     assert "configs" in rows[0]
@@ -241,20 +259,19 @@ def test_a_survey_times_all_candidates_and_is_read_back(gpu, tmp_path, capsys):
     assert gpu.cold == [(sum(len(plan.configs) for plan in plans), 5, 1)]
     assert len(gpu.chains) == len(plans)
 
-    timings = survey_file.read_survey(out)
+    timings = flat(out)
     at = 0
     for plan, (rounds, least_us, spans) in zip(plans, gpu.chains, strict=True):
         of_plan = timings[at : at + len(plan.configs)]
-        assert [each.config_name for each in of_plan] == [config.name for config in plan.configs]
-        assert {each.op for each in of_plan} == {plan.draw.op}
-        assert {each.sizes for each in of_plan} == {plan.draw.sizes}
-        assert all(each.problem == plan.problem for each in of_plan)
+        assert [name for *_, name, _ in of_plan] == [config.name for config in plan.configs]
+        assert {draw for _, draw, *_ in of_plan} == {plan.draw}
+        assert all(problem == plan.problem for problem, *_ in of_plan)
         layers = operand_pool.layers_of(plan.draw)
         assert (rounds, least_us) == (3, 300.0)
-        for i, each in enumerate(of_plan):
-            assert each.us[COLD] == 20.0 + at + i
-            assert each.us[CHAIN] == round((400.0 - 2 * i) / layers, 2)
-            assert each.us["chain_pdl"] == round((399.0 - 2 * i) / layers, 2)
+        for i, (*_, (cold, chain, chain_pdl)) in enumerate(of_plan):
+            assert cold == 20.0 + at + i
+            assert chain == round((400.0 - 2 * i) / layers, 2)
+            assert chain_pdl == round((399.0 - 2 * i) / layers, 2)
         at += len(of_plan)
         assert len(spans) == 2 * len(plan.configs)
         for i, span in enumerate(spans):
@@ -392,12 +409,44 @@ def test_what_is_compared_is_timed_again(gpu, tmp_path, monkeypatch, capsys):
     assert "chain_pdl" not in said.out
 
 
+def test_a_peer_that_cannot_be_captured_costs_no_problem(gpu, tmp_path, monkeypatch, capsys):
+    gpu.peers_fail = True
+    monkeypatch.setattr(survey, "split_available", lambda names: ([Peer()], []))
+    monkeypatch.setattr(survey, "call_peers", lambda names, draws: None)
+    out = tmp_path / "judge.jsonl"
+    assert survey.main(["--again", "--peers", "deep_gemm", "--count", "9", "--out", str(out)]) == 0
+    rows = [each for _, each in survey_file.read_measured(out)]
+    assert [row.draw for row in rows] == DRAWS
+    assert all(set(row.again[CHAIN]) == {"chosen", "chosen, dependent launch", "best"} for row in rows)
+    dense = [draw for draw in DRAWS if draw.op == DENSE]
+    assert capsys.readouterr().err.count("theirs cannot be captured") == len(dense)
+
+
 def test_ratios_are_of_samples_that_decided_nothing_where_there_are_some():
     times = {"a": (10.0, 4.0, 3.0), "b": (8.0, 5.0, 2.0)}
     row = Measured(DRAWS[0], times, "a")
     assert survey_trials.judged([row]) == {"cold": [1.25], "chain": [1.0], "chain_pdl": [1.5]}
     again = {"cold": {"chosen": 9.0, "best": 10.0}, "chain": {"chosen": 6.0, "best": 5.0}}
     assert survey_trials.judged([replace(row, again=again)]) == {"cold": [0.9], "chain": [1.2]}
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_results_of_a_chain_are_those_of_calls(place, gpu, tmp_path, capsys):
+    gpu.wrong_chain = place
+    assert survey.main(["--ops", "dense", "--count", "1", "--out", str(tmp_path / "survey.jsonl")]) == 1
+    way = "by dependent launch" if place % 2 else "in a chain"
+    name = plan_of(DRAWS[0]).configs[place // 2].name
+    assert f"WRONG {DRAWS[0].title}: {name} differs {way}" in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_a_survey_that_came_to_nothing(gpu, tmp_path, monkeypatch):
+    def killed(kernels):
+        raise CommandError("killed")
+
+    monkeypatch.setattr(survey, "compile_kernels", killed)
+    out = tmp_path / "survey.jsonl"
+    assert survey.main(["--count", "1", "--out", str(out)]) == 1
+    assert not out.exists()
 
 
 # What is kept
@@ -428,14 +477,14 @@ def test_lines_are_read_as_they_were_written(tmp_path):
     assert [each.chosen for _, each in found] == ["b", "b", "c"]
     assert found[1][1].again == {"cold": {"chosen": 1.0, "best": 2.13}}
     assert [problem.num_sms for problem, _ in found] == [SMS, 50, SMS]
-    timings = survey_file.read_survey(path)
-    assert [each.config_name for each in timings] == ["a", "b", "b", "c", "a"]
-    assert timings[1].us == {"cold": 4.0, "chain": 5.0, "chain_pdl": 6.12}
-    assert timings[0].problem == DRAWS[0].problem(CARD)
-    assert (timings[3].op, timings[3].sizes) == (CONTIGUOUS, (30, 0, 100))
+    timings = flat(path)
+    assert [name for *_, name, _ in timings] == ["a", "b", "b", "c", "a"]
+    assert timings[1][3] == [4.0, 5.0, 6.12]
+    assert timings[0][0] == DRAWS[0].problem(CARD)
+    assert (timings[3][1].op, timings[3][1].sizes) == (CONTIGUOUS, (30, 0, 100))
     path.write_text(path.read_text()[:-9])
     with pytest.raises(CommandError, match="line 6"):
-        list(survey_file.read_survey(path))
+        flat(path)
 
 
 # How chains are timed

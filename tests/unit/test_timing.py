@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cute_gemm.measure import clocks, cold
-from cute_gemm.measure.data_sheets import data_sheet
+from cute_gemm.plan.data_sheets import data_sheet
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.testing import host_time, time_cold, time_sustained
 
