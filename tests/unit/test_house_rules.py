@@ -55,12 +55,12 @@ def test_private_names_of_torch_are_in_one_place() -> None:
 
 def test_nothing_strange_is_kept_at_the_top() -> None:
     """Such as what a shell makes of a command that was quoted wrongly."""
-    checkout = PACKAGE.parent
-    if not (checkout / ".git").exists():
-        pytest.skip("no checkout")
+    checkout = Path(__file__).parents[2]
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=checkout, capture_output=True, text=True, check=True, timeout=60
+        ["git", "ls-files", "-z"], cwd=checkout, capture_output=True, text=True, check=False, timeout=60
     )
+    if listed.returncode or not (checkout / ".git").exists():
+        pytest.skip("no checkout of one's own")
     names = {path.split("/")[0] for path in listed.stdout.split("\0") if path}
     folders = {".ci", "benchmarks", "cute_gemm", "docs", "examples", "tests"}
     files = {".gitignore", "LICENSE", "README.md", "noxfile.py", "pyproject.toml"}
