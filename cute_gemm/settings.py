@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import Any, TypeVar
+
+import torch
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,6 +31,23 @@ _current: ContextVar[Settings] = ContextVar("cute_gemm settings", default=Settin
 
 current: Callable[[], Settings] = _current.get
 """The settings in force. Every call of an operation asks."""
+
+
+class _TracedCode(threading.local):
+    """Scopes that the code is in which torch traces now. Dynamo cannot trace a context variable."""
+
+    scopes: tuple[Scope, ...] = ()
+
+
+_traced_code = _TracedCode()
+
+
+def said_in_traced_code() -> dict[str, Any]:
+    """What the scopes say that traced code has entered; not those around the call of what is traced."""
+    said: dict[str, Any] = {}
+    for scope in _traced_code.scopes:
+        said.update(scope.changes)
+    return said
 
 
 def config(
@@ -85,23 +105,34 @@ def config(
     return Scope(changes)
 
 
+_NOT_INNERMOST = (
+    "left a scope of cute_gemm.config that is not the innermost one in force here; want each left where it was "
+    "entered, in the opposite order: `with cute_gemm.config(...):`"
+)
+
+
 class Scope:
     """What :func:`config` returns. It keeps nothing of who entered it, so it may be entered again."""
 
     def __init__(self, changes: dict[str, Any]) -> None:
-        self._changes = changes
+        self.changes = changes
 
     def __enter__(self) -> None:
+        if torch.compiler.is_compiling():
+            _traced_code.scopes = (*_traced_code.scopes, self)
+            return
         outer = current()
-        _current.set(replace(outer, **self._changes, outer=outer, scope=self))
+        _current.set(replace(outer, **self.changes, outer=outer, scope=self))
 
     def __exit__(self, *raised: object) -> None:
+        if torch.compiler.is_compiling():
+            if not _traced_code.scopes or _traced_code.scopes[-1] is not self:
+                raise RuntimeError(_NOT_INNERMOST)
+            _traced_code.scopes = _traced_code.scopes[:-1]
+            return
         now = current()
         if now.outer is None or now.scope is not self:
-            raise RuntimeError(
-                "left a scope of cute_gemm.config that is not the innermost one in force here; want each "
-                "left where it was entered, in the opposite order: `with cute_gemm.config(...):`"
-            )
+            raise RuntimeError(_NOT_INNERMOST)
         _current.set(now.outer)
 
     def __call__(self, function: _Function) -> _Function:

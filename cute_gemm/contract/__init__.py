@@ -7,7 +7,7 @@ remembered from call to call: a tensor that was fine may have been resized, free
     operands.py   A, B and their scales            grouping.py  groups, index vectors, what `validate` reads
     result.py     `out` and its dtype              memory.py    addresses, strides, devices, overlap, of any
     ambient.py    gradients, transforms, modes     options.py   what is said beside tensors
-                                                   words.py     how messages spell tensors and calls
+    sizes.py      where a size is not known yet    words.py     how messages spell tensors and calls
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def check(
     index: Tensor | None,
     count: int,
     validate: bool,
+    *,
+    has_memory: bool = True,
 ) -> Call:
     """Checks the arguments of an operation, whatever they are.
 
@@ -65,6 +67,8 @@ def check(
         lhs, rhs, out, out_dtype: as of :func:`cute_gemm.fp8_gemm_nt`.
         index, count: what the layout's :attr:`Layout.index` and :attr:`Layout.count` say.
         validate: look at what the index holds, too.
+        has_memory: whether the tensors are there. Else they are stand-ins, as `FakeTensorMode` and compilers
+            have them: their memory is not judged, nor sizes that are not known yet.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype.
@@ -75,39 +79,42 @@ def check(
     options.require_flag("validate", validate)
     if layout.count is not None:
         grouping.require_count(layout.count, count)
-    a, sa = operands.require_operand(operands.A, lhs, layout.a_rank)
-    b, sb = operands.require_operand(operands.B, rhs, layout.b_rank, depth=a.shape[-1])
+    a, sa = operands.require_operand(operands.A, lhs, layout.a_rank, has_memory=has_memory)
+    b, sb = operands.require_operand(
+        operands.B, rhs, layout.b_rank, depth=a.shape[-1], has_memory=has_memory
+    )
     if layout.has_matrix_per_group:
         grouping.require_matrix_for_each_group(a, b)
     inputs = {"a": a, "sa": sa, "b": b, "sb": sb}
     memory.require_one_device(**inputs)
-    memory.require_known_device("a", a)
+    if has_memory:
+        memory.require_known_device("a", a)
     ambient.require_no_derivatives(**inputs)
 
     shape = (*a.shape[:-1], b.shape[-2])
     if out is None:
         result.require_out_dtype(out_dtype)
     else:
-        result.require_result(out, out_dtype, shape)
+        result.require_result(out, out_dtype, shape, has_memory=has_memory)
         memory.require_one_device(**inputs, out=out)
         ambient.require_no_derivatives(out=out)
-        for name, x in inputs.items():
+        for name, x in inputs.items() if has_memory else ():
             memory.require_disjoint(name, x, out)
 
-    # Of its own memory `a` has shown the address; what a transform that differentiates makes has none.
-    ambient.require_no_transform("a", a.new_empty(0))
+    if has_memory:
+        # Of its own memory `a` has shown the address; what a transform that differentiates makes has none.
+        ambient.require_no_transform("a", a.new_empty(0))
 
     if layout.is_grouped:
         grouping.require_groups(b)
     if layout.index is not None:
         name = layout.index.name
-        index = grouping.require_index(
-            layout.index, index, a.shape[-2] if layout.index.axis == "M" else len(b)
-        )
+        length = a.shape[-2] if layout.index.axis == "M" else b.shape[0]
+        index = grouping.require_index(layout.index, index, length, has_memory=has_memory)
         memory.require_one_device(**inputs, **{name: index})
-        if out is not None:
+        if out is not None and has_memory:
             memory.require_disjoint(name, index, out)
-        if validate:
+        if validate and has_memory:
             resolve(layout.validation)(index, count, a.shape[-2], len(b))
     return Call(layout, a, sa, b, sb, out, out_dtype if out is None else out.dtype, shape, index, count)
 

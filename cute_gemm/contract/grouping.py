@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..plan.layouts import Count, Index
 from ..plan.limits import CONTIGUOUS_ALIGNMENT, MAX_GROUPS
-from . import ambient, memory, words
+from . import ambient, memory, sizes, words
 
 _DTYPE = torch.int32
+_INTS = (int, torch.SymInt)
 
 
 def require_count(rule: Count, value: object) -> None:
@@ -26,7 +27,7 @@ def require_count(rule: Count, value: object) -> None:
         ValueError: it is out of range.
     """
     name, limit = rule.name, rule.limit
-    if type(value) is not int:
+    if type(value) not in _INTS:
         fix = ""
         if rule.is_a_vector and isinstance(value, Tensor) and value.dim():
             fix = f"; {rule.is_a_vector}"
@@ -35,7 +36,7 @@ def require_count(rule: Count, value: object) -> None:
         elif isinstance(value, SupportsInt):
             fix = f": `int({name})`"
         raise TypeError(f"{name} is {words.kind(value)}; wanted an int that the host knows{fix}")
-    if value < 1 or (limit is not None and value > limit):
+    if sizes.known(value < 1) or (limit is not None and sizes.known(value > limit)):
         most = f" and at most {limit}" if limit else ""
         raise ValueError(f"{name} is {value}; wanted at least 1{most}")
 
@@ -46,10 +47,11 @@ def require_groups(b: Tensor) -> None:
     Raises:
         ValueError: there is none, or there are more.
     """
-    if 0 < len(b) <= MAX_GROUPS:
+    groups = b.shape[0]
+    if not (sizes.known(groups < 1) or sizes.known(groups > MAX_GROUPS)):
         return
-    fix = ": one call for each part of them" if len(b) else ""
-    raise ValueError(f"b has shape {tuple(b.shape)}, so G = {len(b)}; wanted 1 to {MAX_GROUPS} groups{fix}")
+    fix = ": one call for each part of them" if groups else ""
+    raise ValueError(f"b has shape {tuple(b.shape)}, so G = {groups}; wanted 1 to {MAX_GROUPS} groups{fix}")
 
 
 def require_matrix_for_each_group(a: Tensor, b: Tensor) -> None:
@@ -58,32 +60,35 @@ def require_matrix_for_each_group(a: Tensor, b: Tensor) -> None:
     Raises:
         ValueError: it has not.
     """
-    if len(a) == len(b):
+    if not sizes.known(a.shape[0] != b.shape[0]):
         return
     raise ValueError(
-        f"a has shape {tuple(a.shape)}, so G = {len(a)}, but b has shape {tuple(b.shape)}; wanted one matrix "
-        f"for each of the {len(b)} groups"
+        f"a has shape {tuple(a.shape)}, so G = {a.shape[0]}, but b has shape {tuple(b.shape)}; wanted one matrix "
+        f"for each of the {b.shape[0]} groups"
     )
 
 
-def require_index(rule: Index, vector: object, length: int) -> Tensor:
+def require_index(rule: Index, vector: object, length: int, *, has_memory: bool = True) -> Tensor:
     """An int32 vector that kernels read.
 
     Args:
         rule: its name, and what it has an element for.
         vector: the argument.
         length: how many of those there are.
+        has_memory: whether it is there; else its memory is not judged, nor a size not known yet.
 
     Raises:
         TypeError: it is no tensor, or has another dtype.
         ValueError: its shape or memory is not what kernels read.
     """
     name = rule.name
-    vector = memory.require_own_memory(name, vector)
+    vector = memory.require_own_memory(name, vector, has_memory)
     if vector.dtype is not _DTYPE:
         raise TypeError(f"{name} has dtype {vector.dtype}; wanted {_DTYPE}: `{name}.to({_DTYPE})`")
-    memory.require_strided(name, vector)
+    memory.require_strided(name, vector, has_memory)
     _require_length(rule, vector, length)
+    if not has_memory:
+        return vector
     if length > 1 and vector.stride(0) != 1:
         raise ValueError(
             f"{name} has stride {vector.stride(0)}; wanted its elements one behind the other: "
@@ -96,11 +101,11 @@ def require_index(rule: Index, vector: object, length: int) -> Tensor:
 
 def _require_length(rule: Index, vector: Tensor, length: int) -> None:
     """It has an element for each row, or for each group."""
-    if vector.shape == (length,):
+    if not sizes.differ(vector.shape, (length,)):
         return
     name, what = rule.name, {"M": "rows of a", "G": "matrices of b"}[rule.axis]
     fix = ""
-    if rule.one_too_many and vector.shape == (length + 1,):
+    if rule.one_too_many and not sizes.differ(vector.shape, (length + 1,)):
         fix = f": {rule.one_too_many}"
     raise ValueError(
         f"{name} has shape {tuple(vector.shape)}; wanted [{rule.axis}] = ({length},), one for each of the "

@@ -47,14 +47,16 @@ def require_tensor(name: str, x: object) -> Tensor:
     return x
 
 
-def require_own_memory(name: str, x: object) -> Tensor:
-    """It is a tensor, and no subclass that may stand for memory elsewhere.
+def require_own_memory(name: str, x: object, has_memory: bool = True) -> Tensor:
+    """It is a tensor, and no subclass that may stand for memory elsewhere, unless it is to have none.
 
     Raises:
         TypeError: it is not.
         ValueError: it has no shape yet.
     """
     x = require_tensor(name, x)
+    if not has_memory:
+        return x
     if type(x) not in OWNING_TYPES and type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(
             f"{name} is {words.kind(x)}, a tensor subclass that need not own the memory it describes; wanted "
@@ -78,13 +80,15 @@ def require_dense(name: str, x: Tensor) -> None:
     raise ValueError(f"{name} {was}, and has no memory that strides describe; wanted a dense tensor: {fix}")
 
 
-def require_strided(name: str, x: Tensor) -> None:
-    """As :func:`require_dense`; and it has an address, so no transform wraps it.
+def require_strided(name: str, x: Tensor, has_memory: bool = True) -> None:
+    """As :func:`require_dense`; and it has an address, so no transform wraps it, unless it is to have none.
 
     Raises:
         ValueError: it has not.
     """
     require_dense(name, x)
+    if not has_memory:
+        return
     try:
         x.data_ptr()
     except RuntimeError as error:

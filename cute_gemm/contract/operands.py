@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..plan.limits import K_MULTIPLE, MAX_EXTENT, MAX_SCALE_SPAN, N_MULTIPLE, ceil_div
 from ..plan.recipe import FP8_1D2D as RECIPE
-from . import ambient, memory, words
+from . import ambient, memory, sizes, words
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ _SCALE_DTYPE = torch.float32
 _BYTES = (torch.uint8, torch.int8)
 
 
-def require_operand(role: Role, pair: object, rank: int, depth: int | None = None) -> tuple[Tensor, Tensor]:
+def require_operand(
+    role: Role, pair: object, rank: int, depth: int | None = None, *, has_memory: bool = True
+) -> tuple[Tensor, Tensor]:
     """A matrix ``[rows, K]``, or one of each group ``[groups, rows, K]``, and its scales.
 
     Args:
@@ -49,6 +51,7 @@ def require_operand(role: Role, pair: object, rank: int, depth: int | None = Non
             128)]``.
         rank: 2 for one matrix, 3 for one of each group.
         depth: the K wanted, None where any is.
+        has_memory: whether the tensors are there; else their memory is not judged, nor sizes not known yet.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype.
@@ -57,22 +60,23 @@ def require_operand(role: Role, pair: object, rank: int, depth: int | None = Non
     q, s = _unpack(role, pair)
     name, scale_name = role.name, f"s{role.name}"
 
-    memory.require_own_memory(name, q)
+    memory.require_own_memory(name, q, has_memory)
     _require_dtype(role, q)
-    memory.require_strided(name, q)
+    memory.require_strided(name, q, has_memory)
     _require_rank(name, q, rank)
     if depth is not None:
         _require_depth(name, q, depth)
     _require_extents(name, q)
     _require_k_multiple(name, q)
     _require_row_multiple(role, q)
-    memory.require_tma(name, q)
+    if has_memory:
+        memory.require_tma(name, q)
 
-    memory.require_own_memory(scale_name, s)
+    memory.require_own_memory(scale_name, s, has_memory)
     _require_scale_dtype(scale_name, s, ceil_div(q.shape[-1], RECIPE.scale_k))
-    memory.require_strided(scale_name, s)
+    memory.require_strided(scale_name, s, has_memory)
     _require_scale_shape(role, s, q)
-    if s.numel():
+    if has_memory and s.numel():
         memory.require_address(scale_name, s, _SCALE_DTYPE.itemsize)
         ambient.require_no_negation(scale_name, s)
         _require_scale_span(scale_name, s)
@@ -127,10 +131,10 @@ def _require_rank(name: str, q: Tensor, rank: int) -> None:
 
 def _require_depth(name: str, q: Tensor, k: int) -> None:
     """Its K is that of A."""
-    if q.shape[-1] == k:
+    if not sizes.known(q.shape[-1] != k):
         return
     fix = ""
-    if q.shape[-2] == k:
+    if sizes.known(q.shape[-2] == k):
         call = f"{name}.t()" if q.dim() == 2 else f"{name}.transpose(1, 2)"
         call += "" if q.stride(-2) == 1 else ".contiguous()"
         shape, scales = (words.symbolic_shape(each, q.dim()) for each in (name, f"s{name}"))
@@ -143,7 +147,7 @@ def _require_depth(name: str, q: Tensor, k: int) -> None:
 
 def _require_extents(name: str, q: Tensor) -> None:
     """Its rows and columns have 32-bit indices."""
-    if max(q.shape[-2:]) <= MAX_EXTENT:
+    if not any(sizes.known(extent > MAX_EXTENT) for extent in q.shape[-2:]):
         return
     raise ValueError(
         f"{name} has shape {tuple(q.shape)}; wanted no dimension above {MAX_EXTENT}: multiply it in parts, "
@@ -154,7 +158,7 @@ def _require_extents(name: str, q: Tensor) -> None:
 def _require_k_multiple(name: str, q: Tensor) -> None:
     """TMA can express its K."""
     k = q.shape[-1]
-    if k % K_MULTIPLE == 0:
+    if not sizes.known(k % K_MULTIPLE != 0):
         return
     raise ValueError(
         f"{name} has shape {tuple(q.shape)}, so K = {k}; wanted a multiple of {K_MULTIPLE}: pad both "
@@ -165,7 +169,7 @@ def _require_k_multiple(name: str, q: Tensor) -> None:
 def _require_row_multiple(role: Role, q: Tensor) -> None:
     """TMA can express the rows of D: N, the rows of B, are its columns."""
     n = q.shape[-2]
-    if n % role.row_multiple == 0:
+    if not sizes.known(n % role.row_multiple != 0):
         return
     raise ValueError(
         f"{role.name} has shape {tuple(q.shape)}, so N = {n}; wanted a multiple of {role.row_multiple}: add "
@@ -193,15 +197,15 @@ def _require_scale_shape(role: Role, s: Tensor, q: Tensor) -> None:
     *groups, rows, k = q.shape
     wanted = (*groups, ceil_div(rows, role.rows_per_scale), ceil_div(k, RECIPE.scale_k))
     shape, rank = tuple(s.shape), len(wanted)
-    if shape == wanted:
+    if not sizes.differ(shape, wanted):
         return
     name = f"s{role.name}"
-    if shape == (*groups, wanted[-1], wanted[-2]):
+    if not sizes.differ(shape, (*groups, wanted[-1], wanted[-2])):
         call = f"{name}.t()" if rank == 2 else f"{name}.transpose(1, 2)"
         fix = f"it looks transposed, `{call}` will do as it is"
-    elif s.numel() == 1:
+    elif sizes.known(s.numel() == 1):
         fix = f"one scale for all is `{name}.reshape{(1,) * rank}.expand{wanted}`"
-    elif shape in (wanted[:-1], (*wanted[:-1], 1)):
+    elif not all(sizes.differ(shape, each) for each in (wanted[:-1], (*wanted[:-1], 1))):
         fix = f"one scale per row is `{name}.reshape{(*wanted[:-1], 1)}.expand{wanted}`"
     else:
         fix = f"`{words.quantize_call(role.name, 'x')}` makes both"

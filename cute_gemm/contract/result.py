@@ -6,30 +6,34 @@ import torch
 from torch import Tensor
 
 from ..plan.limits import OUT_BYTES
-from . import memory, words
+from . import memory, sizes, words
 
 _DEFAULT = torch.bfloat16
 _DTYPES = tuple(getattr(torch, name) for name in OUT_BYTES)
 
 
-def require_result(out: Tensor, out_dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def require_result(
+    out: Tensor, out_dtype: torch.dtype, shape: tuple[int, ...], *, has_memory: bool = True
+) -> None:
     """A given matrix, or one of each group: bf16 or fp32, rows contiguous.
 
     Args:
         out: the argument.
         out_dtype: bf16, the default, or what ``out`` has.
         shape: the one wanted, ``[M, N]`` or ``[G, capacity, N]``.
+        has_memory: whether it is there; else its memory is not judged, nor sizes not known yet.
 
     Raises:
         TypeError: it is no tensor, or its dtype is not one that kernels store, or not ``out_dtype``.
         ValueError: its shape or its memory is not what TMA can write.
     """
-    memory.require_own_memory("out", out)
+    memory.require_own_memory("out", out, has_memory)
     _require_dtype(out, shape)
-    _require_agreement(out, out_dtype)
-    memory.require_strided("out", out)
+    require_agreement(out, out_dtype)
+    memory.require_strided("out", out, has_memory)
     _require_shape(out, shape)
-    memory.require_tma("out", out)
+    if has_memory:
+        memory.require_tma("out", out)
 
 
 def require_out_dtype(out_dtype: object) -> None:
@@ -54,8 +58,12 @@ def _require_dtype(out: Tensor, shape: tuple[int, ...]) -> None:
     raise TypeError(f"out has dtype {out.dtype}; wanted {' or '.join(map(str, _DTYPES))}: {fix}")
 
 
-def _require_agreement(out: Tensor, out_dtype: torch.dtype) -> None:
-    """`out` and `out_dtype` ask for the same thing."""
+def require_agreement(out: Tensor, out_dtype: torch.dtype) -> None:
+    """`out` and `out_dtype` ask for the same thing.
+
+    Raises:
+        TypeError: they do not.
+    """
     if out_dtype is _DEFAULT or out_dtype is out.dtype:
         return
     raise TypeError(
@@ -66,7 +74,7 @@ def _require_agreement(out: Tensor, out_dtype: torch.dtype) -> None:
 
 def _require_shape(out: Tensor, shape: tuple[int, ...]) -> None:
     """It has the size of the product."""
-    if out.shape == shape:
+    if not sizes.differ(out.shape, shape):
         return
     fix = words.allocate(shape, out.dtype, out.device)
     wanted = f"{words.symbolic_shape('out', len(shape))} = {shape}"

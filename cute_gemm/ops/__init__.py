@@ -1,5 +1,6 @@
 """The public operations: what each promises, and the one road that all of them take."""
 
+from . import library as library
 from .dense import fp8_gemm_nt
 from .grouped import (
     contiguous_alignment,

@@ -23,18 +23,38 @@ def run(
 ) -> Tensor:
     """The result of the operation of ``layout``: launched at once by a kernel that finds all in order.
 
-    Else the contract explains what is not, by raising; or there is nothing to compute; or the reference
-    computes it, on the CPU; or a kernel is chosen, and compiled if need be.
+    Else the slow path, :func:`run_checked`. Where a call is traced, or its tensors are fake, it becomes an op of
+    torch's dispatcher.
     """
     if torch.compiler.is_compiling():
-        # Dynamo would trace the rules, and compile anew for whatever they look at: it breaks the graph here.
-        from . import untraced
+        # Dynamo would trace the rules, and compile anew for whatever they look at: it sees an op.
+        from . import traced
 
-        return untraced.run(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
+        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate)
     if validate is False:
         launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count)
         if launched is not None:
             return launched
+    from . import traced
+
+    if traced.is_needed(lhs, rhs, out, index):
+        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate)
+    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate)
+
+
+def run_checked(
+    layout: Layout,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    out: Tensor | None,
+    out_dtype: torch.dtype,
+    index: Tensor | None,
+    count: int,
+    validate: bool,
+) -> Tensor:
+    """The contract explains what is not in order, by raising; or there is nothing to compute; or the reference
+    computes it, on the CPU; or a kernel is chosen, and compiled if need be.
+    """
     call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate)
     if call.a.is_cpu or call.a.shape[-1] == 0 or 0 in call.shape:
         return reference.compute(call)

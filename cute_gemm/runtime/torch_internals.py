@@ -35,6 +35,16 @@ current_raw_stream: Callable[[int], int] = getattr(
 """The handle of the current stream of a CUDA device."""
 
 
+_subclasses = getattr(torch, "_subclasses", None)
+STAND_INS: tuple[type[Tensor], ...] = tuple(
+    getattr(getattr(_subclasses, module, None), name)
+    for module, name in (("fake_tensor", "FakeTensor"), ("functional_tensor", "FunctionalTensor"))
+    if hasattr(getattr(_subclasses, module, None), name)
+)
+"""Tensors that stand for ones which will be there, while torch traces. Where torch does not name them they are
+refused, as any subclass."""
+
+
 def _unknown() -> bool:
     return True
 

@@ -1,0 +1,162 @@
+"""The operations as torch's dispatcher knows them: what compiled, exported and fake calls are made of.
+
+Each is two ops of the namespace `cute_gemm`: one returns a new tensor; the other, with `_out` behind its name,
+writes `out` and returns nothing. An eager call does not come by here (:mod:`.road`), as the dispatcher would
+take longer than a launch. Schemas are public: docs/torch_compile.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import contract, settings
+from ..plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
+from . import road
+
+NAMESPACE = "cute_gemm"
+
+_OPERANDS = "Tensor a, Tensor sa, Tensor b, Tensor sb"
+_SETTINGS = "int? num_sms=None, bool? batch_invariant=None, bool? pdl=None"
+_VALIDATE = "bool validate=False"
+
+SCHEMAS: dict[str, tuple[Layout, str, str]] = {
+    "fp8_gemm_nt": (DENSE, _OPERANDS, _SETTINGS),
+    "m_grouped_fp8_gemm_nt_contiguous": (
+        CONTIGUOUS,
+        f"{_OPERANDS}, Tensor group_index",
+        f"{_VALIDATE}, {_SETTINGS}",
+    ),
+    "m_grouped_fp8_gemm_nt_offsets": (
+        OFFSETS,
+        f"{_OPERANDS}, Tensor offsets, SymInt alignment",
+        f"{_VALIDATE}, {_SETTINGS}",
+    ),
+    "m_grouped_fp8_gemm_nt_masked": (
+        MASKED,
+        f"{_OPERANDS}, Tensor valid_rows, SymInt expected_rows",
+        f"{_VALIDATE}, {_SETTINGS}",
+    ),
+}
+"""By the name of an op: its layout, what it takes by place, and by keyword. Sizes that change from call to call
+are symbolic."""
+
+_ALL = 0
+"""`num_sms` where a scope says that a kernel may use all of a device; None is for what no scope says."""
+
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+"""Exact strides: Inductor would else be free to change rows' distance, or the order of scales."""
+
+
+def settings_as_arguments(said: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an op for what scopes say."""
+    if said.get("num_sms", ...) is None:
+        return said | {"num_sms": _ALL}
+    return said
+
+
+def _scope(num_sms: int | None, batch_invariant: bool | None, pdl: bool | None) -> AbstractContextManager[None]:
+    """The settings that arguments of an op ask for; the others are as they are where it is called."""
+    said: dict[str, Any] = {"num_sms": num_sms, "batch_invariant": batch_invariant, "pdl": pdl}
+    said = {name: value for name, value in said.items() if value is not None}
+    if not said:
+        return nullcontext()
+    return settings.config(**said | ({"num_sms": None} if num_sms == _ALL else {}))
+
+
+def _compute(
+    layout: Layout,
+    a: Tensor,
+    sa: Tensor,
+    b: Tensor,
+    sb: Tensor,
+    index: Tensor | None = None,
+    count: int = 0,
+    *,
+    out: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    validate: bool = False,
+    num_sms: int | None = None,
+    batch_invariant: bool | None = None,
+    pdl: bool | None = None,
+) -> Tensor:
+    """On a device: the road that an eager call takes."""
+    with _scope(num_sms, batch_invariant, pdl):
+        return road.run(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate=validate)
+
+
+def _describe(
+    layout: Layout,
+    a: Tensor,
+    sa: Tensor,
+    b: Tensor,
+    sb: Tensor,
+    index: Tensor | None = None,
+    count: int = 0,
+    *,
+    out: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    validate: bool = False,
+    num_sms: int | None = None,
+    batch_invariant: bool | None = None,
+    pdl: bool | None = None,
+) -> Tensor:
+    """Of tensors without memory: what the result will be, after the rules that can be judged without it."""
+    # Settings out of range are refused as they are.
+    _scope(num_sms, batch_invariant, pdl)
+    call = contract.check(
+        layout, (a, sa), (b, sb), out, out_dtype, index, count, validate, has_memory=False
+    )
+    return a.new_empty(call.shape, dtype=call.out_dtype) if out is None else out
+
+
+def _writing(function: Callable[..., Tensor]) -> Callable[..., None]:
+    """The same with a result that is given, behind the operands."""
+
+    def write(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, *grouping: Any, **named: Any) -> None:
+        function(a, sa, b, sb, *grouping, out=out, **named)
+
+    return write
+
+
+def _refuse_vmap(info: Any, in_dims: Any, *arguments: Any, **named: Any) -> None:
+    """A rule for vmap, of tensors that it maps: without one torch would call the op for each item."""
+    raise ValueError(
+        "a tensor is mapped by a transform of torch.func, such as vmap, which this operation takes no part "
+        "in; wanted a call outside of it"
+    )
+
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+"""As long as it lives, the ops are registered."""
+
+
+def _register(
+    name: str, schema: str, compute: Callable[..., Tensor | None], describe: Callable[..., Tensor | None]
+) -> torch._ops.OpOverload:
+    _library.define(f"{name}{schema}", tags=_TAGS)
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, compute, key)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", describe, lib=_library)
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", _refuse_vmap, lib=_library)
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+returning: dict[str, Any] = {}
+"""By the name of a layout: the op that returns a new tensor."""
+
+writing: dict[str, Any] = {}
+"""By the name of a layout: the op that writes `out`."""
+
+for _name, (_layout, _places, _names) in SCHEMAS.items():
+    _functions = functools.partial(_compute, _layout), functools.partial(_describe, _layout)
+    returning[_layout.name] = _register(_name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions)
+    _places = _places.replace(_OPERANDS, f"{_OPERANDS}, Tensor(a!) out")
+    writing[_layout.name] = _register(
+        f"{_name}_out", f"({_places}, *, {_names}) -> ()", *map(_writing, _functions)
+    )
