@@ -76,10 +76,23 @@ def require_no_transform(name: str, x: Tensor) -> None:
     try:
         x.data_ptr()
     except RuntimeError as error:
-        raise ValueError(
-            f"{name} is used inside a transform of torch.func, such as vmap, grad or jvp, which this "
-            "operation takes no part in; wanted a call outside of it, or inside a torch.autograd.Function"
-        ) from error
+        raise ValueError(in_a_transform(name)) from error
+
+
+def in_a_transform(name: str) -> str:
+    """What is said of a tensor, or of a call, that is inside a transform of torch.func."""
+    return (
+        f"{name} is used inside a transform of torch.func, such as vmap, grad or jvp, which this "
+        "operation takes no part in; wanted a call outside of it, or inside a torch.autograd.Function"
+    )
+
+
+def in_forward_mode(name: str) -> str:
+    """What is said of a call that is inside a level of forward-mode AD, where no tensor may be looked at."""
+    return (
+        f"{name} is used inside forward-mode AD, which this operation does not compute; wanted a call outside of "
+        "it, or inside a torch.autograd.Function with a `jvp`"
+    )
 
 
 def require_no_negation(name: str, x: Tensor) -> None:

@@ -29,7 +29,7 @@ def require_result(
     """
     memory.require_own_memory("out", out, has_memory)
     _require_dtype(out, shape)
-    require_agreement(out, out_dtype)
+    _require_agreement(out, out_dtype)
     memory.require_strided("out", out, has_memory)
     _require_shape(out, shape)
     if has_memory:
@@ -42,10 +42,17 @@ def require_out_dtype(out_dtype: object) -> None:
     Raises:
         TypeError: it is not one that kernels store.
     """
-    if not any(out_dtype is dtype for dtype in _DTYPES):
+    if not agree(None, out_dtype):
         raise TypeError(
             f"out_dtype is {out_dtype!r}; wanted {' or '.join(f'`{dtype}`' for dtype in _DTYPES)}"
         )
+
+
+def agree(out: Tensor | None, out_dtype: object) -> bool:
+    """Whether `out` and `out_dtype` ask for the same thing, and for one that kernels store where `out` is None."""
+    if out is None:
+        return any(out_dtype is dtype for dtype in _DTYPES)
+    return out_dtype is _DEFAULT or out_dtype is out.dtype
 
 
 def _require_dtype(out: Tensor, shape: tuple[int, ...]) -> None:
@@ -58,13 +65,9 @@ def _require_dtype(out: Tensor, shape: tuple[int, ...]) -> None:
     raise TypeError(f"out has dtype {out.dtype}; wanted {' or '.join(map(str, _DTYPES))}: {fix}")
 
 
-def require_agreement(out: Tensor, out_dtype: torch.dtype) -> None:
-    """`out` and `out_dtype` ask for the same thing.
-
-    Raises:
-        TypeError: they do not.
-    """
-    if out_dtype is _DEFAULT or out_dtype is out.dtype:
+def _require_agreement(out: Tensor, out_dtype: torch.dtype) -> None:
+    """`out` and `out_dtype` ask for the same thing."""
+    if agree(out, out_dtype):
         return
     raise TypeError(
         f"out_dtype is {out_dtype!r}, but out has dtype {out.dtype}; wanted the same, or no `out_dtype`, as "

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import contract, settings
+from ..contract import ambient
 from ..plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
+from ..runtime import torch_internals
 from . import road
 
 NAMESPACE = "cute_gemm"
@@ -49,6 +51,9 @@ are symbolic."""
 _ALL = 0
 """`num_sms` where a scope says that a kernel may use all of a device; None is for what no scope says."""
 
+_IN_A_TRANSFORM = "FuncTorchDynamicLayerFrontMode"
+"""The dispatch key that goes before all others while a transform of torch.func is active."""
+
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 """Exact strides: Inductor would else be free to change rows' distance, or the order of scales."""
 
@@ -69,6 +74,12 @@ def _scope(num_sms: int | None, batch_invariant: bool | None, pdl: bool | None) 
     return settings.config(**said | ({"num_sms": None} if num_sms == _ALL else {}))
 
 
+def _require_no_forward_mode() -> None:
+    """Below the dispatcher, tensors must not be asked for tangents."""
+    if torch_internals.forward_mode_is_active():
+        raise ValueError(ambient.in_forward_mode("a"))
+
+
 def _compute(
     layout: Layout,
     a: Tensor,
@@ -86,6 +97,7 @@ def _compute(
     pdl: bool | None = None,
 ) -> Tensor:
     """On a device: the road that an eager call takes."""
+    _require_no_forward_mode()
     with _scope(num_sms, batch_invariant, pdl):
         return road.run(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate=validate)
 
@@ -107,6 +119,7 @@ def _describe(
     pdl: bool | None = None,
 ) -> Tensor:
     """Of tensors without memory: what the result will be, after the rules that can be judged without it."""
+    _require_no_forward_mode()
     # Settings out of range are refused as they are.
     _scope(num_sms, batch_invariant, pdl)
     call = contract.check(
@@ -124,12 +137,9 @@ def _writing(function: Callable[..., Tensor]) -> Callable[..., None]:
     return write
 
 
-def _refuse_vmap(info: Any, in_dims: Any, *arguments: Any, **named: Any) -> None:
-    """A rule for vmap, of tensors that it maps: without one torch would call the op for each item."""
-    raise ValueError(
-        "a tensor is mapped by a transform of torch.func, such as vmap, which this operation takes no part "
-        "in; wanted a call outside of it"
-    )
+def _refuse_transform(*arguments: Any, **named: Any) -> None:
+    """Inside a transform of torch.func, which would else lose a derivative without a word."""
+    raise ValueError(ambient.in_a_transform("a"))
 
 
 _library = torch.library.Library(NAMESPACE, "DEF")
@@ -143,7 +153,7 @@ def _register(
     for key in ("CPU", "CUDA"):
         _library.impl(name, compute, key)
     torch.library.register_fake(f"{NAMESPACE}::{name}", describe, lib=_library)
-    torch.library.register_vmap(f"{NAMESPACE}::{name}", _refuse_vmap, lib=_library)
+    _library.impl(name, _refuse_transform, _IN_A_TRANSFORM)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 

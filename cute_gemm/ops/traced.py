@@ -36,21 +36,16 @@ def run(
     count: int,
     validate: bool,
 ) -> Tensor:
-    """As :func:`cute_gemm.ops.road.run`.
+    """As :func:`cute_gemm.ops.road.run`. What cannot be an op breaks the graph, and runs as it would without."""
+    why = _why_no_op(layout, lhs, rhs, out, out_dtype, index, count, validate)
+    if why:
+        if torch.compiler.is_dynamo_compiling():
+            # Loads Dynamo.
+            from . import untraced
 
-    Raises:
-        TypeError: ``out_dtype`` is not that of ``out``.
-        ValueError: a gradient is wanted.
-    """
-    if not _can_be_of_an_op(layout, lhs, rhs, out, out_dtype, index, count, validate):
-        if not torch.compiler.is_dynamo_compiling():
-            return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate)
-        # Loads Dynamo.
-        from . import untraced
-
-        return untraced.run(layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
-    (a, sa), (b, sb) = lhs, rhs
-    ambient.require_no_gradient(a=a, sa=sa, b=b, sb=sb)
+            return untraced.run[why](layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
+        _refuse(why, lhs, rhs, out)
+        return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate)
     grouping: tuple[Any, ...] = ()
     if layout.index is not None:
         grouping = (index,) if layout.count is None else (index, count)
@@ -58,20 +53,18 @@ def run(
     if validate:
         named["validate"] = True
     if out is None:
-        return library.returning[layout.name](a, sa, b, sb, *grouping, out_dtype=out_dtype, **named)
-    result.require_agreement(out, out_dtype)
-    ambient.require_no_gradient(out=out)
-    library.writing[layout.name](a, sa, b, sb, out, *grouping, **named)
+        return library.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
+    library.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
     return out
 
 
-def _can_be_of_an_op(
+def _why_no_op(
     layout: Layout, lhs: Any, rhs: Any, out: Any, out_dtype: Any, index: Any, count: Any, validate: Any
-) -> bool:
-    """Whether arguments are of the kinds that a schema has; of others the contract says what is wrong."""
+) -> str:
+    """Why a call cannot be an op, by the names of :data:`.untraced.run`; empty where it can."""
     for pair in (lhs, rhs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            return False
+            return "kinds"
     tensors = [*lhs, *rhs]
     if out is not None:
         tensors.append(out)
@@ -79,7 +72,28 @@ def _can_be_of_an_op(
         tensors.append(index)
     for x in tensors:
         if type(x) not in _PLAIN and not isinstance(x, torch_internals.STAND_INS):
-            return False
-    if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)):
-        return False
-    return isinstance(out_dtype, torch.dtype) and isinstance(validate, bool)
+            return "kinds"
+    if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)) or not isinstance(validate, bool):
+        return "kinds"
+    if not result.agree(out, out_dtype):
+        return "kinds"
+    if torch_internals.transforms_are_active():
+        return "transform"
+    if torch_internals.forward_mode_is_active():
+        return "forward mode"
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x.requires_grad:
+                return "gradient"
+    return ""
+
+
+def _refuse(why: str, lhs: Any, rhs: Any, out: Any) -> None:
+    """Raises where tensors are of the right kinds but a derivative may be lost."""
+    if why == "transform":
+        raise ValueError(ambient.in_a_transform("a"))
+    if why == "forward mode":
+        raise ValueError(ambient.in_forward_mode("a"))
+    if why == "gradient":
+        ambient.require_no_gradient(a=lhs[0], sa=lhs[1], b=rhs[0], sb=rhs[1])
+        ambient.require_no_gradient(out=out)

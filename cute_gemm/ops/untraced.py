@@ -1,17 +1,31 @@
-"""The road as Dynamo takes it where arguments are none that an op has: it calls `run`, and does not look inside.
+"""The road as Dynamo takes it where a call cannot be an op: it calls `run`, and does not look inside.
 
-Imported by what Dynamo traces, and by nothing else, as it loads Dynamo. `run` is one object: for another,
-Dynamo of torch 2.8 would compile its caller anew.
+Imported by what Dynamo traces, and by nothing else, as it loads Dynamo. Each is one object: for another, Dynamo
+of torch 2.8 would compile its caller anew. Where the graph may not be broken, Dynamo says the reason.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
+from ..contract import ambient
 from . import road
 
-run = torch.compiler.disable(
-    road.run,
-    reason="an argument of a cute_gemm operation is not of its kind (a pair is no tuple of two tensors, a tensor "
-    "is of a subclass such as DTensor, a number is none): the same call without torch.compile says which",
-)
+_REASONS = {
+    "kinds": "an argument of an operation of cute_gemm is not of the kind or dtype that it takes; the same call "
+    "outside of torch.compile says which. A subclass of torch.Tensor, such as DTensor, is none: pass the tensor "
+    "inside, such as `a.to_local()`",
+    "transform": ambient.in_a_transform("an operation of cute_gemm"),
+    "forward mode": "an operation of cute_gemm is used inside forward-mode AD, which it does not compute; wanted a "
+    "call outside of it, or inside a torch.autograd.Function with a `jvp`",
+    "gradient": "an argument of an operation of cute_gemm requires a gradient, which it does not compute; wanted "
+    "`.detach()` of it, or a call under `torch.no_grad()` or inside a torch.autograd.Function",
+}
+
+run: dict[str, Callable[..., Tensor]] = {
+    why: torch.compiler.disable(road.run, reason=reason) for why, reason in _REASONS.items()
+}
+"""By why it cannot: the road of an eager call, which computes, or says what is wrong."""

@@ -58,3 +58,13 @@ def derivatives_may_be_tracked() -> bool:
     Also true where torch does not tell: then the contract asks each tensor, by public functions.
     """
     return getattr(forward_ad, "_current_level", 0) >= 0 or _transforms_are_active()
+
+
+def forward_mode_is_active() -> bool:
+    """Whether a level of forward-mode AD is; False where torch does not tell."""
+    return getattr(forward_ad, "_current_level", -1) >= 0
+
+
+def transforms_are_active() -> bool:
+    """Whether a transform of torch.func is; False where torch does not tell. Dynamo traces it."""
+    return _transforms_are_active is not _unknown and _transforms_are_active()
