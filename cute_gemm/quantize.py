@@ -244,12 +244,14 @@ def _require_scale_shape(q: Tensor, s: Tensor, wanted: tuple[int, ...]) -> None:
 
 def _require_values(**tensors: Tensor) -> None:
     """Each has its values in memory, and no derivative is lost, be it wanted or tracked by a wrapper."""
+    # Dynamo traces what follows these rules, and of transforms and tangents what torch does with them. In the
+    # backward of a torch.autograd.Function it does not look at a tensor's layout.
+    if torch.compiler.is_compiling():
+        ambient.require_no_gradient(**tensors)
+        return
     for name, x in tensors.items():
         memory.require_dense(name, x)
     ambient.require_no_gradient(**tensors)
-    # Dynamo traces what follows these rules, and of transforms and tangents what torch does with them.
-    if torch.compiler.is_compiling():
-        return
     for name, x in tensors.items():
         if type(x) in OWNING_TYPES:
             ambient.require_no_transform(name, x)

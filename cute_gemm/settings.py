@@ -36,7 +36,8 @@ current: Callable[[], Settings] = _current.get
 class _TracedCode(threading.local):
     """Scopes that the code is in which torch traces now. Dynamo cannot trace a context variable."""
 
-    scopes: tuple[Scope, ...] = ()
+    def __init__(self) -> None:
+        self.scopes: tuple[Scope, ...] = ()
 
 
 _traced_code = _TracedCode()
@@ -102,7 +103,7 @@ def config(
         if not isinstance(pdl, bool):
             raise TypeError(f"pdl is {pdl!r}; want a bool")
         changes["pdl"] = pdl
-    return Scope(changes)
+    return _scope(changes)
 
 
 _NOT_INNERMOST = (
@@ -118,18 +119,10 @@ class Scope:
         self.changes = changes
 
     def __enter__(self) -> None:
-        if torch.compiler.is_compiling():
-            _traced_code.scopes = (*_traced_code.scopes, self)
-            return
         outer = current()
         _current.set(replace(outer, **self.changes, outer=outer, scope=self))
 
     def __exit__(self, *raised: object) -> None:
-        if torch.compiler.is_compiling():
-            if not _traced_code.scopes or _traced_code.scopes[-1] is not self:
-                raise RuntimeError(_NOT_INNERMOST)
-            _traced_code.scopes = _traced_code.scopes[:-1]
-            return
         now = current()
         if now.outer is None or now.scope is not self:
             raise RuntimeError(_NOT_INNERMOST)
@@ -149,7 +142,32 @@ class Scope:
 
         @functools.wraps(function)
         def scoped(*args: Any, **kwargs: Any) -> Any:
-            with self:
+            # Dynamo enters no scope that was made outside of what it traces.
+            with _scope(self.changes):
                 return function(*args, **kwargs)
 
         return scoped  # type: ignore[return-value]
+
+
+class _TracedScope(Scope):
+    """A scope in code that torch traces: what it says becomes arguments of the ops inside.
+
+    Which kind a scope is, is decided where it is made: Dynamo may trace the methods of another alone, where the
+    code around it runs as it would without.
+    """
+
+    def __enter__(self) -> None:
+        if not torch.compiler.is_compiling():
+            return super().__enter__()
+        _traced_code.scopes = (*_traced_code.scopes, self)
+
+    def __exit__(self, *raised: object) -> None:
+        if not torch.compiler.is_compiling():
+            return super().__exit__(*raised)
+        if not _traced_code.scopes or _traced_code.scopes[-1] is not self:
+            raise RuntimeError(_NOT_INNERMOST)
+        _traced_code.scopes = _traced_code.scopes[:-1]
+
+
+def _scope(changes: dict[str, Any]) -> Scope:
+    return _TracedScope(changes) if torch.compiler.is_compiling() else Scope(changes)

@@ -148,7 +148,7 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 
 def _register(
     name: str, schema: str, compute: Callable[..., Tensor | None], describe: Callable[..., Tensor | None]
-) -> torch._ops.OpOverload:
+) -> Any:
     _library.define(f"{name}{schema}", tags=_TAGS)
     for key in ("CPU", "CUDA"):
         _library.impl(name, compute, key)

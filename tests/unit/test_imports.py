@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "quantize": {"contract", "plan"},
     "reference": {"contract", "plan", "quantize"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
-    "ops": {"contract", "plan", "reference", "runtime"},
+    "ops": {"contract", "plan", "reference", "runtime", "settings"},
     # The package as users import it.
     "": {"interrupts", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
