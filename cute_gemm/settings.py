@@ -152,8 +152,6 @@ class Scope:
 class _TracedScope(Scope):
     """A scope in code that torch traces: what it says becomes arguments of the ops inside.
 
-    Which kind a scope is, is decided where it is made: Dynamo may trace the methods of another alone, where the
-    code around it runs as it would without.
     """
 
     def __enter__(self) -> None:
@@ -171,3 +169,8 @@ class _TracedScope(Scope):
 
 def _scope(changes: dict[str, Any]) -> Scope:
     return _TracedScope(changes) if torch.compiler.is_compiling() else Scope(changes)
+
+
+TRACED_IN_CALLERS_ONLY = (config, _scope, _TracedScope.__enter__, _TracedScope.__exit__)
+"""Functions that must be traced as part of the code that calls them or not at all: alone, they would take that
+for traced, too."""

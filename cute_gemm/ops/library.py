@@ -163,6 +163,9 @@ returning: dict[str, Any] = {}
 writing: dict[str, Any] = {}
 """By the name of a layout: the op that writes `out`."""
 
+for _function in settings.TRACED_IN_CALLERS_ONLY:
+    torch_internals.keep_from_dynamo(_function.__code__)
+
 for _name, (_layout, _places, _names) in SCHEMAS.items():
     _functions = functools.partial(_compute, _layout), functools.partial(_describe, _layout)
     returning[_layout.name] = _register(_name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions)
