@@ -65,7 +65,9 @@ def config(
     Also a decorator of functions. Scopes nest: what an inner one does not name stays as it is outside. They
     are of the thread, or the asyncio task, that enters them: a new thread starts with the defaults, a task
     with the settings of whoever created it. A graph that is captured within a scope keeps its settings. What
-    the reference does on the CPU does not depend on them.
+    the reference does on the CPU does not depend on them. Code that `torch.compile` or `torch.export` traces
+    keeps what scopes inside it say, of those around it nothing: each call asks what is in force where it is
+    made (docs/torch_compile.md).
 
     Args:
         num_sms: the multiprocessors that a kernel uses at most, of any device: the rest is left to kernels
@@ -107,8 +109,8 @@ def config(
 
 
 _NOT_INNERMOST = (
-    "left a scope of cute_gemm.config that is not the innermost one in force here; want each left where it was "
-    "entered, in the opposite order: `with cute_gemm.config(...):`"
+    "left a scope of cute_gemm.config that is not the innermost one in force here; want each left where it "
+    "was entered, in the opposite order: `with cute_gemm.config(...):`"
 )
 
 
@@ -150,9 +152,7 @@ class Scope:
 
 
 class _TracedScope(Scope):
-    """A scope in code that torch traces: what it says becomes arguments of the ops inside.
-
-    """
+    """A scope in code that torch traces: what it says becomes arguments of the ops inside."""
 
     def __enter__(self) -> None:
         if not torch.compiler.is_compiling():
@@ -172,5 +172,5 @@ def _scope(changes: dict[str, Any]) -> Scope:
 
 
 TRACED_IN_CALLERS_ONLY = (config, _scope, _TracedScope.__enter__, _TracedScope.__exit__)
-"""Functions that must be traced as part of the code that calls them or not at all: alone, they would take that
-for traced, too."""
+"""Functions that must be traced as part of the code that calls them, or not at all: alone, they would take
+that for traced, too."""

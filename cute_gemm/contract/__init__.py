@@ -80,9 +80,7 @@ def check(
     if layout.count is not None:
         grouping.require_count(layout.count, count)
     a, sa = operands.require_operand(operands.A, lhs, layout.a_rank, has_memory=has_memory)
-    b, sb = operands.require_operand(
-        operands.B, rhs, layout.b_rank, depth=a.shape[-1], has_memory=has_memory
-    )
+    b, sb = operands.require_operand(operands.B, rhs, layout.b_rank, depth=a.shape[-1], has_memory=has_memory)
     if layout.has_matrix_per_group:
         grouping.require_matrix_for_each_group(a, b)
     inputs = {"a": a, "sa": sa, "b": b, "sb": sb}

@@ -6,7 +6,7 @@ What an index on the device holds, the host does not look at: kernels bear any v
 
 from __future__ import annotations
 
-from typing import SupportsInt
+from typing import Any, SupportsInt
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ _DTYPE = torch.int32
 _INTS = (int, torch.SymInt)
 
 
-def require_count(rule: Count, value: object) -> None:
+def require_count(rule: Count, value: Any) -> None:
     """The int beside an index.
 
     Raises:
@@ -63,8 +63,8 @@ def require_matrix_for_each_group(a: Tensor, b: Tensor) -> None:
     if not sizes.known(a.shape[0] != b.shape[0]):
         return
     raise ValueError(
-        f"a has shape {tuple(a.shape)}, so G = {a.shape[0]}, but b has shape {tuple(b.shape)}; wanted one matrix "
-        f"for each of the {b.shape[0]} groups"
+        f"a has shape {tuple(a.shape)}, so G = {a.shape[0]}, but b has shape {tuple(b.shape)}; wanted one "
+        f"matrix for each of the {b.shape[0]} groups"
     )
 
 

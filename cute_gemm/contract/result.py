@@ -49,7 +49,7 @@ def require_out_dtype(out_dtype: object) -> None:
 
 
 def agree(out: Tensor | None, out_dtype: object) -> bool:
-    """Whether `out` and `out_dtype` ask for the same thing, and for one that kernels store where `out` is None."""
+    """Whether `out` and `out_dtype` ask for the same thing; without `out`, for one that kernels store."""
     if out is None:
         return any(out_dtype is dtype for dtype in _DTYPES)
     return out_dtype is _DEFAULT or out_dtype is out.dtype

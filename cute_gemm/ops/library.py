@@ -1,8 +1,8 @@
 """The operations as torch's dispatcher knows them: what compiled, exported and fake calls are made of.
 
-Each is two ops of the namespace `cute_gemm`: one returns a new tensor; the other, with `_out` behind its name,
-writes `out` and returns nothing. An eager call does not come by here (:mod:`.road`), as the dispatcher would
-take longer than a launch. Schemas are public: docs/torch_compile.md.
+Each is two ops of the namespace `cute_gemm`: one returns a new tensor; the other, with `_out` behind its
+name, writes `out` and returns nothing. An eager call does not come by here (:mod:`.road`), as the dispatcher
+would take longer than a launch. Schemas are public: docs/torch_compile.md.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ SCHEMAS: dict[str, tuple[Layout, str, str]] = {
         f"{_VALIDATE}, {_SETTINGS}",
     ),
 }
-"""By the name of an op: its layout, what it takes by place, and by keyword. Sizes that change from call to call
-are symbolic."""
+"""By the name of an op: its layout, what it takes by place, and by keyword. Numbers that change from call to
+call are symbolic."""
 
 _ALL = 0
 """`num_sms` where a scope says that a kernel may use all of a device; None is for what no scope says."""
@@ -65,7 +65,9 @@ def settings_as_arguments(said: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _scope(num_sms: int | None, batch_invariant: bool | None, pdl: bool | None) -> AbstractContextManager[None]:
+def _scope(
+    num_sms: int | None, batch_invariant: bool | None, pdl: bool | None
+) -> AbstractContextManager[None]:
     """The settings that arguments of an op ask for; the others are as they are where it is called."""
     said: dict[str, Any] = {"num_sms": num_sms, "batch_invariant": batch_invariant, "pdl": pdl}
     said = {name: value for name, value in said.items() if value is not None}
@@ -122,16 +124,16 @@ def _describe(
     _require_no_forward_mode()
     # Settings out of range are refused as they are.
     _scope(num_sms, batch_invariant, pdl)
-    call = contract.check(
-        layout, (a, sa), (b, sb), out, out_dtype, index, count, validate, has_memory=False
-    )
+    call = contract.check(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate, has_memory=False)
     return a.new_empty(call.shape, dtype=call.out_dtype) if out is None else out
 
 
 def _writing(function: Callable[..., Tensor]) -> Callable[..., None]:
     """The same with a result that is given, behind the operands."""
 
-    def write(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, *grouping: Any, **named: Any) -> None:
+    def write(
+        a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, out: Tensor, *grouping: Any, **named: Any
+    ) -> None:
         function(a, sa, b, sb, *grouping, out=out, **named)
 
     return write
@@ -168,7 +170,9 @@ for _function in settings.TRACED_IN_CALLERS_ONLY:
 
 for _name, (_layout, _places, _names) in SCHEMAS.items():
     _functions = functools.partial(_compute, _layout), functools.partial(_describe, _layout)
-    returning[_layout.name] = _register(_name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions)
+    returning[_layout.name] = _register(
+        _name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions
+    )
     _places = _places.replace(_OPERANDS, f"{_OPERANDS}, Tensor(a!) out")
     writing[_layout.name] = _register(
         f"{_name}_out", f"({_places}, *, {_names}) -> ()", *map(_writing, _functions)

@@ -23,8 +23,8 @@ def run(
 ) -> Tensor:
     """The result of the operation of ``layout``: launched at once by a kernel that finds all in order.
 
-    Else the slow path, :func:`run_checked`. Where a call is traced, or its tensors are fake, it becomes an op of
-    torch's dispatcher.
+    Else the slow path, :func:`run_checked`. Where a call is traced, or its tensors are fake, it becomes an op
+    of torch's dispatcher.
     """
     if torch.compiler.is_compiling():
         # Dynamo would trace the rules, and compile anew for whatever they look at: it sees an op.
@@ -52,8 +52,10 @@ def run_checked(
     count: int,
     validate: bool,
 ) -> Tensor:
-    """The contract explains what is not in order, by raising; or there is nothing to compute; or the reference
-    computes it, on the CPU; or a kernel is chosen, and compiled if need be.
+    """The result, or an error that says what is not in order.
+
+    There is nothing to compute; or the reference computes it, on the CPU; or a kernel is chosen, and compiled
+    if need be.
     """
     call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate)
     if call.a.is_cpu or call.a.shape[-1] == 0 or 0 in call.shape:

@@ -1,4 +1,4 @@
-"""The road where no tensor has values: a call becomes one of the ops of :mod:`.library`, and nothing is looked at.
+"""The road where no tensor has values: a call becomes one of the ops of :mod:`.library`.
 
 Dynamo traces this, so it asks for nothing that would be a guard on a size.
 """
@@ -36,7 +36,7 @@ def run(
     count: int,
     validate: bool,
 ) -> Tensor:
-    """As :func:`cute_gemm.ops.road.run`. What cannot be an op breaks the graph, and runs as it would without."""
+    """As :func:`cute_gemm.ops.road.run`. What cannot be an op breaks the graph, and runs without it."""
     why = _why_no_op(layout, lhs, rhs, out, out_dtype, index, count, validate)
     if why:
         if torch.compiler.is_dynamo_compiling():
@@ -73,7 +73,11 @@ def _why_no_op(
     for x in tensors:
         if type(x) not in _PLAIN and not isinstance(x, torch_internals.STAND_INS):
             return "kinds"
-    if isinstance(count, bool) or not isinstance(count, (int, torch.SymInt)) or not isinstance(validate, bool):
+    if (
+        isinstance(count, bool)
+        or not isinstance(count, (int, torch.SymInt))
+        or not isinstance(validate, bool)
+    ):
         return "kinds"
     if not result.agree(out, out_dtype):
         return "kinds"

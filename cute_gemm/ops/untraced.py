@@ -1,7 +1,7 @@
 """The road as Dynamo takes it where a call cannot be an op: it calls `run`, and does not look inside.
 
-Imported by what Dynamo traces, and by nothing else, as it loads Dynamo. Each is one object: for another, Dynamo
-of torch 2.8 would compile its caller anew. Where the graph may not be broken, Dynamo says the reason.
+Imported by what Dynamo traces, and by nothing else, as it loads Dynamo. Each is one object: for another,
+Dynamo of torch 2.8 would compile its caller anew. Where the graph may not be broken, Dynamo says the reason.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 from ..contract import ambient
 from . import road
 
+_OPERATION = "an operation of cute_gemm"
 _REASONS = {
-    "kinds": "an argument of an operation of cute_gemm is not of the kind or dtype that it takes; the same call "
-    "outside of torch.compile says which. A subclass of torch.Tensor, such as DTensor, is none: pass the tensor "
-    "inside, such as `a.to_local()`",
-    "transform": ambient.in_a_transform("an operation of cute_gemm"),
-    "forward mode": "an operation of cute_gemm is used inside forward-mode AD, which it does not compute; wanted a "
-    "call outside of it, or inside a torch.autograd.Function with a `jvp`",
-    "gradient": "an argument of an operation of cute_gemm requires a gradient, which it does not compute; wanted "
-    "`.detach()` of it, or a call under `torch.no_grad()` or inside a torch.autograd.Function",
+    "kinds": f"an argument of {_OPERATION} is not of the kind or dtype that it takes; the same call outside "
+    "of torch.compile says which. A subclass of torch.Tensor, such as DTensor, is none: pass the tensor inside, "
+    "such as `a.to_local()`",
+    "transform": ambient.in_a_transform(_OPERATION),
+    "forward mode": ambient.in_forward_mode(_OPERATION),
+    "gradient": f"an argument of {_OPERATION} requires a gradient, which this operation does not compute; "
+    "wanted `.detach()` of it, or a call under `torch.no_grad()` or inside a torch.autograd.Function",
 }
 
 run: dict[str, Callable[..., Tensor]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CodeType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,18 +43,18 @@ STAND_INS: tuple[type[Tensor], ...] = tuple(
     for module, name in (("fake_tensor", "FakeTensor"), ("functional_tensor", "FunctionalTensor"))
     if hasattr(getattr(_subclasses, module, None), name)
 )
-"""Tensors that stand for ones which will be there, while torch traces. Where torch does not name them they are
-refused, as any subclass."""
+"""Tensors that stand for ones which will be there, while torch traces. Where torch does not name them they
+are refused, as any subclass."""
 
 
 def keep_from_dynamo(code: CodeType) -> None:
     """Has Dynamo not compile a function's code by itself; it is still traced as part of a caller.
 
-    It is for functions that do something else while they are traced, and that Dynamo would come to where their
-    caller runs as it would without. Publicly there is `torch.compiler.disable`, which breaks the caller's graph.
-    Where torch has no such way, nothing is done, and tests of settings under `torch.compile` fail.
+    It is for functions that do something else while they are traced, and that Dynamo would come to where
+    their caller runs as it would without. Publicly there is `torch.compiler.disable`, which breaks the
+    caller's graph. Where torch has no such way, nothing is done, and tests of settings under `torch.compile` fail.
     """
-    hook = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    hook: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     try:
         hook.set_code_exec_strategy(
             code, hook._FrameExecStrategy(hook._FrameAction.SKIP, hook._FrameAction.DEFAULT)

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 import cute_gemm
 from cute_gemm import reference, testing
 from cute_gemm.contract import ambient
+from cute_gemm.ops import library
 from cute_gemm.plan.layouts import LAYOUTS, Layout
 from cute_gemm.runtime import launcher, torch_internals
 from cute_gemm.runtime.selection import Launch
@@ -383,12 +384,16 @@ def test_quantising_is_traced_whole(name: str) -> None:
 
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_nothing_of_a_product_is_traced(layout: str) -> None:
+def test_of_a_product_two_ops_are_traced_and_nothing_else(layout: str) -> None:
     """Neither its rules, which look at shapes and addresses, nor the reference."""
+    ops = {library.returning[layout], library.writing[layout]}
+    products: list[Any] = []
     traced: list[str] = []
 
     def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        traced.extend(node.name for node in module.graph.nodes if node.op.startswith("call"))
+        calls = [node for node in module.graph.nodes if node.op.startswith("call")]
+        products.extend(node.target for node in calls if node.target in ops)
+        traced.extend(node.name for node in calls if node.target not in ops)
         return module.forward
 
     operation = OPERATIONS[layout]
@@ -398,7 +403,8 @@ def test_nothing_of_a_product_is_traced(layout: str) -> None:
 
     tensors = {name: x.clone() for name, x in operation.tensors.items()}
     wanted = [-x for x in run(operation)]
-    assert_same(torch.compile(caller, backend=backend)(tensors), wanted)
+    assert_same(torch.compile(caller, backend=backend, fullgraph=True)(tensors), wanted)
+    assert (len(products), {*products}) == (2, ops)
     # What the caller does itself: views of bytes and rows, and the negation.
     assert any("neg" in name for name in traced)
     assert not [name for name in traced if re.search("mul|mm|matmul|double|data_ptr|empty|zeros", name)]

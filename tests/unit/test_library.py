@@ -1,4 +1,4 @@
-"""Products as ops of torch's dispatcher: compiled whole, exported, of fake tensors, with settings; and refused."""
+"""Products as ops of torch's dispatcher: compiled whole, exported, of fake tensors; settings and refusals."""
 
 from __future__ import annotations
 
@@ -135,10 +135,13 @@ def test_an_eager_call_does_not_go_by_the_dispatcher(layout: Layout) -> None:
     given = arguments(layout)
     with Seen() as seen:
         given.run()
+        given.run(given.new_out())
     assert seen.names == []
+    ops = library.returning[layout.name], library.writing[layout.name]
     with Seen() as seen:
-        compiled(given.run, "eager")()
-    assert seen.names == [library.returning[layout.name]._opname]
+        ops[0](*tensors(given), *grouping(given), out_dtype=torch.float32)
+        ops[1](*tensors(given), given.new_out(), *grouping(given))
+    assert seen.names == [op._opname for op in ops]
 
 
 def test_the_import_and_eager_calls_load_no_dynamo() -> None:
@@ -539,18 +542,19 @@ def test_settings_are_arguments_of_an_op(layout: Layout, in_force: list[Any]) ->
             )
             library.writing[layout.name](*tensors(given), given.new_out(), *grouping(given), **named)
             assert in_force == [wanted] * 2
-    with pytest.raises(ValueError, match="^num_sms is -1; want at least 1"):
+    with pytest.raises(ValueError, match=r"^num_sms is -1; want at least 1"):
         library.writing[layout.name](*tensors(given), given.new_out(), *grouping(given), num_sms=-1)
 
 
 # What is refused
 
 
-REFUSED: dict[str, tuple[str, str, Callable[[], Any]]] = {
+DIFFERENTIABLE = GIVEN.sa.clone().requires_grad_()
+REFUSED: dict[str, tuple[str, str, Callable[[Callable[[Tensor], Tensor]], Any]]] = {
     "gradient": (
         r"requires a gradient, which",
         r"^sa requires a gradient",
-        lambda run: run(GIVEN.sa.clone().requires_grad_()),
+        lambda run: run(DIFFERENTIABLE),
     ),
     "grad": (
         "inside a transform of torch.func",
@@ -621,6 +625,7 @@ def test_derivatives_of_an_op_are_refused(layout: Layout) -> None:
         assert not out.any()
 
 
+GROUPED = arguments(OFFSETS)
 KINDS: dict[str, tuple[str, Callable[[], Any]]] = {
     "no pair": (
         r"^the pair \(a, sa\) is one tensor",
@@ -633,7 +638,7 @@ KINDS: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "a count that is none": (
         r"^alignment is a torch.Tensor",
-        lambda: arguments(OFFSETS).with_(count=torch.ones(2)).run(),
+        lambda: GROUPED.with_(count=torch.ones(2)).run(),
     ),
 }
 
@@ -666,6 +671,7 @@ def test_a_distributed_tensor_is_refused_in_compiled_code_too() -> None:
         for caller in (call, torch.compile(call, backend="aot_eager")):
             with pytest.raises(TypeError, match=r"^sa is a torch.distributed.*DTensor.*`sa.to_local\(\)`"):
                 caller(sa)
+        torch._dynamo.reset()
         with pytest.raises(torch._dynamo.exc.Unsupported, match="DTensor"):
             compiled(call)(sa)
         assert torch.equal(compiled(lambda sa: call(sa.to_local()))(sa), GIVEN.run())
