@@ -85,7 +85,7 @@ def check(
         grouping.require_matrix_for_each_group(a, b)
     inputs = {"a": a, "sa": sa, "b": b, "sb": sb}
     memory.require_one_device(**inputs)
-    if has_memory:
+    if has_memory or not a.is_meta:
         memory.require_known_device("a", a)
     ambient.require_no_derivatives(**inputs)
 

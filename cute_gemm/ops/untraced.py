@@ -17,8 +17,8 @@ from . import road
 _OPERATION = "an operation of cute_gemm"
 _REASONS = {
     "kinds": f"an argument of {_OPERATION} is not of the kind or dtype that it takes; the same call outside "
-    "of torch.compile says which. A subclass of torch.Tensor, such as DTensor, is none: pass the tensor inside, "
-    "such as `a.to_local()`",
+    "of torch.compile says which. A subclass of torch.Tensor, such as DTensor, is none: pass the tensor "
+    "inside, such as `a.to_local()`",
     "transform": ambient.in_a_transform(_OPERATION),
     "forward mode": ambient.in_forward_mode(_OPERATION),
     "gradient": f"an argument of {_OPERATION} requires a gradient, which this operation does not compute; "

@@ -52,7 +52,7 @@ def keep_from_dynamo(code: CodeType) -> None:
 
     It is for functions that do something else while they are traced, and that Dynamo would come to where
     their caller runs as it would without. Publicly there is `torch.compiler.disable`, which breaks the
-    caller's graph. Where torch has no such way, nothing is done, and tests of settings under `torch.compile` fail.
+    caller's graph. Where torch has no such way nothing is done, and tests of settings in compiled code fail.
     """
     hook: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     try:

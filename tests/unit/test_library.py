@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,8 +147,9 @@ def test_an_eager_call_does_not_go_by_the_dispatcher(layout: Layout) -> None:
 
 def test_the_import_and_eager_calls_load_no_dynamo() -> None:
     program = """
-import sys, torch, cute_gemm
+import sys, torch
 before = "torch._dynamo" in sys.modules
+import cute_gemm
 a, sa = cute_gemm.quantize_1x128(torch.ones(4, 128))
 b, sb = cute_gemm.quantize_128x128(torch.ones(8, 128))
 assert (cute_gemm.fp8_gemm_nt((a, sa), (b, sb)) == 128).all()
@@ -189,16 +191,18 @@ def test_inductor_keeps_strides_and_bits(monkeypatch: pytest.MonkeyPatch) -> Non
         strides.append(tuple(x.stride() for x in (call.a, call.sa, call.out)))
         return compute(call)
 
-    every = [arguments(layout, rows=6) for layout in LAYOUTS.values()]
+    # As many rows as M-major scales have without padding: then what is made of them is M-major, too.
+    every = [arguments(layout, rows=8) for layout in (DENSE, MASKED)]
+    every = [given.with_(sa=cute_gemm.m_major(given.sa)) for given in every]
 
     def caller(every_sa: list[Tensor], every_out: list[Tensor]) -> list[Tensor]:
         results = []
         for given, sa, out in zip(every, every_sa, every_out, strict=True):
-            # Fused with what makes them, or not, operands come with the strides that they are made with.
-            scales = cute_gemm.m_major(sa * 2.0)
+            scales = sa * 2.0
+            assert scales.stride(-2) == 1
             a = torch.nn.functional.pad(given.a.view(torch.uint8), (0, 16))[..., :-16].view(given.a.dtype)
             room = torch.nn.functional.pad(out, (0, 8)) + 1.0
-            results.append(given.with_(a=a, sa=scales).run(room[..., :-8]) * 3)
+            results.append(given.with_(a=a, sa=scales).run(room[..., :-8]))
         return results
 
     wanted = caller([x.sa for x in every], [x.new_out() for x in every])
@@ -206,7 +210,9 @@ def test_inductor_keeps_strides_and_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(reference, "compute", noting)
     caller([x.sa for x in every], [x.new_out() for x in every])
     wanted_strides, strides = strides, []
-    found = compiled(caller, "inductor")([x.sa for x in every], [x.new_out() for x in every])
+    # What is kept on disk is not known by the tags of ops.
+    with torch._inductor.config.patch(force_disable_caches=True):
+        found = compiled(caller, "inductor")([x.sa for x in every], [x.new_out() for x in every])
     assert strides == wanted_strides
     assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
 
@@ -288,8 +294,9 @@ def test_a_function_of_autograd_that_multiplies_both_ways_is_compiled_whole() ->
         assert torch.equal(gradient(compiled(loss, backend)), gradient(loss))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_autocast_around_and_inside_changes_nothing(dtype: torch.dtype) -> None:
+def test_autocast_around_and_inside_changes_nothing(dtype: torch.dtype, backend: str) -> None:
     given = arguments(DENSE)
     wanted = given.run(out_dtype=torch.float32)
 
@@ -297,9 +304,25 @@ def test_autocast_around_and_inside_changes_nothing(dtype: torch.dtype) -> None:
         with torch.autocast("cpu", dtype):
             return given.run(out_dtype=torch.float32)
 
-    assert torch.equal(compiled(caller)(), wanted)
+    assert torch.equal(compiled(caller, backend)(), wanted)
     with torch.autocast("cpu", dtype):
-        assert torch.equal(compiled(lambda: given.run(out_dtype=torch.float32))(), wanted)
+        assert torch.equal(compiled(lambda: given.run(out_dtype=torch.float32), backend)(), wanted)
+
+
+@pytest.mark.parametrize("give_out", [False, True])
+@pytest.mark.parametrize("layout", [x for x in LAYOUTS.values() if x.is_grouped], ids=lambda x: x.name)
+def test_what_an_index_holds_is_validated_by_the_call(layout: Layout, give_out: bool) -> None:
+    given = arguments(layout)
+
+    def caller(index: Tensor) -> Tensor:
+        out = given.new_out() if give_out else None
+        return given.with_(index=index).run(out, validate=True)
+
+    run = compiled(caller)
+    assert torch.equal(run(given.index), given.run())
+    assert given.index is not None
+    with pytest.raises(ValueError, match=f"^{layout.index.name} holds 99 "):
+        run(torch.full_like(given.index, 99))
 
 
 # torch.export
@@ -525,6 +548,39 @@ def test_a_scope_around_tracing_says_nothing_about_calls(in_force: list[Any]) ->
         run()
     run()
     assert in_force == [(10, False, False), (None, False, False)]
+
+
+def test_traced_scopes_are_of_the_thread_that_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    said: list[dict[str, Any]] = []
+    with cute_gemm.config(num_sms=3):
+        thread = threading.Thread(target=lambda: said.append(settings.said_in_traced_code()))
+        thread.start()
+        thread.join()
+        said.append(settings.said_in_traced_code())
+    assert said == [{}, {"num_sms": 3}]
+
+
+def test_scopes_of_another_thread_are_its_own(in_force: list[Any]) -> None:
+    run = compiled(nested, "eager")
+    with cute_gemm.config(num_sms=77):
+        run(torch.zeros(1))
+        assert in_force.pop() == (77, False, False)
+        raised: list[Exception] = []
+
+        def elsewhere() -> None:
+            try:
+                with torch._dynamo.config.patch(error_on_recompile=True):
+                    run(torch.zeros(1))
+            except Exception as error:
+                raised.append(error)
+
+        in_force.clear()
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert raised == []
+    assert in_force == USES[nested][0]
 
 
 @every_layout
