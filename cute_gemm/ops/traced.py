@@ -21,9 +21,10 @@ _PLAIN = tuple(OWNING_TYPES)
 
 
 def is_needed(*arguments: Any) -> bool:
-    """Whether some tensor stands for one that will be there, as under `FakeTensorMode`."""
+    """Whether tensors stand for ones that will be there, as under `FakeTensorMode`: all, or it is an error."""
     flat = [x for each in arguments for x in (each if isinstance(each, (tuple, list)) else (each,))]
-    return any(isinstance(x, torch_internals.STAND_INS) for x in flat)
+    tensors = [x for x in flat if isinstance(x, Tensor)]
+    return bool(tensors) and all(isinstance(x, torch_internals.STAND_INS) for x in tensors)
 
 
 def run(

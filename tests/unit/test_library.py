@@ -396,6 +396,17 @@ def test_fake_tensors_on_a_gpu_need_none() -> None:
     assert (result.shape, result.device) == (given.shape, torch.device("cuda:0"))
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_fake_tensor_among_others_is_refused(place: int) -> None:
+    operands = [*tensors(arguments(DENSE))]
+    operands[place] = FakeTensorMode().from_tensor(operands[place])
+    a, sa, b, sb = operands
+    with pytest.raises(
+        TypeError, match=rf"^{('a', 'sa', 'b', 'sb')[place]} is a torch.*FakeTensor, a tensor sub"
+    ):
+        cute_gemm.fp8_gemm_nt((a, sa), (b, sb))
+
+
 BROKEN: dict[str, tuple[str, Callable[[Arguments], Arguments]]] = {
     "scales of other rows": (r"^sa has shape \(3, 2\); wanted", lambda x: x.with_(sa=x.sa[:3])),
     "another K": (r"^b has shape .*so K = 128, but a has K = 144", lambda x: x.with_(b=x.b[..., :128])),
