@@ -21,7 +21,7 @@ _PLAIN = tuple(OWNING_TYPES)
 
 
 def is_needed(*arguments: Any) -> bool:
-    """Whether tensors stand for ones that will be there, as under `FakeTensorMode`: all, or it is an error."""
+    """Whether all tensors stand for ones that will be there, as under `FakeTensorMode`."""
     flat = [x for each in arguments for x in (each if isinstance(each, (tuple, list)) else (each,))]
     tensors = [x for x in flat if isinstance(x, Tensor)]
     return bool(tensors) and all(isinstance(x, torch_internals.STAND_INS) for x in tensors)
