@@ -25,6 +25,7 @@ import cute_gemm
 from cute_gemm import reference, settings
 from cute_gemm.ops import library
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS, Layout
+from examples import is_exhaustive
 
 BACKENDS = ("eager", "aot_eager")
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
@@ -184,6 +185,8 @@ def test_a_caller_is_compiled_whole_with_the_same_bits(layout: Layout, backend: 
 @pytest.mark.skipif(not HAS_COMPILER, reason="Inductor needs a C++ compiler")
 def test_inductor_keeps_strides_and_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of scales that are M-major, and of rows further apart: else other kernels would run, or none."""
+    if not is_exhaustive():
+        pytest.skip("it takes half a minute; --exhaustive runs it")
     strides: list[tuple[tuple[int, ...], ...]] = []
     compute = reference.compute
 
