@@ -167,6 +167,10 @@ writing: dict[str, Any] = {}
 
 for _function in settings.TRACED_IN_CALLERS_ONLY:
     torch_internals.keep_from_dynamo(_function.__code__)
+# Where Dynamo gives up a caller, as that of torch 2.14 does inside forward-mode AD, it would come to each
+# function below by itself.
+for _code in (road.run.__code__, _compute.__code__):
+    torch_internals.keep_from_dynamo(_code, and_what_it_calls=True)
 
 for _name, (_layout, _places, _names) in SCHEMAS.items():
     _functions = functools.partial(_compute, _layout), functools.partial(_describe, _layout)

@@ -47,7 +47,7 @@ STAND_INS: tuple[type[Tensor], ...] = tuple(
 are refused, as any subclass."""
 
 
-def keep_from_dynamo(code: CodeType) -> None:
+def keep_from_dynamo(code: CodeType, and_what_it_calls: bool = False) -> None:
     """Has Dynamo not compile a function's code by itself; it is still traced as part of a caller.
 
     It is for functions that do something else while they are traced, and that Dynamo would come to where
@@ -56,8 +56,9 @@ def keep_from_dynamo(code: CodeType) -> None:
     """
     hook: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     try:
+        skip = hook._FrameAction.SKIP
         hook.set_code_exec_strategy(
-            code, hook._FrameExecStrategy(hook._FrameAction.SKIP, hook._FrameAction.DEFAULT)
+            code, hook._FrameExecStrategy(skip, skip if and_what_it_calls else hook._FrameAction.DEFAULT)
         )
     except AttributeError:
         return
