@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..measure.arguments import number_from, shape
-from ..measure.records import CHAIN, COLD, GROUPED, SUSTAINED
+from ..measure.records import ALL_REGIMES, GROUPED
 from .peers.registry import PEERS
 from .suite import SUITES
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them to a parser, for `command.run`."""
     instead = parser.add_mutually_exclusive_group()
     parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
-    parser.add_argument("--regime", choices=(COLD, CHAIN, SUSTAINED, "all"), default="all")
+    parser.add_argument("--regime", choices=(*ALL_REGIMES, "all"), default="all")
     parser.add_argument(
         "--shapes",
         type=shape,

@@ -11,7 +11,7 @@ from ..measure.device import compile_kernels, require_hopper
 from ..measure.files import require_writable
 from ..measure.origin import describe_origin
 from ..measure.progress import track
-from ..measure.records import CHAIN, COLD, SUSTAINED, Row
+from ..measure.records import ALL_REGIMES, Row
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return compare_runs(old, new, args.threshold / 100)
     failures = measure(
         SUITES if args.suite == "all" else (args.suite,),
-        (COLD, CHAIN, SUSTAINED) if args.regime == "all" else (args.regime,),
+        ALL_REGIMES if args.regime == "all" else (args.regime,),
         args.ops,
         args.shapes,
         args.peers,

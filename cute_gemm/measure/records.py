@@ -31,7 +31,7 @@ FAST = "cuBLASLt tensorwise fast-accumulate"
 BLOCKWISE = "cuBLASLt blockwise"
 TRITON = "Triton"
 
-COLD, CHAIN, SUSTAINED = "cold", "chain", "sustained"
+COLD, CHAIN, SUSTAINED = ALL_REGIMES = "cold", "chain", "sustained"
 ROW_MAJOR, M_MAJOR = "row_major", "m_major"
 
 

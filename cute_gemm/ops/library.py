@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import library as torch_library
 
 from .. import contract, settings
 from ..contract import ambient
@@ -82,7 +83,8 @@ def _require_no_forward_mode() -> None:
         raise ValueError(ambient.in_forward_mode("a"))
 
 
-def _compute(
+def _product(
+    answer: Callable[..., Tensor],
     layout: Layout,
     a: Tensor,
     sa: Tensor,
@@ -98,34 +100,25 @@ def _compute(
     batch_invariant: bool | None = None,
     pdl: bool | None = None,
 ) -> Tensor:
-    """On a device: the road that an eager call takes."""
+    """What ``answer``, which takes arguments as :func:`.road.run` does, makes of those of an op."""
     _require_no_forward_mode()
     with _scope(num_sms, batch_invariant, pdl):
-        return road.run(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate=validate)
+        return answer(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate=validate)
 
 
 def _describe(
     layout: Layout,
-    a: Tensor,
-    sa: Tensor,
-    b: Tensor,
-    sb: Tensor,
-    index: Tensor | None = None,
-    count: int = 0,
-    *,
-    out: Tensor | None = None,
-    out_dtype: torch.dtype = torch.bfloat16,
-    validate: bool = False,
-    num_sms: int | None = None,
-    batch_invariant: bool | None = None,
-    pdl: bool | None = None,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    out: Tensor | None,
+    out_dtype: torch.dtype,
+    index: Tensor | None,
+    count: int,
+    validate: bool,
 ) -> Tensor:
     """Of tensors without memory: what the result will be, after the rules that can be judged without it."""
-    _require_no_forward_mode()
-    # Settings out of range are refused as they are.
-    _scope(num_sms, batch_invariant, pdl)
-    call = contract.check(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate, has_memory=False)
-    return a.new_empty(call.shape, dtype=call.out_dtype) if out is None else out
+    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate, has_memory=False)
+    return call.a.new_empty(call.shape, dtype=call.out_dtype) if out is None else out
 
 
 def _writing(function: Callable[..., Tensor]) -> Callable[..., None]:
@@ -144,7 +137,7 @@ def _refuse_transform(*arguments: Any, **named: Any) -> None:
     raise ValueError(ambient.in_a_transform("a"))
 
 
-_library = torch.library.Library(NAMESPACE, "DEF")
+_library = torch_library.Library(NAMESPACE, "DEF")
 """As long as it lives, the ops are registered."""
 
 
@@ -154,7 +147,7 @@ def _register(
     _library.define(f"{name}{schema}", tags=_TAGS)
     for key in ("CPU", "CUDA"):
         _library.impl(name, compute, key)
-    torch.library.register_fake(f"{NAMESPACE}::{name}", describe, lib=_library)
+    torch_library.register_fake(f"{NAMESPACE}::{name}", describe, lib=_library)
     _library.impl(name, _refuse_transform, _IN_A_TRANSFORM)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
@@ -169,11 +162,12 @@ for _function in settings.TRACED_IN_CALLERS_ONLY:
     torch_internals.keep_from_dynamo(_function.__code__)
 # Where Dynamo gives up a caller, as that of torch 2.14 does inside forward-mode AD, it would come to each
 # function below by itself.
-for _code in (road.run.__code__, _compute.__code__):
+for _code in (road.run.__code__, _product.__code__):
     torch_internals.keep_from_dynamo(_code, and_what_it_calls=True)
 
 for _name, (_layout, _places, _names) in SCHEMAS.items():
-    _functions = functools.partial(_compute, _layout), functools.partial(_describe, _layout)
+    # On a device an op takes the road of an eager call.
+    _functions = [functools.partial(_product, answer, _layout) for answer in (road.run, _describe)]
     returning[_layout.name] = _register(
         _name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions
     )

@@ -1,4 +1,4 @@
-"""The road where no tensor has values: a call becomes one of the ops of :mod:`.library`.
+"""The road where no tensor has values: a call becomes one of the ops that library.py registers.
 
 Dynamo traces this, so it asks for nothing that would be a guard on a size.
 """

@@ -16,6 +16,7 @@ import torch
 from calls import Arguments, arguments, every_layout
 from restoring import restored
 from torch import Tensor
+from torch import library as torch_library
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
@@ -87,10 +88,10 @@ def test_torch_finds_nothing_wrong_with_an_op(layout: Layout, m_major: bool) -> 
     options = validating(layout) | {"pdl": True, "num_sms": 3}
     returning = library.returning[layout.name]
     named = {"out_dtype": torch.float32, **options}
-    torch.library.opcheck(returning, (*tensors(given), *grouping(given)), named, test_utils=checks)
+    torch_library.opcheck(returning, (*tensors(given), *grouping(given)), named, test_utils=checks)
     out = torch.zeros(*given.shape[:-1], given.shape[-1] + 8, dtype=torch.bfloat16)[..., : given.shape[-1]]
     writing = library.writing[layout.name]
-    torch.library.opcheck(writing, (*tensors(given), out, *grouping(given)), options, test_utils=checks)
+    torch_library.opcheck(writing, (*tensors(given), out, *grouping(given)), options, test_utils=checks)
 
 
 def test_opcheck_would_see_an_undeclared_write(
@@ -103,7 +104,7 @@ def test_opcheck_would_see_an_undeclared_write(
     monkeypatch.setattr(reference, "compute", compute)
     given = arguments(DENSE)
     with pytest.raises(torch.testing._internal.optests.OpCheckError, match="mutated"):
-        torch.library.opcheck(OPS.fp8_gemm_nt, tensors(given), {"out_dtype": torch.float32})
+        torch_library.opcheck(OPS.fp8_gemm_nt, tensors(given), {"out_dtype": torch.float32})
 
 
 @every_layout

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from ...measure.calls import Call
 from ...measure.cases import Case
 
@@ -32,6 +34,11 @@ class Peer(Protocol):
         Scales are in the layout it wants. Making a call or calling it may raise whatever the library raises:
         the case is then refused.
         """
+
+
+def why_no_cuda() -> str | None:
+    """Why nothing can run on a GPU with this torch; None if it can."""
+    return None if torch.version.cuda else "this torch is built without CUDA"
 
 
 PROMOTED_LIMIT = 1e-5

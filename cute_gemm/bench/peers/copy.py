@@ -12,6 +12,7 @@ from ...measure.calls import Call
 from ...measure.cases import Case
 from ...measure.records import CHAIN, COPY
 from ...measure.work import Work
+from . import why_no_cuda
 
 
 class Copy:
@@ -21,7 +22,7 @@ class Copy:
     regimes = (CHAIN,)
 
     def available(self) -> str | None:
-        return None if torch.version.cuda else "this torch is built without CUDA"
+        return why_no_cuda()
 
     def versions(self) -> dict[str, str]:
         return {}

@@ -11,9 +11,9 @@ from torch import Tensor
 from ... import testing
 from ...measure.calls import Call, judge_within
 from ...measure.cases import Case, DenseCase
-from ...measure.records import BLOCKWISE, CHAIN, COLD, DENSE, FAST, M_MAJOR, SUSTAINED, Row, key_of
+from ...measure.records import ALL_REGIMES, BLOCKWISE, DENSE, FAST, M_MAJOR, Row, key_of
 from ...measure.shapes import Shape
-from . import FAST_LIMIT, PROMOTED_LIMIT
+from . import FAST_LIMIT, PROMOTED_LIMIT, why_no_cuda
 
 # Groups of fewer rows take the time that reading their weights takes, others that of the tensor cores.
 _FEW_ROWS = 128
@@ -27,10 +27,10 @@ class Cublas:
     """
 
     name = "cublas"
-    regimes = COLD, CHAIN, SUSTAINED
+    regimes = ALL_REGIMES
 
     def available(self) -> str | None:
-        return None if torch.version.cuda else "this torch is built without CUDA"
+        return why_no_cuda()
 
     def versions(self) -> dict[str, str]:
         return {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...measure.calls import Call, judge_within
 from ...measure.cases import Case, in_layout
-from ...measure.records import CHAIN, COLD, CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED, SUSTAINED
+from ...measure.records import ALL_REGIMES, CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
 from . import PROMOTED_LIMIT
 
 _NAMES = {
@@ -41,7 +41,7 @@ class DeepGemm:
     name: str = "deep_gemm"
     label: str = DEEPGEMM
     pdl: bool = False
-    regimes: tuple[str, ...] = (COLD, CHAIN, SUSTAINED)
+    regimes: tuple[str, ...] = ALL_REGIMES
 
     def available(self) -> str | None:
         if importlib.util.find_spec("deep_gemm") is None:

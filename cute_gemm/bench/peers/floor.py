@@ -24,6 +24,7 @@ from ...plan.config import KernelConfig
 from ...plan.problem import GemmProblem
 from ...runtime import hardware
 from ...runtime.warmup import compile_configs
+from . import why_no_cuda
 
 
 class Floor:
@@ -36,7 +37,7 @@ class Floor:
         self._compiled: set[KernelConfig] = set()
 
     def available(self) -> str | None:
-        return None if torch.version.cuda else "this torch is built without CUDA"
+        return why_no_cuda()
 
     def versions(self) -> dict[str, str]:
         return {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...measure.calls import Call, judge_within
 from ...measure.cases import Case, GroupedCase
-from ...measure.records import CHAIN, COLD, CONTIGUOUS, DENSE, ROW_MAJOR, SUSTAINED, TRITON
+from ...measure.records import ALL_REGIMES, CONTIGUOUS, DENSE, ROW_MAJOR, TRITON
 from . import PROMOTED_LIMIT
 
 
@@ -18,7 +18,7 @@ class Triton:
     """Dense and contiguous products by the kernels of `triton_kernels`."""
 
     name = "triton"
-    regimes = COLD, CHAIN, SUSTAINED
+    regimes = ALL_REGIMES
 
     def available(self) -> str | None:
         return None if importlib.util.find_spec("triton") else "the package triton is not installed"
