@@ -22,9 +22,14 @@ class Settings:
 
     num_sms: int | None = None
     batch_invariant: bool = False
-    pdl: bool = False
+    pdl: bool | None = None
     outer: Settings | None = field(default=None, repr=False, compare=False)
     scope: Scope | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def dependent_launch(self) -> bool | None:
+        """``pdl``, or None for where it pays, which it may not where multiprocessors are left to others."""
+        return False if self.pdl is None and self.num_sms is not None else self.pdl
 
 
 _current: ContextVar[Settings] = ContextVar("cute_gemm settings", default=Settings())  # noqa: B039 (frozen)
@@ -55,7 +60,7 @@ def config(
     *,
     num_sms: int | EllipsisType | None = ...,
     batch_invariant: bool | EllipsisType = ...,
-    pdl: bool | EllipsisType = ...,
+    pdl: bool | EllipsisType | None = ...,
 ) -> Scope:
     """Settings for all calls within a scope.
 
@@ -77,11 +82,11 @@ def config(
             all scopes.
         pdl: whether kernels are launched by programmatic dependent launch: a kernel is then set up while the
             one before it on the stream runs, and touches no memory until that has ended, with all before it.
-            Nothing is asked of the caller. There is something to gain only where one kernel is launched right
-            behind the other, also in a graph that is captured: such launches become programmatic edges. A
-            kernel that waits may hold multiprocessors that ``num_sms`` leaves to others. False outside all
-            scopes. Without it, too, a kernel of another library that is launched in this way may start while
-            one of ours runs.
+            There is something to gain only where one kernel is launched right behind the other, also in a
+            graph that is captured: such launches become programmatic edges. None, the default outside all
+            scopes, is where it was measured to pay, and nowhere while ``num_sms`` is set: a kernel that waits
+            may hold multiprocessors that are left to others. docs/contract.md says what may overlap with
+            what.
 
     Raises:
         TypeError: an argument of another type; or, as a decorator, what is no function, or a function that
@@ -102,8 +107,8 @@ def config(
             raise TypeError(f"batch_invariant is {batch_invariant!r}; want a bool")
         changes["batch_invariant"] = batch_invariant
     if pdl is not ...:
-        if not isinstance(pdl, bool):
-            raise TypeError(f"pdl is {pdl!r}; want a bool")
+        if pdl is not None and not isinstance(pdl, bool):
+            raise TypeError(f"pdl is {pdl!r}; want a bool, or None for where it pays")
         changes["pdl"] = pdl
     return _scope(changes)
 

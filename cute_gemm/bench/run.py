@@ -19,6 +19,7 @@ from ..measure.records import (
     M_MAJOR,
     OURS,
     OURS_DEPENDENT,
+    OURS_INDEPENDENT,
     ROW_MAJOR,
     Row,
     write_rows,
@@ -32,6 +33,9 @@ from .peers import Peer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
 from .rows import measurement
 from .suite import Trial
+
+_FORCED = {OURS_DEPENDENT: True, OURS_INDEPENDENT: False}
+"""What is timed in a chain beside what a call does by itself."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Bench:
                 error = chain.error()
             except AssertionError as failure:
                 objection = str(failure)
-            if objection and call.peer in (OURS, OURS_DEPENDENT):
+            if objection and call.peer in (OURS, *_FORCED):
                 wrong.append(f"{work.op} {call.config} ({call.scale_layout}): {objection}")
                 continue
             row = measurement(
@@ -110,9 +114,11 @@ class Bench:
         return [Chain(calls) for calls in ways]
 
     def _calls(self, trial: Trial, case: Case) -> list[Call]:
-        calls = [case.ours(layout, self.card) for layout in _layouts(trial)]
+        # A kernel that waits for the flush of L2 would have its wait in its time.
+        pdl = False if trial.regime == COLD else None
+        calls = [case.ours(layout, self.card, pdl) for layout in _layouts(trial)]
         if trial.regime == CHAIN:
-            calls.append(case.ours(M_MAJOR, self.card, pdl=True))
+            calls += [case.ours(M_MAJOR, self.card, pdl, name) for name, pdl in _FORCED.items()]
         return calls + [call for peer in self.peers for call in self._calls_of(peer, trial, case)]
 
     def _calls_of(self, peer: Peer, trial: Trial, case: Case) -> list[Call]:

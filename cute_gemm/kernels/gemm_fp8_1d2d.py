@@ -279,8 +279,7 @@ class Fp8Gemm1D2D:
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
         # By dependent launch, kernels that write what this one reads, or read what it writes, may still run:
         # nothing before the wait may touch global memory. Dependents start only then: those have all ended.
-        # With dynamic persistence they start after this kernel: one that waits for nothing might let another
-        # of ours come to the same semaphore.
+        # With dynamic persistence they start when no tile is left (WorkQueue.produce).
         cute.arch.griddepcontrol_wait()
         if not persistence.is_dynamic():
             cute.arch.griddepcontrol_launch_dependents()

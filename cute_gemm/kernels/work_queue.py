@@ -80,6 +80,9 @@ class WorkQueue:
                 self.pipe.producer_commit(slot)
             slot.advance()
         self.persistence.finish(state)
+        # Not before: one that waits for nothing might let another of ours come to the same semaphore.
+        if self.persistence.is_dynamic():
+            cute.arch.griddepcontrol_launch_dependents()
 
     def start(self):
         """The state of ``persistence`` at a warp's first tile."""

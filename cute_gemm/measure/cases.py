@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..reference import dequantized_product, product_scale, take_rows
 from ..runtime import launcher, selection
 from .calls import Call
-from .records import DENSE, OURS, OURS_DEPENDENT, ROW_MAJOR
+from .records import DENSE, OURS, ROW_MAJOR
 from .shapes import Shape
 from .work import draw_rows, layout_of, problem_of
 
@@ -42,14 +42,6 @@ def in_layout(sa: Tensor, layout: str) -> Tensor:
 def _kernel_name(op: str, shape: Shape, card: Card, sa: Tensor) -> str:
     """The kernel that an operation of ours launches, given these scales of A."""
     return selection.select(problem_of(op, shape, card), launcher.tma_can_load(sa)).name
-
-
-def _our_name(pdl: bool) -> str:
-    return OURS_DEPENDENT if pdl else OURS
-
-
-def _launched(run: Callable[[], Tensor], pdl: bool) -> Callable[[], Tensor]:
-    return cute_gemm.config(pdl=True)(run) if pdl else run
 
 
 @dataclass(frozen=True)
@@ -93,18 +85,19 @@ class DenseCase:
         m, n, _ = self.shape
         return torch.full((m, n), torch.nan, dtype=self.out_dtype, device=self.lhs[0].device)
 
-    def ours(self, layout: str, card: Card, pdl: bool = False) -> Call:
+    def ours(self, layout: str, card: Card, pdl: bool | None = None, name: str = OURS) -> Call:
         """Our operation, with scales of A in ``layout``, on ``card``.
 
         Args:
             layout, card: as said.
-            pdl: by programmatic dependent launch.
+            pdl: as of :func:`cute_gemm.config`.
+            name: what it goes by.
         """
         (a, sa), out = self.lhs, self.poisoned_out()
         lhs = a, in_layout(sa, layout)
         return Call(
-            _our_name(pdl),
-            _launched(lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out), pdl),
+            name,
+            cute_gemm.config(pdl=pdl)(lambda: cute_gemm.fp8_gemm_nt(lhs, self.rhs, out)),
             self.judge,
             scale_layout=layout,
             config=_kernel_name(self.op, self.shape, card, lhs[1]),
@@ -193,14 +186,14 @@ class GroupedCase:
         n, (a, _) = self.shape[2], self.lhs
         return torch.full((*a.shape[:-1], n), torch.nan, dtype=self.out_dtype, device=a.device)
 
-    def ours(self, layout: str, card: Card, pdl: bool = False) -> Call:
+    def ours(self, layout: str, card: Card, pdl: bool | None = None, name: str = OURS) -> Call:
         """As :meth:`DenseCase.ours`."""
         (a, sa), out = self.lhs, self.poisoned_out()
         operation = getattr(cute_gemm, f"m_grouped_fp8_gemm_nt_{self.layout.name}")
         lhs = a, in_layout(sa, layout)
         return Call(
-            _our_name(pdl),
-            _launched(lambda: operation(lhs, self.rhs, *self.arguments, out), pdl),
+            name,
+            cute_gemm.config(pdl=pdl)(lambda: operation(lhs, self.rhs, *self.arguments, out)),
             self.judge,
             scale_layout=layout,
             config=_kernel_name(self.op, self.shape, card, lhs[1]),

@@ -23,6 +23,7 @@ KEYS = {DENSE: ("m", "n", "k")} | dict.fromkeys(GROUPED, ("groups", "expected_m"
 
 OURS = "cute_gemm"
 OURS_DEPENDENT = "cute_gemm, dependent launch"
+OURS_INDEPENDENT = "cute_gemm, no dependent launch"
 FLOOR = "floor"
 COPY = "copy"
 DEEPGEMM = "DeepGEMM"

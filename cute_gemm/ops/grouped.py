@@ -43,8 +43,8 @@ def m_grouped_fp8_gemm_nt_contiguous(
 
     Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. M
     need not be a multiple of 128. A block of padding alone is skipped for the price of a look at it. Where
-    persistence is static, as in a CUDA graph, by dependent launch, or with a short K, such blocks at a
-    regular distance, as with slots of 256 rows half empty, may leave most of the work to few multiprocessors.
+    persistence is static, as with a short K, or on a stream that is not PyTorch's, such blocks at a regular
+    distance, as with slots of 256 rows half empty, may leave most of the work to few multiprocessors.
     For such data there are :func:`m_grouped_fp8_gemm_nt_offsets` with an `alignment`, and
     :func:`m_grouped_fp8_gemm_nt_masked`.
 

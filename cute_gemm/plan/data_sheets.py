@@ -49,7 +49,7 @@ DATA_SHEETS: dict[str, DataSheet] = {
     "NVIDIA H100 80GB HBM3": DataSheet(132, 1980, 50 * _MIB, 1979e12, 3.35e12),
     "NVIDIA H100 NVL": DataSheet(132, 1785, 50 * _MIB, 1671e12, 3.9e12),
     "NVIDIA H100 PCIe": DataSheet(114, 1755, 50 * _MIB, 1513e12, 2.0e12),
-    "NVIDIA H200": DataSheet(132, 1980, 50 * _MIB, 1979e12, 4.8e12),
+    "NVIDIA H200": DataSheet(132, 1980, 60 * _MIB, 1979e12, 4.8e12),
     "NVIDIA H200 NVL": DataSheet(132, 1785, 50 * _MIB, 1671e12, 4.8e12),
     "NVIDIA GH200 480GB": DataSheet(132, 1980, 50 * _MIB, 1979e12, 4.0e12),
     "NVIDIA GH200 144G HBM3e": DataSheet(132, 1980, 50 * _MIB, 1979e12, 4.9e12),

@@ -14,6 +14,9 @@ _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it le
 _MOST_EVICT_FIRST_BYTES = 400e6
 # With four k-blocks tiles took up to 3 % longer when drawn, as they pass faster than draws do (64).
 _LEAST_DRAWN_K_BLOCKS = 8
+# In a chain of layers kernels took 4 to 19 % longer by dependent launch where clusters of four share out
+# k-blocks, and less at 24 of 25 other shapes (75).
+_HELD_UP_SPLITS = 4
 
 
 class LaunchFlags(IntFlag):
@@ -27,8 +30,10 @@ class LaunchFlags(IntFlag):
     """The same of B."""
 
 
-def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> LaunchFlags:
+def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool | None = False) -> LaunchFlags:
     """Of which operands what is loaded should leave L2 first, for the tiles of ``config``; and ``pdl``.
+
+    That is whether to launch dependently; None where it pays.
 
     An operand that few tiles read, all at about the same time, is not needed again. If its lines give way
     first, they replace each other and not the rest of L2: an output that has to be written back before its
@@ -38,6 +43,8 @@ def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool = False) 
     """
     readers_of_a = ceil_div(problem.n, config.block_n)
     readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
+    if pdl is None:
+        pdl = config.splits != _HELD_UP_SPLITS
     flags = LaunchFlags.PDL if pdl else LaunchFlags(0)
     if readers_of_a <= _MOST_READERS_AT_ONCE:
         flags |= LaunchFlags.EVICT_FIRST_A
@@ -46,12 +53,9 @@ def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool = False) 
     return flags
 
 
-def is_drawn(problem: GemmProblem, config: KernelConfig, pdl: bool = False) -> bool:
-    """Whether clusters are to draw their tiles: those of ``config`` can, and there are more than run at once.
-
-    A kernel that draws lets none start before it has ended, so with dependent launch persistence is static.
-    """
-    if pdl or not config.dynamic_persistence or ceil_div(problem.k, config.block_k) < _LEAST_DRAWN_K_BLOCKS:
+def is_drawn(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether clusters are to draw their tiles: they can, and there are more than run at once."""
+    if not config.dynamic_persistence or ceil_div(problem.k, config.block_k) < _LEAST_DRAWN_K_BLOCKS:
         return False
     m_clusters, n_clusters = clusters_of(problem, config)
     return m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)

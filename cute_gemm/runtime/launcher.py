@@ -237,7 +237,7 @@ def _launch_here(call: Call, device: int) -> Tensor:
     else:
         problem = selection.problem_of(call, device)
         config = selection.choose(problem, tma_scales, device)
-        found = selection.prepare(problem, config, settings.current().pdl)
+        found = selection.prepare(problem, config, settings.current().dependent_launch)
         launch_with(found, call, result)
         selection.note_launched(config, device)
         if len(_launches) >= _MOST:

@@ -80,7 +80,7 @@ def launch(
         device = call.a.get_device()
         problem = selection.problem_of(call, device)
         selection.require_capturable(of, problem, device)
-        found = selection.prepare(problem, of, settings.current().pdl, flags)
+        found = selection.prepare(problem, of, settings.current().dependent_launch, flags)
         launcher.launch_with(found, call, result, *tensors)
         selection.note_launched(of, device)
     return launcher.written(result, out)

@@ -89,7 +89,7 @@ def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
 def prepare(
     problem: GemmProblem,
     of: builder.Program | KernelConfig,
-    pdl: bool = False,
+    pdl: bool | None = False,
     flags: LaunchFlags | None = None,
 ) -> Launch:
     """A kernel, from this process, from disk or compiled now, and how to launch it.
@@ -97,13 +97,13 @@ def prepare(
     Args:
         problem: what is to be computed.
         of: a configuration, or a program made by hand.
-        pdl: by programmatic dependent launch.
+        pdl: whether by programmatic dependent launch; None where it pays.
         flags: how to launch, ``pdl`` included; None for what :func:`launch_policy.launch_flags` says.
     """
     config = of if isinstance(of, KernelConfig) else of.config
     if flags is None:
         flags = launch_policy.launch_flags(problem, config, pdl)
-    is_drawn = launch_policy.is_drawn(problem, config, LaunchFlags.PDL in flags)
+    is_drawn = launch_policy.is_drawn(problem, config)
     return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)
 
 

@@ -144,7 +144,8 @@ class DynamicPersistence:
     def finish(self, state):
         """Called once, whether a tile was drawn or not: resets the semaphore, if this is the last cluster.
 
-        The first CTA stays until all have received what it sent: they still arrive at its barriers.
+        Whoever starts after all clusters have come back from this finds it at 0. The first CTA stays until
+        all have received what it sent: they still arrive at its barriers.
         """
         _, _, clusters = cute.arch.grid_dim()
         if self.semaphore != 0 and is_first_of_cluster():
@@ -157,6 +158,7 @@ class DynamicPersistence:
                     words = cute.make_tensor(self.words(), cute.make_layout(SEMAPHORE_WORDS))
                     for word in cutlass.range_constexpr(SEMAPHORE_WORDS):
                         words[word] = Int32(0)
+                    cute.arch.fence_acq_rel_gpu()
 
 
 def is_first_of_cluster():

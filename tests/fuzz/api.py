@@ -148,12 +148,12 @@ def scopes(draw: random.Random, device: torch.device) -> None:
     """Settings, in order and not, in scopes within scopes."""
     before = settings.current()
     with ExitStack() as entered:
-        wanted = {"num_sms": None, "batch_invariant": False, "pdl": False}
+        wanted = {"num_sms": None, "batch_invariant": False, "pdl": None}
         for _ in range(draw.randrange(4)):
             changes = {
                 "num_sms": draw.choice((None, 1, 7, 10**6)),
                 "batch_invariant": chance(draw, 0.5),
-                "pdl": chance(draw, 0.5),
+                "pdl": draw.choice((None, False, True)),
             }
             changes = {name: changes[name] for name in draw.sample(sorted(changes), draw.randrange(4))}
             wanted |= changes
@@ -166,7 +166,7 @@ def scopes(draw: random.Random, device: torch.device) -> None:
                 ("num_sms", -(2**40), ValueError),
                 ("num_sms", draw.choice((1.5, True, "8", torch.tensor(8))), TypeError),
                 ("batch_invariant", draw.choice((None, 1, "no", torch.ones(2))), TypeError),
-                ("pdl", draw.choice((None, 0, [])), TypeError),
+                ("pdl", draw.choice((1.5, 0, [])), TypeError),
             )
         )
         refusal(lambda: cute_gemm.config(**{name: value}), name, error, repr(value))

@@ -74,7 +74,7 @@ def draw_surroundings(draw: random.Random, alone: bool = True) -> ExitStack:
         settings = {
             "num_sms": draw.choice((None, 64)),
             "batch_invariant": chance(draw, 0.5),
-            "pdl": chance(draw, 0.5),
+            "pdl": draw.choice((None, False, True)),
         }
         chosen.enter_context(
             cute_gemm.config(**{name: settings[name] for name in draw.sample(list(settings), 2)})

@@ -1,6 +1,7 @@
 """Tiles that clusters draw: more of them than run at once, on streams and in graphs beside each other."""
 
 import ctypes
+import operator
 
 import pytest
 import torch
@@ -10,12 +11,11 @@ from late import copy_at_once
 from tensors import DTYPES, bits, problem_here, semaphore
 
 import cute_gemm
-from cute_gemm import fp8_gemm_nt
 from cute_gemm.plan import launch_policy
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, MASKED
 from cute_gemm.plan.limits import SEMAPHORE_WORDS
-from cute_gemm.runtime import builder, selection, semaphores
+from cute_gemm.runtime import builder, programs, selection, semaphores
 from cute_gemm.testing import (
     GroupedInputs,
     assert_correct,
@@ -35,18 +35,31 @@ def operands() -> tuple[Operand, Operand]:
     return make_inputs(*SHAPE, device="cuda")
 
 
-@pytest.fixture(scope="module")
-def expected(operands: tuple[Operand, Operand]) -> torch.Tensor:
-    """The result by static persistence."""
+def config_that_draws() -> KernelConfig:
+    """What a call chooses, on all multiprocessors; it has more tiles than run at once on fewer, too."""
     problem = problem_here(*SHAPE)
     config = selection.select(problem)
     assert launch_policy.is_drawn(problem, config)
+    return config
+
+
+def draw(operands: tuple[Operand, Operand], out: torch.Tensor | None = None, **more: int) -> torch.Tensor:
+    """The product by a kernel that draws its tiles where the launch has a semaphore."""
+    return programs.launch(config_that_draws(), *operands, out=out, **more)
+
+
+@pytest.fixture(scope="module")
+def expected(operands: tuple[Operand, Operand]) -> torch.Tensor:
+    """The result by static persistence."""
+    launch = selection.prepare(problem_here(*SHAPE), config_that_draws())
     (a, sa), (b, sb) = operands
     out, check = poisoned(SHAPE[0], SHAPE[1], torch.bfloat16, "cuda")
-    launch = selection.prepare(problem, config)
     launch.kernel(a, sa, b, sb, out, launch.num_sms, launch.flags, 0, 0)
     check()
     assert_correct(out, a, sa, b, sb)
+    # From here on the kernel may be captured, and launches that are have semaphores.
+    assert torch.equal(bits(draw(operands)), bits(out))
+    assert left_for_captures()
     return out
 
 
@@ -56,10 +69,9 @@ def addresses() -> set[int]:
 
 
 def test_a_semaphore_is_left_at_zero(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
-    for num_sms in (None, 130, 17, 2):
-        with cute_gemm.config(num_sms=num_sms):
-            for _ in range(5):
-                assert torch.equal(bits(fp8_gemm_nt(*operands)), bits(expected))
+    for num_sms in (132, 130, 17, 2):
+        for _ in range(5):
+            assert torch.equal(bits(draw(operands, num_sms=num_sms)), bits(expected))
     torch.cuda.synchronize()
     words = (ctypes.c_int32 * SEMAPHORE_WORDS)()
     assert addresses()
@@ -78,8 +90,8 @@ def test_streams_have_semaphores_of_their_own(
     for i in range(8):
         for stream, out in zip(streams, outs, strict=True):
             # A third of the multiprocessors each, so that kernels do run side by side.
-            with torch.cuda.stream(stream), cute_gemm.config(num_sms=44):
-                fp8_gemm_nt(*operands, out[i])
+            with torch.cuda.stream(stream):
+                draw(operands, out[i], num_sms=44)
     torch.cuda.synchronize()
     assert (bits(outs) == bits(expected)).all()
 
@@ -91,63 +103,124 @@ def test_streams_of_others_have_none(operands: tuple[Operand, Operand], expected
     for stream in torch.cuda.ExternalStream(int(other)), torch.cuda.ExternalStream(2):
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
-            out = fp8_gemm_nt(*operands)
+            out = draw(operands)
         torch.cuda.synchronize()
         assert torch.equal(bits(out), bits(expected))
     assert addresses() == before
     driver.cuStreamDestroy(other)
 
 
-def test_a_replay_beside_a_call(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
-    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    with cute_gemm.config(num_sms=66):
-        fp8_gemm_nt(*operands)
-        before = addresses()
-        with torch.cuda.graph(graph):
-            captured = fp8_gemm_nt(*operands)
-        assert addresses() == before
+def left_for_captures() -> int:
+    """Semaphores that launches may still be captured with."""
+    return operator.length_hint(semaphores._of_captures[torch.cuda.current_device()])
+
+
+@pytest.mark.parametrize("pdl", [False, True])
+def test_replays_beside_calls_and_each_other(
+    operands: tuple[Operand, Operand], expected: torch.Tensor, pdl: bool
+) -> None:
+    """Each captured launch draws from a semaphore of its own."""
+    graphs, sides = [torch.cuda.CUDAGraph() for _ in range(2)], [torch.cuda.Stream() for _ in range(2)]
+    outs = torch.full((2, 3, *expected.shape), torch.nan, dtype=expected.dtype, device="cuda")
+    with cute_gemm.config(num_sms=44, pdl=pdl):
+        draw(operands)
+        outside, left = addresses(), left_for_captures()
+        for graph, of_graph in zip(graphs, outs, strict=True):
+            with torch.cuda.graph(graph):
+                for out in of_graph:
+                    draw(operands, out)
+        assert addresses() == outside
+        assert left_for_captures() == left - 6
         for _ in range(8):
-            captured.fill_(torch.nan)
+            outs.fill_(torch.nan)
             torch.cuda.synchronize()
-            with torch.cuda.stream(side):
-                graph.replay()
-            called = fp8_gemm_nt(*operands)
+            for graph, side in zip(graphs, sides, strict=True):
+                with torch.cuda.stream(side):
+                    graph.replay()
+                    graph.replay()
+            called = draw(operands)
             torch.cuda.synchronize()
-            assert torch.equal(bits(captured), bits(expected))
+            assert (bits(outs) == bits(expected)).all()
             assert torch.equal(bits(called), bits(expected))
 
 
-def test_dependent_launches_draw_no_tiles(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
+def test_dependent_launches_draw(operands: tuple[Operand, Operand], expected: torch.Tensor) -> None:
     outs = torch.full((20, *expected.shape), torch.nan, dtype=expected.dtype, device="cuda")
     with cute_gemm.config(pdl=True):
         for out in outs:
-            fp8_gemm_nt(*operands, out)
+            draw(operands, out)
     assert (bits(outs) == bits(expected)).all()
 
 
-@pytest.mark.parametrize("draws", [False, True])
-def test_none_starts_before_a_kernel_that_draws_has_ended(
-    operands: tuple[Operand, Operand], expected: torch.Tensor, draws: bool
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_kernels_that_wait_for_nothing_between_those_that_draw(
+    operands: tuple[Operand, Operand], expected: torch.Tensor, in_graph: bool
 ) -> None:
-    """Or it might end before it, and the next kernel that draws find the semaphore in use."""
+    """Each may start, and end, while the kernel before it is at its last tiles."""
+    copy, words = copy_at_once(), torch.arange(1 << 16, dtype=torch.int32, device="cuda")
+    copied = torch.zeros_like(words)
+    outs = torch.full((12, *expected.shape), torch.nan, dtype=expected.dtype, device="cuda")
+
+    def run() -> None:
+        for out in outs:
+            copy(words, copied)
+            draw(operands, out)
+            copy(words, copied)
+
+    copy(words, copied)
+    with cute_gemm.config(pdl=True):
+        if in_graph:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                run()
+            graph.replay()
+        else:
+            run()
+    torch.cuda.synchronize()
+    assert (bits(outs) == bits(expected)).all()
+    assert torch.equal(copied, words)
+
+
+def test_none_starts_before_the_last_tile_is_drawn(
+    operands: tuple[Operand, Operand], expected: torch.Tensor
+) -> None:
+    """Or it might end early, and the next kernel that draws find the semaphore in use."""
     problem = problem_here(*SHAPE)
-    launch, copy = selection.prepare(problem, selection.select(problem)), copy_at_once()
-    num_sms, flags, address, _ = launch.options(torch.cuda.current_device())
-    assert address
+    launch, copy = selection.prepare(problem, config_that_draws()), copy_at_once()
+    (a, sa), (b, sb) = operands
+    found = torch.zeros_like(semaphore())
+    copy(semaphore(), found)
+    for _ in range(20):
+        out = torch.full_like(expected, torch.nan)
+        found.fill_(-1)
+        torch.cuda.synchronize()
+        address = semaphore().data_ptr()
+        launch.kernel(a, sa, b, sb, out, launch.num_sms, launch.flags, address, 0)
+        copy(semaphore(), found)
+        torch.cuda.synchronize()
+        assert not found.any()
+        assert torch.equal(bits(out), bits(expected))
+
+
+def test_dependents_of_static_persistence_start_early(
+    operands: tuple[Operand, Operand], expected: torch.Tensor
+) -> None:
+    """So that kernels which are set up meanwhile gain something; what they must wait for is their affair."""
+    problem = problem_here(*SHAPE)
+    launch, copy = selection.prepare(problem, config_that_draws()), copy_at_once()
+    (a, sa), (b, sb) = operands
     out = torch.empty_like(expected)
     words = out.view(torch.int32).flatten()
-    found = torch.empty_like(words)
-    early = 0
+    found, early = torch.empty_like(words), 0
+    copy(words, found)
     for _ in range(4):
         out.fill_(torch.nan)
-        copy(words, found)
         torch.cuda.synchronize()
-        (a, sa), (b, sb) = operands
-        launch.kernel(a, sa, b, sb, out, num_sms, flags, address if draws else 0, 0)
+        launch.kernel(a, sa, b, sb, out, launch.num_sms, launch.flags, 0, 0)
         copy(words, found)
         torch.cuda.synchronize()
         early += not torch.equal(found, expected.view(torch.int32).flatten())
-    assert (early == 0) == draws
+    assert early
 
 
 @pytest.mark.every_config(

@@ -77,7 +77,11 @@ def test_whole_run(run, on_gpu, tmp_path):
     assert "## Dense: cold L2" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "roofline_cold.png").exists() == ("matplotlib" in sys.modules)
     chain = records.read_rows(tmp_path / "dense_chain.jsonl")
-    assert [each["peer"] for each in chain] == [records.OURS, records.OURS_DEPENDENT] * 2
+    assert [each["peer"] for each in chain] == [
+        records.OURS,
+        records.OURS_DEPENDENT,
+        records.OURS_INDEPENDENT,
+    ] * 2
     assert "FAILED" not in out + err
 
 

@@ -272,15 +272,34 @@ def test_each_layer_of_a_chain_has_weights_and_a_result_of_its_own(three_layers,
 
     monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", spy)
     rows = list(bench(FakePeer(lambda: torch.zeros(1), regimes=("cold",))).measure(CHAIN_TRIAL))
-    assert [each["peer"] for each in rows] == ["cute_gemm", "cute_gemm, dependent launch"]
-    # 10 and 11 us of three layers each.
-    assert [each["us"] for each in rows] == [3.333, 3.667]
-    assert [each["layers"] for each in rows] == [3, 3]
-    assert [pdl for pdl, *_ in seen[:6]] == [False] * 3 + [True] * 3
-    for chain in (seen[:3], seen[3:6]):
+    assert [each["peer"] for each in rows] == [
+        "cute_gemm",
+        "cute_gemm, dependent launch",
+        "cute_gemm, no dependent launch",
+    ]
+    # 10, 11 and 12 us of three layers each.
+    assert [each["us"] for each in rows] == [3.333, 3.667, 4.0]
+    assert [each["layers"] for each in rows] == [3, 3, 3]
+    assert [pdl for pdl, *_ in seen[:9]] == [None] * 3 + [True] * 3 + [False] * 3
+    for chain in (seen[:3], seen[3:6], seen[6:9]):
         assert len({a.data_ptr() for _, a, *_ in chain}) == 1
         for tensors in zip(*(each[2:] for each in chain), strict=True):
             assert len({tensor.data_ptr() for tensor in tensors}) == 3
+
+
+def test_cold_calls_are_not_dependent(monkeypatch):
+    """They would wait for the flush, and CUPTI count that."""
+    seen, real = [], cute_gemm.fp8_gemm_nt
+
+    def spy(lhs, rhs, out):
+        seen.append(cute_gemm.settings.current().pdl)
+        return real(lhs, rhs, out)
+
+    monkeypatch.setattr(cute_gemm, "fp8_gemm_nt", spy)
+    for regime, wanted in (("cold", False), ("sustained", None)):
+        seen.clear()
+        list(bench().measure(replace(DENSE_TRIAL, regime=regime)))
+        assert set(seen) == {wanted}
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -306,6 +325,7 @@ def test_chains_of_grouped_operations(op, monkeypatch):
     assert [(each["peer"], each["layers"]) for each in rows] == [
         ("cute_gemm", 2),
         ("cute_gemm, dependent launch", 2),
+        ("cute_gemm, no dependent launch", 2),
     ]
 
 

@@ -65,11 +65,10 @@ def test_tiles_are_drawn_where_there_are_more_than_run_at_once(
     assert launch_policy.is_drawn(GemmProblem(128, n, k, num_sms=num_sms), PAIR) == draws
 
 
-def test_no_tiles_are_drawn_by_kernels_that_cannot_or_by_dependent_launch() -> None:
+def test_no_tiles_are_drawn_by_kernels_that_cannot() -> None:
     problem = GemmProblem(4096, 4096, 1024)
     assert launch_policy.is_drawn(problem, PAIR)
     assert not launch_policy.is_drawn(problem, replace(PAIR, dynamic_persistence=False))
-    assert not launch_policy.is_drawn(problem, PAIR, pdl=True)
 
 
 @pytest.mark.parametrize("pdl", [False, True])
@@ -78,6 +77,13 @@ def test_dependent_launch_is_a_flag_beside_the_others(pdl: bool) -> None:
     flags = launch_policy.launch_flags(problem, config, pdl)
     assert LaunchFlags.EVICT_FIRST_B in flags
     assert (LaunchFlags.PDL in flags) == pdl
+
+
+def test_dependent_launch_is_chosen_but_where_it_was_measured_to_cost() -> None:
+    problem = GemmProblem(64, 2112, 7168)
+    for splits in (1, 2, 3, 4, 8):
+        config = KernelConfig(64, 64, 8, splits=splits)
+        assert (LaunchFlags.PDL in launch_policy.launch_flags(problem, config, None)) == (splits != 4)
 
 
 def test_clusters_are_of_the_tiles_of_whole_groups() -> None:

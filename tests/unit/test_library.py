@@ -461,7 +461,7 @@ def in_force(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, bool, bo
 
     def noting(call: Any) -> Tensor:
         now = settings.current()
-        seen.append((now.num_sms, now.batch_invariant, now.pdl))
+        seen.append((now.num_sms, now.batch_invariant, bool(now.pdl)))
         return compute(call)
 
     monkeypatch.setattr(reference, "compute", noting)

@@ -66,7 +66,7 @@ def test_a_program_is_launched_as_the_operation_would(kernel: Kernel) -> None:
     for given, taken in zip((*lhs, *rhs, out), (a, sa, b, sb, result), strict=True):
         assert given.data_ptr() == taken.data_ptr()
         assert given.shape == taken.shape
-    assert flags == launch_flags(GemmProblem(M, N, K), CONFIG)
+    assert flags == launch_flags(GemmProblem(M, N, K), CONFIG, pdl=True)
     assert (num_sms, semaphore, status) == (132, 0, 0)
 
 
@@ -108,8 +108,7 @@ def test_options_may_be_said(kernel: Kernel) -> None:
         launch(DRAWN, lhs, rhs)
     options = [call[5:9] for call in kernel.calls]
     assert options[0] == (7, LaunchFlags.EVICT_FIRST_B, 4096, 0)
-    # With dependent launch persistence is static.
-    assert options[1] == (7, LaunchFlags.PDL, 0, 0)
+    assert options[1] == (7, LaunchFlags.PDL, 4096, 0)
     assert options[2][0] == 9
     assert options[2][1] & LaunchFlags.PDL
 

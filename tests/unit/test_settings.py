@@ -17,6 +17,7 @@ from stand_ins import Device, stand_in
 import cute_gemm
 from cute_gemm import config, settings, testing
 from cute_gemm.plan import cost_model
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import DENSE, Layout
 from cute_gemm.plan.problem import GemmProblem
@@ -44,7 +45,7 @@ def test_scopes_nest_and_an_inner_one_changes_what_it_names() -> None:
 
 
 def test_dependent_launch_is_a_setting_like_the_others() -> None:
-    assert not settings.current().pdl
+    assert settings.current().pdl is None
     with config(pdl=True):
         assert in_force() == (None, False)
         with config(num_sms=100, batch_invariant=True):
@@ -53,7 +54,9 @@ def test_dependent_launch_is_a_setting_like_the_others() -> None:
                 assert not settings.current().pdl
                 assert in_force() == (100, True)
             assert settings.current().pdl
-    assert not settings.current().pdl
+            with config(pdl=None):
+                assert settings.current().pdl is None
+    assert settings.current().pdl is None
 
 
 def test_a_scope_ends_with_an_exception() -> None:
@@ -207,8 +210,7 @@ def test_tasks_have_settings_of_their_own_and_start_with_their_creators() -> Non
         ({"num_sms": True}, TypeError, "num_sms is True"),
         ({"batch_invariant": 1}, TypeError, "batch_invariant is 1; want a bool"),
         ({"batch_invariant": None}, TypeError, "batch_invariant is None"),
-        ({"pdl": 1}, TypeError, "pdl is 1; want a bool"),
-        ({"pdl": None}, TypeError, "pdl is None"),
+        ({"pdl": 1}, TypeError, "pdl is 1; want a bool, or None for where it pays"),
     ],
 )
 def test_bad_settings_are_refused_before_a_scope_is_entered(
@@ -243,7 +245,7 @@ def test_settings_reach_the_choice_and_the_launch(layout: Layout, device: Device
         sms, flags = device.launches[-1][5:7]
         wanted = replace(bare, num_sms=num_sms or 132, batch_invariant=batch_invariant)
         assert (device.problems[-1][0], sms) == (wanted, num_sms or 132)
-        assert LaunchFlags.PDL not in LaunchFlags(flags)
+        assert (LaunchFlags.PDL in LaunchFlags(flags)) == (num_sms is None)
 
 
 @every_layout
@@ -257,6 +259,29 @@ def test_dependent_launch_reaches_the_launch_alone(layout: Layout, device: Devic
     assert len({flags & ~LaunchFlags.PDL for flags in every}) == 1
     assert {type(flags) for flags in every} == {int}, "kernels take an Int32"
     assert len({problem for problem, _ in device.problems}) == 1
+
+
+@every_layout
+def test_launches_are_dependent_by_themselves_where_that_pays_and_all_of_a_device_is_used(
+    layout: Layout, device: Device
+) -> None:
+    def is_dependent(**given: Any) -> bool:
+        launcher.forget()
+        with config(**given):
+            multiply(layout)
+        return bool(device.launches[-1][6] & LaunchFlags.PDL)
+
+    assert is_dependent()
+    assert is_dependent(pdl=None)
+    assert is_dependent(num_sms=None)
+    # Also where the number is that of all.
+    assert not is_dependent(num_sms=132)
+    assert not is_dependent(num_sms=100, pdl=None)
+    assert is_dependent(num_sms=100, pdl=True)
+    if layout is DENSE:
+        device.choose = lambda problem: KernelConfig(64, 64, 4, epi_n=64, splits=4)
+        assert not is_dependent()
+        assert is_dependent(pdl=True)
 
 
 def test_more_multiprocessors_than_there_are_are_refused(device: Device) -> None:
