@@ -14,7 +14,8 @@ Roles, all of which walk the same tiles:
     warp 0 of the last group    `load`  TMA of A, B and staged scales into a ring of stages in shared memory
     warp 1 of the last group            finds tiles ahead (persistence.py) and hands them on (work_queue.py)
     warp 2 of the last group            if the scaling asks for it: has L2 fetch scales ahead (scaling/)
-    its other warps                     none: they hand their registers over and leave
+    warp 3 of the last group            has L2 fetch B while the kernels ahead on the stream still run
+    warps without a role                hand their registers over and leave
 
 A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. A
 corner of one, by thread:register; each warp has 16 rows, and each eight columns take four registers:
@@ -50,7 +51,8 @@ along M whose tiles are of two groups load a B each, by multicast to themselves,
 Before a CTA ends, its TMA warp waits until all its stages are released (`producer_tail`), and its scheduler
 warp until what it has sent is read (`finish`): no peer then still arrives at its barriers. Where k-blocks are
 shared out (SplitKScheduler, ClusterSumStore), each CTA of a cluster has a ring of its own, and one tile.
-No role touches global memory before the kernels ahead on the stream have ended (`griddepcontrol_wait`).
+No role reads or writes global memory before the kernels ahead on the stream have ended
+(`griddepcontrol_wait`). What L2 fetches before that is B as it then is: what those still write goes to L2.
 """
 
 from dataclasses import dataclass
@@ -156,7 +158,9 @@ class Fp8Gemm1D2D:
         assert not (self.scaling.fetches_ahead and config.dynamic_persistence), "two warps would draw"
         self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
-        self.tma_warp, self.scheduler_warp, self.prefetch_warp = (self.math_warps + i for i in range(3))
+        self.tma_warp, self.scheduler_warp, self.prefetch_warp, self.early_warp = (
+            self.math_warps + i for i in range(4)
+        )
         # setmaxnreg moves registers from the last warpgroup to the others. The sum over all threads must not
         # exceed what they start with (240 or 168 each), or the increase waits for ever.
         self.producer_registers, self.math_registers = 40, (232 if config.math_warpgroups == 2 else 240)
@@ -236,18 +240,24 @@ class Fp8Gemm1D2D:
         if const_expr(config.l2_promotion > 128):
             operand_tiles = (mA, self.tile_a), (mB, self.tile_b)
             maps = tuple(tensor_maps.promoting_map(*each) for each in operand_tiles)
-        self.kernel(maps, operands, scheduler, options.semaphore).launch(
+        is_dependent = flags & LaunchFlags.PDL
+        self.kernel(maps, operands, scheduler, options.semaphore, is_dependent).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
             min_blocks_per_mp=1,  # setmaxnreg is ignored without it
             stream=options.stream,
-            use_pdl=flags & LaunchFlags.PDL,
+            use_pdl=is_dependent,
         )
 
     @cute.kernel
     def kernel(
-        self, maps: tuple[GridConstant[TensorMap], ...], operands: Operands, scheduler, semaphore: Int64
+        self,
+        maps: tuple[GridConstant[TensorMap], ...],
+        operands: Operands,
+        scheduler,
+        semaphore: Int64,
+        is_dependent: Int32,
     ):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         config = self.config
@@ -277,8 +287,12 @@ class Fp8Gemm1D2D:
         sB = self.tile_b.open(storage.sB)
         scales = self.scaling.open(storage.scales)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
+        if const_expr(config.early_k_blocks > 0 and not scheduler.reads_memory):
+            if warp == self.early_warp and is_dependent != 0:
+                self.fetch_early(operands.b, scheduler, sB)
         # By dependent launch, kernels that write what this one reads, or read what it writes, may still run:
-        # nothing before the wait may touch global memory. Dependents start only then: those have all ended.
+        # nothing before the wait may read or write global memory. Dependents start only then: those have all
+        # ended.
         # With dynamic persistence they start when no tile is left (WorkQueue.produce).
         cute.arch.griddepcontrol_wait()
         if not persistence.is_dynamic():
@@ -305,6 +319,18 @@ class Fp8Gemm1D2D:
                 self.mma(operands, smem, tidx)
             else:
                 self.produce(operands, maps, smem, warp)
+
+    @cute.jit
+    def fetch_early(self, b: TmaLoad, scheduler, sB: cute.Tensor):
+        """Has L2 fetch the first k-blocks of B that this CTA will load; of CTAs that load the same, one asks.
+
+        More of them would still be on their way when it may load (docs/performance.md, 77).
+        """
+        tile = scheduler.initial_work()
+        if tile.is_valid and tile.row < self.config.block_m:
+            count = cutlass.min(tile.k_count, self.config.early_k_blocks)
+            first_row = tile.n_tile * self.tile_b.rows
+            b.fetch(sB, self.tile_b, first_row, tile.group, tile.k_start, count)
 
     @cute.jit
     def produce(self, operands: Operands, maps, smem: Smem, warp):

@@ -16,7 +16,7 @@ from .config import RASTER_WIDTH, KernelConfig
 from .layouts import DENSE, LAYOUTS, Layout
 from .limits import MMA_M, OUT_BYTES, SMEM_CAPACITY, ceil_div
 from .problem import GemmProblem
-from .recipe import FP8_1D2D, Recipe
+from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 _MAX_STAGES = 16
 # Of dense tiles that one math warpgroup computes and no CTA shares operands of: they wait for DRAM, which is
@@ -30,6 +30,9 @@ _BAND_SHARE_OF_L2 = 24e6 / (50 << 20)
 # With fewer, narrow stores cost more than staged scales gain: 256 x 128 took 0.7 to 1.5 % less at 12 and 16
 # k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
 _LEAST_NARROW_K_BLOCKS = 8
+# Of B, by each CTA. With 32 or 64 KiB, layers in a chain took 0.2 to 1.1 us less at 20 of 22 shapes, with three
+# times as much up to 2 us more (docs/performance.md, 77).
+_EARLY_BYTES = 64 * 1024
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 
 
@@ -195,6 +198,7 @@ def _fill(
         layout=layout,
         # Dense tiles of 64 rows gain by it, others lose (12).
         prefetch_scales=few_rows and not layout.is_grouped,
+        early_k_blocks=0 if layout.is_grouped else _early_k_blocks(block_n, recipe),
         dynamic_persistence=_draws(few_rows, cluster_m * cluster_n, splits, layout),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
         l2_promotion=256 if few_rows == layout.is_grouped else 128,
@@ -212,6 +216,10 @@ def _fill(
     if tile.partial_accumulators == 1 and stages > 8:
         stages -= stages % 4
     return replace(tile, stages=stages)
+
+
+def _early_k_blocks(block_n: int, recipe: Recipe) -> int:
+    return _EARLY_BYTES // (block_n * recipe.promote_k * ELEMENT_BYTES[recipe.b_dtype])
 
 
 def _draws(few_rows: bool, cluster: int, splits: int, layout: Layout) -> bool:

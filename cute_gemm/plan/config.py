@@ -42,6 +42,8 @@ class KernelConfig:
             them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
             first row a multiple of four.
         prefetch_scales: a spare warp asks L2 for scales ahead.
+        early_k_blocks: how many k-blocks of B a CTA asks L2 for while the kernels ahead of a dependent launch
+            still run, where tiles do not depend on what they write.
         dynamic_persistence: clusters draw their tiles from a semaphore, where a launch has one.
         l2_promotion: bytes that L2 fetches for 128 of A and B that are asked for: 128, or 256.
         n_fragments: fragments of a math warpgroup side by side along N, each of one WGMMA's columns.
@@ -63,6 +65,7 @@ class KernelConfig:
     layout: Layout = DENSE
     tma_scales: bool = False
     prefetch_scales: bool = False
+    early_k_blocks: int = 0
     dynamic_persistence: bool = False
     l2_promotion: int = 128
     n_fragments: int = 1
@@ -74,7 +77,8 @@ class KernelConfig:
         """Short name for tables, such as ``64x96_c1x2_s10_t2_pf_bf16``; each candidate has its own."""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         raster_width = self.raster_width * self.cluster_m
-        # What most have goes unsaid, and so do store buffers, which follow from the rest in all candidates.
+        # What most have goes unsaid, and so do store buffers and k-blocks that are fetched early, which follow
+        # from the rest in all candidates.
         parts = (
             (self.recipe != FP8_1D2D, self.recipe.name),
             (True, f"{self.block_m}x{self.block_n}"),

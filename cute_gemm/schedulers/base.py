@@ -47,6 +47,10 @@ class TileScheduler(Protocol):
     has_padding: ClassVar[bool]
     """Whether a tile may be padding."""
 
+    reads_memory: ClassVar[bool]
+    """Whether tiles depend on what is in memory, which kernels ahead on the stream may still write. Else a role
+    may ask for ``initial_work`` before ``prepare``."""
+
     @property
     def varying(self) -> tuple[str, ...]:
         """The fields of a tile, but for ``index``, that may differ from those of the CTA's first."""

@@ -20,6 +20,7 @@ class DenseScheduler:
 
     table_entries: ClassVar[int] = 0
     has_padding: ClassVar[bool] = False
+    reads_memory: ClassVar[bool] = False
 
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]

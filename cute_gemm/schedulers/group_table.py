@@ -37,6 +37,7 @@ class GroupTableScheduler:
 
     table_entries: ClassVar[int] = MAX_GROUPS + 1
     has_padding: ClassVar[bool] = False
+    reads_memory: ClassVar[bool] = True
 
     block_m: Constexpr[int]
     cluster_m: Constexpr[int]

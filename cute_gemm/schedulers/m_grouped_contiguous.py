@@ -31,6 +31,7 @@ class MGroupedContiguousScheduler:
 
     table_entries: ClassVar[int] = 0
     has_padding: ClassVar[bool] = True
+    reads_memory: ClassVar[bool] = True
 
     dense: DenseScheduler
     groups: Int32

@@ -22,6 +22,7 @@ class SplitKScheduler:
 
     table_entries: ClassVar[int] = 0
     has_padding: ClassVar[bool] = False
+    reads_memory: ClassVar[bool] = False
 
     splits: Constexpr[int]
     dense: DenseScheduler

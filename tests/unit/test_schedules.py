@@ -22,6 +22,7 @@ class ColumnScheduler:
 
     table_entries: ClassVar[int] = 0
     has_padding: ClassVar[bool] = False
+    reads_memory: ClassVar[bool] = False
     varying: ClassVar[tuple[str, ...]] = ("is_valid", "row", "n_tile")
 
     block_m: Constexpr[int]

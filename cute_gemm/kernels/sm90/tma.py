@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int64
+from cutlass import Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
 from .smem import OperandTile
@@ -87,3 +87,10 @@ class TmaLoad:
     def along_k(self, smem: cute.Tensor, tile: OperandTile, first_row, matrix):
         """As :func:`along_k`."""
         return along_k(self.atom, self.matrices, smem, (tile.rows, tile.depth), first_row, matrix)
+
+    @cute.jit
+    def fetch(self, smem: cute.Tensor, tile: OperandTile, first_row, matrix, first: Int32, count: Int32):
+        """Has L2 fetch ``count`` tiles along K, from the one numbered ``first`` on; the work of a warp."""
+        _, parts = self.along_k(smem, tile, first_row, matrix)
+        for k in cutlass.range(first, first + count, unroll=1):
+            cute.prefetch(self.atom, parts[None, k])
