@@ -1,47 +1,48 @@
 """Fits the rates of a card to what candidates took on it. No GPU needed.
 
-    python benchmarks/fit_rates.py survey.jsonl judge.jsonl --held-out judge
-    python benchmarks/fit_rates.py --held-out dense_held_out dense_drawn    # what benchmarks/candidates has
+    python benchmarks/fit_rates.py survey.jsonl more.jsonl --folds 3            # how good choices are
+    python benchmarks/fit_rates.py survey.jsonl more.jsonl --out rates.json     # what the package reads
+    python benchmarks/fit_rates.py                              # what benchmarks/candidates has of an H100
 
-Reads surveys, of whose regimes the geometric mean counts, or the timings in benchmarks/candidates. Changes
-one rate after the other by some percent as long as choices get better on the files that are not held out.
-Prints the rates that it ends with, to be written into `cute_gemm/plan/rates.py`; and for each file how much
-longer what is chosen takes than the fastest candidate.
+Reads surveys, of whose regimes the geometric mean counts, or the timings in benchmarks/candidates. Prints
+for each file, and with --folds for problems that were left out, how much longer what is chosen takes than the
+fastest candidate: the mean, and the 95th percentile.
 
 What is minimised is smooth, as a choice is not. Candidates weigh more the nearer their prediction is to the
-least; the loss is the mean of the logarithms of their times over that of the fastest, by these weights, and a
-share of how far predictions of what is nearly fastest are off.
+least. The loss is the mean of the logarithms of their times over that of the fastest, by these weights, and a
+share of how far predictions of what is nearly fastest are off. Most of that is but for what is common to a
+problem, as clocks differ from problem to problem. Factors pay for being far from 1, curves for bending.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
-import pprint
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cost_model as candidate_times
+import torch
+from cost_tensors import KNOTS, Examples, Parameters
 from survey_file import read_measured
 
 from cute_gemm.measure.work import problem_of
 from cute_gemm.plan import candidates, cost_model, rates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.rates import Rates
 
 SHARPNESS = 0.03  # a prediction that is so much longer, as a share, weighs 1 / e
-NEAR = 0.15  # the same of a time, for how far off predictions are
-ACCURACY = 0.15  # what that counts beside the choice
-FIRST_STEP, LEAST_STEP = 0.2, 0.002
-FIXED = {"filled"}  # counted, not fitted
-# Rates of 0 are tried from here.
-LEAST = 0.02
+NEAR = 0.12  # the same of a time, for how far off predictions are
+ACCURACY, COMMON = 0.3, 0.03  # what that counts beside the choice, but for what is common, and with it
+FAR, BENT = 1e-3, 1e-3  # what squares of factors' logarithms, and of second differences, cost
+STEPS, STEP = 800, 0.02
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Example:
 
     run: str
     problem: GemmProblem
-    us: dict[KernelConfig, float]
+    us: Mapping[KernelConfig, float]
 
     @property
     def best_us(self) -> float:
@@ -80,101 +81,106 @@ def examples_of_survey(path: Path) -> Iterator[Example]:
         us = {
             configs[name]: math.sqrt(cold * min(chains))
             for name, (cold, *chains) in each.times.items()
-            if name in configs
+            if name in configs and candidates.is_candidate(problem, configs[name])
         }
-        yield Example(path.stem, problem, us)
-
-
-def predictions(found: Rates, example: Example) -> list[float]:
-    """Of each configuration, in order."""
-    return [each.cost_us for each in cost_model.predict_all(example.problem, example.us, found)]
-
-
-def loss(found: Rates, given: Sequence[Example]) -> float:
-    """How much longer choices take, and how far off predictions are."""
-    longer, errors, weights = 0.0, 0.0, 0.0
-    for example in given:
-        predicted = predictions(found, example)
-        least = min(predicted)
-        chances = [(us / least) ** (-1 / SHARPNESS) for us in predicted]
-        every = sum(chances)
-        for chance, guess, us in zip(chances, predicted, example.us.values(), strict=True):
-            over = math.log(us / example.best_us)
-            longer += chance / every * over
-            near = math.exp(-over / NEAR)
-            errors += near * math.log(guess / us) ** 2
-            weights += near
-    return longer / len(given) + ACCURACY * math.sqrt(errors / weights)
+        if us:
+            yield Example(path.stem, problem, us)
 
 
 def regrets(found: Rates, given: Iterable[Example]) -> dict[str, list[float]]:
     """By run: of each problem, what is chosen over the fastest."""
     by_run: dict[str, list[float]] = defaultdict(list)
     for example in given:
-        predicted = predictions(found, example)
-        _, chosen = min(zip(predicted, example.us.values(), strict=True), key=lambda pair: pair[0])
-        by_run[example.run].append(chosen / example.best_us)
+        predicted = cost_model.predict_all(example.problem, example.us, found)
+        chosen = min(predicted, key=lambda choice: choice.cost_us).config
+        by_run[example.run].append(example.us[chosen] / example.best_us)
     return by_run
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where there is a number in what `dataclasses.asdict` makes of rates."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from places(each, (*path, key))
-    elif isinstance(value, tuple):
-        for index, each in enumerate(value):
-            yield from places(each, (*path, index))
-    else:
-        yield path
+def loss(rows: Examples, predicted: torch.Tensor) -> torch.Tensor:
+    """How much longer choices take, and how far off predictions are."""
+    guess, took = predicted.log(), rows.us.log()
+    over = took - rows.least(took)[rows.problem]
+    chance = torch.exp((rows.least(guess.detach())[rows.problem] - guess) / SHARPNESS)
+    longer = rows.total(chance / rows.total(chance)[rows.problem] * over).mean()
+    near = torch.exp(-over / NEAR)
+    off = guess - took
+    common = (rows.total(near * off) / rows.total(near))[rows.problem]
+    return longer + sum(
+        share * torch.sqrt((near * error**2).sum() / near.sum())
+        for share, error in ((ACCURACY, off - common), (COMMON, off))
+    )
 
 
-def number_at(value: Any, path: tuple[Any, ...]) -> float:
-    for key in path:
-        value = value[key]
-    return float(value)
+def price(parameters: Parameters) -> torch.Tensor:
+    """What factors cost."""
+    total = FAR * (parameters["tiles"] ** 2).sum()
+    for name in KNOTS:
+        curve = parameters[name]
+        bends = curve[:, 2:] - 2 * curve[:, 1:-1] + curve[:, :-2]
+        total = total + BENT * (bends**2).sum() + 0.03 * FAR * (curve**2).sum()
+    return total
 
 
-def with_number(value: Any, path: tuple[Any, ...], number: float) -> Any:
-    """The same with another number at a place."""
-    if not path:
-        return number
-    key, *rest = path
-    changed = with_number(value[key], tuple(rest), number)
-    if isinstance(value, tuple):
-        return (*value[:key], changed, *value[key + 1 :])
-    return {**value, key: changed}
+def fit(start: Rates, given: Sequence[Example], steps: int = STEPS, bends: bool = True) -> Rates:
+    """Rates and factors, by Adam (D. P. Kingma and J. L. Ba, ICLR 2015) on all of ``given`` at once.
+
+    Args:
+        start: to begin with.
+        given: what they are fitted to.
+        steps: so many.
+        bends: whether there are curves.
+    """
+    rows = Examples([(example.problem, example.us) for example in given])
+    parameters = rows.parameters(start)
+    fitted = [each for name, each in parameters.items() if bends or name not in KNOTS]
+    adam = torch.optim.Adam(fitted, lr=STEP)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    for _ in range(steps):
+        adam.zero_grad()
+        (loss(rows, rows.predicted(parameters)) + price(parameters)).backward()
+        adam.step()
+        cosine.step()
+    return rows.rates(parameters)
 
 
-def fit(start: Rates, given: Sequence[Example], most_rounds: int) -> Rates:
-    """Pattern search (R. Hooke and T. A. Jeeves, J. ACM 8, 1961), one rate at a time, by factors."""
-    best = asdict(start)
-    least = loss(start, given)
-    steps = {path: FIRST_STEP for path in places(best) if path[0] not in FIXED}
-    for _ in range(most_rounds):
-        for path, step in steps.items():
-            number = number_at(best, path) or LEAST
-            for factor in (1 + step, 1 / (1 + step)):
-                changed = with_number(best, path, number * factor)
-                found = loss(Rates(**changed), given)
-                if found < least:
-                    best, least = changed, found
-                    steps[path] = step * 1.3
-                    break
-            else:
-                steps[path] = step / 2
-        if max(steps.values()) < LEAST_STEP:
-            break
-    return Rates(**best)
+def left_out(start: Rates, given: Sequence[Example], folds: int, steps: int, bends: bool) -> list[float]:
+    """What is chosen over the fastest, of each problem by rates that were fitted to other ones."""
+    found = []
+    for fold in range(folds):
+        fitted = fit(start, [each for i, each in enumerate(given) if i % folds != fold], steps, bends)
+        found += [each for of_run in regrets(fitted, given[fold::folds]).values() for each in of_run]
+    return found
 
 
-def report(label: str, found: Rates, given: Sequence[Example]) -> None:
-    print(f"{label}: loss {loss(found, given):.4f}")
-    for run, each in regrets(found, given).items():
-        print(f"  {run:24} {len(each):4} problems: mean {statistics.mean(each):.4f}, largest {max(each):.3f}")
+def report(label: str, of_problems: Sequence[float]) -> None:
+    late = sorted(of_problems)[int(0.95 * (len(of_problems) - 1))]
+    print(
+        f"  {label:24} {len(of_problems):4} problems: mean {statistics.mean(of_problems):.4f}, "
+        f"95th percentile {late:.3f}, largest {max(of_problems):.3f}",
+        flush=True,
+    )
 
 
-def main() -> int:
+def json_of(found: Rates) -> dict[str, object]:
+    """As `rates.rates_of_json` reads it."""
+    fields = {name: value for name, value in asdict(found).items() if name != "factors"}
+    return {"rates": fields, "tiles": found.factors.tiles, "families": found.factors.knots}
+
+
+def rendered(value: object, indent: int = 0, depth: int = 4) -> str:
+    """JSON with a line for each thing that has no more than numbers."""
+    if not isinstance(value, dict) or depth == 0:
+        return json.dumps(value)
+    pad = " " * (indent + 1)
+    lines = [
+        f"{pad}{json.dumps(str(name))}: {rendered(each, indent + 1, depth - 1)}"
+        for name, each in value.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -182,17 +188,35 @@ def main() -> int:
     parser.add_argument(
         "--held-out", nargs="*", default=[], metavar="NAME", help="files, without .jsonl, to judge alone"
     )
-    parser.add_argument("--rounds", type=int, default=20, help="at most (default: %(default)s)")
-    options = parser.parse_args()
+    parser.add_argument("--folds", type=int, default=0, help="judge by problems left out, in so many parts")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a fit (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="the file of rates to write")
+    options = parser.parse_args(argv)
     every = [each for path in options.surveys for each in examples_of_survey(path)] or examples()
     if unknown := set(options.held_out) - {example.run for example in every}:
         parser.error(f"there is no file {', '.join(sorted(unknown))}")
-    start = rates.rates_of(every[0].problem.card)
-    report("as it is", start, every)
-    found = fit(start, [each for each in every if each.run not in options.held_out], options.rounds)
-    report("fitted", found, every)
-    values = {field.name: getattr(found, field.name) for field in fields(found)}
-    pprint.pprint(values, sort_dicts=False)
+    card = every[0].problem.card
+    file: dict[str, object] = {"card": asdict(card)}
+    for layout in LAYOUTS.values():
+        given = [each for each in every if each.problem.layout is layout]
+        fitted_to = [each for each in given if each.run not in options.held_out]
+        if not fitted_to:
+            continue
+        start = rates.rates_of(card, layout)
+        # Where sizes of groups are not known, curves follow what is by chance.
+        bends = not layout.is_grouped
+        print(f"{layout.name}, as it is")
+        for run, of_run in regrets(start, given).items():
+            report(run, of_run)
+        if options.folds:
+            report("left out", left_out(start, fitted_to, options.folds, options.steps, bends))
+        found = fit(start, fitted_to, options.steps, bends)
+        print(f"{layout.name}, fitted")
+        for run, of_run in regrets(found, given).items():
+            report(run, of_run)
+        file[layout.name] = json_of(found)
+    if options.out:
+        options.out.write_text(rendered(file) + "\n", encoding="utf-8")
     return 0
 
 

@@ -30,8 +30,8 @@ _BAND_SHARE_OF_L2 = 24e6 / (50 << 20)
 # With fewer, narrow stores cost more than staged scales gain: 256 x 128 took 0.7 to 1.5 % less at 12 and 16
 # k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
 _LEAST_NARROW_K_BLOCKS = 8
-# Of B, by each CTA. With 32 or 64 KiB, layers in a chain took 0.2 to 1.1 us less at 20 of 22 shapes, with three
-# times as much up to 2 us more (docs/performance.md, 77).
+# Of B, by each CTA. With 32 or 64 KiB, layers in a chain took 0.2 to 1.1 us less at 20 of 22 shapes, with
+# three times as much up to 2 us more (docs/performance.md, 77).
 _EARLY_BYTES = 64 * 1024
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 
@@ -100,16 +100,15 @@ def _most_rows(config: KernelConfig) -> int:
 
 def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether the kernel of ``config`` computes ``problem``, if it has no more rows than it takes."""
-    if problem.accumulate or (problem.a_major, problem.b_major) != ("k", "k"):
+    if problem.accumulate or problem.a_major != "k" or problem.b_major != "k":
         return False
-    if (problem.recipe, problem.layout, problem.out_dtype) != (
-        config.recipe,
-        config.layout,
-        config.out_dtype,
-    ):
+    if problem.out_dtype != config.out_dtype or problem.layout != config.layout:
         return False
-    k_blocks = ceil_div(problem.k, config.block_k)
-    return config.splits == 1 or (config.splits <= k_blocks and not problem.batch_invariant)
+    if problem.recipe != config.recipe:
+        return False
+    if config.splits == 1:
+        return True
+    return config.splits <= ceil_div(problem.k, config.block_k) and not problem.batch_invariant
 
 
 def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
@@ -133,14 +132,14 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     groups, height = problem.groups, config.block_m
     least, most = 1, _most_rows(config)
     if config.splits > 1:
-        tiles = problem.num_sms // config.splits
+        tiles = problem.card.clusters_at_once(config.splits, problem.num_sms)
         most = min(most, tiles // ceil_div(problem.n, config.block_n) * height)
     if config.cluster_m > 1:
         least = problem.layout.least_rows(config) * groups + 1
     if config.block_m > 64:
         least = max(least, height * groups // 2 + 1)
-    if config.m_fragments > 1 and problem.layout.is_grouped:
-        least = max(least, height * groups)
+        if config.m_fragments > 1 and problem.layout.is_grouped:
+            least = max(least, height * groups)
     return range(least, most + 1)
 
 
@@ -155,9 +154,16 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe) -> Iterator[Kern
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
-    """Four that share A pay for narrow tiles of few rows, of whose operands A is the most."""
-    pairs = (1, 1), (2, 1), (1, 2)
-    return (*pairs, (1, 4)) if block_m == 64 and block_n <= 64 else pairs
+    """Four that share A pay for narrow tiles of few rows, of whose operands A is the most.
+
+    Of tiles of 64 rows, pairs were hardly ever the fastest but with 64, 96 and 128 columns
+    (docs/performance.md, 78).
+    """
+    alone, four = (1, 1), (1, 4)
+    if block_m > 64:
+        return alone, (2, 1), (1, 2)
+    pairs = ((2, 1), (1, 2)) if block_n in (64, 96, 128) else ()
+    return (alone, *pairs, four) if block_n <= 64 else (alone, *pairs)
 
 
 def _fill(

@@ -28,6 +28,16 @@ class Card:
     l2_bytes: int
     tensor_share: float = 1.0
 
+    def clusters_at_once(self, size: int, num_sms: int) -> int:
+        """How many clusters of ``size`` CTAs, one an SM, are sure to run at once on so many of its SMs."""
+        filled = int(self.sms * _FILLED.get(size, 1) + 0.5) // size
+        return min(num_sms // size, filled)
+
+
+# Clusters lie within GPCs, and those that have lost SMs in manufacture hold fewer. Of one H200's 132 SMs
+# clusters of three fill 117, those of eight 120 (docs/performance.md, 78). Of one H100's, clusters of four
+# fill 114, those of eight 112. The same is taken for all cards, so that cards of one name choose alike.
+_FILLED = {3: 114 / 132, 4: 114 / 132, 8: 112 / 132}
 
 # By their data sheets an H20's 78 multiprocessors reach 296 TFLOP/s of FP8, an H100's 132 reach 1979.
 _TENSOR_SHARES = dict.fromkeys(("NVIDIA H20", "NVIDIA H20-3e"), 0.253)

@@ -77,8 +77,8 @@ class KernelConfig:
         """Short name for tables, such as ``64x96_c1x2_s10_t2_pf_bf16``; each candidate has its own."""
         cluster = f"c{self.cluster_m}x{self.cluster_n}"
         raster_width = self.raster_width * self.cluster_m
-        # What most have goes unsaid, and so do store buffers and k-blocks that are fetched early, which follow
-        # from the rest in all candidates.
+        # What most have goes unsaid, and so do store buffers and early k-blocks, which follow from the rest
+        # in all candidates.
         parts = (
             (self.recipe != FP8_1D2D, self.recipe.name),
             (True, f"{self.block_m}x{self.block_n}"),

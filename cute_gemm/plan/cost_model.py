@@ -1,11 +1,13 @@
 """How long a kernel instance is predicted to take: what is chosen where nothing was measured.
 
 Waves of tiles, each k-block of a wave as slow as its slowest resource (tensor cores and promotion, the way
-into a multiprocessor, L2, lines that many CTAs want), but in all no faster than DRAM delivers. All of it is
-pure Python, so that a choice can be explained and tested on any machine.
+into a multiprocessor, L2, lines that many CTAs want), but in all no faster than DRAM delivers; then what that
+leaves of measured times (factors.py). All of it is pure Python, so that a choice can be explained and tested
+on any machine.
 
 A server meets a new M at every step, with the same N and K. So what does not depend on M is worked out once
-(:class:`Ranking`, :class:`Rival`), and of the rivals only those are worked out for an M that may be fastest.
+(:class:`Ranking`, :class:`Rival`), of the rivals only those are worked out for an M that may be fastest, and
+dense problems whose rows fill as many fragments share a choice.
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ from functools import cache
 from .candidates import all_configs, candidate_rows
 from .card import Card
 from .config import KernelConfig
+from .factors import BUSY_STEPS, Family, sharing
 from .layouts import Layout
-from .limits import ceil_div
+from .limits import MMA_M, ceil_div
 from .problem import GemmProblem
 from .rates import Rates, rates_of
 from .recipe import Recipe
 
 _MOST_RANKINGS = 1024
+_MOST_CHOICES = 1024  # of a ranking
+_FEW_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Choice:
         waves: of clusters that run at once.
         tiles_us: all waves, if memory does not hold them up.
         dram_us: what memory takes to deliver the operands and to take the result.
+        factor: what that leaves of measured times.
     """
 
     config: KernelConfig
@@ -44,11 +50,12 @@ class Choice:
     waves: int
     tiles_us: float
     dram_us: float
+    factor: float
 
     @property
     def cost_us(self) -> float:
         """All of it."""
-        return self.launch_us + (self.tiles_us**4 + self.dram_us**4) ** 0.25
+        return (self.launch_us + (self.tiles_us**4 + self.dram_us**4) ** 0.25) * self.factor
 
 
 def rank(problem: GemmProblem) -> list[Choice]:
@@ -74,13 +81,13 @@ def predict_all(
         problem, configs: as said.
         rates: of the card; None for those that choices are made by.
     """
-    rates = rates or rates_of(problem.card)
-    family = Ranking(problem, rates, ())
+    rates = rates or rates_of(problem.card, problem.layout)
+    of_none = Ranking(problem, rates, ())
+    m = rows_alike(problem.layout, problem.m)
     rivals = [
-        Rival(problem, config, _Cost.of(config, rates), _resident(problem, config.cluster_size, rates))
-        for config in configs
+        Rival(problem, each, _Cost.of(each, rates), resident(problem, each.cluster_size)) for each in configs
     ]
-    return [family.predict(problem.m, rival) for rival in rivals]
+    return [of_none.predict(m, rival) for rival in rivals]
 
 
 def predict(problem: GemmProblem, config: KernelConfig) -> Choice:
@@ -97,7 +104,7 @@ def ranking(problem: GemmProblem) -> Ranking:
         if len(_rankings) >= _MOST_RANKINGS:
             _rankings.clear()
         costs = _costs(problem.out_dtype, problem.layout, problem.recipe, problem.card)
-        found = _rankings[key] = Ranking(problem, rates_of(problem.card), costs)
+        found = _rankings[key] = Ranking(problem, rates_of(problem.card, problem.layout), costs)
     return found
 
 
@@ -111,19 +118,25 @@ class _Cost:
     """What a byte of each row and column of all CTAs takes from L2."""
     line_us: float
     tile_us: float
+    least_k_block_us: float
+    family: Family
 
     @staticmethod
     def of(config: KernelConfig, rates: Rates) -> _Cost:
         unit = max(config.block_m, 64) * config.block_n / 8192
         fixed, per_unit = rates.k_block_us[config.block_m]
-        k_block = (fixed + per_unit * unit) * (rates.straddling if config.straddles else 1)
+        k_factor, tile_factor = rates.factors.of_tile(config)
+        k_block = (fixed + per_unit * unit) * (rates.straddling if config.straddles else 1) * k_factor
         into_sm = (config.block_m + config.block_n) * config.block_k / rates.sm_bytes_per_us
         fixed_tile, tile_per_unit = rates.tile_us if config.splits == 1 else rates.sum_us
+        k_block_4 = k_block**4 + into_sm**4
         return _Cost(
-            k_block**4 + into_sm**4,
-            config.block_k / rates.l2_bytes_per_us[_sharing(config)],
+            k_block_4,
+            config.block_k / rates.l2_bytes_per_us[sharing(config)],
             min(config.block_m, 64) / 64 * rates.same_line_us,
-            fixed_tile + tile_per_unit * unit,
+            (fixed_tile + tile_per_unit * unit) * tile_factor,
+            k_block_4**0.25,
+            rates.factors.family(config),
         )
 
 
@@ -138,12 +151,16 @@ class Rival:
         "cluster_size",
         "columns",
         "config",
+        "factor",
+        "family",
         "k_blocks",
+        "least_factor",
         "least_m",
         "least_us",
         "most_m",
         "n_clusters",
         "resident",
+        "sms",
     )
 
     def __init__(
@@ -164,13 +181,25 @@ class Rival:
         self.columns = config.block_n / config.cluster_m  # that a CTA loads of B
         self.n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
         self.k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
+        self.sms = problem.card.sms
+        self.family = family = cost.family
+        column_tiles = family.column_tiles.at(self.n_clusters * self.cluster_n)
+        self.factor = column_tiles * family.k_blocks.at(self.k_blocks)
+        self.least_factor = self.factor * family.least_at_any_m
         self._cost = cost
         # A wave takes longer the more CTAs ask for the same of L2.
-        self.least_us = self.k_blocks * cost.k_block_4**0.25 + cost.tile_us
+        self.least_us = self.k_blocks * cost.least_k_block_us + cost.tile_us
 
     def waves(self, m_clusters: int) -> int:
         """Of a problem that is so many clusters high."""
-        return ceil_div(m_clusters * self.n_clusters, self.resident)
+        return -(-m_clusters * self.n_clusters // self.resident)
+
+    def factor_at(self, m_clusters: int, waves: int) -> float:
+        """What the rest leaves of measured times, of a problem that is so many clusters high."""
+        busy = min(m_clusters * self.n_clusters, self.resident) * self.cluster_size * BUSY_STEPS // self.sms
+        family = self.family
+        row_tiles = family.row_tiles.at(m_clusters * self.cluster_m)
+        return self.factor * row_tiles * family.busy.at(busy) * family.waves.at(waves)
 
     def tiles_us(self, m: int, m_clusters: int, waves: int) -> float:
         """All waves of tiles of M rows that are so many clusters high, if memory does not hold them up."""
@@ -192,19 +221,21 @@ class Ranking:
         """Of those configurations that are candidates."""
         self._problem = problem
         self._rates = rates
+        self._chosen: dict[int, KernelConfig] = {}
         # By what decides how many clusters of tiles rows make, and how they are launched.
         self._rivals: dict[tuple[int, int, bool], list[Rival]] = {}
-        resident: dict[int, int] = {}
+        at_once: dict[int, int] = {}
         for config, cost in costs:
             if rows := candidate_rows(problem, config):
                 size = config.cluster_size
-                if size not in resident:
-                    resident[size] = _resident(problem, size, rates)
+                if size not in at_once:
+                    at_once[size] = resident(problem, size)
                 alike = self._rivals.setdefault((config.block_m, config.cluster_m, size > 1), [])
-                alike.append(Rival(problem, config, cost, resident[size], rows))
+                alike.append(Rival(problem, config, cost, at_once[size], rows))
 
     def rank(self, m: int) -> list[Choice]:
         """All candidates for M rows, the one predicted to be fastest first."""
+        m = rows_alike(self._problem.layout, m)
         every = (rival for alike in self._rivals.values() for rival in alike)
         choices = [self.predict(m, rival) for rival in every if rival.least_m <= m <= rival.most_m]
         return sorted(choices, key=lambda choice: choice.cost_us)
@@ -215,28 +246,43 @@ class Ranking:
         Raises:
             ValueError: there is no candidate.
         """
+        m = rows_alike(self._problem.layout, m)
+        found = self._chosen.get(m)
+        if found is None:
+            if len(self._chosen) >= _MOST_CHOICES:
+                self._chosen.clear()
+            found = self._chosen[m] = self._fastest(m).config
+        return found
+
+    def _fastest(self, m: int) -> Rival:
         found: Rival | None = None
         groups, launches_us = self._problem.groups, (self._launch_us(False), self._launch_us(True))
-        drams_4 = self._dram_us(m, False) ** 4, self._dram_us(m, True) ** 4
+        drams_us = self._dram_us(m, False), self._dram_us(m, True)
         least_us, blocks, block_m = math.inf, 0, 0
         for (height, cluster_m, is_cluster), rivals in self._rivals.items():
             if height != block_m:
                 blocks, block_m = self._row_blocks(m, height), height
             m_clusters = ceil_div(blocks, cluster_m)
-            launch_us, dram_4 = launches_us[is_cluster], drams_4[m_clusters > groups]
-            # What all tiles may take at most, for the whole to take less than `least_us`.
-            most_us = max(max(least_us - launch_us, 0) ** 4 - dram_4, 0) ** 0.25
+            launch_us, dram_us = launches_us[is_cluster], drams_us[m_clusters > groups]
+            dram_4 = dram_us**4
             for rival in rivals:
-                waves = rival.waves(m_clusters)
-                if waves * rival.least_us >= most_us or not rival.least_m <= m <= rival.most_m:
+                if m > rival.most_m or m < rival.least_m:
                     continue
-                us = rival.tiles_us(m, m_clusters, waves)
-                if us < most_us:
-                    found, most_us = rival, us
-                    least_us = launch_us + (us**4 + dram_4) ** 0.25
+                waves = rival.waves(m_clusters)
+                # Tiles and memory together take no less than either.
+                least_tiles_us = waves * rival.least_us
+                at_least_us = launch_us + (least_tiles_us if least_tiles_us > dram_us else dram_us)
+                if at_least_us * rival.least_factor >= least_us:
+                    continue
+                factor = rival.factor_at(m_clusters, waves)
+                if at_least_us * factor >= least_us:
+                    continue
+                us = (launch_us + (rival.tiles_us(m, m_clusters, waves) ** 4 + dram_4) ** 0.25) * factor
+                if us < least_us:
+                    found, least_us = rival, us
         if found is None:
             raise ValueError(f"no kernel is a candidate for {replace(self._problem, m=m)}")
-        return found.config
+        return found
 
     def predict(self, m: int, rival: Rival) -> Choice:
         """What M rows are predicted to take with a rival."""
@@ -248,6 +294,7 @@ class Ranking:
             waves,
             rival.tiles_us(m, m_clusters, waves),
             self._dram_us(m, m_clusters > self._problem.groups),
+            rival.factor_at(m_clusters, waves),
         )
 
     def _launch_us(self, is_cluster: bool) -> float:
@@ -271,7 +318,7 @@ def _costs(
 
     Where there are many rows, one of them is soon found that takes less than most low ones can.
     """
-    rates = rates_of(card)
+    rates = rates_of(card, layout)
     configs = all_configs(out_dtype, layout, recipe)
     return tuple((config, _Cost.of(config, rates)) for config in reversed(configs))
 
@@ -279,14 +326,17 @@ def _costs(
 _rankings: dict[Hashable, Ranking] = {}
 
 
-def _resident(problem: GemmProblem, cluster_size: int, rates: Rates) -> int:
+def rows_alike(layout: Layout, m: int) -> int:
+    """The most rows of which as much is predicted as of M: those that fill as many 64-row fragments.
+
+    Below 64 eighths of one count. Groups have fragments of their own, so there it is M.
+    """
+    if layout.is_grouped:
+        return m
+    unit = MMA_M if m > MMA_M else _FEW_ROWS
+    return ceil_div(m, unit) * unit
+
+
+def resident(problem: GemmProblem, cluster_size: int) -> int:
     """How many clusters run at once. One is launched even where there is no room for it."""
-    filled = int(problem.card.sms * rates.filled.get(cluster_size, 1) + 0.5) // cluster_size
-    return max(1, min(problem.num_sms // cluster_size, filled))
-
-
-def _sharing(config: KernelConfig) -> str:
-    """How the CTAs of a cluster share operands."""
-    if config.cluster_m > 1:
-        return "along M"
-    return "along N" if config.cluster_n > 1 else "alone"
+    return max(1, problem.card.clusters_at_once(cluster_size, problem.num_sms))

@@ -14,9 +14,11 @@ _MOST_READERS_AT_ONCE = 4  # tiles that read the same of an operand before it le
 _MOST_EVICT_FIRST_BYTES = 400e6
 # With four k-blocks tiles took up to 3 % longer when drawn, as they pass faster than draws do (64).
 _LEAST_DRAWN_K_BLOCKS = 8
-# In a chain of layers kernels took 4 to 19 % longer by dependent launch where clusters of four share out
-# k-blocks, and less at 24 of 25 other shapes (75).
-_HELD_UP_SPLITS = 4
+# In a chain of layers kernels take about 1 us less by dependent launch. But where CTAs leave less than half
+# of the SMs free, those of the next kernel start there before the others: with much to load that takes up to
+# 30 % longer (78).
+_LEAST_CROWDED, _MOST_CROWDED = 0.5, 0.8
+_LEAST_CROWDED_BYTES = 1e6  # that each CTA loads
 
 
 class LaunchFlags(IntFlag):
@@ -44,13 +46,22 @@ def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool | None = 
     readers_of_a = ceil_div(problem.n, config.block_n)
     readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
     if pdl is None:
-        pdl = config.splits != _HELD_UP_SPLITS
+        pdl = dependent_launch_pays(problem, config)
     flags = LaunchFlags.PDL if pdl else LaunchFlags(0)
     if readers_of_a <= _MOST_READERS_AT_ONCE:
         flags |= LaunchFlags.EVICT_FIRST_A
     if readers_of_b <= _MOST_READERS_AT_ONCE and not _has_much_of_b(problem, config):
         flags |= LaunchFlags.EVICT_FIRST_B
     return flags
+
+
+def dependent_launch_pays(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether a kernel behind another one takes less time by dependent launch."""
+    m_clusters, n_clusters = clusters_of(problem, config)
+    busy = m_clusters * n_clusters * config.cluster_size / problem.card.sms
+    k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
+    loaded = k_blocks * config.stage_bytes
+    return loaded <= _LEAST_CROWDED_BYTES or not _LEAST_CROWDED < busy <= _MOST_CROWDED
 
 
 def is_drawn(problem: GemmProblem, config: KernelConfig) -> bool:

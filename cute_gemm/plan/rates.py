@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import resources
+from typing import Any
 
-from .card import H100, Card
+from .card import Card
+from .factors import NONE, Factors
+from .layouts import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,7 @@ class Rates:
         same_line_us: one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once.
         dram_bytes_per_us: out of and into memory.
         reread: how often more B is read where groups have several rows of tiles.
-        filled: share of the multiprocessors that clusters of so many CTAs fill; all, of other sizes. Larger
-            ones do not fill every GPC.
+        factors: what these rates leave of the times that they were fitted to.
     """
 
     launch_us: float
@@ -45,42 +49,30 @@ class Rates:
     same_line_us: float
     dram_bytes_per_us: float
     reread: float
-    filled: Mapping[int, float]
+    factors: Factors = NONE
 
 
-# Fitted to the timings in benchmarks/candidates (cold L2): 90 dense shapes on an H100, 43 grouped ones on an
-# H200, of older kernels; benchmarks/cost_model.py shows how well, and what is picked at shapes that they were
-# not fitted to. CTAs of two groups are taken to share B like others, and scales of A to cost the same
-# whichever way they come. Of clusters of eight, 112 CTAs are sure to run at once.
-_ON_H100 = Rates(
-    launch_us=2.38,
-    cluster_us=0.704,
-    tile_us=(0.562, 0.396),
-    sum_us=(0.0, 0.448),
-    k_block_us={8: (0.0429, 0.202), 64: (0.0402, 0.135), 128: (0.196, 0.054), 256: (0.314, 0.0712)},
-    straddling=1.13,
-    sm_bytes_per_us=116e3,
-    l2_bytes_per_us={"alone": 14.4e6, "along M": 14.4e6, "along N": 9.4e6},
-    same_line_us=0.00345,
-    dram_bytes_per_us=3.53e6,
-    reread=0.88,
-    filled={4: 114 / 132, 8: 112 / 132},
-)
+_FILES = {"NVIDIA H200": "rates_nvidia_h200.json"}
+"""What `benchmarks/fit_rates.py` made of surveys, by the name of the card that they were made on."""
 
-_MEASURED: dict[str, tuple[Card, Rates]] = {H100.name: (H100, _ON_H100)}
+_REFERENCE = "NVIDIA H200"
+"""Whose rates are scaled for cards that nothing was measured on. Scaled to an H100, they choose as well there
+as rates that were fitted to it (docs/performance.md, 78)."""
 
 # 64 x 128 elements of a k-block of 128, at 8192 operations a clock: what tensor cores take at least.
 _TENSOR_CLOCKS = 2 * 64 * 128 * 128 / 8192
 
 
 @cache
-def rates_of(card: Card) -> Rates:
-    """The rates of a card: what was measured on one of its name, scaled where this one differs; or an H100's.
+def rates_of(card: Card, layout: Layout) -> Rates:
+    """The rates of a card: those measured on one of its name, or on the reference, scaled where it differs.
 
-    Multiprocessors and L2 go with the clock, memory with its bandwidth. Tensor cores with a part of an H100's
-    speed take as much longer for each k-block as they would take for it alone.
+    Those of each layout are fitted by themselves: the host knows more or less of the sizes of groups.
+
+    Multiprocessors and L2 go with the clock, memory with its bandwidth. Tensor cores with a part of the
+    reference's speed take as much longer for each k-block as they would take for it alone.
     """
-    reference, rates = _MEASURED.get(card.name, _MEASURED[H100.name])
+    reference, rates = measured_rates(card.name, layout.name)
     if card == reference:
         return rates
     slower = reference.sm_mhz / card.sm_mhz
@@ -104,3 +96,20 @@ def rates_of(card: Card) -> Rates:
 
 def _times(pair: tuple[float, float], factor: float) -> tuple[float, float]:
     return pair[0] * factor, pair[1] * factor
+
+
+@cache
+def measured_rates(name: str, layout: str) -> tuple[Card, Rates]:
+    """The card of that name that was measured, or the reference; and its rates."""
+    path = resources.files(__package__).joinpath(_FILES.get(name, _FILES[_REFERENCE]))
+    file = json.loads(path.read_text("utf-8"))
+    return Card(**file["card"]), rates_of_json(file[layout])
+
+
+def rates_of_json(value: Mapping[str, Any]) -> Rates:
+    """Rates as a file has them: fields, where pairs are lists and heights of tiles are text; and factors."""
+    fields: dict[str, Any] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in value["rates"].items()
+    }
+    k_block_us = {int(height): (fixed, unit) for height, (fixed, unit) in fields.pop("k_block_us").items()}
+    return Rates(**fields, k_block_us=k_block_us, factors=Factors.of_json(value))

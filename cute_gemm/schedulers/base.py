@@ -48,8 +48,8 @@ class TileScheduler(Protocol):
     """Whether a tile may be padding."""
 
     reads_memory: ClassVar[bool]
-    """Whether tiles depend on what is in memory, which kernels ahead on the stream may still write. Else a role
-    may ask for ``initial_work`` before ``prepare``."""
+    """Whether tiles depend on what is in memory, which kernels ahead on the stream may still write. Else a
+    role may ask for ``initial_work`` before ``prepare``."""
 
     @property
     def varying(self) -> tuple[str, ...]:

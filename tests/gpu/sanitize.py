@@ -63,7 +63,7 @@ DENSE_CASES = {
     # 64 rows: two accumulators, and a warp that asks for scales ahead.
     "64": Case(pick(block_m=64, cluster_size=1), (70,), 200, 1040),
     "64, two scales of B, multicast of A": Case(
-        pick(block_m=64, straddles=True, cluster_n=2), (1,), 264, 1168
+        pick(block_m=64, straddles=True, cluster_n=2), (1,), 264, 1296
     ),
     "64, cluster of four": Case(pick(block_m=64, cluster_n=4), (70,), 328, 912),
     "64, fp32, multicast of A": Case(pick("float32", block_m=64, cluster_n=2), (1,), 264, 1040),
@@ -88,7 +88,7 @@ DENSE_CASES = {
     "8": Case(pick(block_m=8, splits=1), (7,), 264, 1168),
     "8, fp32, shared k": Case(pick("float32", block_m=8, splits=2), (5,), 40, 4240),
     "64, shared k": Case(pick(block_m=64, splits=2), (50,), 56, 4240),
-    "128, fp32, shared k": Case(pick("float32", block_m=128, splits=2), (100,), 56, 4240),
+    "128, fp32, shared k": Case(pick("float32", block_m=128, block_n=64, splits=2), (100,), 56, 4240),
 }
 # Groups that are empty, groups that end within a tile, so that rows are stored one by one, and groups that do
 # not, between which store buffers are used again.

@@ -79,11 +79,27 @@ def test_dependent_launch_is_a_flag_beside_the_others(pdl: bool) -> None:
     assert (LaunchFlags.PDL in flags) == pdl
 
 
-def test_dependent_launch_is_chosen_but_where_it_was_measured_to_cost() -> None:
-    problem = GemmProblem(64, 2112, 7168)
-    for splits in (1, 2, 3, 4, 8):
-        config = KernelConfig(64, 64, 8, splits=splits)
-        assert (LaunchFlags.PDL in launch_policy.launch_flags(problem, config, None)) == (splits != 4)
+@pytest.mark.parametrize(
+    ("n", "k", "is_dependent"),
+    [
+        (64 * 66, 16384, True),  # half of the SMs: the next kernel starts on the others
+        (64 * 68, 16384, False),
+        (64 * 104, 16384, False),
+        (64 * 106, 16384, True),
+        (64 * 200, 16384, True),
+        (64 * 80, 7680, True),  # 983040 bytes for each CTA
+        (64 * 80, 7808, True),  # 999424
+        (64 * 80, 7936, False),
+    ],
+)
+def test_dependent_launch_is_chosen_but_where_it_was_measured_to_cost(
+    n: int, k: int, is_dependent: bool
+) -> None:
+    problem, config = GemmProblem(64, n, k), KernelConfig(64, 64, 8)
+    assert (LaunchFlags.PDL in launch_policy.launch_flags(problem, config, None)) == is_dependent
+    # CTAs that share out k-blocks load as much less each.
+    shared = replace(problem, n=n // 2, k=2 * k)
+    assert launch_policy.dependent_launch_pays(shared, replace(config, splits=2)) == is_dependent
 
 
 def test_clusters_are_of_the_tiles_of_whole_groups() -> None:

@@ -210,10 +210,11 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 @given(problem=PROBLEMS)
 @settings(max_examples=300, deadline=None)
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
-    """Of an H200, whose limit no other Hopper GPU is below."""
+    """Of an H200, whose limit no other Hopper GPU is below. Of groups without rows B is not read."""
     problem, sheet = replace(problem, num_sms=132), data_sheet("NVIDIA H200")
     assert sheet is not None
-    assert all(choice.cost_us > max(2, sheet.limit_us(problem)) for choice in cost_model.rank(problem))
+    least = 1.5 if problem.layout.is_grouped else max(1.5, sheet.limit_us(problem))
+    assert all(choice.cost_us > least for choice in cost_model.rank(problem))
 
 
 @given(problem=PROBLEMS)
@@ -281,4 +282,4 @@ def test_clusters_along_m_are_not_as_high_as_contiguous_groups() -> None:
 
 def test_an_output_smaller_than_a_wave_is_spread_over_the_multiprocessors() -> None:
     best = cost_model.best(GemmProblem(64, 4096, 7168))
-    assert 4096 // best.block_n > 132 // 3
+    assert 4096 // best.block_n * best.splits > 132 // 3

@@ -16,8 +16,7 @@ from stand_ins import Device, stand_in
 
 import cute_gemm
 from cute_gemm import config, settings, testing
-from cute_gemm.plan import cost_model
-from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan import cost_model, launch_policy
 from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import DENSE, Layout
 from cute_gemm.plan.problem import GemmProblem
@@ -263,7 +262,7 @@ def test_dependent_launch_reaches_the_launch_alone(layout: Layout, device: Devic
 
 @every_layout
 def test_launches_are_dependent_by_themselves_where_that_pays_and_all_of_a_device_is_used(
-    layout: Layout, device: Device
+    layout: Layout, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_dependent(**given: Any) -> bool:
         launcher.forget()
@@ -278,10 +277,9 @@ def test_launches_are_dependent_by_themselves_where_that_pays_and_all_of_a_devic
     assert not is_dependent(num_sms=132)
     assert not is_dependent(num_sms=100, pdl=None)
     assert is_dependent(num_sms=100, pdl=True)
-    if layout is DENSE:
-        device.choose = lambda problem: KernelConfig(64, 64, 4, epi_n=64, splits=4)
-        assert not is_dependent()
-        assert is_dependent(pdl=True)
+    monkeypatch.setattr(launch_policy, "dependent_launch_pays", lambda problem, config: False)
+    assert not is_dependent()
+    assert is_dependent(pdl=True)
 
 
 def test_more_multiprocessors_than_there_are_are_refused(device: Device) -> None:

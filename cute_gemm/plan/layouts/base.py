@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..limits import ceil_div
 from ..tiles import GROUPED_WIDTHS, Splits, Widths
 
 if TYPE_CHECKING:
@@ -135,9 +136,11 @@ class Layout:
 
     def row_blocks(self, m: int, groups: int, height: int) -> int:
         """Blocks of ``height`` rows that ``m`` rows fall into, none of which has rows of two groups."""
+        if groups == 1:
+            return ceil_div(m, height)
         mean = m / groups
         blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
-        return groups * sum(blocks) // len(blocks)
+        return ceil_div(groups * sum(blocks), len(blocks))
 
     def rows(self, m: int, groups: int, count: int) -> int:
         """The rows of A that a call has, as far as the host knows.
