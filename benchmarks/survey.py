@@ -9,7 +9,7 @@ bf16 out, operands of standard normal values. All candidates that sum k-blocks i
 bits, and those must be right: a wrong result ends the survey. With --again what a call launches, the fastest
 candidates and peers are timed once more, in samples that did not select them: choices are judged by them.
 
-`survey_file.read_measured` reads what was written; benchmarks/candidates/README.md says what is in a line.
+`survey_file.read_measured` reads what was written; benchmarks/surveys/README.md says what is in a line.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _rivals_table(
     table.add_column("configuration", no_wrap=True)
     table.add_column("predicted us", justify="right")
     table.add_column("vs. best", justify="right")
-    for name in ("waves", "tiles us", "memory us"):
+    for name in ("waves", "tiles us", "memory us", "factor"):
         table.add_column(name, justify="right")
     best = choices[0].cost_us
     for rank, choice in enumerate(choices):
@@ -162,10 +162,11 @@ def _rivals_table(
                 f"{choice.waves}",
                 f"{choice.tiles_us:.1f}",
                 f"{choice.dram_us:.1f}",
+                f"{choice.factor:.2f}",
             )
     table.caption = (
         f"{len(choices)} configurations compared. Tiles and memory work at the same time: predicted is a "
-        "little more than the longer of both, and the launch"
+        "little more than the longer of both, and the launch, times what that was measured to be off by"
     )
     return table
 

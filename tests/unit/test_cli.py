@@ -332,7 +332,8 @@ def test_inspect_is_of_a_card(run, monkeypatch):
         assert f"{num_sms} SMs of {card.name}" in out
         first = cost_model.rank(GemmProblem(300, 4096, 7168, num_sms=num_sms, card=card))[0]
         us = [f"{each:.1f}" for each in (first.cost_us, first.tiles_us, first.dram_us)]
-        assert rows(out)[0] == [f"{first.config.name} (chosen)", us[0], "+0.0%", str(first.waves), *us[1:]]
+        numbers = us[0], "+0.0%", str(first.waves), *us[1:], f"{first.factor:.2f}"
+        assert rows(out)[0] == [f"{first.config.name} (chosen)", *numbers]
 
 
 def test_inspect_says_what_was_measured(run, monkeypatch):
