@@ -10,8 +10,9 @@ fastest candidate: the mean, and the 95th percentile.
 
 What is minimised is smooth, as a choice is not. Candidates weigh more the nearer their prediction is to the
 least. The loss is the mean of the logarithms of their times over that of the fastest, by these weights, and a
-share of how far predictions of what is nearly fastest are off. Most of that is but for what is common to a
-problem, as clocks differ from problem to problem. Factors pay for being far from 1, curves for bending.
+share of how far predictions of what is nearly fastest are off. An error that all candidates of a problem
+share counts little, as clocks differ from problem to problem. Factors far from 1 and curves that bend are
+penalised.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from cute_gemm.plan.rates import Rates
 
 SHARPNESS = 0.03  # a prediction that is so much longer, as a share, weighs 1 / e
 NEAR = 0.12  # the same of a time, for how far off predictions are
-ACCURACY, COMMON = 0.3, 0.03  # what that counts beside the choice, but for what is common, and with it
-FAR, BENT = 1e-3, 1e-3  # what squares of factors' logarithms, and of second differences, cost
+ACCURACY, COMMON = 0.3, 0.03  # what that counts beside the choice: without what is common, and with it
+FAR, BENT = 1e-3, 1e-3  # penalties of squares of factors' logarithms, and of second differences
 STEPS, STEP = 800, 0.02
 
 
@@ -112,8 +113,8 @@ def loss(rows: Examples, predicted: torch.Tensor) -> torch.Tensor:
     )
 
 
-def price(parameters: Parameters) -> torch.Tensor:
-    """What factors cost."""
+def penalty(parameters: Parameters) -> torch.Tensor:
+    """Of factors far from 1, and of curves that bend."""
     total = FAR * (parameters["tiles"] ** 2).sum()
     for name in KNOTS:
         curve = parameters[name]
@@ -138,7 +139,7 @@ def fit(start: Rates, given: Sequence[Example], steps: int = STEPS, bends: bool 
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         adam.zero_grad()
-        (loss(rows, rows.predicted(parameters)) + price(parameters)).backward()
+        (loss(rows, rows.predicted(parameters)) + penalty(parameters)).backward()
         adam.step()
         cosine.step()
     return rows.rates(parameters)

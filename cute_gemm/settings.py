@@ -81,7 +81,8 @@ def config(
             whatever the others hold: each element is then summed up in one order of k-blocks. False outside
             all scopes.
         pdl: whether kernels are launched by programmatic dependent launch: a kernel is then set up while the
-            one before it on the stream runs, and touches no memory until that has ended, with all before it.
+            one before it on the stream runs, and reads and writes no memory until that has ended, with all
+            before it; L2 may fetch some of a dense product's B before.
             There is something to gain only where one kernel is launched right behind the other, also in a
             graph that is captured: such launches become programmatic edges. None, the default outside all
             scopes, is where it was measured to pay, and nowhere while ``num_sms`` is set: a kernel that waits

@@ -35,7 +35,7 @@ from .rows import measurement
 from .suite import Trial
 
 _FORCED = {OURS_DEPENDENT: True, OURS_INDEPENDENT: False}
-"""What is timed in a chain beside what a call does by itself."""
+"""Ways to launch that are timed in a chain beside the default."""
 
 
 @dataclass(frozen=True)

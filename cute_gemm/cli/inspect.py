@@ -166,7 +166,7 @@ def _rivals_table(
             )
     table.caption = (
         f"{len(choices)} configurations compared. Tiles and memory work at the same time: predicted is a "
-        "little more than the longer of both, and the launch, times what that was measured to be off by"
+        "little more than the longer of both, and the launch, times a factor that was fitted to measurements"
     )
     return table
 

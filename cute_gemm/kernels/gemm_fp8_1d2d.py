@@ -52,10 +52,10 @@ Before a CTA ends, its TMA warp waits until all its stages are released (`produc
 warp until what it has sent is read (`finish`): no peer then still arrives at its barriers. Where k-blocks are
 shared out (SplitKScheduler, ClusterSumStore), each CTA of a cluster has a ring of its own, and one tile.
 No role reads or writes global memory before the kernels ahead on the stream have ended
-(`griddepcontrol_wait`). What L2 fetches before that is B as it then is: what those still write goes to L2.
+(`griddepcontrol_wait`). Before that L2 may fetch B, even if it is still written: writes go through L2, where
+loads find them.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import cutlass
@@ -75,50 +75,17 @@ from .epilogue import IDENTITY, Place, Store, TileValue, Value
 from .epilogue.store import Sums
 from .mainloop import Inputs, make_mainloop
 from .scaling import Scaling, scaling_1d2d
+from .shared import LaunchOptions, Operands, Smem
 from .sm90 import tensor_maps
 from .sm90.mma import Wgmma, thread_row
 from .sm90.opaque import hide_lane
-from .sm90.pipelines import Ring, make_ring
+from .sm90.pipelines import make_ring
 from .sm90.smem import OperandTile
 from .sm90.threads import WARP, WARPGROUP
 from .sm90.tma import TmaLoad, as_matrices
 from .work_queue import WorkQueue
 
 DTYPES = {"float8_e4m3fn": cutlass.Float8E4M3FN}
-
-
-@dataclass(frozen=True)
-class LaunchOptions:
-    """What of a call is no operand, see :meth:`Fp8Gemm1D2D.__call__`."""
-
-    num_sms: Int32
-    flags: Int32
-    semaphore: Int64
-    stream: Any
-
-
-@dataclass(frozen=True)
-class Operands:
-    """What a call's tensors are in the kernel."""
-
-    a: TmaLoad
-    b: TmaLoad
-    out: Any  # of the store
-    scales: Any  # of the scaling
-    value: tuple  # of the value
-
-
-@dataclass(frozen=True)
-class Smem:
-    """What roles share in shared memory."""
-
-    ring: Ring
-    tiles: WorkQueue
-    sA: cute.Tensor  # (bM, bK, stages)
-    sA_mma: cute.Tensor  # (max(bM, 64), bK, stages)
-    sB: cute.Tensor  # (bN, bK, stages)
-    scales: Any  # of the scaling
-    store: Any  # of the store
 
 
 class Fp8Gemm1D2D:
@@ -291,9 +258,8 @@ class Fp8Gemm1D2D:
             if warp == self.early_warp and is_dependent != 0:
                 self.fetch_early(operands.b, scheduler, sB)
         # By dependent launch, kernels that write what this one reads, or read what it writes, may still run:
-        # nothing before the wait may read or write global memory. Dependents start only then: those have all
-        # ended.
-        # With dynamic persistence they start when no tile is left (WorkQueue.produce).
+        # nothing before the wait may read or write global memory. Dependents start only then, when those have
+        # ended; where tiles are drawn, when none is left (WorkQueue.produce).
         cute.arch.griddepcontrol_wait()
         if not persistence.is_dynamic():
             cute.arch.griddepcontrol_launch_dependents()

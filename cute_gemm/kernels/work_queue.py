@@ -80,8 +80,10 @@ class WorkQueue:
                 self.pipe.producer_commit(slot)
             slot.advance()
         self.persistence.finish(state)
-        # Not before: one that waits for nothing might let another of ours come to the same semaphore.
+        # Not before: one that waits for nothing might let another of ours come to the same semaphore. No lane
+        # may be ahead of the one that resets it.
         if self.persistence.is_dynamic():
+            cute.arch.sync_warp()
             cute.arch.griddepcontrol_launch_dependents()
 
     def start(self):

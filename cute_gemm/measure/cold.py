@@ -46,7 +46,7 @@ class DeviceEvent(NamedTuple):
 
 
 def flush_buffer() -> torch.Tensor:
-    """Memory of which ``fill_`` evicts all else from L2: 256 MiB, five times what L2 holds.
+    """Memory of which ``fill_`` evicts all else from L2: 256 MiB, more than four times what L2 holds.
 
     The dtype makes the fill a kernel of its own, which no operation under test launches: it marks where a
     call starts on the device's time line.
@@ -59,7 +59,8 @@ def time_cold(fn: Callable[[], object], repeats: int = 20) -> ColdTimes:
 
     The sum of the lengths of the kernels, copies and fills that a call makes, as CUPTI reports them, so that
     neither the host's time nor the gaps count. Before each call 256 MiB are written; that kernel does not
-    count.
+    count. One that is launched dependently may start before it has ended, so that its wait counts: time ours
+    with ``cute_gemm.config(pdl=False)``.
 
     Args:
         fn: the operation; everything it launches must go to the current stream.

@@ -15,7 +15,7 @@ from .calls import Call
 from .cases import Case, DenseCase, Operand
 
 WEIGHTS_BYTES = 256 << 20
-"""Of all layers together, at least: five times what L2 holds."""
+"""Of all layers together, at least: more than four times what L2 holds."""
 
 LEAST_LAYERS, MOST_LAYERS = 4, 256
 

@@ -31,7 +31,7 @@ _BAND_SHARE_OF_L2 = 24e6 / (50 << 20)
 # k-blocks, and 1 to 3 % more at 4 (docs/performance.md, 52).
 _LEAST_NARROW_K_BLOCKS = 8
 # Of B, by each CTA. With 64 KiB layers in a chain took 0.1 to 1.1 us less at all of 22 shapes, with several
-# times as much up to 2 us more (docs/performance.md, 77).
+# times as much up to 2.7 us more (docs/performance.md, 77).
 _EARLY_BYTES = 64 * 1024
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 

@@ -30,14 +30,16 @@ class Card:
 
     def clusters_at_once(self, size: int, num_sms: int) -> int:
         """How many clusters of ``size`` CTAs, one an SM, are sure to run at once on so many of its SMs."""
-        filled = int(self.sms * _FILLED.get(size, 1) + 0.5) // size
-        return min(num_sms // size, filled)
+        at_once = _AT_ONCE.get(size)
+        most = self.sms // size if at_once is None else self.sms * at_once // _OF_SMS
+        return min(num_sms // size, most)
 
 
-# Clusters lie within GPCs, and those that have lost SMs in manufacture hold fewer. Of one H200's 132 SMs
-# clusters of three fill 117, those of eight 120 (docs/performance.md, 78). Of one H100's, clusters of four
-# fill 114, those of eight 112. The same is taken for all cards, so that cards of one name choose alike.
-_FILLED = {3: 114 / 132, 4: 114 / 132, 8: 112 / 132}
+# Clusters lie within GPCs, and those that have lost SMs in manufacture hold fewer. Of 132 SMs, no more than
+# on one H200 (39 of three, 30 of four, 15 of eight; docs/performance.md, 78) and one H100 (28 of four, 14 of
+# eight). The same is taken for all cards, so that cards of one name choose alike.
+_AT_ONCE = {3: 38, 4: 28, 8: 14}
+_OF_SMS = 132
 
 # By their data sheets an H20's 78 multiprocessors reach 296 TFLOP/s of FP8, an H100's 132 reach 1979.
 _TENSOR_SHARES = dict.fromkeys(("NVIDIA H20", "NVIDIA H20-3e"), 0.253)

@@ -1,9 +1,9 @@
 """How long a kernel instance is predicted to take: what is chosen where nothing was measured.
 
 Waves of tiles, each k-block of a wave as slow as its slowest resource (tensor cores and promotion, the way
-into a multiprocessor, L2, lines that many CTAs want), but in all no faster than DRAM delivers; then what that
-leaves of measured times (factors.py). All of it is pure Python, so that a choice can be explained and tested
-on any machine.
+into a multiprocessor, L2, lines that many CTAs want), but in all no faster than DRAM delivers; all that times
+factors that were fitted to measurements (factors.py). It is pure Python, so that a choice can be explained,
+and tested on any machine.
 
 A server meets a new M at every step, with the same N and K. So what does not depend on M is worked out once
 (:class:`Ranking`, :class:`Rival`), of the rivals only those are worked out for an M that may be fastest, and
@@ -42,7 +42,7 @@ class Choice:
         waves: of clusters that run at once.
         tiles_us: all waves, if memory does not hold them up.
         dram_us: what memory takes to deliver the operands and to take the result.
-        factor: what that leaves of measured times.
+        factor: measured over predicted time, as it was fitted.
     """
 
     config: KernelConfig
@@ -195,7 +195,7 @@ class Rival:
         return -(-m_clusters * self.n_clusters // self.resident)
 
     def factor_at(self, m_clusters: int, waves: int) -> float:
-        """What the rest leaves of measured times, of a problem that is so many clusters high."""
+        """The product of all factors of a problem that is so many clusters high."""
         busy = min(m_clusters * self.n_clusters, self.resident) * self.cluster_size * BUSY_STEPS // self.sms
         family = self.family
         row_tiles = family.row_tiles.at(m_clusters * self.cluster_m)

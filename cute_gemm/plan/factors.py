@@ -1,4 +1,4 @@
-"""What rates leave of measured times: factors by tile, and by where a problem lies.
+"""Measured over predicted time: factors by tile, and by where a problem lies.
 
 The form of the cost model knows neither what becomes of lines that many CTAs want at once, nor which DRAM
 pages are open, nor what the compiler made of a tile. So what it predicts is corrected by what was measured at
@@ -85,7 +85,7 @@ class Family:
         return self.row_tiles.least * self.busy.least * self.waves.least
 
 
-FLAT = Family()
+FLAT_FAMILY = Family()
 """Where nothing was measured."""
 
 
@@ -114,7 +114,7 @@ class Factors:
 
     def family(self, config: KernelConfig) -> Family:
         """A configuration's curves."""
-        return self._families.get(family_name(config), FLAT)
+        return self._families.get(family_name(config), FLAT_FAMILY)
 
     @staticmethod
     def of_json(value: Mapping[str, Any]) -> Factors:
@@ -122,5 +122,5 @@ class Factors:
         return Factors({name: (k, tile) for name, (k, tile) in value["tiles"].items()}, value["families"])
 
 
-NONE = Factors()
+NO_FACTORS = Factors()
 """Of a card where nothing was measured beside its rates."""

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from .card import Card
-from .factors import NONE, Factors
+from .factors import NO_FACTORS, Factors
 from .layouts import Layout
 
 
@@ -35,7 +35,7 @@ class Rates:
         same_line_us: one CTA's turn at 64 lines of A that all CTAs of a row of tiles ask for at once.
         dram_bytes_per_us: out of and into memory.
         reread: how often more B is read where groups have several rows of tiles.
-        factors: what these rates leave of the times that they were fitted to.
+        factors: measured over predicted time, where these rates were fitted.
     """
 
     launch_us: float
@@ -49,7 +49,7 @@ class Rates:
     same_line_us: float
     dram_bytes_per_us: float
     reread: float
-    factors: Factors = NONE
+    factors: Factors = NO_FACTORS
 
 
 _FILES = {"NVIDIA H200": "rates_nvidia_h200.json"}
@@ -57,7 +57,7 @@ _FILES = {"NVIDIA H200": "rates_nvidia_h200.json"}
 
 _REFERENCE = "NVIDIA H200"
 """Whose rates are scaled for cards that nothing was measured on. Scaled to an H100, they choose as well there
-as rates that were fitted to it (docs/performance.md, 78)."""
+for dense problems as rates that were fitted to it (docs/performance.md, 78)."""
 
 # 64 x 128 elements of a k-block of 128, at 8192 operations a clock: what tensor cores take at least.
 _TENSOR_CLOCKS = 2 * 64 * 128 * 128 / 8192
@@ -100,10 +100,17 @@ def _times(pair: tuple[float, float], factor: float) -> tuple[float, float]:
 
 @cache
 def measured_rates(name: str, layout: str) -> tuple[Card, Rates]:
-    """The card of that name that was measured, or the reference; and its rates."""
-    path = resources.files(__package__).joinpath(_FILES.get(name, _FILES[_REFERENCE]))
-    file = json.loads(path.read_text("utf-8"))
+    """The card of that name, or the reference where it or its layout was not measured; and its rates."""
+    file = _read(_FILES.get(name, _FILES[_REFERENCE]))
+    if layout not in file:
+        file = _read(_FILES[_REFERENCE])
     return Card(**file["card"]), rates_of_json(file[layout])
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))
+    return found
 
 
 def rates_of_json(value: Mapping[str, Any]) -> Rates:

@@ -35,8 +35,9 @@ def address(device: int) -> int:
     A kernel leaves 0 behind, and draws while no other one on its stream does, so there is one for each
     stream. The device is the current one.
 
-    A launch that is captured has one of its own, for good: a graph may be replayed on any stream, beside
-    whatever runs there, but not beside itself. Nothing says when a graph is no longer used.
+    A launch that is captured has one of its own, for good: an executable graph may be replayed on any stream,
+    beside whatever runs there, and never runs beside itself; two that are instantiated from one capture must
+    not. Nothing says when a graph is no longer used.
 
     The address is 0, so that persistence is static, for a stream that is not PyTorch's own, as another one
     may come to have its handle while kernels of it still run, or it may be one in each thread; in a capture,

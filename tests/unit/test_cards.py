@@ -13,7 +13,7 @@ from cuda.bindings import driver
 from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.card import CARDS, H100, Card
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.factors import CURVES, FLAT, NONE, Curve, Factors, family_name, tile_name
+from cute_gemm.plan.factors import CURVES, FLAT_FAMILY, NO_FACTORS, Curve, Factors, family_name, tile_name
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, Layout
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.rates import Rates, measured_rates, rates_of
@@ -137,19 +137,19 @@ def test_a_curve_is_straight_between_its_knots_over_logarithms() -> None:
 def test_a_tile_that_was_not_measured_has_no_factor() -> None:
     config = KernelConfig(64, 144, 6, cluster_m=2)
     assert tile_name(config) == "64x144 c2x1 k1"
-    assert NONE.of_tile(config) == (1.0, 1.0)
-    assert NONE.family(config) is FLAT
+    assert NO_FACTORS.of_tile(config) == (1.0, 1.0)
+    assert NO_FACTORS.family(config) is FLAT_FAMILY
     factors = Factors({"64x144 c2x1 k1": (1.1, 0.9)}, {"64 along M": {"waves": [(1, 1.2)]}})
     assert factors.of_tile(config) == (1.1, 0.9)
     assert (factors.family(config).waves.at(3), factors.family(config).busy.at(3)) == (1.2, 1.0)
-    assert factors.family(replace(config, cluster_m=1)) is FLAT
+    assert factors.family(replace(config, cluster_m=1)) is FLAT_FAMILY
 
 
 def test_a_prediction_is_multiplied_by_all_its_factors() -> None:
     card = reference()
     problem = GemmProblem(100, 640, 1024, card=card)
     config = next(c for c in candidates.all_configs() if tile_name(c) == "64x64 c1x1 k1")
-    bare = replace(rates_of(card, DENSE), factors=NONE)
+    bare = replace(rates_of(card, DENSE), factors=NO_FACTORS)
     (plain,) = cost_model.predict_all(problem, [config], bare)
     # 2 x 10 tiles: 9 64ths of the SMs, eight k-blocks, one wave.
     curves = {

@@ -11,22 +11,24 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 cost_model = importlib.import_module("cost_model")
 
 SHAPES = {
-    "dense": 90,
-    "dense_drawn": 24,
-    "dense_held_out": 24,
-    "m_grouped_contiguous": 11,
-    "m_grouped_masked": 19,
-    "m_grouped_masked_warm": 4,
-    "m_grouped_offsets": 9,
+    "dense": (90, 1.025),
+    "dense_drawn": (24, 1.03),
+    "dense_held_out": (24, 1.02),
+    "m_grouped_contiguous": (11, 1.005),
+    "m_grouped_masked": (19, 1.01),
+    "m_grouped_masked_warm": (4, 1.02),
+    "m_grouped_offsets": (9, 1.035),
 }
+"""By run: how many there are, and how much longer choices may take on average."""
 
 
 @pytest.mark.parametrize("run", SHAPES)
 def test_choices_are_near_the_fastest_candidates(run: str) -> None:
     """Of rates that were fitted to another card, and to kernels as they are now."""
     regrets = [pick.regret for pick in cost_model.picks() if pick.run == run]
-    assert len(regrets) == SHAPES[run]
-    assert statistics.mean(regrets) <= 1.035
+    count, longer = SHAPES[run]
+    assert len(regrets) == count
+    assert statistics.mean(regrets) <= longer
     assert max(regrets) <= 1.2
 
 

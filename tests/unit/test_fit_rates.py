@@ -149,16 +149,17 @@ def test_a_survey_is_fitted_and_another_one_judged(
     assert "there is no file another" in capsys.readouterr().err
 
 
-def test_the_package_has_the_rates_that_were_fitted_to_the_surveys() -> None:
-    """To as many digits as a processor's order of additions leaves."""
+@pytest.mark.parametrize(
+    ("name", "longer"), [("dense", 1.012), ("contiguous", 1.02), ("offsets", 1.03), ("masked", 1.03)]
+)
+def test_choices_by_the_packaged_rates_are_near_the_fastest_of_the_surveys(name: str, longer: float) -> None:
+    layout = LAYOUTS[name]
     surveys = sorted((Path(__file__).parents[2] / "benchmarks" / "surveys").glob("nvidia_h200_*.jsonl"))
-    given = [
-        each
-        for path in surveys
-        for each in fit_rates.examples_of_survey(path)
-        if each.problem.layout is DENSE
-    ]
-    assert len(given) > 2000
-    rates = rates_of(given[0].problem.card, DENSE)
-    found = [each for of_run in fit_rates.regrets(rates, given[::5]).values() for each in of_run]
-    assert sum(found) / len(found) < 1.013
+    every = (each for path in surveys for each in fit_rates.examples_of_survey(path))
+    given = [each for each in every if each.problem.layout is layout]
+    assert len(given) >= 298
+    if layout is DENSE:
+        given = given[::4]
+    rates = rates_of(given[0].problem.card, layout)
+    found = [each for of_run in fit_rates.regrets(rates, given).values() for each in of_run]
+    assert sum(found) / len(found) < longer

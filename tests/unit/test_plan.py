@@ -210,11 +210,19 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 @given(problem=PROBLEMS)
 @settings(max_examples=300, deadline=None)
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
-    """Of an H200, whose limit no other Hopper GPU is below. Of groups without rows B is not read."""
+    """Of an H200, whose limit no other Hopper GPU is below.
+
+    Of groups without rows B is not read, and contiguous rows may all be padding. Rates of grouped layouts may
+    be a little faster than the data sheet.
+    """
     problem, sheet = replace(problem, num_sms=132), data_sheet("NVIDIA H200")
     assert sheet is not None
-    least = 1.5 if problem.layout.is_grouped else max(1.5, sheet.limit_us(problem))
-    assert all(choice.cost_us > least for choice in cost_model.rank(problem))
+    least_us = sheet.limit_us(problem)
+    if problem.layout.is_grouped:
+        groups = 0 if problem.layout is CONTIGUOUS else min(problem.groups, problem.m)
+        of_b = problem.bytes_of_b // problem.groups * groups
+        least_us = 0.85 * of_b / sheet.bytes * 1e6
+    assert all(choice.cost_us > max(1.5, least_us) for choice in cost_model.rank(problem))
 
 
 @given(problem=PROBLEMS)

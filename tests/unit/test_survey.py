@@ -129,8 +129,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(survey_trials, "time_chains", gpu.time_chains)
     monkeypatch.setattr(survey_trials.clocks, "synchronize", lambda: None)
     monkeypatch.setattr(survey_trials.time, "sleep", lambda seconds: None)
-    # Layers of tests are small.
+    # What is timed here is computed on the CPU: few layers of few candidates.
     monkeypatch.setattr(measure_layers, "MOST_LAYERS", 5)
+    monkeypatch.setattr(survey_plans, "_MOST_NEAR", 5)
     return gpu
 
 
