@@ -204,3 +204,33 @@ def test_kernels_of_a_graph_are_joined_as_they_were_launched(pdl: bool) -> None:
     types = driver.CUgraphDependencyType
     wanted = types.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC if pdl else types.CU_GRAPH_DEPENDENCY_TYPE_DEFAULT
     assert {types(edge.type) for edge in edges} == {wanted}
+
+
+@pytest.mark.parametrize("pdl", [None, True])
+def test_products_are_captured_behind_copies_and_where_streams_meet(pdl: bool | None) -> None:
+    """Dependent launches behind what is no kernel, and behind two nodes at once, wait for both as usual."""
+    (a, sa), rhs = make_inputs(64, 2112, 7168, device="cuda")
+    late = a.clone()
+    expected = cute_gemm.fp8_gemm_nt((a, sa), rhs)
+    outs = [torch.full_like(expected, torch.nan) for _ in range(3)]
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    words = torch.zeros(1 << 22, dtype=torch.int32, device="cuda")
+    with cute_gemm.config(pdl=pdl), torch.cuda.graph(graph):
+        main = torch.cuda.current_stream()
+        late.copy_(a)
+        cute_gemm.fp8_gemm_nt((late, sa), rhs, outs[0])
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            words.add_(1)
+            cute_gemm.fp8_gemm_nt((late, sa), rhs, outs[1])
+        outs[2].zero_()
+        main.wait_stream(side)
+        cute_gemm.fp8_gemm_nt((late, sa), rhs, outs[2])
+    for _ in range(5):
+        late.zero_()
+        for out in outs:
+            out.fill_(torch.nan)
+        graph.replay()
+        torch.cuda.synchronize()
+        for out in outs:
+            assert torch.equal(bits(out), bits(expected))
