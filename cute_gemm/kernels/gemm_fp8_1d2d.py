@@ -71,11 +71,11 @@ from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import MMA_M
 from ..schedulers.persistence import DynamicPersistence, StaticPersistence
 from . import preconditions, work_queue
+from .arguments import LaunchOptions, Operands, Smem
 from .epilogue import IDENTITY, Place, Store, TileValue, Value
 from .epilogue.store import Sums
 from .mainloop import Inputs, make_mainloop
 from .scaling import Scaling, scaling_1d2d
-from .shared import LaunchOptions, Operands, Smem
 from .sm90 import tensor_maps
 from .sm90.mma import Wgmma, thread_row
 from .sm90.opaque import hide_lane

@@ -1,4 +1,4 @@
-"""What a launch hands to the kernel, and what the roles of a CTA share."""
+"""What a launch hands to the kernel, and the kernel to its roles."""
 
 from dataclasses import dataclass
 from typing import Any
