@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,9 +37,9 @@ Parameters = dict[str, Tensor]
 """Logarithms of rates, by the fields of `Rates`, and of factors: ``tiles``, and one for each curve."""
 
 
-def index_of(values: Sequence[object]) -> tuple[list[object], Tensor]:
+def index_of(values: Sequence[str]) -> tuple[list[str], Tensor]:
     """The different values in order, and which of them each is."""
-    different = sorted(set(values), key=str)
+    different = sorted(set(values))
     places = {value: i for i, value in enumerate(different)}
     return different, torch.tensor([places[value] for value in values])
 
@@ -112,8 +112,8 @@ class Examples:
         self.hats = {name: Hats.of(numbers[name], knots) for name, knots in KNOTS.items()}
 
     @staticmethod
-    def _of(values: object) -> Tensor:
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)  # type: ignore[attr-defined]
+    def _of(values: Iterable[float]) -> Tensor:
+        return torch.tensor([float(value) for value in values], dtype=torch.float64)
 
     def least(self, of_rows: Tensor) -> Tensor:
         """Of each problem's rows, the least; a value a problem."""
@@ -163,25 +163,24 @@ class Examples:
         heights = [rates.k_block_us[height] for height in HEIGHTS]
         found["k_block_us"] = torch.stack([log(*each) for each in heights])
         known = rates.factors
-        found["tiles"] = torch.stack([log(*known.tiles.get(str(name), (1.0, 1.0))) for name in self.tiles])
+        found["tiles"] = torch.stack([log(*known.tiles.get(name, (1.0, 1.0))) for name in self.tiles])
         for curve, knots in KNOTS.items():
-            rows = [known.knots.get(str(family), {}).get(curve, [(1, 1.0)]) for family in self.families]
+            rows = [known.knots.get(family, {}).get(curve, [(1, 1.0)]) for family in self.families]
             found[curve] = torch.stack([log(*(Curve(row).at(knot) for knot in knots)) for row in rows])
         return {name: each.clone().requires_grad_() for name, each in found.items()}
 
     def rates(self, parameters: Parameters) -> Rates:
-        """What parameters stand for, to three or four digits."""
+        """What parameters stand for, to four digits."""
         of = {name: each.detach().exp().tolist() for name, each in parameters.items()}
 
-        def short(value: float, digits: int = 4) -> float:
-            return float(f"{value:.{digits}g}")
+        def short(value: float) -> float:
+            return float(f"{value:.4g}")
 
         tiles = {
-            str(name): (short(k), short(tile))
-            for name, (k, tile) in zip(self.tiles, of["tiles"], strict=True)
+            name: (short(k), short(tile)) for name, (k, tile) in zip(self.tiles, of["tiles"], strict=True)
         }
         knots = {
-            str(family): {
+            family: {
                 curve: [(knot, short(value)) for knot, value in zip(at, of[curve][i], strict=True)]
                 for curve, at in KNOTS.items()
             }

@@ -32,6 +32,7 @@ import torch
 from cost_tensors import KNOTS, Examples, Parameters
 from survey_file import read_measured
 
+from cute_gemm.measure.statistics import percentile
 from cute_gemm.measure.work import problem_of
 from cute_gemm.plan import candidates, cost_model, rates
 from cute_gemm.plan.config import KernelConfig
@@ -155,7 +156,7 @@ def left_out(start: Rates, given: Sequence[Example], folds: int, steps: int, ben
 
 
 def report(label: str, of_problems: Sequence[float]) -> None:
-    late = sorted(of_problems)[int(0.95 * (len(of_problems) - 1))]
+    late = percentile(of_problems, 0.95)
     print(
         f"  {label:24} {len(of_problems):4} problems: mean {statistics.mean(of_problems):.4f}, "
         f"95th percentile {late:.3f}, largest {max(of_problems):.3f}",

@@ -39,6 +39,7 @@ from cute_gemm.measure.device import compile_kernels, require_hopper
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.origin import describe_origin
 from cute_gemm.measure.records import CONTIGUOUS, DENSE, MASKED, OFFSETS
+from cute_gemm.measure.statistics import percentile
 from cute_gemm.plan.card import H100, Card
 from cute_gemm.runtime import hardware
 
@@ -178,7 +179,7 @@ def summarise(rows: Sequence[Measured]) -> None:
     counts = Counter(row.draw.op for row in rows)
     print(", ".join(f"{op}: {count}" for op, count in sorted(counts.items())) or "no time for any problem")
     for regime, ratios in judged(rows).items():
-        late = sorted(ratios)[int(0.95 * (len(ratios) - 1))]
+        late = percentile(ratios, 0.95)
         print(f"{regime}: chosen / best: mean {statistics.mean(ratios):.4f}, 95th percentile {late:.4f}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -20,9 +20,6 @@ from .config import KernelConfig
 
 BUSY_STEPS = 64
 """What the share of a card's SMs that have a CTA is counted in."""
-
-CURVES = "row_tiles", "column_tiles", "k_blocks", "busy", "waves"
-"""Over tiles along M and along N, k-blocks of a CTA, busy SMs in steps, and waves of clusters."""
 
 
 def tile_name(config: KernelConfig) -> str:
@@ -71,7 +68,10 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """The curves of alike configurations, by the names of :data:`CURVES`."""
+    """The curves of alike configurations.
+
+    Over tiles along M and along N, k-blocks of a CTA, busy SMs in steps, and waves of clusters.
+    """
 
     row_tiles: Curve = field(default_factory=Curve)
     column_tiles: Curve = field(default_factory=Curve)
@@ -84,6 +84,9 @@ class Family:
         """The least product of the factors that depend on M."""
         return self.row_tiles.least * self.busy.least * self.waves.least
 
+
+CURVES = tuple(each.name for each in fields(Family))
+"""Their names."""
 
 FLAT_FAMILY = Family()
 """Where nothing was measured."""

@@ -23,10 +23,7 @@ _of_contexts: dict[int, int] = {}
 """Addresses by CUDA context, for its default stream: green contexts have one each."""
 
 _of_captures: dict[int, Iterator[int]] = {}
-"""By device, addresses that no launch was captured with yet."""
-
-_short: set[int] = set()
-"""Devices where a capture found none left."""
+"""By device, addresses that no launch was captured with yet; no device whose captures found none left."""
 
 
 def address(device: int) -> int:
@@ -47,9 +44,8 @@ def address(device: int) -> int:
     # Asking this gives a new thread its context, too.
     if torch.cuda.is_current_stream_capturing():
         return _of_capture(device)
-    if device in _short or device not in _of_captures:
+    if device not in _of_captures:
         _of_captures[device] = iter(_for_captures())
-        _short.discard(device)
     stream = current_raw_stream(device)
     if stream == _DEFAULT_STREAM:
         context = _context()
@@ -67,7 +63,7 @@ def _of_capture(device: int) -> int:
     """The address for a launch that is captured; nothing may be made now."""
     found = next(_of_captures.get(device, iter(())), 0)
     if not found:
-        _short.add(device)
+        _of_captures.pop(device, None)
     return found
 
 

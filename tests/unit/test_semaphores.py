@@ -28,7 +28,6 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(semaphores, "_of_streams", {})
     monkeypatch.setattr(semaphores, "_of_contexts", {})
     monkeypatch.setattr(semaphores, "_of_captures", {})
-    monkeypatch.setattr(semaphores, "_short", set())
     monkeypatch.setattr(semaphores, "_for_captures", for_captures)
 
     monkeypatch.setattr(semaphores, "_context", lambda: now.context)
