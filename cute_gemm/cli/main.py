@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:
             if interrupt.came:
                 return interrupts.STATUS
-            output.complain(_in_words(error))
+            output.report(_in_words(error))
             return 1
         finally:
             output.give_up(sys.stdout, sys.stderr)

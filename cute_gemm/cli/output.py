@@ -37,10 +37,16 @@ def tamed() -> Iterator[None]:
         yield
 
 
-def complain(message: object) -> None:
-    """A line on standard error, as far as anybody reads it."""
+def report(message: object) -> None:
+    """A line on standard error that names the program, as far as anybody reads it."""
     with contextlib.suppress(OSError):
         say(f"{PROGRAM}: {in_a_line(message)}", sys.stderr)
+
+
+def report_record(record: logging.LogRecord) -> None:
+    """What a log record says, as :func:`report` does, with its level where that is more than information."""
+    level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+    report(f"{level}{record.getMessage()}")
 
 
 def give_up(*streams: TextIO) -> None:
@@ -57,7 +63,7 @@ class _Records(logging.Handler):
     """Takes what no other handler does."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(f"{record.levelname.lower()}: {record.getMessage()}")
+        report_record(record)
 
 
 def _show_warning(
@@ -68,7 +74,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    complain(f"warning: {message}")
+    report(f"warning: {message}")
 
 
 def _reconfigure(stream: Any, errors: str) -> None:

@@ -10,16 +10,23 @@ from rich.text import Text
 
 from cute_gemm.measure.console import PlainConsole, printable
 
+from .output import report_record
+
 _COMPILER = "cute_gemm.runtime.compiler"
 
 
-class _ForwardRecords(logging.Handler):
-    def __init__(self, show: Callable[[str], None]) -> None:
+class _Shown(logging.Handler):
+    """Progress goes to the line that moves, if it does; what is to stay takes a line of its own."""
+
+    def __init__(self, show: Callable[[str], None] | None) -> None:
         super().__init__(logging.INFO)
         self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._show(record.getMessage())
+        if self._show is None or record.levelno >= logging.WARNING:
+            report_record(record)
+        else:
+            self._show(record.getMessage())
 
 
 @contextmanager
@@ -35,7 +42,7 @@ def status_line(message: str) -> Iterator[Callable[[str], None]]:
             status.update(Text(printable(message)))
 
         # Where a line cannot move, only what takes seconds is worth one.
-        handler = _ForwardRecords(update if console.is_terminal else console.print)
+        handler = _Shown(update if console.is_terminal else None)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:

@@ -51,6 +51,9 @@ SHARE_OF_PROCESSES = 0.05
 
 MOST_SECONDS = 60
 
+NO_ERRORS = tuple(f"cute-gemm: {each} " for each in ("warning:", "left out:", "compiling", "compiled"))
+"""How lines on standard error begin that go with any status."""
+
 
 @dataclass
 class CommandLine:
@@ -480,9 +483,7 @@ def objections_to(line: CommandLine, ending: Ending) -> Iterator[str]:
     complaints = [each for each in err.splitlines() if not each.startswith(("usage:", " "))]
     if strays := [each for each in complaints if not each.startswith(("cute-gemm", "FAILED "))]:
         yield f"lines that do not name the program: {strays}"
-    errors = [
-        each for each in complaints if not each.startswith(("cute-gemm: warning", "cute-gemm: left out"))
-    ]
+    errors = [each for each in complaints if not each.startswith(NO_ERRORS)]
     is_slower = "SLOWER" in ending.out
     if status == 0 and errors:
         yield "errors, and status 0"

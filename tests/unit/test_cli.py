@@ -379,11 +379,12 @@ def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
     handlers = list(logger.handlers)
     with status_line("working ...") as update:
         logger.info("compiling %s ...", "256x128")
+        logger.warning("threw away %s", "one")
         update("a line that cannot move is not worth printing")
     logger.info("after")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["compiling 256x128 ..."]
+    assert err.splitlines() == ["cute-gemm: compiling 256x128 ...", "cute-gemm: warning: threw away one"]
     assert (logger.level, logger.handlers) == (logging.ERROR, handlers)
 
 
