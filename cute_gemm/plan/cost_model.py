@@ -194,19 +194,22 @@ class Rival:
         """Of a problem that is so many clusters high."""
         return -(-m_clusters * self.n_clusters // self.resident)
 
-    def factor_at(self, m_clusters: int, waves: int) -> float:
-        """The product of all factors of a problem that is so many clusters high."""
-        busy = min(m_clusters * self.n_clusters, self.resident) * self.cluster_size * BUSY_STEPS // self.sms
-        family = self.family
-        row_tiles = family.row_tiles.at(m_clusters * self.cluster_m)
-        return self.factor * row_tiles * family.busy.at(busy) * family.waves.at(waves)
+    def ctas(self, m_clusters: int) -> int:
+        """How many of them run at once."""
+        clusters, resident = m_clusters * self.n_clusters, self.resident
+        return (clusters if clusters < resident else resident) * self.cluster_size
 
-    def tiles_us(self, m: int, m_clusters: int, waves: int) -> float:
-        """All waves of tiles of M rows that are so many clusters high, if memory does not hold them up."""
+    def factor_at(self, row_tiles: int, waves: int, ctas: int) -> float:
+        """The product of all factors of a problem with so many tiles along M, waves, and CTAs at once."""
+        family = self.family
+        busy = family.busy.at(ctas * BUSY_STEPS // self.sms)
+        return self.factor * family.row_tiles.at(row_tiles) * busy * family.waves.at(waves)
+
+    def tiles_us(self, m: int, row_tiles: int, waves: int, ctas: int) -> float:
+        """All waves of its tiles, of M rows, if memory does not hold them up."""
         cost = self._cost
-        ctas = min(m_clusters * self.n_clusters, self.resident) * self.cluster_size
-        loaded = min(self.block_m, m) / self.cluster_n + self.columns
-        sharers = ctas / (self.cluster_n * min(m_clusters * self.cluster_m, ctas))
+        loaded = (self.block_m if self.block_m < m else m) / self.cluster_n + self.columns
+        sharers = ctas / (self.cluster_n * (row_tiles if row_tiles < ctas else ctas))
         late_4 = (ctas * loaded * cost.l2_us) ** 4 + (sharers * cost.line_us) ** 4
         k_block_us = (cost.k_block_4 + late_4) ** 0.25
         return waves * (self.k_blocks * k_block_us + cost.tile_us)
@@ -220,7 +223,12 @@ class Ranking:
     ) -> None:
         """Of those configurations that are candidates."""
         self._problem = problem
-        self._rates = rates
+        # Without clusters, and with them.
+        self._launches_us = rates.launch_us, rates.launch_us + rates.cluster_us
+        self._bytes_of_a_row = problem.bytes_of_rows(1)
+        # Read once, and again where groups have several rows of tiles.
+        self._bytes_of_b = problem.bytes_of_b, problem.bytes_of_b * (1 + rates.reread)
+        self._dram_bytes_per_us = rates.dram_bytes_per_us
         self._chosen: dict[int, KernelConfig] = {}
         # By what decides how many clusters of tiles rows make, and how they are launched.
         self._rivals: dict[tuple[int, int, bool], list[Rival]] = {}
@@ -256,28 +264,30 @@ class Ranking:
 
     def _fastest(self, m: int) -> Rival:
         found: Rival | None = None
-        groups, launches_us = self._problem.groups, (self._launch_us(False), self._launch_us(True))
-        drams_us = self._dram_us(m, False), self._dram_us(m, True)
+        groups, drams_us = self._problem.groups, self._drams_us(m)
         least_us, blocks, block_m = math.inf, 0, 0
         for (height, cluster_m, is_cluster), rivals in self._rivals.items():
             if height != block_m:
                 blocks, block_m = self._row_blocks(m, height), height
             m_clusters = ceil_div(blocks, cluster_m)
-            launch_us, dram_us = launches_us[is_cluster], drams_us[m_clusters > groups]
-            dram_4 = dram_us**4
+            launch_us, dram_us = self._launches_us[is_cluster], drams_us[m_clusters > groups]
+            dram_4, row_tiles = dram_us**4, m_clusters * cluster_m
             for rival in rivals:
                 if m > rival.most_m or m < rival.least_m:
                     continue
-                waves = rival.waves(m_clusters)
+                # As `rival.waves`: few rivals get any further, so a call would be much of what they take.
+                waves = -(-m_clusters * rival.n_clusters // rival.resident)
                 # Tiles and memory together take no less than either.
                 least_tiles_us = waves * rival.least_us
                 at_least_us = launch_us + (least_tiles_us if least_tiles_us > dram_us else dram_us)
                 if at_least_us * rival.least_factor >= least_us:
                     continue
-                factor = rival.factor_at(m_clusters, waves)
+                ctas = rival.ctas(m_clusters)
+                factor = rival.factor_at(row_tiles, waves, ctas)
                 if at_least_us * factor >= least_us:
                     continue
-                us = (launch_us + (rival.tiles_us(m, m_clusters, waves) ** 4 + dram_4) ** 0.25) * factor
+                tiles_us = rival.tiles_us(m, row_tiles, waves, ctas)
+                us = (launch_us + (tiles_us**4 + dram_4) ** 0.25) * factor
                 if us < least_us:
                     found, least_us = rival, us
         if found is None:
@@ -287,27 +297,23 @@ class Ranking:
     def predict(self, m: int, rival: Rival) -> Choice:
         """What M rows are predicted to take with a rival."""
         m_clusters = ceil_div(self._row_blocks(m, rival.block_m), rival.cluster_m)
-        waves = rival.waves(m_clusters)
+        row_tiles, waves, ctas = m_clusters * rival.cluster_m, rival.waves(m_clusters), rival.ctas(m_clusters)
         return Choice(
             rival.config,
-            self._launch_us(rival.cluster_size > 1),
+            self._launches_us[rival.cluster_size > 1],
             waves,
-            rival.tiles_us(m, m_clusters, waves),
-            self._dram_us(m, m_clusters > self._problem.groups),
-            rival.factor_at(m_clusters, waves),
+            rival.tiles_us(m, row_tiles, waves, ctas),
+            self._drams_us(m)[m_clusters > self._problem.groups],
+            rival.factor_at(row_tiles, waves, ctas),
         )
-
-    def _launch_us(self, is_cluster: bool) -> float:
-        return self._rates.launch_us + (self._rates.cluster_us if is_cluster else 0)
 
     def _row_blocks(self, m: int, height: int) -> int:
         return self._problem.layout.row_blocks(m, self._problem.groups, height)
 
-    def _dram_us(self, m: int, reads_again: bool) -> float:
-        """What it takes to read the operands, B again or not, and to write the result."""
-        problem, rates = self._problem, self._rates
-        of_b = problem.bytes_of_b * (1 + rates.reread if reads_again else 1)
-        return (problem.bytes_of_rows(m) + of_b) / rates.dram_bytes_per_us
+    def _drams_us(self, m: int) -> tuple[float, float]:
+        """What it takes to read the operands, B once or again, and to write the result."""
+        rows, (once, again) = m * self._bytes_of_a_row, self._bytes_of_b
+        return (rows + once) / self._dram_bytes_per_us, (rows + again) / self._dram_bytes_per_us
 
 
 @cache

@@ -317,9 +317,9 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often a rival was worked out since it was last asked."""
     real, count = cost_model.Rival.tiles_us, [0]
 
-    def counted(self: cost_model.Rival, m: int, m_clusters: int, waves: int) -> float:
+    def counted(self: cost_model.Rival, *counts: int) -> float:
         count[0] += 1
-        return real(self, m, m_clusters, waves)
+        return real(self, *counts)
 
     monkeypatch.setattr(cost_model.Rival, "tiles_us", counted)
 
