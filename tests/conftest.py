@@ -38,6 +38,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(cute_gemm.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
+# Of several processes each has its share of the cores: else torch's threads would wait for each other's.
+if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    SHARE = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+    torch.set_num_threads(SHARE)
+    os.environ.setdefault("OMP_NUM_THREADS", str(SHARE))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
