@@ -136,6 +136,7 @@ class _Walk:
         self.files: dict[str, str] = {}
         self.code: list[tuple[types.CodeType, str]] = []
         self.unknown: list[str] = []
+        self._texts: dict[str, list[types.CodeType]] = {}
         self._numbers: dict[Any, int] = {}
         # Keeps what was found alive, so that no address comes to stand for another object.
         self._found: list[tuple[object, Callable[[], Iterable[str]]]] = []
@@ -286,11 +287,24 @@ class _Walk:
             path = of_module
         if path.is_absolute() and path.is_file():
             self.code.append((code, str(path)))
-            return self._file(path)
-        lines = linecache.getlines(code.co_filename, function.__globals__)[code.co_firstlineno - 1 :]
-        if lines:
-            return "".join(inspect.getblock(lines))
+            return f"{self._file(path)} {self._place(code, str(path), path.read_bytes)}"
+        lines = linecache.getlines(code.co_filename, function.__globals__)
+        own = lines[code.co_firstlineno - 1 :]
+        if own:
+            place = self._place(code, code.co_filename, "".join(lines).encode)
+            return f"{''.join(inspect.getblock(own))} {place}"
         return self._number(id(code), code, lambda: self._bare_code(code))
+
+    def _place(self, code: types.CodeType, path: str, read: Callable[[], bytes]) -> str:
+        """Which of the functions of a text it is: several may have one name, and lie in one line."""
+        if path not in self._texts:
+            try:
+                self._texts[path] = list(_all_code(read(), path))
+            except (OSError, SyntaxError, ValueError):
+                self._texts[path] = []
+        every = self._texts[path]
+        # Of one that is not there, the text has changed since it was read.
+        return f"function {every.index(code)}" if code in every else self.refer(code)
 
     def _bare_code(self, code: types.CodeType) -> Iterator[str]:
         yield f"code {sys.version} {code.co_code.hex()} {code.co_names} {code.co_varnames}"

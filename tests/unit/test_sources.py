@@ -181,6 +181,41 @@ class Part:
 """
 
 
+SAME_NAMES = """
+def made(twice):
+    if twice:
+        def function(x):
+            return 2 * x
+    else:
+        def function(x):
+            return 3 * x
+    return function
+
+
+def first(): return lambda x: 2 * x
+def second(): return lambda x: 3 * x
+both = (lambda x: 2 * x), (lambda x: 3 * x)
+"""
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_functions_of_one_name_are_told_apart(folder: Path, has_file: bool) -> None:
+    if has_file:
+        (folder / "names.py").write_text(SAME_NAMES)
+        module: Any = importlib.import_module("names")
+    else:
+        module = types.SimpleNamespace()
+        name = "<cell of names>"
+        linecache.cache[name] = (len(SAME_NAMES), None, SAME_NAMES.splitlines(keepends=True), name)
+        exec(compile(SAME_NAMES, name, "exec"), module.__dict__)
+    pairs = (module.made(True), module.made(False)), module.both, (module.first(), module.second())
+    for one, other in pairs:
+        digests = {sources.read(each).digest for each in (one, other, one)}
+        assert len(digests) == 2
+        assert not sources.read(one).objection()
+    assert sources.read(module.made(True)).digest == sources.read(module.made(True)).digest
+
+
 @pytest.mark.parametrize(
     ("old", "new", "differs"),
     [
