@@ -1,0 +1,32 @@
+"""Pieces of rows, to and from registers: of matrices (rows, columns, matrices) whose columns are contiguous."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int64, Uint32
+
+PIECE = 16
+"""Bytes that a thread loads at once."""
+
+
+def load(words: cute.Tensor, source: cute.Tensor, place: tuple):
+    """Loads a piece into four 32-bit ``words``, from a place that is a multiple of its size."""
+    pointer = cute.make_ptr(
+        Uint32, address_of(source, place), cutlass.AddressSpace.gmem, assumed_align=PIECE
+    )
+    cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(PIECE // 4)), words)
+
+
+def store(values: cute.Tensor, first: int, size: int, target: cute.Tensor, place: tuple):
+    """Stores ``size`` bytes of ``values`` with one instruction, to a place that is a multiple of as many."""
+    layout, address = cute.make_layout(size), address_of(target, place)
+    pointer = cute.make_ptr(values.element_type, address, cutlass.AddressSpace.gmem, assumed_align=size)
+    cute.autovec_copy(cute.make_tensor(values.iterator + first, layout), cute.make_tensor(pointer, layout))
+
+
+def address_of(tensor: cute.Tensor, place: tuple) -> Int64:
+    """Of an element; computed in 64 bits whatever the strides are."""
+    row, column, matrix = place
+    offset = Int64(row) * tensor.stride[0] + column
+    if not isinstance(tensor.shape[2], int):
+        offset += Int64(matrix) * tensor.stride[2]
+    return tensor.iterator.toint() + offset * (tensor.element_type.width // 8)

@@ -1,0 +1,78 @@
+"""Which kernel quantises: from what is asked for to what is compiled. Pure Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+E4M3_MAX = 448.0
+"""The largest magnitude that e4m3 holds: where the largest of a block comes to lie."""
+
+SMALLEST_SCALE = 2.0**-126
+"""The smallest normal FP32 number: a smaller scale would lose bits, and its inverse would overflow."""
+
+SOURCE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Types that are quantised, and the size of their elements in bytes."""
+
+_SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+@dataclass(frozen=True, slots=True)
+class RowQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.by_rows` is compiled for.
+
+    Args:
+        dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
+        source: what of it is quantised, by the names of ``SOURCES`` there.
+        rows: which of its rows, by the names of ``ROWS`` there.
+        is_power_of_two: whether scales are rounded up to powers of two.
+        passes: rows that each thread has part of.
+    """
+
+    dtype: str
+    source: str = "plain"
+    rows: str = "all"
+    is_power_of_two: bool = False
+    passes: int = 2
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_1x128_bf16_swiglu_gathered_pow2_x2``."""
+        parts = ["quantize_1x128", _SHORT_NAMES[self.dtype]]
+        parts += [each for each, usual in ((self.source, "plain"), (self.rows, "all")) if each != usual]
+        parts += ["pow2"] if self.is_power_of_two else []
+        return "_".join([*parts, f"x{self.passes}"])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.by_blocks` is compiled for.
+
+    Args:
+        dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
+        is_power_of_two: whether scales are rounded up to powers of two.
+    """
+
+    dtype: str
+    is_power_of_two: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_128x128_bf16_pow2``."""
+        return f"quantize_128x128_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class BothWaysQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.both_ways` is compiled for.
+
+    Args:
+        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+    """
+
+    dtype: str
+    is_power_of_two: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_both_ways_bf16_pow2``."""
+        return f"quantize_both_ways_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
