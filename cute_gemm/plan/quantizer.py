@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 E4M3_MAX = 448.0
 """The largest magnitude that e4m3 holds: where the largest of a block comes to lie."""
@@ -10,10 +11,21 @@ E4M3_MAX = 448.0
 SMALLEST_SCALE = 2.0**-126
 """The smallest normal FP32 number: a smaller scale would lose bits, and its inverse would overflow."""
 
+BLOCK = 128
+"""Elements along K, and rows of a weight, that share a scale."""
+
+MAX_MATRICES = 65535
+"""Most matrices of one call: a grid's second dimension."""
+
 SOURCE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Types that are quantised, and the size of their elements in bytes."""
 
 _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+def _dtype_name(of: Any) -> str:
+    """What of a quantiser's name says what it takes, such as ``bf16`` or ``bf16_3d``."""
+    return _SHORT_NAMES[of.dtype] + ("_3d" if of.has_matrices else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +34,7 @@ class RowQuantizer:
 
     Args:
         dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
+        has_matrices: whether it comes as several matrices.
         source: what of it is quantised, by the names of ``SOURCES`` there.
         rows: which of its rows, by the names of ``ROWS`` there.
         is_power_of_two: whether scales are rounded up to powers of two.
@@ -29,6 +42,7 @@ class RowQuantizer:
     """
 
     dtype: str
+    has_matrices: bool = False
     source: str = "plain"
     rows: str = "all"
     is_power_of_two: bool = False
@@ -37,7 +51,7 @@ class RowQuantizer:
     @property
     def name(self) -> str:
         """Such as ``quantize_1x128_bf16_swiglu_gathered_pow2_x2``."""
-        parts = ["quantize_1x128", _SHORT_NAMES[self.dtype]]
+        parts = ["quantize_1x128", _dtype_name(self)]
         parts += [each for each, usual in ((self.source, "plain"), (self.rows, "all")) if each != usual]
         parts += ["pow2"] if self.is_power_of_two else []
         return "_".join([*parts, f"x{self.passes}"])
@@ -49,16 +63,18 @@ class BlockQuantizer:
 
     Args:
         dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
+        has_matrices: whether it comes as several matrices.
         is_power_of_two: whether scales are rounded up to powers of two.
     """
 
     dtype: str
+    has_matrices: bool = False
     is_power_of_two: bool = False
 
     @property
     def name(self) -> str:
         """Such as ``quantize_128x128_bf16_pow2``."""
-        return f"quantize_128x128_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
+        return f"quantize_128x128_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +82,38 @@ class BothWaysQuantizer:
     """What a kernel of :mod:`cute_gemm.kernels.quantize.both_ways` is compiled for.
 
     Args:
-        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+        dtype, has_matrices, is_power_of_two: as of :class:`BlockQuantizer`.
     """
 
     dtype: str
+    has_matrices: bool = False
     is_power_of_two: bool = False
 
     @property
     def name(self) -> str:
         """Such as ``quantize_both_ways_bf16_pow2``."""
-        return f"quantize_both_ways_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
+        return f"quantize_both_ways_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class NormQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.normed` is compiled for.
+
+    Args:
+        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+        has_residual: whether one is added before.
+        steps: pieces of a row that a thread has.
+    """
+
+    dtype: str
+    is_power_of_two: bool = False
+    has_residual: bool = False
+    steps: int = 4
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_normed_bf16_residual_pow2_x4``."""
+        parts = ["quantize_normed", _SHORT_NAMES[self.dtype]]
+        parts += ["residual"] if self.has_residual else []
+        parts += ["pow2"] if self.is_power_of_two else []
+        return "_".join([*parts, f"x{self.steps}"])

@@ -11,6 +11,7 @@ from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
 from cutlass.memory import SmemAllocator
 
 from ...plan.quantizer import BothWaysQuantizer
+from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
@@ -21,8 +22,6 @@ from .tile import LANES, OWN, ROWS, SIDE, THREADS, WARPS, TilePart
 _WORDS = SIDE // ROWS
 _PITCH = _WORDS + 1
 """Words from a column to the next in shared memory: odd, so that what lanes write lies in many banks."""
-
-
 
 
 def _transposed():
@@ -59,8 +58,10 @@ class QuantizeBothWays:
         mX, mQ, mS, mQT, mST = (as_matrices(tensor) for tensor in (mX, mQ, mS, mQT, mST))
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold(mX, mQ, mS, (), 1) and preconditions.hold(mX, mQT, mST, (), 1)
-            preconditions.report(status, Int32(go))
+            go = preconditions.hold((mX,), ((mQ, mS), (mQT, mST)), (1, 1))
+            go = go and preconditions.do_not_meet(mQ, mQT) and preconditions.do_not_meet(mQ, mST)
+            go = go and preconditions.do_not_meet(mS, mQT) and preconditions.do_not_meet(mS, mST)
+            report(status, Int32(go))
         if go:
             row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
             self.kernel(mX, mQ, mS, mQT, mST, cute.FastDivmodDivisorV2(k_tiles)).launch(

@@ -8,7 +8,8 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Int32, Int64
 from cutlass.memory import SmemAllocator
 
-from ...plan.quantizer import BlockQuantizer
+from ...plan.quantizer import BLOCK, BlockQuantizer
+from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
@@ -37,8 +38,8 @@ class QuantizeByBlocks:
         mX, mQ, mS = (as_matrices(tensor) for tensor in (mX, mQ, mS))
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold(mX, mQ, mS, (), 1)
-            preconditions.report(status, Int32(go))
+            go = preconditions.hold((mX,), ((mQ, mS),), (BLOCK,))
+            report(status, Int32(go))
         if go:
             row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
             self.kernel(mX, mQ, mS, cute.FastDivmodDivisorV2(k_tiles)).launch(

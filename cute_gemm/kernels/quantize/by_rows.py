@@ -7,8 +7,8 @@ once is contiguous:
     element     0        8        ...      56       64       72       ...      120    of bf16
     lane        0        1                 7        0        1                 7
 
-Each thread has its part of several rows, and asks for all of it before it looks at any. What bounds the kernel
-is memory; nothing is shared between warps.
+Each thread has its part of several rows, and asks for all of it before it looks at any. What bounds the
+kernel is memory; nothing is shared between warps.
 """
 
 from typing import Any
@@ -17,16 +17,14 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Boolean, Float8E4M3FN, Float16, Float32, Int32, Int64, Uint32
 
-from ...plan.quantizer import RowQuantizer
+from ...plan.quantizer import BLOCK, RowQuantizer
+from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .memory import PIECE, load, store
 from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
-
-BLOCK = 128
-"""Elements that share a scale."""
 
 LANES = 8
 """Threads that have a block."""
@@ -77,8 +75,9 @@ class QuantizeByRows:
         mX, mQ, mS = (as_matrices(tensor) for tensor in (mX, mQ, mS))
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold(mX, mQ, mS, index, self.source.parts)
-            preconditions.report(status, Int32(go))
+            go = preconditions.hold((mX, *index), ((mQ, mS),), (1,))
+            go = go and mX.shape[1] == self.source.parts * mQ.shape[1]
+            report(status, Int32(go))
         if go:
             rows = self.rows.of(mX.shape[0], *index)
             k_tiles = cute.ceil_div(mQ.shape[1], self.tile[1] * BLOCK)
@@ -135,4 +134,3 @@ class QuantizeByRows:
                         store(quantized, piece * self.piece, self.piece, mQ, (row, at, matrix))
                 if lane == 0 and column < k:
                     mS[row, block, matrix] = scale
-

@@ -1,4 +1,4 @@
-"""Pieces of rows, to and from registers: of matrices (rows, columns, matrices) whose columns are contiguous."""
+"""Pieces of rows, to and from registers, of (rows, columns, matrices) whose columns are contiguous."""
 
 import cutlass
 import cutlass.cute as cute
@@ -10,16 +10,20 @@ PIECE = 16
 
 def load(words: cute.Tensor, source: cute.Tensor, place: tuple):
     """Loads a piece into four 32-bit ``words``, from a place that is a multiple of its size."""
-    pointer = cute.make_ptr(
-        Uint32, address_of(source, place), cutlass.AddressSpace.gmem, assumed_align=PIECE
-    )
+    pointer = cute.make_ptr(Uint32, address_of(source, place), cutlass.AddressSpace.gmem, assumed_align=PIECE)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(PIECE // 4)), words)
 
 
-def store(values: cute.Tensor, first: int, size: int, target: cute.Tensor, place: tuple):
-    """Stores ``size`` bytes of ``values`` with one instruction, to a place that is a multiple of as many."""
-    layout, address = cute.make_layout(size), address_of(target, place)
-    pointer = cute.make_ptr(values.element_type, address, cutlass.AddressSpace.gmem, assumed_align=size)
+@cute.jit
+def store(
+    values: cute.Tensor, first: cutlass.Constexpr[int], size: cutlass.Constexpr[int], target, place: tuple
+):
+    """Stores ``size`` of ``values`` with one instruction, to a place that is a multiple of what they take."""
+    layout, width = cute.make_layout(size), values.element_type.width // 8
+    address = address_of(target, place)
+    pointer = cute.make_ptr(
+        values.element_type, address, cutlass.AddressSpace.gmem, assumed_align=size * width
+    )
     cute.autovec_copy(cute.make_tensor(values.iterator + first, layout), cute.make_tensor(pointer, layout))
 
 

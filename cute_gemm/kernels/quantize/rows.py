@@ -82,7 +82,7 @@ class OwnedRows:
 
 @dataclass(frozen=True)
 class RowsByOffsets:
-    """Rows of groups that follow each other, of which each ends where an offset says: the layout by offsets."""
+    """Rows of groups, one behind the other, of which each ends where an offset says."""
 
     ends: cute.Tensor  # (groups,)
     alignment: Int32
