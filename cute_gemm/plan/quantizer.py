@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .limits import ceil_div
+
 E4M3_MAX = 448.0
 """The largest magnitude that e4m3 holds: where the largest of a block comes to lie."""
 
@@ -17,7 +19,20 @@ BLOCK = 128
 MAX_MATRICES = 65535
 """Most matrices of one call: a grid's second dimension."""
 
-SOURCE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+PIECE = 16
+"""Bytes that a thread loads at once."""
+
+NORM_THREADS = 256
+"""That have a row."""
+
+INTERLEAVE = 8
+"""Columns of a gate, then as many of what it opens for, where they alternate."""
+
+FEW_ELEMENTS = 1 << 20
+"""Of a source, up to which each thread has part of one row: more threads than an H100 runs at once do not
+come of it."""
+
+SOURCE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Types that are quantised, and the size of their elements in bytes."""
 
 _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -37,6 +52,7 @@ class RowQuantizer:
         has_matrices: whether it comes as several matrices.
         source: what of it is quantised, by the names of ``SOURCES`` there.
         rows: which of its rows, by the names of ``ROWS`` there.
+        index_dtype: of the vector that says so, if there is one.
         is_power_of_two: whether scales are rounded up to powers of two.
         passes: rows that each thread has part of.
     """
@@ -45,6 +61,7 @@ class RowQuantizer:
     has_matrices: bool = False
     source: str = "plain"
     rows: str = "all"
+    index_dtype: str = "int32"
     is_power_of_two: bool = False
     passes: int = 2
 
@@ -53,6 +70,7 @@ class RowQuantizer:
         """Such as ``quantize_1x128_bf16_swiglu_gathered_pow2_x2``."""
         parts = ["quantize_1x128", _dtype_name(self)]
         parts += [each for each, usual in ((self.source, "plain"), (self.rows, "all")) if each != usual]
+        parts += ["i64"] if self.index_dtype == "int64" else []
         parts += ["pow2"] if self.is_power_of_two else []
         return "_".join([*parts, f"x{self.passes}"])
 
@@ -110,6 +128,15 @@ class NormQuantizer:
     has_residual: bool = False
     steps: int = 4
 
+    @staticmethod
+    def of(dtype: str, k: int, has_residual: bool, is_power_of_two: bool) -> NormQuantizer | None:
+        """For rows of K elements; None where they are too many for a CTA's registers."""
+        pieces = ceil_div(k * SOURCE_BYTES[dtype], PIECE * NORM_THREADS)
+        for steps in (1, 2, 4, 8):
+            if pieces <= steps:
+                return NormQuantizer(dtype, is_power_of_two, has_residual, steps)
+        return None
+
     @property
     def name(self) -> str:
         """Such as ``quantize_normed_bf16_residual_pow2_x4``."""
@@ -117,3 +144,7 @@ class NormQuantizer:
         parts += ["residual"] if self.has_residual else []
         parts += ["pow2"] if self.is_power_of_two else []
         return "_".join([*parts, f"x{self.steps}"])
+
+
+Quantizer = RowQuantizer | BlockQuantizer | BothWaysQuantizer | NormQuantizer
+"""Any of them."""

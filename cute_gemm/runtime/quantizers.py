@@ -1,21 +1,140 @@
-"""From a quantiser's configuration to a launch: the road of :mod:`.launcher`, without a choice.
+"""From a call that quantises to a launch: the road of :mod:`.launcher`, for other kernels.
 
-A kernel's host code judges what it is given. Where it declines, torch quantises, on the same device.
+    fast path   :func:`launch_known`   what asks for a kernel that ran before -> its host code checks it all
+    slow path   :func:`launch`         configuration -> compiled now, or found -> the same host code
+
+A kernel's host code judges what it is given. Where it declines on the slow path, too, torch quantises on the
+same device: K is no multiple of 16, say, or rows do not begin on 16 bytes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..plan.quantizer import BlockQuantizer, BothWaysQuantizer, NormQuantizer, RowQuantizer
-from . import caller, compiler, hardware, selection
+from .. import settings
+from ..contract import OWNING_TYPES
+from ..plan.launch_policy import LaunchFlags
+from ..plan.limits import SCALE_STRIDE_MULTIPLE, ceil_div
+from ..plan.quantizer import Quantizer
+from . import compiler, quantizer_builder, selection
+from .caller import caller, several_devices
+from .torch_internals import derivatives_may_be_tracked
 
-Quantizer = RowQuantizer | BlockQuantizer | BothWaysQuantizer | NormQuantizer
+_kernels: dict[Hashable, Callable[..., None]] = {}
+"""By what asks for them: kernels that the slow path has launched."""
 
-_kernels: dict[tuple[Quantizer, int], Callable[..., None]] = {}
-"""Of quantisers that were launched on a device."""
+
+def forget() -> None:
+    """Has the next call of each kind take the slow path, as in a new process."""
+    _kernels.clear()
+
+
+# A forked child cannot use the CUDA of its parent: nothing is launched there, and torch says so.
+os.register_at_fork(after_in_child=forget)
+
+
+def known(key: Hashable) -> Callable[..., None] | None:
+    """The kernel that was launched for ``key``, which names a device."""
+    return _kernels.get(key)
+
+
+def launch_known(
+    kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...] = ()
+) -> bool:
+    """Launches ``kernel`` on the current stream if its host code finds the arguments in order.
+
+    Args:
+        kernel: as :func:`known` gives it, for the device of all tensors.
+        arguments, behind: what it takes before its flags, and behind its status.
+
+    Returns:
+        Whether it has; else nothing was done.
+    """
+    if not caller.has_context:
+        caller.get_ready()
+    caller.launched.value = 0
+    now = settings.current()
+    flags = LaunchFlags(0) if now.dependent_launch is False else LaunchFlags.PDL
+    try:
+        kernel(*arguments, int(flags), caller.address, *behind)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return bool(caller.launched.value)
+
+
+def launch(
+    key: Hashable,
+    config: Quantizer,
+    device: int,
+    arguments: tuple[Any, ...],
+    behind: tuple[Any, ...] = (),
+) -> bool:
+    """Launches the kernel of ``config`` on the current stream of a device, and remembers it for ``key``.
+
+    Args:
+        key: what asks for it; it names the device.
+        config: the kernel's, which is compiled now if need be.
+        device: that of all tensors.
+        arguments, behind: as of :func:`launch_known`.
+
+    Returns:
+        As of :func:`launch_known`.
+
+    Raises:
+        ImportError: the DSL is missing.
+        RuntimeError: a CUDA graph is being captured, and the kernel was not launched before on this device.
+
+    Warns:
+        KernelWarning: it was compiled now, and spills.
+    """
+    with torch.cuda.device(device):
+        selection.require_loaded(config, f"quantising needs the kernel {config.name}", "", device)
+        kernel = compiler.instance(
+            (type(config).__name__, config), lambda: quantizer_builder.build(config), config.name
+        )
+        if not launch_known(kernel, arguments, behind):
+            return False
+        selection.note_launched(config, device)
+    _kernels[key] = kernel
+    return True
+
+
+def are_plain(x: Tensor, *others: Any) -> bool:
+    """Whether all are tensors that own their memory, of which no derivative is asked; None stands for none.
+
+    And whether ``x`` is on the current device.
+    """
+    if derivatives_may_be_tracked():
+        return False
+    is_recorded = torch.is_grad_enabled()
+    for each in (x, *others):
+        if each is None:
+            continue
+        if type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad):
+            return False
+    return not several_devices() or x.get_device() == torch.cuda.current_device()
+
+
+def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:
+    """Strides of scales ``[..., M, K / 128]``: row-major, or M-major and padded as TMA wants it."""
+    if len(shape) == 1:
+        return (1,)
+    *matrices, rows, columns = shape
+    pitch = ceil_div(rows, SCALE_STRIDE_MULTIPLE) * SCALE_STRIDE_MULTIPLE if m_major else columns
+    strides, size = ([1, pitch], columns * pitch) if m_major else ([columns, 1], rows * columns)
+    for count in reversed(matrices):
+        strides.insert(0, size)
+        size *= count
+    return tuple(strides)
+
+
+def written(*given: Tensor | None) -> None:
+    """Says of results that were given that they have changed: autograd would not notice otherwise."""
+    for each in given:
+        if each is not None:
+            torch.autograd.graph.increment_version(each)

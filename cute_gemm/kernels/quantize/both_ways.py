@@ -10,13 +10,13 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
 from cutlass.memory import SmemAllocator
 
-from ...plan.quantizer import BothWaysQuantizer
+from ...plan.quantizer import PIECE, BothWaysQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import PIECE, store
+from .memory import store
 from .tile import LANES, OWN, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS

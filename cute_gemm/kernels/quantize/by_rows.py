@@ -17,12 +17,12 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Boolean, Float8E4M3FN, Float16, Float32, Int32, Int64, Uint32
 
-from ...plan.quantizer import BLOCK, RowQuantizer
+from ...plan.quantizer import BLOCK, PIECE, RowQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
-from .memory import PIECE, load, store
+from .memory import load, store
 from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
 

@@ -4,8 +4,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int64, Uint32
 
-PIECE = 16
-"""Bytes that a thread loads at once."""
+from ...plan.quantizer import PIECE
 
 
 def load(words: cute.Tensor, source: cute.Tensor, place: tuple):

@@ -10,16 +10,16 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32, const_expr
 from cutlass.memory import SmemAllocator
 
-from ...plan.quantizer import BLOCK, NormQuantizer
+from ...plan.quantizer import BLOCK, NORM_THREADS, PIECE, NormQuantizer
 from ..preconditions import are_apart, report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import PIECE, load, store
+from .memory import load, store
 
-WARPS = 8
-THREADS = WARPS * WARP
+THREADS = NORM_THREADS
+WARPS = THREADS // WARP
 
 
 class QuantizeNormed:

@@ -5,9 +5,8 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int64, const_expr
 
 from ...plan.limits import K_MULTIPLE, MAX_ALIGNMENT, MAX_EXTENT
-from ...plan.quantizer import BLOCK, MAX_MATRICES
+from ...plan.quantizer import BLOCK, MAX_MATRICES, PIECE
 from ..preconditions import are_apart, place_of
-from .memory import PIECE
 
 
 @cute.jit

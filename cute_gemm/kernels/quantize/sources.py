@@ -8,10 +8,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
+from ...plan.quantizer import INTERLEAVE
 from . import elements
-
-INTERLEAVE = 8
-"""Columns of the gate, then as many of what it opens for, where they alternate."""
 
 
 @dataclass(frozen=True)

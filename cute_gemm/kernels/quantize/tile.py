@@ -10,8 +10,9 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Uint32
 
+from ...plan.quantizer import PIECE
 from ..sm90.threads import WARP
-from .memory import PIECE, load
+from .memory import load
 
 SIDE = 128
 LANES = 8

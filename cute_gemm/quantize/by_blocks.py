@@ -1,0 +1,69 @@
+"""128x128: a scale for each block of 128 rows and columns of a weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..contract import ambient, quantizing
+from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
+from ..plan.quantizer import BlockQuantizer
+from ..runtime import hardware, quantizers
+from . import formula
+
+
+def quantize_128x128(
+    w: Tensor,
+    *,
+    power_of_two_scales: bool = False,
+    out: Tensor | None = None,
+    scales_out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Quantise matrices to e4m3 with one scale per block of 128 rows and 128 columns.
+
+    Args:
+        w: ``[..., N, K]``, such as one matrix ``[N, K]`` or one for each group ``[G, N, K]``; fp32, bf16 or
+            fp16, any strides, any device; neither N nor K need be a multiple of 128. A parameter is to be
+            detached, `w.detach()`. A kernel of its own does it where `quantize_1x128` says.
+        power_of_two_scales: round every scale up to a power of two (up, so that nothing saturates).
+        out: e4m3 ``[..., N, K]`` to write; None to allocate.
+        scales_out: fp32 ``[..., ceil(N/128), ceil(K/128)]`` to write, of any strides; None to allocate.
+
+    Returns:
+        ``q``: e4m3 ``[..., N, K]``, contiguous, and ``s``: fp32 ``[..., ceil(N/128), ceil(K/128)]``,
+        contiguous; or ``out`` and ``scales_out``. No block reaches from one matrix into the next.
+        Scales, zero blocks, tiny values, NaN and infinities are treated as by `quantize_1x128`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``w`` has fewer
+            than two dimensions.
+    """
+    quantizing.require_flags(power_of_two_scales=power_of_two_scales)
+    quantizing.require_source("w", w, 2, "[..., N, K]: `w[None]` is a single row")
+    shape = tuple(w.shape)
+    scale_shape = (*shape[:-2], scale_blocks(shape[-2]), scale_blocks(shape[-1]))
+    quantizing.require_result("out", out, shape, E4M3, w=w)
+    read = {"w": w} if out is None else {"w": w, "out": out}
+    quantizing.require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, **read)
+    q = w.new_empty(shape, dtype=E4M3) if out is None else out
+    s = w.new_empty(scale_shape, dtype=SCALE_DTYPE) if scales_out is None else scales_out
+    if not _launch(w, q, s, power_of_two_scales):
+        with ambient.no_autocast(w.device):
+            formula.quantize_blocks(w, q, s, power_of_two_scales)
+    quantizers.written(out, scales_out)
+    return q, s
+
+
+def _launch(w: Tensor, q: Tensor, s: Tensor, power_of_two: bool) -> bool:
+    """On a Hopper GPU, if a kernel takes such tensors."""
+    if torch.compiler.is_compiling() or not w.is_cuda or not w.numel():
+        return False
+    device = w.get_device()
+    if not hardware.is_hopper(device):
+        return False
+    if w.dim() > 3 and all(each.is_contiguous() for each in (w, q, s)):
+        w, q, s = (each.flatten(0, -3) for each in (w, q, s))
+    if w.dim() not in (2, 3):
+        return False
+    config = BlockQuantizer(str(w.dtype).removeprefix("torch."), w.dim() == 3, power_of_two)
+    return quantizers.launch((config, device), config, device, (w, q, s))
