@@ -12,7 +12,16 @@ from .ops import (
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
 )
-from .quantize import dequantize_1x128, dequantize_128x128, m_major, quantize_1x128, quantize_128x128
+from .quantize import (
+    dequantize_1x128,
+    dequantize_128x128,
+    m_major,
+    quantize_1x128,
+    quantize_128x128,
+    quantize_both_ways,
+    rms_norm_quantize_1x128,
+    swiglu_quantize_1x128,
+)
 from .settings import config
 
 __version__ = "0.1.0"
@@ -30,4 +39,7 @@ __all__ = [
     "m_major",
     "quantize_1x128",
     "quantize_128x128",
+    "quantize_both_ways",
+    "rms_norm_quantize_1x128",
+    "swiglu_quantize_1x128",
 ]

@@ -22,8 +22,8 @@ MAX_MATRICES = 65535
 PIECE = 16
 """Bytes that a thread loads at once."""
 
-NORM_THREADS = 256
-"""That have a row."""
+_NORM_CTAS = ((128, 1), (256, 1), (256, 2), (256, 4), (512, 4))
+"""Threads, and pieces of each, that have a row. More pieces take more than 64 registers."""
 
 INTERLEAVE = 8
 """Columns of a gate, then as many of what it opens for, where they alternate."""
@@ -120,30 +120,32 @@ class NormQuantizer:
     Args:
         dtype, is_power_of_two: as of :class:`BlockQuantizer`.
         has_residual: whether one is added before.
-        steps: pieces of a row that a thread has.
+        threads: that have a row, a multiple of 32.
+        steps: pieces of it that each has.
     """
 
     dtype: str
     is_power_of_two: bool = False
     has_residual: bool = False
+    threads: int = 256
     steps: int = 4
 
     @staticmethod
     def of(dtype: str, k: int, has_residual: bool, is_power_of_two: bool) -> NormQuantizer | None:
         """For rows of K elements; None where they are too many for a CTA's registers."""
-        pieces = ceil_div(k * SOURCE_BYTES[dtype], PIECE * NORM_THREADS)
-        for steps in (1, 2, 4, 8):
-            if pieces <= steps:
-                return NormQuantizer(dtype, is_power_of_two, has_residual, steps)
+        pieces = ceil_div(k * SOURCE_BYTES[dtype], PIECE)
+        for threads, steps in _NORM_CTAS:
+            if pieces <= threads * steps:
+                return NormQuantizer(dtype, is_power_of_two, has_residual, threads, steps)
         return None
 
     @property
     def name(self) -> str:
-        """Such as ``quantize_normed_bf16_residual_pow2_x4``."""
+        """Such as ``quantize_normed_bf16_residual_pow2_256x4``."""
         parts = ["quantize_normed", _SHORT_NAMES[self.dtype]]
         parts += ["residual"] if self.has_residual else []
         parts += ["pow2"] if self.is_power_of_two else []
-        return "_".join([*parts, f"x{self.steps}"])
+        return "_".join([*parts, f"{self.threads}x{self.steps}"])
 
 
 Quantizer = RowQuantizer | BlockQuantizer | BothWaysQuantizer | NormQuantizer

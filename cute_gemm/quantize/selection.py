@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from ..contract import grouping, memory
-from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS
+from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS, Count
+from ..plan.limits import MAX_ALIGNMENT
 from ..row_groups import offsets_row_groups
 
 KINDS = {"rows": "gathered", "valid_rows": "valid", "group_index": "owned", "offsets": "offsets"}
 """Arguments that select rows, and which of ``ROWS`` in :mod:`cute_gemm.kernels.quantize.by_rows` does so."""
+
+_INDEXES = {each.index.name: each.index for each in (MASKED, CONTIGUOUS, OFFSETS) if each.index is not None}
+_ALIGNMENT = Count("alignment", MAX_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,7 @@ class Selection:
         given = [(name, value) for name, value in every if value is not None]
         if len(given) > 1:
             names = " and ".join(name for name, _ in given)
-            raise ValueError(
-                f"{names} are given; wanted at most one of them, which says what rows there are"
-            )
+            raise ValueError(f"{names} are given; wanted at most one of them, which says what rows there are")
         return Selection(*given[0], alignment) if given else Selection()
 
     @property
@@ -74,13 +76,11 @@ class Selection:
         if self.kind == "gathered":
             _require_row_numbers(self.index)
         elif self.kind == "offsets":
-            assert OFFSETS.index is not None
-            grouping.require_index(OFFSETS.index, self.index, self.index.shape[0] if self.index.dim() else 0)
-            grouping.require_count(OFFSETS.count, self.alignment)
+            groups = self.index.shape[0] if self.index.dim() else 0
+            grouping.require_index(_INDEXES["offsets"], self.index, groups)
+            grouping.require_count(_ALIGNMENT, self.alignment)
         else:
-            rule = (MASKED if self.kind == "valid" else CONTIGUOUS).index
-            assert rule is not None
-            grouping.require_index(rule, self.index, x.shape[0])
+            grouping.require_index(_INDEXES[self.name], self.index, x.shape[0])
         memory.require_one_device(x=x, **{self.name: self.index})
 
     def take(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -21,9 +21,9 @@ ROOMS: dict[str, set[str]] = {
     "kernels": {"plan", "schedulers"},
     "contract": {"plan"},
     "row_groups": {"plan"},
-    "quantize": {"contract", "plan"},
-    "reference": {"contract", "plan", "quantize"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
+    "quantize": {"contract", "plan", "row_groups", "runtime"},
+    "reference": {"contract", "plan", "quantize"},
     "ops": {"contract", "plan", "reference", "runtime", "settings"},
     # The package as users import it.
     "": {"interrupts", "ops", "quantize", "settings"},

@@ -66,7 +66,9 @@ def test_matches_the_definition_block_by_block(m, k, seed, height, power):
         assert s[i, j] == want
     for i, j, block in blocks_of(x, height):
         rows, columns = slice(i * height, (i + 1) * height), slice(j * 128, (j + 1) * 128)
-        assert torch.equal(q[rows, columns].float(), (block * (1 / s[i, j])).clamp(-448, 448).to(E4M3).float())
+        assert torch.equal(
+            q[rows, columns].float(), (block * (1 / s[i, j])).clamp(-448, 448).to(E4M3).float()
+        )
 
 
 @both

@@ -10,6 +10,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
 from cutlass.memory import SmemAllocator
 
+from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import PIECE, BothWaysQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
@@ -63,15 +64,19 @@ class QuantizeBothWays:
             go = go and preconditions.do_not_meet(mS, mQT) and preconditions.do_not_meet(mS, mST)
             report(status, Int32(go))
         if go:
-            row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
-            self.kernel(mX, mQ, mS, mQT, mST, cute.FastDivmodDivisorV2(k_tiles)).launch(
-                grid=(row_tiles * k_tiles, mQ.shape[2], 1),
-                block=(THREADS, 1, 1),
-                stream=stream,
-                min_blocks_per_mp=2,  # without a carveout the DSL would ask a driver, which may not be there
-                preferred_smem_carveout=50,
-                use_pdl=flags & 1,
-            )
+            self.start(mX, mQ, mS, mQT, mST, flags, stream)
+
+    def start(self, mX, mQ, mS, mQT, mST, flags: Int32, stream):
+        """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
+        row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
+        self.kernel(mX, mQ, mS, mQT, mST, cute.FastDivmodDivisorV2(k_tiles)).launch(
+            grid=(row_tiles * k_tiles, mQ.shape[2], 1),
+            block=(THREADS, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+            min_blocks_per_mp=2,
+            preferred_smem_carveout=50,  # without it the DSL would ask a driver, which may not be there
+        )
 
     @cute.kernel
     def kernel(self, mX, mQ, mS, mQT, mST, k_tiles: cute.FastDivmodDivisorV2):

@@ -8,6 +8,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Int32, Int64
 from cutlass.memory import SmemAllocator
 
+from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import BLOCK, BlockQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
@@ -41,13 +42,17 @@ class QuantizeByBlocks:
             go = preconditions.hold((mX,), ((mQ, mS),), (BLOCK,))
             report(status, Int32(go))
         if go:
-            row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
-            self.kernel(mX, mQ, mS, cute.FastDivmodDivisorV2(k_tiles)).launch(
-                grid=(row_tiles * k_tiles, mQ.shape[2], 1),
-                block=(THREADS, 1, 1),
-                stream=stream,
-                use_pdl=flags & 1,
-            )
+            self.start(mX, mQ, mS, flags, stream)
+
+    def start(self, mX, mQ, mS, flags: Int32, stream):
+        """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
+        row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
+        self.kernel(mX, mQ, mS, cute.FastDivmodDivisorV2(k_tiles)).launch(
+            grid=(row_tiles * k_tiles, mQ.shape[2], 1),
+            block=(THREADS, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
 
     @cute.kernel
     def kernel(self, mX, mQ, mS, k_tiles: cute.FastDivmodDivisorV2):

@@ -17,6 +17,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Boolean, Float8E4M3FN, Float16, Float32, Int32, Int64, Uint32
 
+from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import BLOCK, PIECE, RowQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
@@ -79,15 +80,18 @@ class QuantizeByRows:
             go = go and mX.shape[1] == self.source.parts * mQ.shape[1]
             report(status, Int32(go))
         if go:
-            rows = self.rows.of(mX.shape[0], *index)
-            k_tiles = cute.ceil_div(mQ.shape[1], self.tile[1] * BLOCK)
-            row_tiles = cute.ceil_div(mQ.shape[0], self.tile[0])
-            self.kernel(mX, mQ, mS, rows, cute.FastDivmodDivisorV2(k_tiles)).launch(
-                grid=(k_tiles * row_tiles, mQ.shape[2], 1),
-                block=(WARPS * WARP, 1, 1),
-                stream=stream,
-                use_pdl=flags & 1,
-            )
+            self.start(mX, mQ, mS, self.rows.of(mX.shape[0], *index), flags, stream)
+
+    def start(self, mX, mQ, mS, rows: Any, flags: Int32, stream):
+        """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
+        k_tiles = cute.ceil_div(mQ.shape[1], self.tile[1] * BLOCK)
+        row_tiles = cute.ceil_div(mQ.shape[0], self.tile[0])
+        self.kernel(mX, mQ, mS, rows, cute.FastDivmodDivisorV2(k_tiles)).launch(
+            grid=(k_tiles * row_tiles, mQ.shape[2], 1),
+            block=(WARPS * WARP, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
 
     @cute.kernel
     def kernel(self, mX, mQ, mS, rows: Any, k_tiles: cute.FastDivmodDivisorV2):

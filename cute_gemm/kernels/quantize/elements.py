@@ -83,7 +83,7 @@ def floats_of(words: cute.Tensor, dtype: cutlass.Constexpr[type]) -> cute.Tensor
 
 @cute.jit
 def inverse_of(scale: Float32) -> Float32:
-    """1 / ``scale``, rounded correctly for any scale that :func:`scale_of` gives."""
+    """1 / ``scale``, rounded correctly for any that :func:`scale_of` gives, and for whole numbers."""
     # One step of Newton's does that: those scales are normal, and so are their inverses. What the compiler
     # makes of a division looks for the others, too, in a call.
     near = cute.arch.rcp_approx(scale)

@@ -10,16 +10,14 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32, const_expr
 from cutlass.memory import SmemAllocator
 
-from ...plan.quantizer import BLOCK, NORM_THREADS, PIECE, NormQuantizer
+from ...plan.launch_policy import LaunchFlags
+from ...plan.quantizer import BLOCK, PIECE, NormQuantizer
 from ..preconditions import are_apart, report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
 from .memory import load, store
-
-THREADS = NORM_THREADS
-WARPS = THREADS // WARP
 
 
 class QuantizeNormed:
@@ -29,6 +27,7 @@ class QuantizeNormed:
         self.config = config
         self.dtype = DTYPES[config.dtype]
         self.piece = PIECE * 8 // self.dtype.width  # elements
+        self.warps = config.threads // WARP
 
     @cute.jit
     def __call__(self, mX, mW, mQ, mS, eps: Float32, flags: Int32, status: Int64, stream, *residual):
@@ -52,14 +51,21 @@ class QuantizeNormed:
                 go = go and preconditions.do_not_meet(mW, each)
             report(status, Int32(go))
         if go:
-            self.kernel(mX, mW, mQ, mS, eps, tuple(residual)).launch(
-                grid=(mQ.shape[0], 1, 1), block=(THREADS, 1, 1), stream=stream, use_pdl=flags & 1
-            )
+            self.start(mX, mW, mQ, mS, eps, flags, stream, tuple(residual))
+
+    def start(self, mX, mW, mQ, mS, eps: Float32, flags: Int32, stream, residual: tuple):
+        """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
+        self.kernel(mX, mW, mQ, mS, eps, residual).launch(
+            grid=(mQ.shape[0], 1, 1),
+            block=(self.config.threads, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
 
     @cute.kernel
     def kernel(self, mX, mW, mQ, mS, eps: Float32, residual: tuple):
         thread, (row, _, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
-        of_warps = SmemAllocator().allocate_tensor(Float32, cute.make_layout(WARPS), 16)
+        of_warps = SmemAllocator().allocate_tensor(Float32, cute.make_layout(self.warps), 16)
         steps, k = self.config.steps, mQ.shape[1]
         words = cute.make_rmem_tensor((PIECE // 4, steps), Uint32)
         weights = cute.make_rmem_tensor((PIECE // 4, steps), Uint32)
@@ -93,11 +99,11 @@ class QuantizeNormed:
 
     def fits(self, k) -> Boolean:
         """Whether the threads hold a row of K columns."""
-        return k <= self.config.steps * THREADS * self.piece
+        return k <= self.config.steps * self.config.threads * self.piece
 
     def column(self, thread: Int32, step: int) -> Int32:
         """The first column of a thread's piece."""
-        return (step * THREADS + thread) * self.piece
+        return (step * self.config.threads + thread) * self.piece
 
     @cute.jit
     def add(self, words: cute.Tensor, mR: cute.Tensor, row: Int32, thread: Int32):
@@ -128,6 +134,6 @@ class QuantizeNormed:
         of_warps[thread // WARP] = total
         cute.arch.sync_threads()
         total = of_warps[0]
-        for i in cutlass.range_constexpr(1, WARPS):
+        for i in cutlass.range_constexpr(1, self.warps):
             total += of_warps[i]
-        return total / Float32(k)
+        return total * elements.inverse_of(Float32(k))
