@@ -141,7 +141,7 @@ def _quantize(
     if s is None:
         strides = quantizers.strides_of_scales(scale_shape, m_major)
         s = x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
-    if not _launch(source, x, q, s, power_of_two, chosen):
+    if not chosen.is_empty and not _launch(source, x, q, s, power_of_two, chosen):
         with ambient.no_autocast(x.device):
             own, is_written = chosen.take(x)
             if source != "plain":

@@ -60,6 +60,11 @@ class Selection:
             return ()
         return (self.index, self.alignment) if self.kind == "offsets" else (self.index,)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row is selected, whatever rows there are: so there are no groups, or no results."""
+        return self.index is not None and not self.index.numel()
+
     def check(self, x: Tensor) -> None:
         """Sees to it that it fits a source ``x``.
 

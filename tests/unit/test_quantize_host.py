@@ -187,6 +187,7 @@ def test_an_index_must_lie_apart_from_what_is_written() -> None:
     by_offsets = replace(PLAIN, rows="offsets")
     for alignment, is_one in ((1, True), (1024, True), (0, False), (1025, False), (-1, False)):
         assert holds(by_offsets, (x, q, s), (ends, alignment)) == is_one
+    assert not holds(by_offsets, (x, q, s), (ends[:0], 1))
     valid = replace(PLAIN, rows="valid", has_matrices=True)
     assert holds(valid, (x[None], q[None], s[None]), (ends[:1],))
     assert not holds(valid, (x[None], q[None], s[None]), (ends,))

@@ -27,6 +27,8 @@ def hold(inputs: tuple, results: tuple, heights: cutlass.Constexpr[tuple]) -> Bo
             fits = fits and each >= 1 and each <= MAX_ALIGNMENT
         elif const_expr(len(each.shape) == 3):
             fits = fits and are_aligned(each)
+        else:
+            fits = fits and each.shape[0] > 0
     for matrices, scales in results:
         fits = fits and do_not_meet(matrices, scales)
         for each in inputs:
