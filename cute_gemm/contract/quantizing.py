@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..plan.limits import ceil_div
 from ..plan.quantizer import BLOCK, SOURCE_BYTES
-from . import OWNING_TYPES, ambient, memory, options, words
+from . import OWNING_TYPES, ambient, memory, options, sizes, words
 
 E4M3 = torch.float8_e4m3fn
 SCALE_DTYPE = torch.float32
@@ -47,9 +47,20 @@ def require_flags(**flags: object) -> None:
 
 
 def require_result(
-    name: str, result: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, **read: Tensor
+    name: str,
+    result: Tensor | None,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    has_memory: bool = True,
+    **read: Tensor,
 ) -> None:
     """Where to write, if it is given: of that shape and dtype, where nothing of ``read`` lies.
+
+    Args:
+        name, result: the argument.
+        shape, dtype: the ones wanted.
+        has_memory: whether it is there; else its memory is not judged, nor sizes not known yet.
+        read: what is read, by name.
 
     Raises:
         TypeError: it is no tensor, or of another dtype.
@@ -57,15 +68,17 @@ def require_result(
     """
     if result is None:
         return
-    memory.require_own_memory(name, result)
+    memory.require_own_memory(name, result, has_memory)
     device = next(iter(read.values())).device
     fix = words.allocate(shape, dtype, device).replace("`out`", f"`{name}`")
     if result.dtype is not dtype:
         raise TypeError(f"{name} has dtype {result.dtype}; wanted {dtype}: {fix}")
-    if tuple(result.shape) != tuple(shape):
+    if sizes.differ(result.shape, shape):
         raise ValueError(f"{name} has shape {tuple(result.shape)}; wanted {tuple(shape)}: {fix}")
     if result.device != device:
         raise ValueError(f"{name} is on {result.device}; wanted {device}: {fix}")
+    if not has_memory:
+        return
     require_values(**{name: result})
     if _overlaps_itself(result):
         raise ValueError(f"{name} has strides {result.stride()}, so elements share memory: {fix}")

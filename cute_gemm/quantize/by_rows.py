@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import ambient, quantizing
+from ..contract import OWNING_TYPES, ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
 from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, RowQuantizer
 from ..runtime import hardware, quantizers
 from ..runtime.torch_internals import empty_strided_cuda
-from . import formula
+from . import formula, library
 from .selection import KINDS, Selection
 
 _PASSES = 2
@@ -120,27 +120,12 @@ def _quantize(
     out: Tensor | None,
     scales_out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    if not torch.compiler.is_compiling():
-        made = _launched(source, x, power_of_two, m_major, selection, out, scales_out)
-        if made is not None:
-            return made
-    quantizing.require_flags(power_of_two_scales=power_of_two, m_major_scales=m_major)
-    quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
-    width = _width(source, x)
-    chosen = Selection.of(*selection)
-    chosen.check(x)
-    shape = (*(chosen.index.shape if chosen.kind == "gathered" else x.shape[:-1]), width)
-    scale_shape = (*shape[:-1], scale_blocks(width))
-    read = {"x": x, chosen.name: chosen.index} if chosen.name else {"x": x}
-    quantizing.require_result("out", out, shape, E4M3, **read)
-    if out is not None:
-        read["out"] = out
-    quantizing.require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, **read)
-    q = x.new_empty(shape, dtype=E4M3) if out is None else out
-    s = scales_out
-    if s is None:
-        strides = quantizers.strides_of_scales(scale_shape, m_major)
-        s = x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
+    if library.is_needed(x):
+        return _as_op(source, x, power_of_two, m_major, selection, out, scales_out)
+    made = _launched(source, x, power_of_two, m_major, selection, out, scales_out)
+    if made is not None:
+        return made
+    q, s, chosen = _prepared(source, x, power_of_two, m_major, selection, out, scales_out)
     if not chosen.is_empty and not _launch(source, x, q, s, power_of_two, chosen):
         with ambient.no_autocast(x.device):
             own, is_written = chosen.take(x)
@@ -149,6 +134,109 @@ def _quantize(
             formula.quantize_rows(own, q, s, power_of_two, is_written)
     quantizers.written(out, scales_out)
     return q, s
+
+
+def _prepared(
+    source: str,
+    x: Tensor,
+    power_of_two: bool,
+    m_major: bool,
+    selection: tuple[Any, Any, Any, Any, Any],
+    out: Tensor | None,
+    scales_out: Tensor | None,
+    has_memory: bool = True,
+) -> tuple[Tensor, Tensor, Selection]:
+    """The results of a call that obeys all rules, to be written, and its rows."""
+    quantizing.require_flags(power_of_two_scales=power_of_two, m_major_scales=m_major)
+    quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
+    width = _width(source, x)
+    chosen = Selection.of(*selection)
+    chosen.check(x, has_memory)
+    shape = (*(chosen.index.shape if chosen.kind == "gathered" else x.shape[:-1]), width)
+    scale_shape = (*shape[:-1], scale_blocks(width))
+    read = {"x": x, chosen.name: chosen.index} if chosen.name else {"x": x}
+    quantizing.require_result("out", out, shape, E4M3, has_memory, **read)
+    if out is not None:
+        read["out"] = out
+    quantizing.require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, has_memory, **read)
+    q = x.new_empty(shape, dtype=E4M3) if out is None else out
+    s = scales_out
+    if s is None:
+        strides = quantizers.strides_of_scales(scale_shape, m_major)
+        s = x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
+    return q, s, chosen
+
+
+def _as_op(
+    source: str,
+    x: Tensor,
+    power_of_two: bool,
+    m_major: bool,
+    selection: tuple[Any, Any, Any, Any, Any],
+    out: Tensor | None,
+    scales_out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Of what is traced, or stands for tensors that will be there."""
+    quantizing.require_flags(power_of_two_scales=power_of_two, m_major_scales=m_major)
+    quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
+    rows, valid_rows, group_index, offsets, alignment = selection
+    named = {
+        "source": source,
+        "power_of_two_scales": power_of_two,
+        "m_major_scales": m_major,
+        "rows": rows,
+        "valid_rows": valid_rows,
+        "group_index": group_index,
+        "offsets": offsets,
+        "alignment": alignment,
+    }
+    if out is None and scales_out is None:
+        q, s = _returning(x, **named)
+        return q, s
+    q, s, _ = _prepared(source, x, power_of_two, m_major, selection, out, scales_out, has_memory=False)
+    _writing(x, q, s, **named)
+    return q, s
+
+
+def _compute(
+    x: Tensor,
+    *,
+    source: str = "plain",
+    power_of_two_scales: bool = False,
+    m_major_scales: bool = False,
+    rows: Tensor | None = None,
+    valid_rows: Tensor | None = None,
+    group_index: Tensor | None = None,
+    offsets: Tensor | None = None,
+    alignment: int = 1,
+    out: Tensor | None = None,
+    scales_out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What the ops do."""
+    selection = rows, valid_rows, group_index, offsets, alignment
+    return _quantize(source, x, power_of_two_scales, m_major_scales, selection, out, scales_out)
+
+
+def _describe(
+    x: Tensor,
+    *,
+    source: str = "plain",
+    power_of_two_scales: bool = False,
+    m_major_scales: bool = False,
+    rows: Tensor | None = None,
+    valid_rows: Tensor | None = None,
+    group_index: Tensor | None = None,
+    offsets: Tensor | None = None,
+    alignment: int = 1,
+    out: Tensor | None = None,
+    scales_out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What of fake tensors is known before."""
+    selection = rows, valid_rows, group_index, offsets, alignment
+    made = _prepared(
+        source, x, power_of_two_scales, m_major_scales, selection, out, scales_out, has_memory=False
+    )
+    return made[:2]
 
 
 def _width(source: str, x: Tensor) -> int:
@@ -164,7 +252,7 @@ def _width(source: str, x: Tensor) -> int:
 
 def _launch(source: str, x: Tensor, q: Tensor, s: Tensor, power_of_two: bool, chosen: Selection) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
-    if torch.compiler.is_compiling() or not x.is_cuda or not q.numel() or not x.numel():
+    if type(x) not in OWNING_TYPES or not x.is_cuda or not q.numel() or not x.numel():
         return False
     device = x.get_device()
     if not hardware.is_hopper(device):
@@ -238,3 +326,7 @@ def _launched(
         return None
     quantizers.written(out, scales_out)
     return q, s
+
+
+_returning = library.register("quantize_1x128", _compute, _describe)
+_writing = library.register("quantize_1x128_out", *map(library.writing, (_compute, _describe)))

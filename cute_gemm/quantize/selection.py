@@ -65,27 +65,27 @@ class Selection:
         """Whether no row is selected, whatever rows there are: so there are no groups, or no results."""
         return self.index is not None and not self.index.numel()
 
-    def check(self, x: Tensor) -> None:
-        """Sees to it that it fits a source ``x``.
+    def check(self, x: Tensor, has_memory: bool) -> None:
+        """Sees to it that it fits a source ``x``; what is not there yet is not judged by its memory.
 
         Raises:
             TypeError, ValueError: it does not.
         """
         if not self.name:
             return
-        memory.require_own_memory(self.name, self.index)
+        memory.require_own_memory(self.name, self.index, has_memory)
         wanted = 3 if self.kind == "valid" else 2
         if x.dim() != wanted:
             shape = "[G, capacity, K]" if wanted == 3 else "[M, K]"
             raise ValueError(f"x has shape {tuple(x.shape)}; wanted {shape}, as {self.name} is given")
         if self.kind == "gathered":
-            _require_row_numbers(self.index)
+            _require_row_numbers(self.index, has_memory)
         elif self.kind == "offsets":
             groups = self.index.shape[0] if self.index.dim() else 0
-            grouping.require_index(_INDEXES["offsets"], self.index, groups)
+            grouping.require_index(_INDEXES["offsets"], self.index, groups, has_memory=has_memory)
             grouping.require_count(_ALIGNMENT, self.alignment)
         else:
-            grouping.require_index(_INDEXES[self.name], self.index, x.shape[0])
+            grouping.require_index(_INDEXES[self.name], self.index, x.shape[0], has_memory=has_memory)
         memory.require_one_device(x=x, **{self.name: self.index})
 
     def take(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -106,12 +106,14 @@ class Selection:
         return x, offsets_row_groups(index, self.alignment, rows, len(index)) >= 0
 
 
-def _require_row_numbers(rows: Tensor) -> None:
+def _require_row_numbers(rows: Tensor, has_memory: bool) -> None:
     if rows.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"rows has dtype {rows.dtype}; wanted torch.int32 or torch.int64: `rows.long()`")
     if rows.dim() != 1:
         raise ValueError(f"rows has shape {tuple(rows.shape)}; wanted [T]: `rows.flatten()`")
-    memory.require_strided("rows", rows)
+    memory.require_strided("rows", rows, has_memory)
+    if not has_memory:
+        return
     if rows.numel() > 1 and rows.stride(0) != 1:
         raise ValueError(
             f"rows has stride {rows.stride(0)}; wanted its elements one behind the other: `rows.contiguous()`"
