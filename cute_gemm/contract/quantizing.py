@@ -51,16 +51,16 @@ def require_result(
     result: Tensor | None,
     shape: tuple[int, ...],
     dtype: torch.dtype,
+    read: dict[str, Tensor],
     has_memory: bool = True,
-    **read: Tensor,
 ) -> None:
     """Where to write, if it is given: of that shape and dtype, where nothing of ``read`` lies.
 
     Args:
         name, result: the argument.
         shape, dtype: the ones wanted.
+        read: what is read, by name; it is on the device that is wanted.
         has_memory: whether it is there; else its memory is not judged, nor sizes not known yet.
-        read: what is read, by name.
 
     Raises:
         TypeError: it is no tensor, or of another dtype.
@@ -84,6 +84,20 @@ def require_result(
         raise ValueError(f"{name} has strides {result.stride()}, so elements share memory: {fix}")
     for other, x in read.items():
         memory.require_disjoint(other, x, result)
+
+
+def require_results(
+    out: Tensor | None,
+    scales_out: Tensor | None,
+    shape: tuple[int, ...],
+    scale_shape: tuple[int, ...],
+    read: dict[str, Tensor],
+    has_memory: bool = True,
+) -> None:
+    """Both results of a call, as :func:`require_result` says, apart from each other."""
+    require_result("out", out, shape, E4M3, read, has_memory)
+    read = read if out is None else read | {"out": out}
+    require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, read, has_memory)
 
 
 def require_values(**tensors: Tensor) -> None:

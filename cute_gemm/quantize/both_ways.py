@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
 from ..plan.quantizer import BothWaysQuantizer
-from ..runtime import hardware, quantizers
-from . import formula
+from ..runtime import quantizers
+from . import formula, library
 
 
 def quantize_both_ways(
@@ -32,13 +31,11 @@ def quantize_both_ways(
         TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``x`` has not two
             dimensions.
     """
-    quantizing.require_flags(power_of_two_scales=power_of_two_scales)
-    quantizing.require_source("x", x, 2, "[M, K]")
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}; wanted [M, K]: `x.flatten(0, -2)`")
-    m, k = x.shape
-    q, s = x.new_empty(m, k, dtype=E4M3), x.new_empty(m, scale_blocks(k), dtype=SCALE_DTYPE)
-    q_t, s_t = x.new_empty(k, m, dtype=E4M3), x.new_empty(k, scale_blocks(m), dtype=SCALE_DTYPE)
+    if library.is_needed(x):
+        _require_source(x, power_of_two_scales)
+        made = _returning(x, power_of_two_scales=power_of_two_scales)
+        return (made[0], made[1]), (made[2], made[3])
+    q, s, q_t, s_t = _results(x, power_of_two_scales=power_of_two_scales)
     if not _launch(x, (q, s, q_t, s_t), power_of_two_scales):
         with ambient.no_autocast(x.device):
             formula.quantize_rows(x, q, s, power_of_two_scales)
@@ -46,12 +43,38 @@ def quantize_both_ways(
     return (q, s), (q_t, s_t)
 
 
+def _results(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where to write, for a call that obeys all rules."""
+    _require_source(x, power_of_two_scales)
+    m, k = x.shape
+    return (
+        x.new_empty(m, k, dtype=E4M3),
+        x.new_empty(m, scale_blocks(k), dtype=SCALE_DTYPE),
+        x.new_empty(k, m, dtype=E4M3),
+        x.new_empty(k, scale_blocks(m), dtype=SCALE_DTYPE),
+    )
+
+
+def _require_source(x: Tensor, power_of_two_scales: bool) -> None:
+    quantizing.require_flags(power_of_two_scales=power_of_two_scales)
+    quantizing.require_source("x", x, 2, "[M, K]")
+    if x.dim() != 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; wanted [M, K]: `x.flatten(0, -2)`")
+
+
 def _launch(x: Tensor, results: tuple[Tensor, ...], power_of_two: bool) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
-    if torch.compiler.is_compiling() or not x.is_cuda or not x.numel():
+    if not quantizers.may_launch(x):
         return False
     device = x.get_device()
-    if not hardware.is_hopper(device):
-        return False
     config = BothWaysQuantizer(str(x.dtype).removeprefix("torch."), False, power_of_two)
     return quantizers.launch((config, device), config, device, (x, *results))
+
+
+def _compute(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the op does."""
+    along_k, along_m = quantize_both_ways(x, power_of_two_scales=power_of_two_scales)
+    return (*along_k, *along_m)
+
+
+_returning = library.register("quantize_both_ways", _compute, _results)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
 from ..plan.quantizer import BlockQuantizer
-from ..runtime import hardware, quantizers
-from . import formula
+from ..runtime import quantizers
+from . import formula, library
 
 
 def quantize_128x128(
@@ -38,15 +37,9 @@ def quantize_128x128(
         TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``w`` has fewer
             than two dimensions.
     """
-    quantizing.require_flags(power_of_two_scales=power_of_two_scales)
-    quantizing.require_source("w", w, 2, "[..., N, K]: `w[None]` is a single row")
-    shape = tuple(w.shape)
-    scale_shape = (*shape[:-2], scale_blocks(shape[-2]), scale_blocks(shape[-1]))
-    quantizing.require_result("out", out, shape, E4M3, w=w)
-    read = {"w": w} if out is None else {"w": w, "out": out}
-    quantizing.require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, **read)
-    q = w.new_empty(shape, dtype=E4M3) if out is None else out
-    s = w.new_empty(scale_shape, dtype=SCALE_DTYPE) if scales_out is None else scales_out
+    if library.is_needed(w):
+        return _as_op(w, power_of_two_scales, out, scales_out)
+    q, s = _results(w, power_of_two_scales, out, scales_out)
     if not _launch(w, q, s, power_of_two_scales):
         with ambient.no_autocast(w.device):
             formula.quantize_blocks(w, q, s, power_of_two_scales)
@@ -54,16 +47,64 @@ def quantize_128x128(
     return q, s
 
 
+def _results(
+    w: Tensor,
+    power_of_two_scales: bool,
+    out: Tensor | None,
+    scales_out: Tensor | None,
+    has_memory: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Where to write, for a call that obeys all rules."""
+    _require_source(w, power_of_two_scales)
+    scale_shape = (*w.shape[:-2], scale_blocks(w.shape[-2]), scale_blocks(w.shape[-1]))
+    quantizing.require_results(out, scales_out, w.shape, scale_shape, {"w": w}, has_memory)
+    q = w.new_empty(w.shape, dtype=E4M3) if out is None else out
+    return q, w.new_empty(scale_shape, dtype=SCALE_DTYPE) if scales_out is None else scales_out
+
+
+def _require_source(w: Tensor, power_of_two_scales: bool) -> None:
+    quantizing.require_flags(power_of_two_scales=power_of_two_scales)
+    quantizing.require_source("w", w, 2, "[..., N, K]: `w[None]` is a single row")
+
+
 def _launch(w: Tensor, q: Tensor, s: Tensor, power_of_two: bool) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
-    if torch.compiler.is_compiling() or not w.is_cuda or not w.numel():
-        return False
-    device = w.get_device()
-    if not hardware.is_hopper(device):
+    if not quantizers.may_launch(w):
         return False
     if w.dim() > 3 and all(each.is_contiguous() for each in (w, q, s)):
         w, q, s = (each.flatten(0, -3) for each in (w, q, s))
     if w.dim() not in (2, 3):
         return False
+    device = w.get_device()
     config = BlockQuantizer(str(w.dtype).removeprefix("torch."), w.dim() == 3, power_of_two)
     return quantizers.launch((config, device), config, device, (w, q, s))
+
+
+def _as_op(
+    w: Tensor, power_of_two_scales: bool, out: Tensor | None, scales_out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Of what is traced, or stands for tensors that will be there."""
+    _require_source(w, power_of_two_scales)
+    if out is None and scales_out is None:
+        q, s = _returning(w, power_of_two_scales=power_of_two_scales)
+        return q, s
+    q, s = _results(w, power_of_two_scales, out, scales_out, has_memory=False)
+    _writing(w, q, s, power_of_two_scales=power_of_two_scales)
+    return q, s
+
+
+def _describe(
+    w: Tensor,
+    *,
+    power_of_two_scales: bool = False,
+    out: Tensor | None = None,
+    scales_out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What of fake tensors is known before."""
+    return _results(w, power_of_two_scales, out, scales_out, has_memory=False)
+
+
+_returning = library.register("quantize_128x128", quantize_128x128, _describe)
+_writing = library.register(
+    "quantize_128x128_out", library.writing(quantize_128x128), library.writing(_describe)
+)

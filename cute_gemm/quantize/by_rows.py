@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..contract import OWNING_TYPES, ambient, quantizing
+from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
 from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, RowQuantizer
-from ..runtime import hardware, quantizers
+from ..runtime import quantizers
 from ..runtime.torch_internals import empty_strided_cuda
 from . import formula, library
 from .selection import KINDS, Selection
@@ -72,8 +73,10 @@ def quantize_1x128(
             say which rows there are; or a given result does not fit, or overlaps what is read.
         RuntimeError: a CUDA graph is being captured, and the kernel did not run before on this device.
     """
-    selection = rows, valid_rows, group_index, offsets, alignment
-    return _quantize("plain", x, power_of_two_scales, m_major_scales, selection, out, scales_out)
+    asked = _Asked(
+        "plain", power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
+    )
+    return _quantize(x, asked, out, scales_out)
 
 
 def swiglu_quantize_1x128(
@@ -107,136 +110,72 @@ def swiglu_quantize_1x128(
     """
     quantizing.require_flags(interleaved=interleaved)
     source = "swiglu_interleaved" if interleaved else "swiglu"
-    selection = rows, valid_rows, group_index, offsets, alignment
-    return _quantize(source, x, power_of_two_scales, m_major_scales, selection, out, scales_out)
+    asked = _Asked(
+        source, power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
+    )
+    return _quantize(x, asked, out, scales_out)
+
+
+class _Asked(NamedTuple):
+    """What a call asks for, as it came, by the names of the ops' arguments."""
+
+    source: str
+    power_of_two_scales: bool
+    m_major_scales: bool
+    rows: Tensor | None
+    valid_rows: Tensor | None
+    group_index: Tensor | None
+    offsets: Tensor | None
+    alignment: int
+
+    @property
+    def selection(self) -> Selection:
+        return Selection.of(*self[3:])
 
 
 def _quantize(
-    source: str,
-    x: Tensor,
-    power_of_two: bool,
-    m_major: bool,
-    selection: tuple[Any, Any, Any, Any, Any],
-    out: Tensor | None,
-    scales_out: Tensor | None,
+    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     if library.is_needed(x):
-        return _as_op(source, x, power_of_two, m_major, selection, out, scales_out)
-    made = _launched(source, x, power_of_two, m_major, selection, out, scales_out)
+        return _as_op(x, asked, out, scales_out)
+    made = _launched(x, asked, out, scales_out)
     if made is not None:
         return made
-    q, s, chosen = _prepared(source, x, power_of_two, m_major, selection, out, scales_out)
-    if not chosen.is_empty and not _launch(source, x, q, s, power_of_two, chosen):
+    q, s = _results(x, asked, out, scales_out)
+    chosen = asked.selection
+    if not chosen.is_empty and not _launch(x, q, s, asked, chosen):
         with ambient.no_autocast(x.device):
             own, is_written = chosen.take(x)
-            if source != "plain":
-                own = formula.swiglu(own, source == "swiglu_interleaved")
-            formula.quantize_rows(own, q, s, power_of_two, is_written)
+            if asked.source != "plain":
+                own = formula.swiglu(own, asked.source == "swiglu_interleaved")
+            formula.quantize_rows(own, q, s, asked.power_of_two_scales, is_written)
     quantizers.written(out, scales_out)
     return q, s
 
 
-def _prepared(
-    source: str,
-    x: Tensor,
-    power_of_two: bool,
-    m_major: bool,
-    selection: tuple[Any, Any, Any, Any, Any],
-    out: Tensor | None,
-    scales_out: Tensor | None,
-    has_memory: bool = True,
-) -> tuple[Tensor, Tensor, Selection]:
-    """The results of a call that obeys all rules, to be written, and its rows."""
-    quantizing.require_flags(power_of_two_scales=power_of_two, m_major_scales=m_major)
-    quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
-    width = _width(source, x)
-    chosen = Selection.of(*selection)
+def _results(
+    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None, has_memory: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Where to write, for a call that obeys all rules."""
+    _require_source(x, asked)
+    width = _width(asked.source, x)
+    chosen = asked.selection
     chosen.check(x, has_memory)
     shape = (*(chosen.index.shape if chosen.kind == "gathered" else x.shape[:-1]), width)
     scale_shape = (*shape[:-1], scale_blocks(width))
     read = {"x": x, chosen.name: chosen.index} if chosen.name else {"x": x}
-    quantizing.require_result("out", out, shape, E4M3, has_memory, **read)
-    if out is not None:
-        read["out"] = out
-    quantizing.require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, has_memory, **read)
+    quantizing.require_results(out, scales_out, shape, scale_shape, read, has_memory)
     q = x.new_empty(shape, dtype=E4M3) if out is None else out
-    s = scales_out
-    if s is None:
-        strides = quantizers.strides_of_scales(scale_shape, m_major)
-        s = x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
-    return q, s, chosen
+    if scales_out is not None:
+        return q, scales_out
+    strides = quantizers.strides_of_scales(scale_shape, asked.m_major_scales)
+    return q, x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
 
 
-def _as_op(
-    source: str,
-    x: Tensor,
-    power_of_two: bool,
-    m_major: bool,
-    selection: tuple[Any, Any, Any, Any, Any],
-    out: Tensor | None,
-    scales_out: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Of what is traced, or stands for tensors that will be there."""
-    quantizing.require_flags(power_of_two_scales=power_of_two, m_major_scales=m_major)
+def _require_source(x: Tensor, asked: _Asked) -> None:
+    flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
+    quantizing.require_flags(**flags)
     quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
-    rows, valid_rows, group_index, offsets, alignment = selection
-    named = {
-        "source": source,
-        "power_of_two_scales": power_of_two,
-        "m_major_scales": m_major,
-        "rows": rows,
-        "valid_rows": valid_rows,
-        "group_index": group_index,
-        "offsets": offsets,
-        "alignment": alignment,
-    }
-    if out is None and scales_out is None:
-        q, s = _returning(x, **named)
-        return q, s
-    q, s, _ = _prepared(source, x, power_of_two, m_major, selection, out, scales_out, has_memory=False)
-    _writing(x, q, s, **named)
-    return q, s
-
-
-def _compute(
-    x: Tensor,
-    *,
-    source: str = "plain",
-    power_of_two_scales: bool = False,
-    m_major_scales: bool = False,
-    rows: Tensor | None = None,
-    valid_rows: Tensor | None = None,
-    group_index: Tensor | None = None,
-    offsets: Tensor | None = None,
-    alignment: int = 1,
-    out: Tensor | None = None,
-    scales_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What the ops do."""
-    selection = rows, valid_rows, group_index, offsets, alignment
-    return _quantize(source, x, power_of_two_scales, m_major_scales, selection, out, scales_out)
-
-
-def _describe(
-    x: Tensor,
-    *,
-    source: str = "plain",
-    power_of_two_scales: bool = False,
-    m_major_scales: bool = False,
-    rows: Tensor | None = None,
-    valid_rows: Tensor | None = None,
-    group_index: Tensor | None = None,
-    offsets: Tensor | None = None,
-    alignment: int = 1,
-    out: Tensor | None = None,
-    scales_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What of fake tensors is known before."""
-    selection = rows, valid_rows, group_index, offsets, alignment
-    made = _prepared(
-        source, x, power_of_two_scales, m_major_scales, selection, out, scales_out, has_memory=False
-    )
-    return made[:2]
 
 
 def _width(source: str, x: Tensor) -> int:
@@ -250,83 +189,104 @@ def _width(source: str, x: Tensor) -> int:
     return columns // 2
 
 
-def _launch(source: str, x: Tensor, q: Tensor, s: Tensor, power_of_two: bool, chosen: Selection) -> bool:
+def _launch(x: Tensor, q: Tensor, s: Tensor, asked: _Asked, chosen: Selection) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
-    if type(x) not in OWNING_TYPES or not x.is_cuda or not q.numel() or not x.numel():
+    if not quantizers.may_launch(x) or not q.numel():
         return False
-    device = x.get_device()
-    if not hardware.is_hopper(device):
-        return False
-    kind = chosen.kind
+    kind, index = chosen.kind, chosen.index
     if kind == "all" and x.dim() != 2 and all(each.is_contiguous() for each in (x, q, s)):
         x, q, s = (each.view(-1, each.shape[-1]) for each in (x, q, s))
     if x.dim() not in (2, 3):
         return False
-    index_dtype = None if chosen.index is None else chosen.index.dtype
     config = RowQuantizer(
         dtype=_NAMES[x.dtype],
         has_matrices=x.dim() == 3,
-        source=source,
+        source=asked.source,
         rows=kind,
-        index_dtype="int32" if index_dtype is None else _NAMES[index_dtype],
-        is_power_of_two=power_of_two,
+        index_dtype="int32" if index is None else _NAMES[index.dtype],
+        is_power_of_two=asked.power_of_two_scales,
         passes=1 if x.numel() <= FEW_ELEMENTS else _PASSES,
     )
-    key = _key(source, kind, x, power_of_two, index_dtype)
-    return quantizers.launch(key, config, device, (x, q, s), chosen.behind)
+    key = _key(x, asked, kind, index)
+    return quantizers.launch(key, config, x.get_device(), (x, q, s), chosen.behind)
 
 
-def _key(source: str, kind: str, x: Tensor, power_of_two: bool, index_dtype: torch.dtype | None) -> Hashable:
+def _key(x: Tensor, asked: _Asked, kind: str, index: Tensor | None) -> Hashable:
     """What a kernel, and the device that it was loaded to, depend on."""
-    few = x.numel() <= FEW_ELEMENTS
-    return source, kind, x.dtype, x.dim(), power_of_two, index_dtype, x.get_device(), few
+    index_dtype, few = None if index is None else index.dtype, x.numel() <= FEW_ELEMENTS
+    return asked.source, kind, x.dtype, x.dim(), asked.power_of_two_scales, index_dtype, x.get_device(), few
 
 
-def _launched(
-    source: str,
-    x: Any,
-    power_of_two: Any,
-    m_major: Any,
-    selection: tuple[Any, Any, Any, Any, Any],
-    out: Any,
-    scales_out: Any,
-) -> tuple[Tensor, Tensor] | None:
+def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor, Tensor] | None:
     """The fast path, whatever the arguments are: the results, or None where nothing was done."""
     kind: str = "all"
     index: Any = None
-    for each_kind, each in zip(KINDS.values(), selection[:4], strict=True):
+    for each_kind, each in zip(KINDS.values(), asked[3:7], strict=True):
         if each is not None:
             if index is not None:
                 return None
             kind, index = each_kind, each
     try:
-        key = _key(source, kind, x, power_of_two, None if index is None else index.dtype)
-        kernel = quantizers.known(key)
-        if kernel is None or type(m_major) is not bool or not quantizers.are_plain(x, index, out, scales_out):
+        kernel = quantizers.known(_key(x, asked, kind, index))
+        if kernel is None or type(asked.m_major_scales) is not bool:
+            return None
+        if not quantizers.are_plain(x, index, out, scales_out):
             return None
         # TVM FFI would raise, which takes long.
         if x.stride(-1) != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
             return None
         if out is not None and out.stride(-1) != 1:
             return None
-        shape, k = x.shape, x.shape[-1] if source == "plain" else x.shape[-1] // 2
+        shape, k = x.shape, x.shape[-1] if asked.source == "plain" else x.shape[-1] // 2
         shape = (*shape[:-1], k) if kind != "gathered" else (index.shape[0], k)
         q, s = out, scales_out
         if q is None:
             q = empty_strided_cuda(shape, (k, 1) if len(shape) == 2 else (shape[1] * k, k, 1), E4M3)
         if s is None:
             scale_shape = (*shape[:-1], scale_blocks(k))
-            strides = quantizers.strides_of_scales(scale_shape, m_major)
+            strides = quantizers.strides_of_scales(scale_shape, asked.m_major_scales)
             s = empty_strided_cuda(scale_shape, strides, SCALE_DTYPE)
     # Of what is no tensor, or has too few dimensions, or no hash.
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return None
-    behind = () if index is None else (index, selection[4]) if kind == "offsets" else (index,)
+    behind = () if index is None else (index, asked.alignment) if kind == "offsets" else (index,)
     if not quantizers.launch_known(kernel, (x, q, s), behind):
         return None
     quantizers.written(out, scales_out)
     return q, s
 
 
+# As ops of torch's dispatcher
+
+
+def _as_op(x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of what is traced, or stands for tensors that will be there."""
+    _require_source(x, asked)
+    if out is None and scales_out is None:
+        q, s = _returning(x, **asked._asdict())
+        return q, s
+    q, s = _results(x, asked, out, scales_out, has_memory=False)
+    _writing(x, q, s, **asked._asdict())
+    return q, s
+
+
+def _op(answer: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """What an op makes of its arguments."""
+
+    def made(
+        x: Tensor, *, out: Tensor | None = None, scales_out: Tensor | None = None, **named: Any
+    ) -> tuple[Tensor, Tensor]:
+        return answer(x, _Asked(**(_DEFAULTS | named)), out, scales_out)
+
+    return made
+
+
+_DEFAULTS: dict[str, Any] = {name: None for name in _Asked._fields} | {
+    "source": "plain",
+    "power_of_two_scales": False,
+    "m_major_scales": False,
+    "alignment": 1,
+}
+_compute, _describe = _op(_quantize), _op(functools.partial(_results, has_memory=False))
 _returning = library.register("quantize_1x128", _compute, _describe)
-_writing = library.register("quantize_1x128_out", *map(library.writing, (_compute, _describe)))
+_writing = library.register("quantize_1x128_out", library.writing(_compute), library.writing(_describe))

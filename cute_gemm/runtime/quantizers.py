@@ -21,7 +21,7 @@ from ..contract import OWNING_TYPES
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import SCALE_STRIDE_MULTIPLE, ceil_div
 from ..plan.quantizer import Quantizer
-from . import compiler, quantizer_builder, selection
+from . import compiler, hardware, quantizer_builder, selection
 from .caller import caller, several_devices
 from .torch_internals import derivatives_may_be_tracked
 
@@ -102,6 +102,11 @@ def launch(
         selection.note_launched(config, device)
     _kernels[key] = kernel
     return True
+
+
+def may_launch(x: Tensor) -> bool:
+    """Whether there is something to quantise, on a Hopper GPU, in memory of its own."""
+    return type(x) in OWNING_TYPES and x.is_cuda and x.numel() > 0 and hardware.is_hopper(x.get_device())
 
 
 def are_plain(x: Tensor, *others: Any) -> bool:
