@@ -82,7 +82,7 @@ class QuantizeNormed:
         for i in cutlass.range_constexpr(steps):
             if self.column(thread, i) < k:
                 load(weights[None, i], gW, (0, self.column(thread, i), 0))
-        factor = cute.math.rsqrt(self.mean_square(words, of_warps, thread, k) + eps, fastmath=True)
+        factor = cute.math.rsqrt(self.mean_square(words, of_warps, thread, k) + eps, approx=True)
         for i in cutlass.range_constexpr(steps):
             values = elements.floats_of(words[None, i], self.dtype)
             weight = elements.floats_of(weights[None, i], self.dtype)
