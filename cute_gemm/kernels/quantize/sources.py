@@ -68,4 +68,4 @@ def silu(x: Float32) -> Float32:
 
     Its relative error is at most about 2^-21, times the magnitude of a negative ``x``.
     """
-    return x * cute.arch.rcp_approx(1.0 + cute.math.exp2(x * -math.log2(math.e), approx=True))
+    return x * cute.arch.rcp_approx(1.0 + cute.math.exp2(x * -math.log2(math.e), approx=True, ftz=True))
