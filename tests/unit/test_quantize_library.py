@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cute_gemm
@@ -59,9 +61,11 @@ class Seen(torch.utils._python_dispatch.TorchDispatchMode):
 
 
 def test_every_op_has_the_schema_that_the_documentation_shows() -> None:
+    shown = " ".join((Path(__file__).parents[2] / "docs" / "torch_compile.md").read_text().split())
     for name, schema in library.SCHEMAS.items():
         op = getattr(torch.ops.cute_gemm, name).default
         assert str(op._schema).replace('"', "'") == f"cute_gemm::{name}{schema}"
+        assert f" {name}{schema} " in shown
 
 
 @every_call
@@ -81,7 +85,7 @@ def test_a_caller_is_compiled_whole_with_the_same_bits(op: str, call: Callable[[
 @every_call
 def test_a_new_m_compiles_nothing_anew(op: str, call: Callable[[Tensor], Any]) -> None:
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(call, fullgraph=True, dynamic=True, backend=counter)
     for m in (144, 160, 272):
         x = X[:m]
