@@ -36,6 +36,17 @@ def require_source(name: str, x: Tensor, dimensions: int, wanted: str) -> None:
         raise ValueError(f"{name} {was}; wanted {wanted}")
 
 
+def require_matrix(name: str, x: Tensor) -> None:
+    """A tensor to quantise that is a single matrix.
+
+    Raises:
+        TypeError, ValueError: as :func:`require_source`; ValueError also where it has other dimensions.
+    """
+    require_source(name, x, 2, "[M, K]")
+    if x.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted [M, K]: `{name}.flatten(0, -2)`")
+
+
 def require_flags(**flags: object) -> None:
     """Each is True or False.
 
@@ -70,20 +81,24 @@ def require_result(
         return
     memory.require_own_memory(name, result, has_memory)
     device = next(iter(read.values())).device
-    fix = words.allocate(shape, dtype, device).replace("`out`", f"`{name}`")
     if result.dtype is not dtype:
-        raise TypeError(f"{name} has dtype {result.dtype}; wanted {dtype}: {fix}")
+        raise TypeError(
+            f"{name} has dtype {result.dtype}; wanted {dtype}: {_allocate(name, shape, dtype, device)}"
+        )
     if sizes.differ(result.shape, shape):
-        raise ValueError(f"{name} has shape {tuple(result.shape)}; wanted {tuple(shape)}: {fix}")
+        wanted = f"wanted {tuple(shape)}: {_allocate(name, shape, dtype, device)}"
+        raise ValueError(f"{name} has shape {tuple(result.shape)}; {wanted}")
     if result.device != device:
-        raise ValueError(f"{name} is on {result.device}; wanted {device}: {fix}")
+        wanted = f"wanted {device}: {_allocate(name, shape, dtype, device)}"
+        raise ValueError(f"{name} is on {result.device}; {wanted}")
     if not has_memory:
         return
     require_values(**{name: result})
-    if _overlaps_itself(result):
-        raise ValueError(f"{name} has strides {result.stride()}, so elements share memory: {fix}")
+    if _may_overlap_itself(result):
+        wanted = f"wanted memory of its own for each: {_allocate(name, shape, dtype, device)}"
+        raise ValueError(f"{name} has strides {result.stride()}, so elements may share memory; {wanted}")
     for other, x in read.items():
-        memory.require_disjoint(other, x, result)
+        memory.require_disjoint(other, x, result, name)
 
 
 def require_results(
@@ -144,8 +159,12 @@ def one_of(dtypes: tuple[torch.dtype, ...]) -> str:
     return f"{', '.join(map(str, dtypes[:-1]))} or {dtypes[-1]}"
 
 
-def _overlaps_itself(x: Tensor) -> bool:
-    """Whether two elements may share memory: each dimension steps over all that lie within it."""
+def _allocate(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> str:
+    return words.allocate(shape, dtype, device).replace("`out`", f"`{name}`")
+
+
+def _may_overlap_itself(x: Tensor) -> bool:
+    """Whether two elements may share memory; not where each dimension steps over all that lie within it."""
     reach = 1
     for step, count in sorted(zip(x.stride(), x.shape, strict=True)):
         if count > 1:

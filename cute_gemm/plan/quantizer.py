@@ -32,6 +32,9 @@ FEW_ELEMENTS = 1 << 20
 """Of a source, up to which each thread has part of one row: more threads than an H100 runs at once do not
 come of it."""
 
+SOURCES = ("plain", "swiglu", "swiglu_interleaved")
+"""What may be made of a matrix before it is quantised."""
+
 SOURCE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Types that are quantised, and the size of their elements in bytes."""
 
@@ -50,7 +53,7 @@ class RowQuantizer:
     Args:
         dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
         has_matrices: whether it comes as several matrices.
-        source: what of it is quantised, by the names of ``SOURCES`` there.
+        source: what is made of it before, by the names of :data:`SOURCES`.
         rows: which of its rows, by the names of ``ROWS`` there.
         index_dtype: of the vector that says so, if there is one.
         is_power_of_two: whether scales are rounded up to powers of two.
@@ -100,17 +103,16 @@ class BothWaysQuantizer:
     """What a kernel of :mod:`cute_gemm.kernels.quantize.both_ways` is compiled for.
 
     Args:
-        dtype, has_matrices, is_power_of_two: as of :class:`BlockQuantizer`.
+        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
     """
 
     dtype: str
-    has_matrices: bool = False
     is_power_of_two: bool = False
 
     @property
     def name(self) -> str:
         """Such as ``quantize_both_ways_bf16_pow2``."""
-        return f"quantize_both_ways_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
+        return f"quantize_both_ways_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
 
 
 @dataclass(frozen=True, slots=True)

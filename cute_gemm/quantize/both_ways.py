@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..contract import ambient, quantizing
@@ -37,7 +38,7 @@ def quantize_both_ways(
         return (made[0], made[1]), (made[2], made[3])
     q, s, q_t, s_t = _results(x, power_of_two_scales=power_of_two_scales)
     if not _launch(x, (q, s, q_t, s_t), power_of_two_scales):
-        with ambient.no_autocast(x.device):
+        with torch.inference_mode(), ambient.no_autocast(x.device):
             formula.quantize_rows(x, q, s, power_of_two_scales)
             formula.quantize_rows(x.T, q_t, s_t, power_of_two_scales)
     return (q, s), (q_t, s_t)
@@ -57,17 +58,15 @@ def _results(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, T
 
 def _require_source(x: Tensor, power_of_two_scales: bool) -> None:
     quantizing.require_flags(power_of_two_scales=power_of_two_scales)
-    quantizing.require_source("x", x, 2, "[M, K]")
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}; wanted [M, K]: `x.flatten(0, -2)`")
+    quantizing.require_matrix("x", x)
 
 
 def _launch(x: Tensor, results: tuple[Tensor, ...], power_of_two: bool) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
-    if not quantizers.may_launch(x):
+    if not quantizers.may_launch(x, results[::2], results[1::2]):
         return False
     device = x.get_device()
-    config = BothWaysQuantizer(str(x.dtype).removeprefix("torch."), False, power_of_two)
+    config = BothWaysQuantizer(quantizers.NAMES[x.dtype], power_of_two)
     return quantizers.launch((config, device), config, device, (x, *results))
 
 

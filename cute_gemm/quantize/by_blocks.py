@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ..contract import ambient, quantizing
@@ -39,9 +43,12 @@ def quantize_128x128(
     """
     if library.is_needed(w):
         return _as_op(w, power_of_two_scales, out, scales_out)
+    made = _launched(w, power_of_two_scales, out, scales_out)
+    if made is not None:
+        return made
     q, s = _results(w, power_of_two_scales, out, scales_out)
     if not _launch(w, q, s, power_of_two_scales):
-        with ambient.no_autocast(w.device):
+        with torch.inference_mode(), ambient.no_autocast(w.device):
             formula.quantize_blocks(w, q, s, power_of_two_scales)
     quantizers.written(out, scales_out)
     return q, s
@@ -69,15 +76,39 @@ def _require_source(w: Tensor, power_of_two_scales: bool) -> None:
 
 def _launch(w: Tensor, q: Tensor, s: Tensor, power_of_two: bool) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
-    if not quantizers.may_launch(w):
-        return False
     if w.dim() > 3 and all(each.is_contiguous() for each in (w, q, s)):
         w, q, s = (each.flatten(0, -3) for each in (w, q, s))
-    if w.dim() not in (2, 3):
+    if w.dim() not in (2, 3) or not quantizers.may_launch(w, (q,), (s,)):
         return False
-    device = w.get_device()
-    config = BlockQuantizer(str(w.dtype).removeprefix("torch."), w.dim() == 3, power_of_two)
-    return quantizers.launch((config, device), config, device, (w, q, s))
+    config = BlockQuantizer(quantizers.NAMES[w.dtype], w.dim() == 3, power_of_two)
+    return quantizers.launch(_key(w, power_of_two), config, w.get_device(), (w, q, s))
+
+
+def _key(w: Tensor, power_of_two: bool) -> Hashable:
+    """What a kernel, and the device that it was loaded to, depend on."""
+    return "128x128", w.dtype, w.dim(), power_of_two, w.get_device()
+
+
+def _launched(w: Any, power_of_two: Any, out: Any, scales_out: Any) -> tuple[Tensor, Tensor] | None:
+    """The fast path, whatever the arguments are: the results, or None where nothing was done."""
+    try:
+        kernel = quantizers.known(_key(w, power_of_two))
+        if kernel is None or type(power_of_two) is not bool or not quantizers.are_plain(w, out, scales_out):
+            return None
+        # TVM FFI would raise, which takes long.
+        if w.stride(-1) != 1 or (out is not None and out.stride(-1) != 1):
+            return None
+        shape = tuple(w.shape)
+        scale_shape = (*shape[:-2], scale_blocks(shape[-2]), scale_blocks(shape[-1]))
+        q = quantizers.fresh(shape, E4M3) if out is None else out
+        s = quantizers.fresh(scale_shape, SCALE_DTYPE) if scales_out is None else scales_out
+    # Of what is no tensor, or has too few dimensions, or no hash.
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        return None
+    if not quantizers.launch_known(kernel, (w, q, s)):
+        return None
+    quantizers.written(out, scales_out)
+    return q, s
 
 
 def _as_op(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..contract import ambient, quantizing, sizes, words
@@ -50,7 +51,7 @@ def rms_norm_quantize_1x128(
         return _as_op(asked, out, scales_out)
     q, s = _results(asked, out, scales_out)
     if not _launch(asked, q, s):
-        with ambient.no_autocast(x.device):
+        with torch.inference_mode(), ambient.no_autocast(x.device):
             if residual is not None:
                 x = residual.copy_(x.float() + residual.float())
             formula.quantize_rows(formula.rms_norm(x, weight, eps), q, s, power_of_two_scales)
@@ -96,9 +97,7 @@ def _results(
 def _require_sources(asked: _Asked) -> None:
     x = asked.x
     quantizing.require_flags(**asked.named)
-    quantizing.require_source("x", x, 2, "[M, K]")
-    if x.dim() != 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}; wanted [M, K]: `x.flatten(0, -2)`")
+    quantizing.require_matrix("x", x)
     if not isinstance(asked.eps, (int, float)):
         raise TypeError(f"eps is {words.kind(asked.eps)}; wanted a float")
     _require_like("weight", asked.weight, x, x.shape[1:])
@@ -119,10 +118,13 @@ def _require_like(name: str, value: Tensor, x: Tensor, shape: tuple[int, ...]) -
 def _launch(asked: _Asked, q: Tensor, s: Tensor) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
     x, residual = asked.x, asked.residual
-    if not quantizers.may_launch(x):
+    sources = (x, asked.weight) if residual is None else (x, asked.weight, residual)
+    if not all(quantizers.may_launch(each, (q,), (s,)) for each in sources):
         return False
-    dtype, device = str(x.dtype).removeprefix("torch."), x.get_device()
-    config = NormQuantizer.of(dtype, x.shape[1], residual is not None, asked.power_of_two_scales)
+    device = x.get_device()
+    config = NormQuantizer.of(
+        quantizers.NAMES[x.dtype], x.shape[1], residual is not None, asked.power_of_two_scales
+    )
     if config is None:
         return False
     arguments = x, asked.weight, q, s, float(asked.eps)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..contract import grouping, memory
 from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS, Count
-from ..plan.limits import MAX_ALIGNMENT
+from ..plan.limits import MAX_ALIGNMENT, MAX_GROUPS
 from ..row_groups import offsets_row_groups
 
 KINDS = {"rows": "gathered", "valid_rows": "valid", "group_index": "owned", "offsets": "offsets"}
@@ -46,7 +46,7 @@ class Selection:
         if len(given) > 1:
             names = " and ".join(name for name, _ in given)
             raise ValueError(f"{names} are given; wanted at most one of them, which says what rows there are")
-        return Selection(*given[0], alignment) if given else Selection()
+        return Selection(*given[0], alignment) if given else Selection(alignment=alignment)
 
     @property
     def kind(self) -> str:
@@ -71,6 +71,7 @@ class Selection:
         Raises:
             TypeError, ValueError: it does not.
         """
+        grouping.require_count(_ALIGNMENT, self.alignment)
         if not self.name:
             return
         memory.require_own_memory(self.name, self.index, has_memory)
@@ -82,8 +83,11 @@ class Selection:
             _require_row_numbers(self.index, has_memory)
         elif self.kind == "offsets":
             groups = self.index.shape[0] if self.index.dim() else 0
+            if groups > MAX_GROUPS:
+                raise ValueError(
+                    f"offsets has shape {tuple(self.index.shape)}; wanted at most {MAX_GROUPS} groups"
+                )
             grouping.require_index(_INDEXES["offsets"], self.index, groups, has_memory=has_memory)
-            grouping.require_count(_ALIGNMENT, self.alignment)
         else:
             grouping.require_index(_INDEXES[self.name], self.index, x.shape[0], has_memory=has_memory)
         memory.require_one_device(x=x, **{self.name: self.index})
@@ -114,6 +118,8 @@ def _require_row_numbers(rows: Tensor, has_memory: bool) -> None:
     memory.require_strided("rows", rows, has_memory)
     if not has_memory:
         return
+    if rows.numel():
+        memory.require_address("rows", rows, rows.element_size())
     if rows.numel() > 1 and rows.stride(0) != 1:
         raise ValueError(
             f"rows has stride {rows.stride(0)}; wanted its elements one behind the other: `rows.contiguous()`"

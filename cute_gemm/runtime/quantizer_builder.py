@@ -68,12 +68,10 @@ def _(config: BothWaysQuantizer) -> Built:
 
     from ..kernels.quantize.both_ways import QuantizeBothWays
 
-    m, k, m_blocks, k_blocks, groups = (cute.sym_int32() for _ in range(5))
-    matrices = (groups,) if config.has_matrices else ()
-    source = _source(config.dtype, *matrices, m, k)
-    along_k = _e4m3(*matrices, m, k), _scales(*matrices, m, k_blocks)
-    along_m = _e4m3(*matrices, k, m), _scales(*matrices, k, m_blocks)
-    return QuantizeBothWays(config), (source, *along_k, *along_m, *_launch())
+    m, k, m_blocks, k_blocks = (cute.sym_int32() for _ in range(4))
+    along_k = _e4m3(m, k), _scales(m, k_blocks)
+    along_m = _e4m3(k, m), _scales(k, m_blocks)
+    return QuantizeBothWays(config), (_source(config.dtype, m, k), *along_k, *along_m, *_launch())
 
 
 @build.register

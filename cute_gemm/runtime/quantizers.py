@@ -19,11 +19,14 @@ from torch import Tensor
 from .. import settings
 from ..contract import OWNING_TYPES
 from ..plan.launch_policy import LaunchFlags
-from ..plan.limits import SCALE_STRIDE_MULTIPLE, ceil_div
-from ..plan.quantizer import Quantizer
+from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
+from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
 from . import compiler, hardware, quantizer_builder, selection
 from .caller import caller, several_devices
-from .torch_internals import derivatives_may_be_tracked
+from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
+
+NAMES = {getattr(torch, name): name for name in (*SOURCE_BYTES, "int32", "int64")}
+"""Of dtypes, as configurations have them."""
 
 _kernels: dict[Hashable, Callable[..., None]] = {}
 """By what asks for them: kernels that the slow path has launched."""
@@ -55,15 +58,18 @@ def launch_known(
     Returns:
         Whether it has; else nothing was done.
     """
+    try:
+        return _call(kernel, arguments, behind)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...]) -> bool:
     if not caller.has_context:
         caller.get_ready()
     caller.launched.value = 0
-    now = settings.current()
-    flags = LaunchFlags(0) if now.dependent_launch is False else LaunchFlags.PDL
-    try:
-        kernel(*arguments, int(flags), caller.address, *behind)
-    except (TypeError, ValueError, RuntimeError):
-        return False
+    flags = LaunchFlags(0) if settings.current().dependent_launch is False else LaunchFlags.PDL
+    kernel(*arguments, int(flags), caller.address, *behind)
     return bool(caller.launched.value)
 
 
@@ -97,16 +103,33 @@ def launch(
         kernel = compiler.instance(
             (type(config).__name__, config), lambda: quantizer_builder.build(config), config.name
         )
-        if not launch_known(kernel, arguments, behind):
+        if not _call(kernel, arguments, behind):
             return False
         selection.note_launched(config, device)
     _kernels[key] = kernel
     return True
 
 
-def may_launch(x: Tensor) -> bool:
-    """Whether there is something to quantise, on a Hopper GPU, in memory of its own."""
-    return type(x) in OWNING_TYPES and x.is_cuda and x.numel() > 0 and hardware.is_hopper(x.get_device())
+def may_launch(x: Tensor, results: tuple[Tensor, ...], scales: tuple[Tensor, ...]) -> bool:
+    """Whether there is something to quantise, on a Hopper GPU, in tensors that its kernels take.
+
+    Their host code judges all of this again, and more. But what it would decline must not be compiled for,
+    nor refused where a CUDA graph is being captured.
+    """
+    if type(x) not in OWNING_TYPES or not x.is_cuda or not hardware.is_hopper(x.get_device()):
+        return False
+    if not all(each.numel() and _is_aligned(each) for each in (x, *results)):
+        return False
+    if any(each.shape[-1] % K_MULTIPLE for each in results):
+        return False
+    return all(each.stride(-1) == 1 or each.stride(-2) == 1 for each in scales)
+
+
+def _is_aligned(x: Tensor) -> bool:
+    """Whether rows are contiguous, and begin where a thread can load at once."""
+    size = x.element_size()
+    steps = [step * size for step, count in zip(x.stride()[:-1], x.shape[:-1], strict=True) if count > 1]
+    return x.stride(-1) == 1 and not x.data_ptr() % PIECE and not any(step % PIECE for step in steps)
 
 
 def are_plain(x: Tensor, *others: Any) -> bool:
@@ -123,6 +146,11 @@ def are_plain(x: Tensor, *others: Any) -> bool:
         if type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad):
             return False
     return not several_devices() or x.get_device() == torch.cuda.current_device()
+
+
+def fresh(shape: tuple[int, ...], dtype: torch.dtype, m_major: bool = False) -> Tensor:
+    """A new tensor on the current device, contiguous, or as :func:`strides_of_scales` says."""
+    return empty_strided_cuda(shape, strides_of_scales(shape, m_major), dtype)
 
 
 def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:

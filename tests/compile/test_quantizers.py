@@ -32,7 +32,7 @@ def every_quantizer() -> list[Quantizer]:
         )
     for dtype, has_matrices, is_power_of_two in itertools.product(DTYPES, (False, True), (False, True)):
         found.append(BlockQuantizer(dtype, has_matrices, is_power_of_two))
-    found += [BothWaysQuantizer(dtype, False, True) for dtype in DTYPES]
+    found += [BothWaysQuantizer(dtype, True) for dtype in DTYPES]
     for number, (dtype, k) in enumerate(itertools.product(DTYPES, (512, 1024, 2048, 7168, 8192))):
         made = NormQuantizer.of(dtype, k, number % 3 > 0, number % 2 == 0)
         assert made is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cute_gemm import config, fp8_gemm_nt
 from cute_gemm.quantize import (
+    by_rows,
     formula,
     quantize_1x128,
     quantize_128x128,
@@ -27,13 +28,13 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 both_scales = pytest.mark.parametrize("power", [False, True], ids=["scales", "pow2"])
 POISON = 0xFF
+FORMULAS = {name: getattr(formula, name) for name in ("quantize_rows", "quantize_blocks")}
 
 
 @pytest.fixture(autouse=True)
 def no_formula_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a kernel should have run, torch must not have."""
-    for name in ("quantize_rows", "quantize_blocks"):
-        real = getattr(formula, name)
+    for name, real in FORMULAS.items():
 
         def on_the_cpu(values: Tensor, *given: Any, real: Any = real) -> None:
             assert values.is_cpu, "torch quantised on the GPU"
@@ -68,9 +69,11 @@ def adversarial(m: int, k: int, dtype: torch.dtype) -> Tensor:
 
 
 def same(got: Tensor, want: Tensor) -> bool:
-    """The same bits, of which those of NaNs may be any."""
+    """The same bits; of NaNs among scales any."""
     got, want = got.cpu(), want.cpu()
-    is_nan = got.float().isnan()
+    if got.dtype is not torch.float32:
+        return torch.equal(bits(got.contiguous()), bits(want.contiguous()))
+    is_nan = got.isnan()
     return torch.equal(is_nan, want.float().isnan()) and torch.equal(
         bits(got.contiguous()).masked_fill(is_nan, 0), bits(want.contiguous()).masked_fill(is_nan, 0)
     )
@@ -137,7 +140,10 @@ def selections() -> dict[str, tuple[tuple[int, ...], Callable[[], dict[str, Any]
     many = torch.randint(0, 9, (700,), generator=draw).cumsum(0)
     return {
         "rows": ((70, 528), lambda: {"rows": torch.randint(-2, 75, (333,), generator=draw).int()}),
-        "rows, int64": ((70, 528), lambda: {"rows": torch.randint(-2, 75, (40,), generator=draw)}),
+        "rows, int64": (
+            (70, 528),
+            lambda: {"rows": torch.tensor([3, -1, 1 << 32, (1 << 32) + 3, 69, -(1 << 40), 0])},
+        ),
         "valid_rows": ((5, 37, 528), lambda: {"valid_rows": int32([0, 37, 5, 99, -3])}),
         "group_index": (
             (260, 528),
@@ -152,10 +158,16 @@ def selections() -> dict[str, tuple[tuple[int, ...], Callable[[], dict[str, Any]
 
 @pytest.mark.parametrize("source", ["plain", "swiglu", "interleaved"])
 @pytest.mark.parametrize("name", selections())
-def test_rows_that_are_selected(name: str, source: str) -> None:
+@pytest.mark.parametrize("is_few", [True, False])
+def test_rows_that_are_selected(
+    name: str, source: str, is_few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape, make = selections()[name]
     selection = make()
+    if source != "plain":
+        shape = (*shape[:-1], 2 * shape[-1])
     x = normal(*shape, seed=3)
+    monkeypatch.setattr(by_rows, "FEW_ELEMENTS", 1 << 20 if is_few else 0)
     on_gpu = {key: each.cuda() if isinstance(each, Tensor) else each for key, each in selection.items()}
     quantize: Callable[..., Any] = quantize_1x128
     if source != "plain":
@@ -253,8 +265,7 @@ def test_results_lie_within_their_memory() -> None:
 
 def test_what_kernels_do_not_take_is_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    for name in ("quantize_rows", "quantize_blocks"):
-        real = getattr(formula, name)
+    for name, real in FORMULAS.items():
         monkeypatch.setattr(
             formula, name, lambda *given, real=real: calls.append(given[0].is_cuda) or real(*given)
         )
@@ -269,6 +280,18 @@ def test_what_kernels_do_not_take_is_for_torch(monkeypatch: pytest.MonkeyPatch) 
         assert all_same(got, want)
         assert all_same(quantize_128x128(odd(x.cuda())), quantize_128x128(odd(x)))
     assert calls.count(True) == 8
+
+
+def test_what_torch_quantises_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, real in FORMULAS.items():
+        monkeypatch.setattr(formula, name, real)
+    x = normal(40, 250).cuda()
+    want = quantize_1x128(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = quantize_1x128(x)
+    graph.replay()
+    assert all_same(got, want)
 
 
 def test_a_layer_in_a_graph_by_dependent_launch() -> None:

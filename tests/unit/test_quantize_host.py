@@ -166,6 +166,23 @@ def test_what_a_kernel_would_get_wrong_is_not_launched() -> None:
         assert not holds(PLAIN, arguments), what
 
 
+def freed(like: Tensor) -> Tensor:
+    """A tensor whose memory is gone."""
+    made = torch.empty_like(like)
+    made.untyped_storage().resize_(0)
+    return made
+
+
+def test_what_has_no_memory_is_not_launched() -> None:
+    x, (q, s) = aligned(6, 272), results(6, 272)
+    index = torch.zeros(6, dtype=torch.int32)
+    gathered = replace(PLAIN, rows="gathered")
+    assert holds(gathered, (x, q, s), (index,))
+    for arguments in ((freed(x), q, s), (x, freed(q), s), (x, q, freed(s))):
+        assert not holds(PLAIN, arguments)
+    assert not holds(gathered, (x, q, s), (freed(index),))
+
+
 def test_matrices_are_judged_one_by_one() -> None:
     config = replace(PLAIN, has_matrices=True)
     x, (q, s) = aligned(3, 6, 48), results(6, 48, 3)
@@ -188,6 +205,8 @@ def test_an_index_must_lie_apart_from_what_is_written() -> None:
     for alignment, is_one in ((1, True), (1024, True), (0, False), (1025, False), (-1, False)):
         assert holds(by_offsets, (x, q, s), (ends, alignment)) == is_one
     assert not holds(by_offsets, (x, q, s), (ends[:0], 1))
+    assert holds(by_offsets, (x, q, s), (torch.zeros(1022, dtype=torch.int32), 1))
+    assert not holds(by_offsets, (x, q, s), (torch.zeros(1023, dtype=torch.int32), 1))
     valid = replace(PLAIN, rows="valid", has_matrices=True)
     assert holds(valid, (x[None], q[None], s[None]), (ends[:1],))
     assert not holds(valid, (x[None], q[None], s[None]), (ends,))

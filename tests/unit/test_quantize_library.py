@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,11 @@ def test_given_results_are_mutated_in_compiled_code() -> None:
         return made[0], other[1]
 
     torch._dynamo.reset()
-    for compile_ in (lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")):
+    compiled = [
+        functools.partial(torch.compile, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        for dynamic in (None, True)
+    ]
+    for compile_ in (lambda f: f, *compiled):
         (q, s), residual = results(), X.clone()
         made, other = compile_(caller)(X, q, s, residual)
         assert made is q

@@ -51,7 +51,7 @@ class QuantizeBothWays:
         """Checks a call's tensors, and launches on ``stream``.
 
         Args:
-            mX: the source (M, K), or (matrices, M, K), K contiguous.
+            mX: the source (M, K), K contiguous.
             mQ, mS: e4m3 of the same shape, K contiguous, and its scales (M, K / 128), rounded up.
             mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, M / 128), rounded up.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.

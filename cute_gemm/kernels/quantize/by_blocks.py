@@ -33,7 +33,7 @@ class QuantizeByBlocks:
         Args:
             mX: the source (N, K), or (matrices, N, K), K contiguous.
             mQ: e4m3 of the same shape, K contiguous.
-            mS: FP32 (N / 128, K / 128), rounded up, or of each matrix, any strides.
+            mS: FP32 (N / 128, K / 128), rounded up, or of each matrix, row- or M-major.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.
         """
         mX, mQ, mS = (as_matrices(tensor) for tensor in (mX, mQ, mS))

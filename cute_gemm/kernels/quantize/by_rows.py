@@ -68,7 +68,7 @@ class QuantizeByRows:
         Args:
             mX: the source (rows, K), or (matrices, rows, K), K contiguous; of ``SwiGLU`` twice as wide.
             mQ: e4m3 of the same shape but for rows that are gathered, and for ``SwiGLU``; K contiguous.
-            mS: FP32 (rows, K / 128, rounded up), or of each matrix, any strides.
+            mS: FP32 (rows, K / 128, rounded up), or of each matrix, row- or M-major.
             flags: :class:`LaunchFlags`.
             status: address of an Int32 of the host's memory, or 0: as of ``Fp8Gemm1D2D``.
             index: what says which rows are quantised, as ``rows`` of the configuration takes it.
@@ -76,7 +76,7 @@ class QuantizeByRows:
         mX, mQ, mS = (as_matrices(tensor) for tensor in (mX, mQ, mS))
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold((mX, *index), ((mQ, mS),), (1,))
+            go = preconditions.hold((mX, *index), ((mQ, mS),), (1,), self.config.rows == "offsets")
             go = go and mX.shape[1] == self.source.parts * mQ.shape[1]
             report(status, Int32(go))
         if go:

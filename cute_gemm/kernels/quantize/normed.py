@@ -36,7 +36,7 @@ class QuantizeNormed:
         Args:
             mX: the source (M, K), K contiguous.
             mW: the weight of each column (K).
-            mQ, mS: e4m3 (M, K), K contiguous, and its scales (M, K / 128), rounded up, any strides.
+            mQ, mS: e4m3 (M, K), K contiguous, and its scales (M, K / 128), rounded up, row- or M-major.
             eps: what is added to the mean of squares.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.
             residual: where there is one, a matrix as ``mX``.

@@ -4,13 +4,18 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int64, const_expr
 
-from ...plan.limits import K_MULTIPLE, MAX_ALIGNMENT, MAX_EXTENT
+from ...plan.limits import K_MULTIPLE, MAX_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
 from ...plan.quantizer import BLOCK, MAX_MATRICES, PIECE
 from ..preconditions import are_apart, place_of
 
 
 @cute.jit
-def hold(inputs: tuple, results: tuple, heights: cutlass.Constexpr[tuple]) -> Boolean:
+def hold(
+    inputs: tuple,
+    results: tuple,
+    heights: cutlass.Constexpr[tuple],
+    is_of_groups: cutlass.Constexpr[bool] = False,
+) -> Boolean:
     """Whether tensors are in order without a closer look.
 
     Dtypes, devices, extents that must be equal, and contiguous columns are not checked here: a kernel is
@@ -20,6 +25,7 @@ def hold(inputs: tuple, results: tuple, heights: cutlass.Constexpr[tuple]) -> Bo
         inputs: what is read: matrices (rows, columns, matrices), vectors, and an alignment of groups.
         results: pairs of e4m3 and scales, both (rows, columns, matrices).
         heights: rows of each result that share a scale.
+        is_of_groups: whether a vector has an element for each group, which are searched.
     """
     fits = Boolean(True)
     for each in inputs:
@@ -29,6 +35,8 @@ def hold(inputs: tuple, results: tuple, heights: cutlass.Constexpr[tuple]) -> Bo
             fits = fits and are_aligned(each)
         else:
             fits = fits and each.shape[0] > 0
+            if const_expr(is_of_groups):
+                fits = fits and each.shape[0] <= MAX_GROUPS
     for matrices, scales in results:
         fits = fits and do_not_meet(matrices, scales)
         for each in inputs:
@@ -79,10 +87,10 @@ def are_aligned(matrices: cute.Tensor) -> Boolean:
 
 @cute.jit
 def do_not_meet(read: cute.Tensor, written: cute.Tensor) -> Boolean:
-    """Whether no byte lies within both tensors, from their first to their last; strides are positive."""
+    """Whether both have memory, and no byte lies within both, from their first to their last."""
     begin, end = place_of(as_three(written))
     first, behind = place_of(as_three(read))
-    return end <= first or behind <= begin
+    return begin != 0 and first != 0 and (end <= first or behind <= begin)
 
 
 def as_three(tensor: cute.Tensor) -> cute.Tensor:

@@ -66,6 +66,6 @@ class SwiGLU(Plain):
 def silu(x: Float32) -> Float32:
     """``x`` times its logistic function. As of torch, that of negative infinity is NaN.
 
-    Its relative error is at most about 2^-21, times the magnitude of a negative ``x``.
+    Its error is at most about 2^-21 of it, times the magnitude of a negative ``x``; or 2^-126.
     """
     return x * cute.arch.rcp_approx(1.0 + cute.math.exp2(x * -math.log2(math.e), approx=True, ftz=True))
