@@ -61,7 +61,8 @@ def quantize_1x128(
         normal FP32 number: a smaller one would lose bits, and its inverse would overflow. Values below about
         2**-136 therefore become zero. The sign of a zero stays.
         A block that holds a NaN or an infinity comes back as NaN throughout, scale and values (0x7F). It is
-        no error, as looking would make the host wait for the device and would break the capture of CUDA graphs.
+        no error, as looking would make the host wait for the device, and would break the capture of CUDA
+        graphs.
 
     Raises:
         TypeError: an argument is of another kind or dtype.
