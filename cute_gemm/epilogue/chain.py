@@ -12,6 +12,7 @@ from torch import Tensor
 from ..contract import Call
 from ..runtime.epilogued import Applied
 from .operands import NUMBER, Operand, of_argument
+from .probe import examine
 
 Function = Callable[..., Any]
 
@@ -92,7 +93,7 @@ def function(written: Function) -> Callable[..., Epilogue]:
         What takes the operands, and gives the epilogue.
 
     Raises:
-        TypeError: it takes nothing, or other than arguments by place.
+        TypeError: it takes nothing, or other than arguments by place; or it does what a kernel cannot.
     """
     parameters = list(inspect.signature(written).parameters.values())
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -101,6 +102,8 @@ def function(written: Function) -> Callable[..., Epilogue]:
             f"{written.__name__}{inspect.signature(written)} is no function of a sum and of operands; wanted "
             "arguments by place, the sum first"
         )
+    examine(written)
+    _code_of(written)
 
     def made(*operands: Any) -> Epilogue:
         names = [each.name for each in parameters[1:]]
@@ -119,12 +122,28 @@ def _kind_of(operand: Operand) -> tuple[str, str]:
     return operand.kind, "out" if operand.value is None else str(operand.value.dtype)
 
 
-def _code_of(written: Any, seen: tuple[Any, ...] = ()) -> Hashable:
-    """A function by its code and by what it refers to that is no module: numbers, and other functions."""
+def _code_of(written: Function, seen: tuple[Any, ...] = ()) -> Hashable:
+    """A function by its code and by what it refers to that is no module: numbers, and other functions.
+
+    Raises:
+        TypeError: it refers to something else, whose value may change.
+    """
     code = getattr(written, "__code__", None)
     if code is None or written in seen:
         return written
-    closed = [cell.cell_contents for cell in written.__closure__ or ()]
-    named = [written.__globals__[name] for name in code.co_names if name in written.__globals__]
-    more = (each for each in (*closed, *named, *(written.__defaults__ or ())) if not inspect.ismodule(each))
-    return code, tuple(_code_of(each, (*seen, written)) if callable(each) else each for each in more)
+    closed = zip(code.co_freevars, (cell.cell_contents for cell in written.__closure__ or ()), strict=True)
+    named = ((name, written.__globals__[name]) for name in code.co_names if name in written.__globals__)
+    found = []
+    for name, value in (*closed, *named):
+        if isinstance(value, Tensor):
+            raise TypeError(
+                f"{written.__name__} refers to the tensor {name}; wanted it as an operand, such as "
+                f"`epilogue.per_column({name})`"
+            )
+        if inspect.isfunction(value):
+            found.append((name, _code_of(value, (*seen, written))))
+        elif isinstance(value, (int, float, str, type(None))):
+            found.append((name, value))
+        elif not inspect.ismodule(value) and not callable(value):
+            raise TypeError(f"{written.__name__} refers to {name}, {type(value).__name__}; wanted a number")
+    return code, written.__defaults__, tuple(found)

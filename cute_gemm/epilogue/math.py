@@ -13,46 +13,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .probe import Probe
+
 __all__ = ["clamp", "erf", "exp", "log", "maximum", "minimum", "rsqrt", "sigmoid", "sqrt", "tanh", "where"]
 
 
 def exp(x: Any) -> Any:
-    """e to the power of ``x``; in a kernel to 2 units in the last place."""
-    return torch.exp(x) if isinstance(x, Tensor) else _dsl().exp(_number(x), fastmath=True)
+    """e to the power of ``x``; in a kernel to about 2^-22, times the magnitude of ``x``."""
+    if isinstance(x, (Tensor, Probe)):
+        return _of_one(x, "exp")
+    return _of_one(x * math.log2(math.e), "exp2")
 
 
 def log(x: Any) -> Any:
-    """The natural logarithm."""
-    return torch.log(x) if isinstance(x, Tensor) else _dsl().log(_number(x), fastmath=True)
+    """The natural logarithm; in a kernel to about 2^-22."""
+    if isinstance(x, (Tensor, Probe)):
+        return _of_one(x, "log")
+    return _of_one(x, "log2") * math.log(2)
 
 
 def sqrt(x: Any) -> Any:
-    """The square root."""
-    return torch.sqrt(x) if isinstance(x, Tensor) else _dsl().sqrt(_number(x), fastmath=True)
+    """The square root; in a kernel to about 2^-22."""
+    return _of_one(x, "sqrt")
 
 
 def rsqrt(x: Any) -> Any:
-    """One over the square root."""
-    return torch.rsqrt(x) if isinstance(x, Tensor) else _dsl().rsqrt(_number(x), fastmath=True)
+    """One over the square root; in a kernel to about 2^-22."""
+    return _of_one(x, "rsqrt")
 
 
 def tanh(x: Any) -> Any:
     """The hyperbolic tangent; in a kernel by one instruction, to 2^-11 of its value."""
-    return torch.tanh(x) if isinstance(x, Tensor) else _dsl().tanh(_number(x), fastmath=True)
+    return _of_one(x, "tanh")
 
 
 def erf(x: Any) -> Any:
     """The error function."""
-    return torch.erf(x) if isinstance(x, Tensor) else _dsl().erf(_number(x))
+    return _of_one(x, "erf", is_approximate=False)
 
 
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x))."""
-    if isinstance(x, Tensor):
-        return torch.sigmoid(x)
+    if isinstance(x, (Tensor, Probe)):
+        return x if isinstance(x, Probe) else torch.sigmoid(x)
     from cutlass.cute.arch import rcp_approx
 
-    return rcp_approx(1.0 + _dsl().exp2(_number(x) * -math.log2(math.e), fastmath=True))
+    return rcp_approx(1.0 + _of_one(_number(x) * -math.log2(math.e), "exp2"))
 
 
 def maximum(x: Any, y: Any) -> Any:
@@ -72,6 +78,8 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """``x`` where the condition, a comparison, holds, else ``y``: an `if` would need to know it."""
+    if isinstance(condition, Probe):
+        return condition
     if isinstance(condition, Tensor):
         return torch.where(condition, x, y)
     import cutlass
@@ -79,7 +87,24 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     return cutlass.Float32(cutlass.select_(condition, _number(x), _number(y)))
 
 
+def _of_one(x: Any, name: str, is_approximate: bool = True) -> Any:
+    if isinstance(x, Probe):
+        return x
+    if isinstance(x, Tensor):
+        return getattr(torch, name)(x)
+    from cutlass.cute import math as of_dsl
+
+    # PTX's approximations know NaN and infinities. What the DSL calls fast math supposes that there are none.
+    how = {"approx": True} if is_approximate else {}
+    # Of results below 2^-126 it would be several instructions.
+    more = {"ftz": True} if name == "exp2" else {}
+    return getattr(of_dsl, name)(_number(x), **how, **more)
+
+
 def _of_two(x: Any, y: Any, of_torch: Callable[[Tensor, Tensor], Tensor], name: str) -> Any:
+    for each in (x, y):
+        if isinstance(each, Probe):
+            return each
     tensor = next((each for each in (x, y) if isinstance(each, Tensor)), None)
     if tensor is not None:
         x, y = (torch.as_tensor(each, dtype=torch.float32, device=tensor.device) for each in (x, y))
@@ -93,9 +118,3 @@ def _number(x: Any) -> Any:
     import cutlass
 
     return cutlass.Float32(x)
-
-
-def _dsl() -> Any:
-    from cutlass.cute import math as of_dsl
-
-    return of_dsl
