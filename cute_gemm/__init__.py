@@ -4,6 +4,7 @@ The DSL takes seconds to import, so this module does not: the first call on a GP
 """
 
 # First: torch, which the others import, takes seconds.
+from . import epilogue as epilogue
 from . import interrupts as interrupts
 from .ops import (
     contiguous_alignment,
@@ -23,6 +24,7 @@ __all__ = [
     "contiguous_alignment",
     "dequantize_1x128",
     "dequantize_128x128",
+    "epilogue",
     "fp8_gemm_nt",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",

@@ -24,9 +24,10 @@ ROOMS: dict[str, set[str]] = {
     "quantize": {"contract", "plan"},
     "reference": {"contract", "plan", "quantize"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
-    "ops": {"contract", "plan", "reference", "runtime", "settings"},
+    "epilogue": {"contract", "runtime"},
+    "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     # The package as users import it.
-    "": {"interrupts", "ops", "quantize", "settings"},
+    "": {"epilogue", "interrupts", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
