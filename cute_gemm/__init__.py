@@ -4,8 +4,8 @@ The DSL takes seconds to import, so this module does not: the first call on a GP
 """
 
 # First: torch, which the others import, takes seconds.
+from . import interrupts as interrupts  # isort: split
 from . import epilogue as epilogue
-from . import interrupts as interrupts
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
