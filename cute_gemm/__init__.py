@@ -5,6 +5,7 @@ The DSL takes seconds to import, so this module does not: the first call on a GP
 
 # First: torch, which the others import, takes seconds.
 from . import interrupts as interrupts  # isort: split
+
 from . import epilogue as epilogue
 from .ops import (
     contiguous_alignment,
