@@ -15,17 +15,17 @@ from .operands import before, like_out, per_column, per_group_column, per_row, s
 def bias(value: Tensor) -> Epilogue:
     """Adds a number to each column: ``[N]``, or ``[G, N]`` for each of G groups."""
     is_grouped = isinstance(value, Tensor) and value.dim() == 2
-    return _add(per_group_column(value) if is_grouped else per_column(value))
+    return _add_bias(per_group_column(value) if is_grouped else per_column(value))
 
 
 def alpha(value: Tensor | float) -> Epilogue:
     """Multiplies by a number: a float, or ``[1]`` on the device."""
-    return _multiply(scalar(value))
+    return _times_alpha(scalar(value))
 
 
 def row_weights(value: Tensor) -> Epilogue:
     """Multiplies each row by a number, such as a weight of routing: ``[M]`` or ``[G, capacity]``."""
-    return _multiply(per_row(value))
+    return _times_weights(per_row(value))
 
 
 def residual(value: Tensor, beta: float = 1.0) -> Epilogue:
@@ -78,18 +78,23 @@ def bias_silu(value: Tensor) -> Epilogue:
 
 
 @function
-def _add(x: Any, y: Any) -> Any:
-    return x + y
+def _add_bias(x: Any, bias: Any) -> Any:
+    return x + bias
 
 
 @function
-def _multiply(x: Any, y: Any) -> Any:
-    return x * y
+def _times_alpha(x: Any, alpha: Any) -> Any:
+    return x * alpha
 
 
 @function
-def _add_times(x: Any, y: Any, beta: Any) -> Any:
-    return x + beta * y
+def _times_weights(x: Any, row_weights: Any) -> Any:
+    return x * row_weights
+
+
+@function
+def _add_times(x: Any, residual: Any, beta: Any) -> Any:
+    return x + beta * residual
 
 
 @function

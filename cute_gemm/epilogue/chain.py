@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import inspect
+import math as numbers
+import sys
+import types
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..contract import Call
+from ..contract import Call, words
 from ..runtime.epilogued import Applied
+from . import math as own_math
 from .operands import NUMBER, Operand, of_argument
 from .probe import examine
 
@@ -77,7 +84,8 @@ class Epilogue:
             out, row_groups: as of :meth:`Operand.along`.
         """
         for stage in self.stages:
-            sums = stage.function(sums, *(each.along(out, row_groups) for each in stage.operands))
+            made = stage.function(sums, *(each.along(sums, out, row_groups) for each in stage.operands))
+            sums = torch.as_tensor(made, dtype=torch.float32, device=sums.device).expand_as(sums)
         return sums
 
 
@@ -95,6 +103,10 @@ def function(written: Function) -> Callable[..., Epilogue]:
     Raises:
         TypeError: it takes nothing, or other than arguments by place; or it does what a kernel cannot.
     """
+    if not inspect.isfunction(written):
+        raise TypeError(
+            f"{written!r} is no plain function; wanted one of a sum and of operands: `def f(x): ...`"
+        )
     parameters = list(inspect.signature(written).parameters.values())
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or any(each.kind not in by_place for each in parameters):
@@ -122,28 +134,51 @@ def _kind_of(operand: Operand) -> tuple[str, str]:
     return operand.kind, "out" if operand.value is None else str(operand.value.dtype)
 
 
-def _code_of(written: Function, seen: tuple[Any, ...] = ()) -> Hashable:
-    """A function by its code and by what it refers to that is no module: numbers, and other functions.
+def _code_of(written: Function) -> Hashable:
+    """A function by its code and by what it refers to: numbers, and other plain functions.
 
     Raises:
-        TypeError: it refers to something else, whose value may change.
+        TypeError: it refers to something else, whose value may change without being seen.
     """
-    code = getattr(written, "__code__", None)
-    if code is None or written in seen:
-        return written
-    closed = zip(code.co_freevars, (cell.cell_contents for cell in written.__closure__ or ()), strict=True)
-    named = ((name, written.__globals__[name]) for name in code.co_names if name in written.__globals__)
-    found = []
-    for name, value in (*closed, *named):
-        if isinstance(value, Tensor):
-            raise TypeError(
-                f"{written.__name__} refers to the tensor {name}; wanted it as an operand, such as "
-                f"`epilogue.per_column({name})`"
-            )
-        if inspect.isfunction(value):
-            found.append((name, _code_of(value, (*seen, written))))
-        elif isinstance(value, (int, float, str, type(None))):
-            found.append((name, value))
-        elif not inspect.ismodule(value) and not callable(value):
-            raise TypeError(f"{written.__name__} refers to {name}, {type(value).__name__}; wanted a number")
-    return code, written.__defaults__, tuple(found)
+    code = written.__code__
+    closed = dict(zip(code.co_freevars, written.__closure__ or (), strict=True))
+    named = {name: written.__globals__[name] for name in _globals_of(code) if name in written.__globals__}
+    values = {name: cell.cell_contents for name, cell in closed.items()} | named
+    values |= {f"a default of {written.__name__}": written.__defaults__ or ()}
+    values |= written.__kwdefaults__ or {}
+    return code, tuple((name, _value_of(written, name, value)) for name, value in values.items())
+
+
+def _value_of(written: Function, name: str, value: Any) -> Hashable:
+    if isinstance(value, (int, float, type(None))):
+        # As keys, 0.0 and -0.0 and False are one.
+        return type(value), repr(value)
+    if isinstance(value, tuple):
+        return tuple(_value_of(written, name, each) for each in value)
+    if inspect.isfunction(value):
+        return value.__qualname__ if value is written else _code_of(value)
+    if value in (own_math, numbers, *_package()):
+        return value.__name__
+    if isinstance(value, Tensor):
+        fix = f"wanted it as an operand, such as `epilogue.per_column({name})`"
+    else:
+        fix = "wanted a number, a tuple of them, or a plain function, by a name of its own"
+    raise TypeError(f"{written.__name__} refers to {name}, {words.kind(value)}; {fix}")
+
+
+@functools.cache
+def _globals_of(code: types.CodeType) -> tuple[str, ...]:
+    """Names that a function, and what is defined in it, looks up in its module."""
+    found = {each.argval for each in dis.get_instructions(code) if each.opname in _LOADS}
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= set(_globals_of(constant))
+    return tuple(sorted(found))
+
+
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME")
+
+
+def _package() -> tuple[types.ModuleType, ...]:
+    """Modules of the package, which functions may name."""
+    return tuple(sys.modules[name] for name in ("cute_gemm", "cute_gemm.epilogue") if name in sys.modules)

@@ -20,16 +20,16 @@ __all__ = ["clamp", "erf", "exp", "log", "maximum", "minimum", "rsqrt", "sigmoid
 
 def exp(x: Any) -> Any:
     """e to the power of ``x``; in a kernel to about 2^-22, times the magnitude of ``x``."""
-    if isinstance(x, (Tensor, Probe)):
-        return _of_one(x, "exp")
-    return _of_one(x * math.log2(math.e), "exp2")
+    if _is_in_kernel(x):
+        return _of_one(x * math.log2(math.e), "exp2")
+    return _of_one(x, "exp")
 
 
 def log(x: Any) -> Any:
     """The natural logarithm; in a kernel to about 2^-22."""
-    if isinstance(x, (Tensor, Probe)):
-        return _of_one(x, "log")
-    return _of_one(x, "log2") * math.log(2)
+    if _is_in_kernel(x):
+        return _of_one(x, "log2") * math.log(2)
+    return _of_one(x, "log")
 
 
 def sqrt(x: Any) -> Any:
@@ -54,11 +54,11 @@ def erf(x: Any) -> Any:
 
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x))."""
-    if isinstance(x, (Tensor, Probe)):
-        return x if isinstance(x, Probe) else torch.sigmoid(x)
+    if not _is_in_kernel(x):
+        return _of_one(x, "sigmoid")
     from cutlass.cute.arch import rcp_approx
 
-    return rcp_approx(1.0 + _of_one(_number(x) * -math.log2(math.e), "exp2"))
+    return rcp_approx(1.0 + _of_one(x * -math.log2(math.e), "exp2"))
 
 
 def maximum(x: Any, y: Any) -> Any:
@@ -78,20 +78,32 @@ def clamp(x: Any, low: Any, high: Any) -> Any:
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """``x`` where the condition, a comparison, holds, else ``y``: an `if` would need to know it."""
+    if isinstance(condition, bool):
+        return x if condition else y
     if isinstance(condition, Probe):
-        return condition
+        return condition.chosen(x, y)
     if isinstance(condition, Tensor):
-        return torch.where(condition, x, y)
+        return torch.where(condition, *(_as_tensor(each, condition) for each in (x, y)))
     import cutlass
 
     return cutlass.Float32(cutlass.select_(condition, _number(x), _number(y)))
 
 
+def _is_in_kernel(x: Any) -> bool:
+    return not isinstance(x, (Tensor, Probe, int, float))
+
+
+def _as_tensor(x: Any, like: Tensor) -> Tensor:
+    return torch.as_tensor(x, dtype=torch.float32, device=like.device)
+
+
 def _of_one(x: Any, name: str, is_approximate: bool = True) -> Any:
     if isinstance(x, Probe):
-        return x
+        return x.number()
     if isinstance(x, Tensor):
         return getattr(torch, name)(x)
+    if isinstance(x, (int, float)):
+        return getattr(torch, name)(torch.tensor(float(x), dtype=torch.float32, device="cpu")).item()
     from cutlass.cute import math as of_dsl
 
     # PTX's approximations know NaN and infinities. What the DSL calls fast math supposes that there are none.
@@ -104,11 +116,12 @@ def _of_one(x: Any, name: str, is_approximate: bool = True) -> Any:
 def _of_two(x: Any, y: Any, of_torch: Callable[[Tensor, Tensor], Tensor], name: str) -> Any:
     for each in (x, y):
         if isinstance(each, Probe):
-            return each
-    tensor = next((each for each in (x, y) if isinstance(each, Tensor)), None)
-    if tensor is not None:
-        x, y = (torch.as_tensor(each, dtype=torch.float32, device=tensor.device) for each in (x, y))
-        return of_torch(x, y)
+            return each.number()
+    for each in (x, y):
+        if isinstance(each, Tensor):
+            return of_torch(_as_tensor(x, each), _as_tensor(y, each))
+    if isinstance(x, (int, float)) and isinstance(y, (int, float)):
+        return of_torch(*(torch.tensor(float(each), device="cpu") for each in (x, y))).item()
     import cutlass
 
     return getattr(cutlass, name)(_number(x), _number(y))

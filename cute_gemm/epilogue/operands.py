@@ -46,6 +46,14 @@ class Operand:
             )
         memory.require_strided(name, x)
         ambient.require_no_derivatives(**{name: x})
+        ambient.require_no_negation(name, x)
+        if x.numel():
+            memory.require_memory(name, x)
+        if self.kind == PER_GROUP_COLUMN and not call.layout.is_grouped:
+            raise ValueError(
+                f"{name} has a number for each column of each group, but there are no groups; wanted "
+                f"`epilogue.per_column({name}.flatten())`"
+            )
         wanted = self.shape(call)
         if tuple(x.shape) != wanted:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted {wanted}, as it is {self.kind}")
@@ -56,7 +64,7 @@ class Operand:
             )
         if self.kind == LIKE_OUT:
             _require_pairs(name, x)
-        if call.out is not None and not _is_same(x, call.out):
+        if call.out is not None and not (self.kind == LIKE_OUT and _is_same(x, call.out)):
             memory.require_disjoint(name, x, call.out)
 
     def shape(self, call: Call) -> tuple[int, ...]:
@@ -70,15 +78,16 @@ class Operand:
             return tuple(rows)
         return (1,) if self.kind == SCALAR else call.shape
 
-    def along(self, out: Tensor | None, row_groups: Tensor | None) -> Any:
-        """For the reference: what broadcasts with D, or a number.
+    def along(self, sums: Tensor, out: Tensor | None, row_groups: Tensor | None) -> Any:
+        """For the reference: FP32 numbers that broadcast with D.
 
         Args:
+            sums: of D's shape.
             out: the result, as it was before.
             row_groups: of each row; None where there are no groups.
         """
         if self.kind == NUMBER:
-            return self.value
+            return torch.tensor(self.value, dtype=torch.float32, device=sums.device)
         given = out if self.value is None else self.value
         assert given is not None, "checked"
         value = given.float()
@@ -111,7 +120,11 @@ def like_out(value: Tensor) -> Operand:
 
 def scalar(value: Tensor | float) -> Operand:
     """One number for all: a float, or ``[1]`` on the device, which the host does not wait for."""
-    return Operand(SCALAR, value) if isinstance(value, Tensor) else Operand(NUMBER, float(value))
+    if isinstance(value, Tensor):
+        return Operand(SCALAR, value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"a scalar is {words.kind(value)}; wanted a float, or a tensor `[1]`")
+    return Operand(NUMBER, float(value))
 
 
 def before() -> Operand:
@@ -149,4 +162,6 @@ def _require_pairs(name: str, x: Tensor) -> None:
 
 def _is_same(x: Tensor, out: Tensor) -> bool:
     """Whether each element of both is at the same place."""
-    return x.data_ptr() == out.data_ptr() and x.dtype is out.dtype and x.stride() == out.stride()
+    places = zip(x.shape, x.stride(), out.stride(), strict=True)
+    is_alike = x.dtype is out.dtype and x.shape == out.shape
+    return is_alike and x.data_ptr() == out.data_ptr() and all(a == b for n, a, b in places if n > 1)

@@ -41,7 +41,7 @@ def fp8_gemm_nt(
             :mod:`cute_gemm.epilogue`; None for nothing.
 
     M is any size, N a multiple of 8, K a multiple of 16 (a last k-block may be partial). With K = 0 the
-    result is zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
+    sums are zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
 
     The last dimension of a, b and out is contiguous (stride 1). Rows may be further apart: the row stride is
     a multiple of 16 bytes, at least the length of a row (so rows that `expand` repeats are refused) and below

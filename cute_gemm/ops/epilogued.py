@@ -25,6 +25,25 @@ def run(
     validate: bool = False,
 ) -> Tensor:
     """As :func:`.road.run`, of what ``epilogue`` makes of sums."""
+    if torch.compiler.is_compiling():
+        from . import untraced
+
+        return untraced.epilogued(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate)
+    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate)
+
+
+def run_checked(
+    layout: Layout,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    out: Tensor | None,
+    out_dtype: torch.dtype,
+    index: Tensor | None,
+    count: int,
+    epilogue: Epilogue,
+    validate: bool,
+) -> Tensor:
+    """The result, or an error that says what is not in order."""
     if not isinstance(epilogue, Epilogue):
         raise TypeError(
             f"epilogue is {words.kind(epilogue)}; wanted one of cute_gemm.epilogue, such as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -132,32 +133,36 @@ def test_rows_of_groups_have_what_is_theirs_and_others_stay(layout: Layout) -> N
         (
             lambda: epilogue.bias(normal(N - 1)),
             ValueError,
-            r"y has shape \(143,\); wanted",
+            r"bias has shape \(143,\); wanted \(144,\)",
         ),
         (
             lambda: epilogue.bias(normal(2, N)),
             ValueError,
-            r"y has shape \(2, 144\); wanted",
+            "bias has a number for each column of each group, but",
         ),
         (
             lambda: epilogue.bias(BIAS.double()),
             TypeError,
-            r"y has dtype torch.float64; .*`y.float\(\)`",
+            r"bias has dtype torch.float64; .*`bias.float",
         ),
         (
             lambda: epilogue.bias(normal(2 * N)[::2]),
             ValueError,
-            r"y has strides \(2,\); wanted 1",
+            r"bias has strides \(2,\); wanted 1",
         ),
-        (lambda: epilogue.row_weights(normal(N)), ValueError, r"y has shape \(144,\); wanted \(70,\)"),
+        (
+            lambda: epilogue.row_weights(normal(N)),
+            ValueError,
+            r"row_weights has shape \(144,\); wanted",
+        ),
         (
             lambda: epilogue.residual(normal(M, N + 1)[:, 1:]),
             ValueError,
             "wanted even strides",
         ),
-        (lambda: epilogue.residual(OTHER.T), ValueError, r"y has shape \(144, 70\)"),
-        (lambda: epilogue.accumulate(), ValueError, "y is what out held before, but no out is given"),
-        (lambda: epilogue.bias(torch.nn.Parameter(BIAS)), ValueError, "y requires a gradient"),
+        (lambda: epilogue.residual(OTHER.T), ValueError, r"residual has shape \(144, 70\)"),
+        (lambda: epilogue.accumulate(), ValueError, "residual is what out held before, but no"),
+        (lambda: epilogue.bias(torch.nn.Parameter(BIAS)), ValueError, "bias requires a gradient"),
         (lambda: torch.relu, TypeError, "epilogue is a builtins.builtin_function_or_method; wanted one of"),
     ],
 )
@@ -169,10 +174,24 @@ def test_what_does_not_fit_is_named(call: Callable[[], Any], error: type[Excepti
 def test_an_operand_that_overlaps_out_elsewhere_is_refused() -> None:
     both = torch.zeros(M + 1, N)
     out = both[1:]
-    with pytest.raises(ValueError, match="out lies in the memory of y"):
+    with pytest.raises(ValueError, match="out lies in the memory of residual"):
         fp8_gemm_nt(LHS, RHS, out, epilogue=epilogue.residual(both[:-1]))
-    with pytest.raises(ValueError, match="out lies in the memory of y"):
+    with pytest.raises(ValueError, match="out lies in the memory of bias"):
         fp8_gemm_nt(LHS, RHS, out, epilogue=epilogue.bias(out[3]))
+    square = torch.zeros(N, N)
+    given = make_inputs(N, N, K)
+    with pytest.raises(ValueError, match="no groups"):
+        fp8_gemm_nt(*given, square, epilogue=epilogue.bias(square))
+
+
+def test_a_pending_negation_and_memory_that_is_gone_are_refused() -> None:
+    negative = torch.tensor([1 + 2j]).conj().imag
+    with pytest.raises(ValueError, match="alpha is part of a conjugated complex tensor"):
+        fp8_gemm_nt(LHS, RHS, epilogue=epilogue.alpha(negative))
+    freed = BIAS.clone()
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"bias, .* has no memory behind it"):
+        fp8_gemm_nt(LHS, RHS, epilogue=epilogue.bias(freed))
 
 
 # What a function may do
@@ -209,6 +228,27 @@ def test_what_cannot_be_expressed_is_refused_in_words() -> None:
     def a_list(x: Any) -> Any:
         return x * len(kinds)
 
+    def used_tensor(x: Any) -> Any:
+        return x * len(table)
+
+    def in_place(x: Any) -> Any:
+        x *= 2.0
+        return x
+
+    def a_comparison(x: Any) -> Any:
+        return x > 0
+
+    def no_condition(x: Any) -> Any:
+        return epilogue.where(x, 1.0, 0.0)
+
+    def of_a_module(x: Any) -> Any:
+        return x * dsl.__name__.count("x")
+
+    def of_an_object(x: Any) -> Any:
+        return x * layer.in_features
+
+    layer = torch.nn.Linear(2, 2)
+
     for function, words in (
         (an_if, "an_if cannot be an epilogue: it asks whether a value holds.*`epilogue.where"),
         (pythons, "it asks whether a value holds"),
@@ -217,8 +257,16 @@ def test_what_cannot_be_expressed_is_refused_in_words() -> None:
         (a_power, "unsupported operand"),
         (an_index, "not subscriptable"),
         (nothing, "it returns NoneType; wanted a number"),
-        (a_tensor, "a_tensor cannot be|refers to the tensor table"),
-        (a_list, "a_list refers to kinds, list; wanted a number"),
+        (a_tensor, "a_tensor cannot be an epilogue: it computes with Tensor"),
+        (used_tensor, "used_tensor refers to table, a torch.Tensor; wanted it as an operand, such as"),
+        (a_list, "a_list refers to kinds, a builtins.list; wanted a number"),
+        (in_place, "it changes a value in place"),
+        (a_comparison, "it returns a comparison; wanted a number"),
+        (no_condition, "`where` is given a number; wanted a comparison"),
+        (of_a_module, "of_a_module refers to dsl, a builtins.module; wanted a number"),
+        (of_an_object, "of_an_object refers to layer, a torch.nn"),
+        (torch.relu, "is no plain function"),
+        (functools.partial(half), "is no plain function"),
         (lambda: 0, "is no function of a sum"),
         (lambda *x: 0, "is no function of a sum"),
         (lambda x, *, y: 0, "is no function of a sum"),
@@ -258,6 +306,78 @@ def test_a_kernel_is_told_by_code_and_by_what_it_closes_over() -> None:
     assert epilogue.bias(BIAS).key == epilogue.bias(BIAS.clone()).key != epilogue.bias(BIAS.half()).key
     assert (epilogue.relu() | epilogue.silu()).key != (epilogue.silu() | epilogue.relu()).key
     assert epilogue.accumulate().key != epilogue.residual(OTHER).key
+
+
+def test_all_that_shapes_the_code_is_in_its_key() -> None:
+    def made(factor: Any, **more: Any) -> Any:
+        pair = (factor, 1.0)
+
+        def helper(y: Any, *, k: Any = factor) -> Any:
+            return y * k
+
+        @epilogue.function
+        def of_helper(x: Any) -> Any:
+            return helper(x)
+
+        @epilogue.function
+        def nested(x: Any) -> Any:
+            return (lambda y: y * SLOPE)(x)
+
+        @epilogue.function
+        def of_tuple(x: Any) -> Any:
+            return x * pair[0] + pair[1]
+
+        return of_helper().key, nested().key, of_tuple().key
+
+    one, two = made(1.0), made(2.0)
+    assert one[0] != two[0]
+    assert one[1] == two[1]
+    assert one[2] != two[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "SLOPE", 0.5)
+        assert made(1.0)[1] != one[1]
+    assert made(0.0)[0] != made(-0.0)[0]
+    assert made(0)[0] != made(False)[0]
+
+
+def test_numbers_may_be_operands_of_any_function() -> None:
+    @epilogue.function
+    def of_numbers(x: Any, a: Any, b: Any) -> Any:
+        y = x * epilogue.exp(a) + epilogue.maximum(a, b) * epilogue.sqrt(4.0)
+        return epilogue.where(a > 0, y, -y) + epilogue.where(SLOPE > 0, 1.0, 0.0)
+
+    @epilogue.function
+    def constant(x: Any) -> Any:
+        return 1.5
+
+    @epilogue.function
+    def sign(x: Any) -> Any:
+        return epilogue.where(x > 0, 1, 0)
+
+    want = SUMS * math.exp(0.5) + 2 * 2.0 + 1
+    got = fp8_gemm_nt(LHS, RHS, out_dtype=torch.float32, epilogue=of_numbers(0.5, 2.0))
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-5)
+    assert (fp8_gemm_nt(LHS, RHS, epilogue=constant()) == 1.5).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_default_dtype", lambda: torch.float64)
+        got = fp8_gemm_nt(LHS, RHS, out_dtype=torch.float32, epilogue=sign())
+    assert torch.equal(got, (SUMS > 0).float())
+
+
+def test_an_operand_is_left_as_it_was() -> None:
+    before = BIAS.clone()
+    fp8_gemm_nt(LHS, RHS, epilogue=epilogue.bias(BIAS) | epilogue.relu() | epilogue.residual(OTHER))
+    assert torch.equal(BIAS, before)
+
+
+def test_a_compiled_caller_gets_the_same_bits() -> None:
+    def caller() -> Tensor:
+        return fp8_gemm_nt(LHS, RHS, epilogue=epilogue.bias_silu(BIAS)) * 2
+
+    assert torch.equal(torch.compile(caller, backend="eager")(), caller())
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="a product with an epilogue is no op"):
+        torch.compile(caller, backend="eager", fullgraph=True)()
 
 
 def test_a_global_number_counts() -> None:
