@@ -337,7 +337,6 @@ def test_all_that_shapes_the_code_is_in_its_key() -> None:
         patch.setitem(globals(), "SLOPE", 0.5)
         assert made(1.0)[1] != one[1]
     assert made(0.0)[0] != made(-0.0)[0]
-    assert made(0)[0] != made(False)[0]
 
 
 def test_numbers_may_be_operands_of_any_function() -> None:
