@@ -4,7 +4,9 @@ The DSL takes seconds to import, so this module does not: the first call on a GP
 """
 
 # First: torch, which the others import, takes seconds.
-from . import interrupts as interrupts
+from . import interrupts as interrupts  # isort: split
+
+from . import epilogue as epilogue
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
@@ -32,6 +34,7 @@ __all__ = [
     "contiguous_alignment",
     "dequantize_1x128",
     "dequantize_128x128",
+    "epilogue",
     "fp8_gemm_nt",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",

@@ -138,14 +138,14 @@ def launch_checked(call: Call) -> Tensor:
         return _launch_here(call, device)
 
 
-def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> None:
+def launch_with(found: Launch, call: Call, result: Tensor, *more: Tensor | float) -> None:
     """Launches ``found`` for a call, on the current stream of its device, which is the current one.
 
     Args:
         found: the kernel, and how to launch it.
         call: one that the contract has found in order.
         result: where to write.
-        tensors: further ones, of a kernel that takes such.
+        more: further tensors and numbers, of a kernel that takes such.
     """
     device = call.a.get_device()
     if not caller.has_context:
@@ -153,7 +153,7 @@ def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> 
     a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
     index = () if call.index is None else (_for_tma(call.index),)
     grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index
-    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *tensors)
+    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *more)
 
 
 def forget() -> None:

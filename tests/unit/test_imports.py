@@ -24,9 +24,10 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
     "quantize": {"contract", "plan", "row_groups", "runtime"},
     "reference": {"contract", "plan", "quantize"},
-    "ops": {"contract", "plan", "reference", "runtime", "settings"},
+    "epilogue": {"contract", "runtime"},
+    "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     # The package as users import it.
-    "": {"interrupts", "ops", "quantize", "settings"},
+    "": {"epilogue", "interrupts", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
