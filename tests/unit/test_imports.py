@@ -17,8 +17,9 @@ ROOMS: dict[str, set[str]] = {
     "storage": set(),
     "settings": set(),
     "plan": {"storage"},
-    "schedulers": {"plan"},
-    "kernels": {"plan", "schedulers"},
+    "dsl": set(),
+    "schedulers": {"dsl", "plan"},
+    "kernels": {"dsl", "plan", "schedulers"},
     "contract": {"plan"},
     "row_groups": {"plan"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
@@ -45,6 +46,7 @@ TIMERS = {"measure/clocks.py", "measure/cold.py"}
 
 FOREIGN = {
     "plan": {"torch", "cutlass", "cuda", "tvm_ffi"},
+    "dsl": {"torch"},
     "schedulers": {"torch"},
     "kernels": {"torch"},
     "contract": {"cutlass", "cuda", "tvm_ffi"},

@@ -8,8 +8,8 @@ rows to the threads that have whole columns through shared memory.
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
-from cutlass.memory import SmemAllocator
 
+from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import PIECE, BothWaysQuantizer
 from ..preconditions import report

@@ -6,8 +6,8 @@ A CTA has one block, all of which its threads hold in registers while they agree
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Int32, Int64
-from cutlass.memory import SmemAllocator
 
+from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import BLOCK, BlockQuantizer
 from ..preconditions import report

@@ -8,8 +8,8 @@ row is the sum of both, rounded to their type, and replaces the residual.
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32, const_expr
-from cutlass.memory import SmemAllocator
 
+from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import BLOCK, PIECE, NormQuantizer
 from ..preconditions import are_apart, report
