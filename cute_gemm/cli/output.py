@@ -33,7 +33,7 @@ def tamed() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = _show_warning
         stack.callback(setattr, logging, "lastResort", logging.lastResort)
-        logging.lastResort = _Records(logging.WARNING)
+        logging.lastResort = Records(logging.WARNING)
         yield
 
 
@@ -41,12 +41,6 @@ def report(message: object) -> None:
     """A line on standard error that names the program, as far as anybody reads it."""
     with contextlib.suppress(OSError):
         say(f"{PROGRAM}: {in_a_line(message)}", sys.stderr)
-
-
-def report_record(record: logging.LogRecord) -> None:
-    """What a log record says, as :func:`report` does, with its level where that is more than information."""
-    level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-    report(f"{level}{record.getMessage()}")
 
 
 def give_up(*streams: TextIO) -> None:
@@ -59,11 +53,12 @@ def give_up(*streams: TextIO) -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
-class _Records(logging.Handler):
-    """Takes what no other handler does."""
+class Records(logging.Handler):
+    """A line on standard error for each log record, with its level where that is more than information."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        report_record(record)
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        report(f"{level}{record.getMessage()}")
 
 
 def _show_warning(

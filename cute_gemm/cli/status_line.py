@@ -10,21 +10,21 @@ from rich.text import Text
 
 from cute_gemm.measure.console import PlainConsole, printable
 
-from .output import report_record
+from .output import Records
 
 _COMPILER = "cute_gemm.runtime.compiler"
 
 
-class _Shown(logging.Handler):
-    """Progress goes to the line that moves, if it does; what is to stay takes a line of its own."""
+class _MovingLine(Records):
+    """Shows progress in a line that moves; what is to stay takes a line of its own."""
 
-    def __init__(self, show: Callable[[str], None] | None) -> None:
+    def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._show is None or record.levelno >= logging.WARNING:
-            report_record(record)
+        if record.levelno >= logging.WARNING:
+            super().emit(record)
         else:
             self._show(record.getMessage())
 
@@ -42,7 +42,7 @@ def status_line(message: str) -> Iterator[Callable[[str], None]]:
             status.update(Text(printable(message)))
 
         # Where a line cannot move, only what takes seconds is worth one.
-        handler = _Shown(update if console.is_terminal else None)
+        handler = _MovingLine(update) if console.is_terminal else Records(logging.INFO)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:

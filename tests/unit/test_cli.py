@@ -388,6 +388,17 @@ def test_compiler_messages_reach_the_user_and_then_stop(capsys, monkeypatch):
     assert (logger.level, logger.handlers) == (logging.ERROR, handlers)
 
 
+def test_a_warning_stays_where_a_line_moves(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    logger = logging.getLogger("cute_gemm.runtime.compiler")
+    with status_line("working ..."):
+        logger.info("compiling %s ...", "256x128")
+        logger.warning("threw away %s", "one")
+    _, err = capsys.readouterr()
+    assert "cute-gemm: warning: threw away one\n" in err
+    assert "cute-gemm: compiling" not in err
+
+
 def test_info(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
     (tmp_path / f"{1:064x}.kernel").write_bytes(bytes(3 << 20))
