@@ -11,7 +11,7 @@ from late import copy_at_once
 from tensors import DTYPES, bits, problem_here, semaphore
 
 import cute_gemm
-from cute_gemm.plan import launch_policy
+from cute_gemm.plan import cost_model, launch_policy
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, MASKED
 from cute_gemm.plan.limits import SEMAPHORE_WORDS
@@ -36,11 +36,10 @@ def operands() -> tuple[Operand, Operand]:
 
 
 def config_that_draws() -> KernelConfig:
-    """What a call chooses, on all multiprocessors; it has more tiles than run at once on fewer, too."""
+    """The best that draws its tiles on all multiprocessors; it has more than run at once on fewer, too."""
     problem = problem_here(*SHAPE)
-    config = selection.select(problem)
-    assert launch_policy.is_drawn(problem, config)
-    return config
+    ranked = (choice.config for choice in cost_model.rank(problem))
+    return next(config for config in ranked if launch_policy.is_drawn(problem, config))
 
 
 def draw(operands: tuple[Operand, Operand], out: torch.Tensor | None = None, **more: int) -> torch.Tensor:
