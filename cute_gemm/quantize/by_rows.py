@@ -193,7 +193,7 @@ def _width(source: str, x: Tensor) -> int:
 def _launch(x: Tensor, q: Tensor, s: Tensor, asked: _Asked, chosen: Selection) -> bool:
     """On a Hopper GPU, if a kernel takes such tensors."""
     kind, index = chosen.kind, chosen.index
-    if kind == "all" and x.dim() != 2 and all(each.is_contiguous() for each in (x, q, s)):
+    if kind == "all" and x.dim() != 2 and x.numel() and all(each.is_contiguous() for each in (x, q, s)):
         x, q, s = (each.view(-1, each.shape[-1]) for each in (x, q, s))
     if x.dim() not in (2, 3) or not quantizers.may_launch(x, (q,), (s,)):
         return False
@@ -206,57 +206,77 @@ def _launch(x: Tensor, q: Tensor, s: Tensor, asked: _Asked, chosen: Selection) -
         is_power_of_two=asked.power_of_two_scales,
         passes=1 if x.numel() <= FEW_ELEMENTS else _PASSES,
     )
-    key = _key(x, asked, kind, index)
+    key = _key(x, asked.source, asked.power_of_two_scales, kind, index)
     return quantizers.launch(key, config, x.get_device(), (x, q, s), chosen.behind)
 
 
-def _key(x: Tensor, asked: _Asked, kind: str, index: Tensor | None) -> Hashable:
+def _key(x: Tensor, source: str, power_of_two: bool, kind: str, index: Tensor | None) -> Hashable:
     """What a kernel, and the device that it was loaded to, depend on."""
-    index_dtype, few = None if index is None else index.dtype, x.numel() <= FEW_ELEMENTS
-    return asked.source, kind, x.dtype, x.dim(), asked.power_of_two_scales, index_dtype, x.get_device(), few
+    index_dtype = None if index is None else index.dtype
+    return (
+        source,
+        kind,
+        x.dtype,
+        x.dim(),
+        power_of_two,
+        index_dtype,
+        x.get_device(),
+        x.numel() <= FEW_ELEMENTS,
+    )
 
 
 def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor, Tensor] | None:
     """The fast path, whatever the arguments are: the results, or None where nothing was done."""
-    kind: str = "all"
-    index: Any = None
-    for each_kind, each in zip(KINDS.values(), asked[3:7], strict=True):
-        if each is not None:
-            if index is not None:
-                return None
-            kind, index = each_kind, each
+    source, power_of_two, m_major, *selecting, alignment = asked
+    if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
+        return None
     try:
-        if kind == "all" and x.dim() != 2 and out is None and scales_out is None:
+        kind, index = _selected(selecting)
+        shape = x.shape
+        if kind == "all" and len(shape) != 2 and out is None and scales_out is None:
             return _launched_whole(x, asked)
-        kernel = quantizers.known(_key(x, asked, kind, index))
-        if (
-            kernel is None
-            or any(type(each) is not bool for each in asked[1:3])
-            or type(asked.alignment) is not int
-        ):
-            return None
-        if not quantizers.are_plain(x, index, out, scales_out):
+        kernel = quantizers.known(_key(x, source, power_of_two, kind, index))
+        if kernel is None or not quantizers.are_plain(x, index, out, scales_out):
             return None
         # TVM FFI would raise, which takes long.
         if x.stride(-1) != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
             return None
+        if out is None or scales_out is None:
+            k = shape[-1] if source == "plain" else shape[-1] // 2
+            leading = shape[:-1] if kind != "gathered" else index.shape
+            q = quantizers.fresh((*leading, k), E4M3) if out is None else out
+            scale_shape = *leading, scale_blocks(k)
+            s = quantizers.fresh(scale_shape, SCALE_DTYPE, m_major) if scales_out is None else scales_out
+        else:
+            q, s = out, scales_out
         if out is not None and out.stride(-1) != 1:
             return None
-        shape, k = x.shape, x.shape[-1] if asked.source == "plain" else x.shape[-1] // 2
-        shape = (*shape[:-1], k) if kind != "gathered" else (index.shape[0], k)
-        q, s = out, scales_out
-        if q is None:
-            q = quantizers.fresh(shape, E4M3)
-        if s is None:
-            s = quantizers.fresh((*shape[:-1], scale_blocks(k)), SCALE_DTYPE, asked.m_major_scales)
-    # Of what is no tensor, or has too few dimensions, or no hash.
+    # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return None
-    behind = () if index is None else (index, asked.alignment) if kind == "offsets" else (index,)
+    behind = () if index is None else (index, alignment) if kind == "offsets" else (index,)
     if not quantizers.launch_known(kernel, (x, q, s), behind):
         return None
-    quantizers.written(out, scales_out)
+    if out is not None or scales_out is not None:
+        quantizers.written(out, scales_out)
     return q, s
+
+
+def _selected(selecting: list[Any]) -> tuple[str, Any]:
+    """Which rows are meant, of the four arguments that may say it, and that argument.
+
+    Raises:
+        ValueError: several say it.
+    """
+    if selecting == _NONE_SELECTS:
+        return "all", None
+    (found,) = (
+        (kind, each) for kind, each in zip(KINDS.values(), selecting, strict=True) if each is not None
+    )
+    return found
+
+
+_NONE_SELECTS = [None] * len(KINDS)
 
 
 def _launched_whole(x: Tensor, asked: _Asked) -> tuple[Tensor, Tensor] | None:

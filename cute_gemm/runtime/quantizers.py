@@ -137,13 +137,15 @@ def are_plain(x: Tensor, *others: Any) -> bool:
 
     And whether ``x`` is on the current device.
     """
-    if derivatives_may_be_tracked():
+    if type(x) not in OWNING_TYPES or x.is_neg() or derivatives_may_be_tracked():
         return False
     is_recorded = torch.is_grad_enabled()
-    for each in (x, *others):
-        if each is None:
-            continue
-        if type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad):
+    if is_recorded and x.requires_grad:
+        return False
+    for each in others:
+        if each is not None and (
+            type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad)
+        ):
             return False
     return not several_devices() or x.get_device() == torch.cuda.current_device()
 
@@ -168,6 +170,4 @@ def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:
 
 def written(*given: Tensor | None) -> None:
     """Says of results that were given that they have changed: autograd would not notice otherwise."""
-    for each in given:
-        if each is not None:
-            torch.autograd.graph.increment_version(each)
+    torch.autograd.graph.increment_version([each for each in given if each is not None])
