@@ -173,6 +173,14 @@ def test_empty(quantize, dequantize, shape):
     assert dequantize(q, s).shape == shape
 
 
+@pytest.mark.parametrize("shape", [(0,), (2, 3, 0), (2, 0, 128), (0, 3, 130)])
+def test_empty_of_other_than_two_dimensions(shape):
+    q, s = quantize_1x128(torch.zeros(shape))
+    assert q.shape == shape
+    assert s.shape == (*shape[:-1], scale_blocks(shape[-1]))
+    assert dequantize_1x128(q, s).shape == shape
+
+
 @both
 def test_strided_input(quantize, dequantize):
     x = normal(300, 260)
