@@ -100,8 +100,12 @@ def _launched(w: Any, power_of_two: Any, out: Any, scales_out: Any) -> tuple[Ten
             return None
         shape = tuple(w.shape)
         scale_shape = (*shape[:-2], scale_blocks(shape[-2]), scale_blocks(shape[-1]))
-        q = quantizers.fresh(shape, E4M3) if out is None else out
-        s = quantizers.fresh(scale_shape, SCALE_DTYPE) if scales_out is None else scales_out
+        q = quantizers.fresh(shape, quantizers.strides_of_scales(shape, False), E4M3) if out is None else out
+        s = (
+            quantizers.fresh(scale_shape, quantizers.strides_of_scales(scale_shape, False), SCALE_DTYPE)
+            if scales_out is None
+            else scales_out
+        )
     # Of what is no tensor, or has too few dimensions, or no hash.
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return None

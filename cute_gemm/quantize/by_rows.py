@@ -135,11 +135,12 @@ class _Asked(NamedTuple):
 def _quantize(
     x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if not torch.compiler.is_compiling():
+        made = _launched(x, asked, out, scales_out)
+        if made is not None:
+            return made
     if library.is_needed(x):
         return _as_op(x, asked, out, scales_out)
-    made = _launched(x, asked, out, scales_out)
-    if made is not None:
-        return made
     q, s = _results(x, asked, out, scales_out)
     chosen = asked.selection
     if not chosen.is_empty and not _launch(x, q, s, asked, chosen):
@@ -227,11 +228,14 @@ def _key(x: Tensor, source: str, power_of_two: bool, kind: str, index: Tensor | 
 
 def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor, Tensor] | None:
     """The fast path, whatever the arguments are: the results, or None where nothing was done."""
-    source, power_of_two, m_major, *selecting, alignment = asked
+    source, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = asked
     if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
         return None
     try:
-        kind, index = _selected(selecting)
+        kind: str = "all"
+        index: Any = None
+        if not (rows is None and valid_rows is None and group_index is None and offsets is None):
+            kind, index = _selected(rows, valid_rows, group_index, offsets)
         shape = x.shape
         if kind == "all" and len(shape) != 2 and out is None and scales_out is None:
             return _launched_whole(x, asked)
@@ -239,17 +243,15 @@ def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor,
         if kernel is None or not quantizers.are_plain(x, index, out, scales_out):
             return None
         # TVM FFI would raise, which takes long.
-        if x.stride(-1) != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
+        if x.stride()[-1] != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
             return None
-        if out is None or scales_out is None:
-            k = shape[-1] if source == "plain" else shape[-1] // 2
-            leading = shape[:-1] if kind != "gathered" else index.shape
-            q = quantizers.fresh((*leading, k), E4M3) if out is None else out
-            scale_shape = *leading, scale_blocks(k)
-            s = quantizers.fresh(scale_shape, SCALE_DTYPE, m_major) if scales_out is None else scales_out
-        else:
-            q, s = out, scales_out
-        if out is not None and out.stride(-1) != 1:
+        q, s = out, scales_out
+        if q is None or s is None:
+            taken = shape if kind != "gathered" else (index.shape[0], shape[-1])
+            of_q, of_s = _sizes(taken, source, m_major)
+            q = quantizers.fresh(*of_q, E4M3) if q is None else q
+            s = quantizers.fresh(*of_s, SCALE_DTYPE) if s is None else s
+        if out is not None and out.stride()[-1] != 1:
             return None
     # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
@@ -262,21 +264,28 @@ def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor,
     return q, s
 
 
-def _selected(selecting: list[Any]) -> tuple[str, Any]:
-    """Which rows are meant, of the four arguments that may say it, and that argument.
+@functools.lru_cache(4096)
+def _sizes(taken: tuple[int, ...], source: str, m_major: bool) -> tuple[_Size, _Size]:
+    """Shape and strides of new results, for so many rows as are taken, and columns of the source."""
+    shape = *taken[:-1], taken[-1] if source == "plain" else taken[-1] // 2
+    scale_shape = *shape[:-1], scale_blocks(shape[-1])
+    of_q = shape, quantizers.strides_of_scales(shape, False)
+    return of_q, (scale_shape, quantizers.strides_of_scales(scale_shape, m_major))
+
+
+_Size = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _selected(*selecting: Any) -> tuple[str, Any]:
+    """Which rows are meant, of the four arguments that may say it, and the one that does.
 
     Raises:
-        ValueError: several say it.
+        ValueError: several do.
     """
-    if selecting == _NONE_SELECTS:
-        return "all", None
     (found,) = (
         (kind, each) for kind, each in zip(KINDS.values(), selecting, strict=True) if each is not None
     )
     return found
-
-
-_NONE_SELECTS = [None] * len(KINDS)
 
 
 def _launched_whole(x: Tensor, asked: _Asked) -> tuple[Tensor, Tensor] | None:

@@ -64,12 +64,15 @@ def launch_known(
         return False
 
 
+_AT_ONCE, _DEPENDENT = int(LaunchFlags(0)), int(LaunchFlags.PDL)
+
+
 def _call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...]) -> bool:
     if not caller.has_context:
         caller.get_ready()
     caller.launched.value = 0
-    flags = LaunchFlags(0) if settings.current().dependent_launch is False else LaunchFlags.PDL
-    kernel(*arguments, int(flags), caller.address, *behind)
+    flags = _AT_ONCE if settings.current().dependent_launch is False else _DEPENDENT
+    kernel(*arguments, flags, caller.address, *behind)
     return bool(caller.launched.value)
 
 
@@ -150,9 +153,9 @@ def are_plain(x: Tensor, *others: Any) -> bool:
     return not several_devices() or x.get_device() == torch.cuda.current_device()
 
 
-def fresh(shape: tuple[int, ...], dtype: torch.dtype, m_major: bool = False) -> Tensor:
-    """A new tensor on the current device, contiguous, or as :func:`strides_of_scales` says."""
-    return empty_strided_cuda(shape, strides_of_scales(shape, m_major), dtype)
+def fresh(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A new tensor on the current device."""
+    return empty_strided_cuda(shape, strides, dtype)
 
 
 def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:
