@@ -4,7 +4,9 @@ The DSL takes seconds to import, so this module does not: the first call on a GP
 """
 
 # First: torch, which the others import, takes seconds.
-from . import interrupts as interrupts
+from . import interrupts as interrupts  # isort: split
+
+from . import epilogue as epilogue
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
@@ -12,7 +14,16 @@ from .ops import (
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
 )
-from .quantize import dequantize_1x128, dequantize_128x128, m_major, quantize_1x128, quantize_128x128
+from .quantize import (
+    dequantize_1x128,
+    dequantize_128x128,
+    m_major,
+    quantize_1x128,
+    quantize_128x128,
+    quantize_both_ways,
+    rms_norm_quantize_1x128,
+    swiglu_quantize_1x128,
+)
 from .settings import config
 
 __version__ = "0.1.0"
@@ -23,6 +34,7 @@ __all__ = [
     "contiguous_alignment",
     "dequantize_1x128",
     "dequantize_128x128",
+    "epilogue",
     "fp8_gemm_nt",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
@@ -30,4 +42,7 @@ __all__ = [
     "m_major",
     "quantize_1x128",
     "quantize_128x128",
+    "quantize_both_ways",
+    "rms_norm_quantize_1x128",
+    "swiglu_quantize_1x128",
 ]

@@ -3,6 +3,9 @@ with. Arguments are taken as checked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -52,11 +55,21 @@ def fp8_gemm_nt(
     return acc.to(out_dtype)
 
 
-def compute(call: Call) -> Tensor:
+Apply = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+"""What becomes of FP32 sums of D's shape, given what the result held before, and the group of each row."""
+
+
+def compute(call: Call, apply: Apply | None = None) -> Tensor:
     """The result of a call, whatever its layout, where no kernel is needed or there is none.
 
     With K = 0 the host does not wait for the device, and a CUDA graph can be captured.
+
+    Args:
+        call: the call.
+        apply: what becomes of sums before they are rounded; None if they are stored as they are.
     """
+    if apply is not None:
+        return _compute_and_apply(call, apply)
     layout, m, groups = call.layout, call.a.shape[-2], call.b.shape[0]
     result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
     if 0 in call.shape:
@@ -68,6 +81,22 @@ def compute(call: Call) -> Tensor:
         else:
             row_groups = resolve(layout.row_groups)(call.index, call.count, m, groups)
             _multiply_groups(call.a, call.sa, call.b, call.sb, result, row_groups)
+    return result
+
+
+def _compute_and_apply(call: Call, apply: Apply) -> Tensor:
+    sums = compute(replace(call, out=None, out_dtype=torch.float32))
+    result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
+    if 0 in call.shape:
+        return result
+    layout, m, groups = call.layout, call.a.shape[-2], call.b.shape[0]
+    with torch.inference_mode(), ambient.no_autocast(call.a.device):
+        if layout.index is None:
+            result[:] = apply(sums, call.out, None).to(result.dtype)
+        else:
+            row_groups = resolve(layout.row_groups)(call.index, call.count, m, groups)
+            is_written = (row_groups >= 0)[..., None]
+            result[:] = torch.where(is_written, apply(sums, call.out, row_groups).to(result.dtype), result)
     return result
 
 

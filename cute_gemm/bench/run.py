@@ -110,28 +110,29 @@ class Bench:
         """Each way to compute an operation: of one layer, or in a chain of as many as the regime asks for."""
         case = make_case(op, trial.shape, self.device)
         layers = layers_of(case) if trial.regime == CHAIN else [case]
-        ways = zip(*(self._calls(trial, layer) for layer in layers), strict=True)
-        return [Chain(calls) for calls in ways]
+        ways = zip(*(self._own_calls(trial, layer) for layer in layers), strict=True)
+        chains = [Chain(calls) for calls in ways]
+        return chains + [chain for peer in self.peers for chain in self._chains_of(peer, trial, layers)]
 
-    def _calls(self, trial: Trial, case: Case) -> list[Call]:
+    def _own_calls(self, trial: Trial, case: Case) -> list[Call]:
         # A kernel that waits for the flush of L2 would have its wait in its time.
         pdl = False if trial.regime == COLD else None
         calls = [case.ours(layout, self.card, pdl) for layout in _layouts(trial)]
         if trial.regime == CHAIN:
             calls += [case.ours(M_MAJOR, self.card, pdl, name) for name, pdl in _FORCED.items()]
-        return calls + [call for peer in self.peers for call in self._calls_of(peer, trial, case)]
+        return calls
 
-    def _calls_of(self, peer: Peer, trial: Trial, case: Case) -> list[Call]:
-        """The calls of a peer that it does not refuse."""
+    def _chains_of(self, peer: Peer, trial: Trial, layers: Sequence[Case]) -> list[Chain]:
+        """Each way of a peer to compute all layers, none of which it refuses."""
         if trial.regime not in peer.regimes:
             return []
         try:
-            calls = peer.calls(case)
+            ways = list(zip(*(peer.calls(layer) for layer in layers), strict=True))
         # What peers raise is their affair.
         except Exception as refusal:
             self._note(peer.name, refusal)
             return []
-        return [call for call in calls if self._takes(call)]
+        return [Chain(calls) for calls in ways if all(map(self._takes, calls))]
 
     def _takes(self, call: Call) -> bool:
         try:

@@ -5,7 +5,7 @@ gradients                refused while grad mode records them, in words that nam
 forward-mode AD          refused wherever a tensor carries a tangent, with or without grad mode
 torch.func               refused inside ``grad``, ``jvp`` and their like, and of tensors that ``vmap`` maps;
                          an ordinary call of those it does not map
-torch.compile            a product is an op of the graph (ops/library.py); quantising is traced
+torch.compile            a product, and quantising, is an op of the graph; dequantising is traced
 autocast                 without effect: on the CPU by :func:`no_autocast`, kernels know nothing of it
 default dtype, device    without effect: dtypes and devices are those of the operands
 matmul precision, TF32   without effect: the reference multiplies in FP64, which has no such modes

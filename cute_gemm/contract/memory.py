@@ -179,8 +179,8 @@ def require_known_device(name: str, x: Tensor) -> None:
     )
 
 
-def require_disjoint(name: str, x: Tensor, out: Tensor) -> None:
-    """``out`` shares no byte with an input.
+def require_disjoint(name: str, x: Tensor, out: Tensor, result: str = "out") -> None:
+    """``out``, a result of the name that is given, shares no byte with an input.
 
     Their ranges of addresses may meet where both are views into one larger buffer, say columns [0, N) and
     [N, 2N) of it.
@@ -199,9 +199,9 @@ def require_disjoint(name: str, x: Tensor, out: Tensor) -> None:
         if common and x_width <= distance % common <= common - width:
             return
     raise ValueError(
-        f"out lies in the memory of {name}: out has {words.place(out)}, {name} has {words.place(x)}, and a "
-        "shared byte cannot be ruled out; wanted memory of its own: "
-        f"{words.allocate(out.shape, out.dtype, out.device)}"
+        f"{result} lies in the memory of {name}: {result} has {words.place(out)}, {name} has "
+        f"{words.place(x)}, and a shared byte cannot be ruled out; wanted memory of its own: "
+        + words.allocate(out.shape, out.dtype, out.device).replace("`out`", f"`{result}`")
     )
 
 

@@ -60,12 +60,10 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, GridConstant, Int32, Int64, const_expr, pipeline
+from cutlass import Boolean, Int32, Int64, const_expr, pipeline
 from cutlass.cute.nvgpu import cpasync
-from cutlass.experimental.cuda import TensorMap
-from cutlass.experimental.primitives.nvvm_wrapper import prefetch_tensormap
-from cutlass.memory import SmemAllocator
 
+from ..dsl import GridConstant, SmemAllocator, TensorMap, prefetch_tensormap
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import MMA_M
@@ -237,12 +235,7 @@ class Fp8Gemm1D2D:
         persistence = self.persistence.make(storage.persistence, semaphore, config.cluster_size, tidx)
         tiles = WorkQueue.make(scheduler, persistence, storage.queue, self.math_warps + 1)
         if warp == self.tma_warp:
-            for promoting in maps:
-                prefetch_tensormap(promoting.get_ptr())
-            for load in () if maps else (operands.a, operands.b):
-                cpasync.prefetch_descriptor(load.atom)
-            self.scaling.prefetch(operands.scales)
-            self.store.prefetch(operands.out)
+            self.prefetch(maps, operands)
         sD = self.store.open(storage.store, tidx)
         cute.arch.mbarrier_init_fence()
         if const_expr(config.cluster_size > 1):
@@ -285,6 +278,15 @@ class Fp8Gemm1D2D:
                 self.mma(operands, smem, tidx)
             else:
                 self.produce(operands, maps, smem, warp)
+
+    def prefetch(self, maps: tuple, operands: Operands):
+        """The TMA warp, before all else: asks for the descriptors that it will use."""
+        for promoting in maps:
+            prefetch_tensormap(promoting.get_ptr())
+        for load in () if maps else (operands.a, operands.b):
+            cpasync.prefetch_descriptor(load.atom)
+        self.scaling.prefetch(operands.scales)
+        self.store.prefetch(operands.out)
 
     @cute.jit
     def fetch_early(self, b: TmaLoad, scheduler, sB: cute.Tensor):

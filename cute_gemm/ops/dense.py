@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..epilogue.chain import Epilogue
 from ..plan.layouts import DENSE
+from . import epilogued
 from .road import run
 
 
@@ -16,6 +18,7 @@ def fp8_gemm_nt(
     out: Tensor | None = None,
     *,
     out_dtype: torch.dtype = torch.bfloat16,
+    epilogue: Epilogue | None = None,
 ) -> Tensor:
     """`D = A @ B.T` of FP8 matrices with fine-grained scales, accumulated in FP32.
 
@@ -34,8 +37,11 @@ def fp8_gemm_nt(
             its own dtype; torch.float32 beside an `out` of bfloat16 is an error, as the result would be
             rounded.
 
+        epilogue: what becomes of each element of D before it is rounded and stored, of
+            :mod:`cute_gemm.epilogue`; None for nothing.
+
     M is any size, N a multiple of 8, K a multiple of 16 (a last k-block may be partial). With K = 0 the
-    result is zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
+    sums are zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
 
     The last dimension of a, b and out is contiguous (stride 1). Rows may be further apart: the row stride is
     a multiple of 16 bytes, at least the length of a row (so rows that `expand` repeats are refused) and below
@@ -67,4 +73,6 @@ def fp8_gemm_nt(
 
     When it raises one of these, `out` is as it was.
     """
+    if epilogue is not None:
+        return epilogued.run(DENSE, lhs, rhs, out, out_dtype, None, 0, epilogue)
     return run(DENSE, lhs, rhs, out, out_dtype)

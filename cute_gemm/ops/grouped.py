@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..epilogue.chain import Epilogue
 from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS
 from ..plan.limits import CONTIGUOUS_ALIGNMENT
+from . import epilogued
 from .road import run
 
 
@@ -19,6 +21,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    epilogue: Epilogue | None = None,
 ) -> Tensor:
     """Products of rows of A, in groups that lie one behind the other, with their groups' matrices of B.
 
@@ -40,6 +43,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
         out_dtype: as for :func:`fp8_gemm_nt`.
         validate: read `group_index` and raise a ValueError where it breaks the rules above. The host waits
             for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA graph.
+        epilogue: as for :func:`fp8_gemm_nt`.
 
     Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. M
     need not be a multiple of 128. A block of padding alone is skipped for the price of a look at it. Where
@@ -71,6 +75,9 @@ def m_grouped_fp8_gemm_nt_contiguous(
 
     When it raises one of these, `out` is as it was.
     """
+    if epilogue is not None:
+        given = lhs, rhs, out, out_dtype, group_index, 0, epilogue
+        return epilogued.run(CONTIGUOUS, *given, validate=validate)
     return run(CONTIGUOUS, lhs, rhs, out, out_dtype, group_index, validate=validate)
 
 
@@ -89,6 +96,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     out_dtype: torch.dtype = torch.bfloat16,
     alignment: int = 1,
     validate: bool = False,
+    epilogue: Epilogue | None = None,
 ) -> Tensor:
     """Products of rows of A, in groups of any size, with their groups' matrices of B.
 
@@ -107,6 +115,7 @@ def m_grouped_fp8_gemm_nt_offsets(
         validate: read `offsets` and raise a ValueError where an end is below the one before it, inside the
             padding that follows that, or beyond M. The host waits for the device, so it is for finding
             errors; and it cannot be done in the capture of a CUDA graph.
+        epilogue: as for :func:`fp8_gemm_nt`.
 
     Rows of no group, which are those between the groups and behind the last, are not written: a given `out`
     keeps what it has there, an allocated one holds anything. What they hold in A does not matter.
@@ -128,6 +137,9 @@ def m_grouped_fp8_gemm_nt_offsets(
 
     When it raises one of these, `out` is as it was.
     """
+    if epilogue is not None:
+        given = lhs, rhs, out, out_dtype, offsets, alignment, epilogue
+        return epilogued.run(OFFSETS, *given, validate=validate)
     return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate)
 
 
@@ -141,6 +153,7 @@ def m_grouped_fp8_gemm_nt_masked(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    epilogue: Epilogue | None = None,
 ) -> Tensor:
     """Products of G matrices of the same size, of which only the first rows count.
 
@@ -161,6 +174,7 @@ def m_grouped_fp8_gemm_nt_masked(
         validate: read `valid_rows` and raise a ValueError where it is below 0 or above the capacity. The host
             waits for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA
             graph.
+        epilogue: as for :func:`fp8_gemm_nt`.
 
     Rows beyond the valid ones are not written: a given `out` keeps what it has there, an allocated one holds
     anything. What they hold in A does not matter.
@@ -181,4 +195,7 @@ def m_grouped_fp8_gemm_nt_masked(
 
     When it raises one of these, `out` is as it was.
     """
+    if epilogue is not None:
+        given = lhs, rhs, out, out_dtype, valid_rows, expected_rows, epilogue
+        return epilogued.run(MASKED, *given, validate=validate)
     return run(MASKED, lhs, rhs, out, out_dtype, valid_rows, expected_rows, validate=validate)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..contract import ambient
+from . import epilogued as of_epilogues
 from . import road
 
 _OPERATION = "an operation of cute_gemm"
@@ -29,3 +30,10 @@ run: dict[str, Callable[..., Tensor]] = {
     why: torch.compiler.disable(road.run, reason=reason) for why, reason in _REASONS.items()
 }
 """By why it cannot: the road of an eager call, which computes, or says what is wrong."""
+
+epilogued: Callable[..., Tensor] = torch.compiler.disable(
+    of_epilogues.run_checked,
+    reason="a product with an epilogue is no op; wanted the call outside of torch.compile, or a graph that "
+    "may be broken",
+)
+"""Products with an epilogue: functions of Python's, which no op takes."""

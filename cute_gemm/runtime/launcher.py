@@ -11,10 +11,8 @@ unusual, the fast path has done nothing and returns None: messages are the contr
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import threading
 from collections.abc import Hashable
 
 import torch
@@ -32,6 +30,7 @@ from ..plan.limits import (
     TMA_ALIGNMENT,
 )
 from . import hardware, selection, semaphores
+from .caller import caller, several_devices
 from .selection import Launch
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
 
@@ -41,22 +40,6 @@ _launches: dict[Hashable, Launch] = {}
 """What to launch for a key, after the slow path has launched it."""
 
 _SCALE_STEP_END = STRIDE_END // SCALE_BYTES
-
-
-class _Caller(threading.local):
-    """The calling thread: whether it can launch, and where a kernel's host code says to it that it has."""
-
-    def __init__(self) -> None:
-        self.has_context = False
-        self.launched = ctypes.c_int32()
-        self.address = ctypes.addressof(self.launched)
-
-    def get_ready(self) -> None:
-        """Before its first launch; another thread may have been the first to use CUDA."""
-        self.has_context = hardware.make_context_current()
-
-
-_caller = _Caller()
 
 
 def launch(
@@ -103,7 +86,7 @@ def launch(
         return None
     if derivatives_may_be_tracked():
         return None
-    if found is None or (_several_devices() and device != torch.cuda.current_device()):
+    if found is None or (several_devices() and device != torch.cuda.current_device()):
         return None
     if torch.is_grad_enabled() and (
         a.requires_grad
@@ -127,14 +110,14 @@ def launch(
         return None
     kernel, num_sms, flags, is_drawn = found
     semaphore = semaphores.address(device) if is_drawn else 0
-    if not _caller.has_context:
-        _caller.get_ready()
-    _caller.launched.value = 0
+    if not caller.has_context:
+        caller.get_ready()
+    caller.launched.value = 0
     try:
-        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, _caller.address, *grouping)
+        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, caller.address, *grouping)
     except (TypeError, ValueError, RuntimeError):
         return None
-    if not _caller.launched.value:
+    if not caller.launched.value:
         return None
     return written(result, out)
 
@@ -155,22 +138,22 @@ def launch_checked(call: Call) -> Tensor:
         return _launch_here(call, device)
 
 
-def launch_with(found: Launch, call: Call, result: Tensor, *tensors: Tensor) -> None:
+def launch_with(found: Launch, call: Call, result: Tensor, *more: Tensor | float) -> None:
     """Launches ``found`` for a call, on the current stream of its device, which is the current one.
 
     Args:
         found: the kernel, and how to launch it.
         call: one that the contract has found in order.
         result: where to write.
-        tensors: further ones, of a kernel that takes such.
+        more: further tensors and numbers, of a kernel that takes such.
     """
     device = call.a.get_device()
-    if not _caller.has_context:
-        _caller.get_ready()
+    if not caller.has_context:
+        caller.get_ready()
     a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
     index = () if call.index is None else (_for_tma(call.index),)
     grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index
-    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *tensors)
+    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *more)
 
 
 def forget() -> None:
@@ -269,11 +252,6 @@ def _for_tma(x: Tensor) -> Tensor:
     width = x.shape[-1]
     strides = [width if count == 1 else step for count, step in zip(x.shape, x.stride(), strict=True)]
     return x.as_strided(x.shape, strides)
-
-
-@functools.cache
-def _several_devices() -> bool:
-    return torch.cuda.device_count() > 1
 
 
 @functools.cache

@@ -119,28 +119,48 @@ def choose(problem: GemmProblem, tma_scales: bool, device: int) -> KernelConfig:
 
 
 def require_capturable(of: builder.Program | KernelConfig, problem: GemmProblem, device: int) -> None:
+    """Checks that a kernel for ``problem`` may be launched now: :func:`require_loaded`.
+
+    Raises:
+        RuntimeError: it may not.
+    """
+    why = f"{problem.layout.describe(problem)} needs the kernel {builder.label(of)}"
+    require_loaded(_identity(of), why, "scales laid out alike, ", device)
+
+
+def require_loaded(identity: Hashable, why: str, alike: str, device: int) -> None:
     """Checks that a kernel may be launched now: the first launch on a device loads it, which no graph holds.
+
+    Args:
+        identity: of the kernel, as it is noted.
+        why: what needs which kernel.
+        alike: what else has to be the same for that kernel to be chosen.
+        device: the index of the current CUDA device.
 
     Raises:
         RuntimeError: the current stream is being captured into a CUDA graph, and the kernel has not been
             launched on this device before.
     """
-    if (_identity(of), device) not in _launched and _is_capturing():
+    if (identity, device) not in _launched and _is_capturing():
         raise RuntimeError(
-            f"{problem.layout.describe(problem)} needs the kernel {builder.label(of)}, which was not called "
-            f"on cuda:{device} before and cannot be loaded while a CUDA graph is captured; make the same "
-            "call, scales laid out alike, once before the capture"
+            f"{why}, which was not called on cuda:{device} before and cannot be loaded while a CUDA graph is "
+            f"captured; make the same call, {alike}once before the capture"
         )
 
 
-def note_launched(of: builder.Program | KernelConfig, device: int) -> None:
-    """Remembers that a kernel's launch on a device has succeeded. One that failed may have loaded nothing."""
+def note_launched(of: Hashable, device: int) -> None:
+    """Remembers that a kernel's launch on a device has succeeded. One that failed may have loaded nothing.
+
+    Args:
+        of: a program or a configuration.
+        device: the index of the current CUDA device.
+    """
     _launched.add((_identity(of), device))
 
 
-def _identity(of: builder.Program | KernelConfig) -> Hashable:
-    # Not the program itself, which would be kept alive.
-    return of if isinstance(of, KernelConfig) else (of.config, of.sources.digest)
+def _identity(of: Hashable) -> Hashable:
+    # Not a program itself, which would be kept alive.
+    return (of.config, of.sources.digest) if isinstance(of, builder.Program) else of
 
 
 def _is_capturing() -> bool:

@@ -7,6 +7,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, const_expr
 from cutlass._mlir.dialects.nvvm import MemScopeKind
 
+from ..dsl import mbarrier_arrive, store_async_dsmem
 from ..plan.limits import SEMAPHORE_WORDS
 
 BROADCAST_SLOTS = 2
@@ -129,7 +130,7 @@ class DynamicPersistence:
                 drawn = self.count(0, "relaxed")
                 for cta in cutlass.range_constexpr(self.cluster_size):
                     slot = self.slots[None, state.index].iterator.align(4)
-                    cute.arch.store_async_dsmem(slot, drawn, self.full + state.index, cta)
+                    store_async_dsmem(slot, drawn, self.full + state.index, cta)
 
     @cute.jit
     def receive(self, state) -> Int32:
@@ -137,7 +138,7 @@ class DynamicPersistence:
         cute.arch.mbarrier_arrive_and_expect_tx(self.full + state.index, 4)
         cute.arch.mbarrier_wait(self.full + state.index, state.phase)
         drawn = self.slots[0, state.index]
-        cute.arch.mbarrier_arrive(self.empty + state.index, 0, scope=MemScopeKind.CLUSTER)
+        mbarrier_arrive(self.empty + state.index, 0, scope=MemScopeKind.CLUSTER)
         return drawn
 
     @cute.jit

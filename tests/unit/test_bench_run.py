@@ -317,6 +317,27 @@ def test_every_layer_of_a_chain_is_judged(layer, three_layers, monkeypatch):
         list(bench().measure(CHAIN_TRIAL))
 
 
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_way_that_refuses_one_layer_is_left_out(layer, three_layers):
+    """Memory may end at any layer; the peer's other ways are timed."""
+    lines, made = [], []
+
+    class Peer(FakePeer):
+        def calls(self, case):
+            first, second = super().calls(case)
+            made.append(first)
+            if len(made) - 1 == layer:
+                first.run = self.refuse
+            return [first, second]
+
+        def refuse(self):
+            raise torch.OutOfMemoryError("no memory")
+
+    rows = list(bench(Peer(ways=2), lines=lines).measure(CHAIN_TRIAL))
+    assert [(each["peer"], each["config"]) for each in rows[3:]] == [("Fake", "1")]
+    assert lines == ["  Fake: refused: no memory"]
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_chains_of_grouped_operations(op, monkeypatch):
     monkeypatch.setattr(layers, "LEAST_LAYERS", 2)

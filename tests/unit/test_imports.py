@@ -17,16 +17,18 @@ ROOMS: dict[str, set[str]] = {
     "storage": set(),
     "settings": set(),
     "plan": {"storage"},
-    "schedulers": {"plan"},
-    "kernels": {"plan", "schedulers"},
+    "dsl": set(),
+    "schedulers": {"dsl", "plan"},
+    "kernels": {"dsl", "plan", "schedulers"},
     "contract": {"plan"},
     "row_groups": {"plan"},
-    "quantize": {"contract", "plan"},
-    "reference": {"contract", "plan", "quantize"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
-    "ops": {"contract", "plan", "reference", "runtime", "settings"},
+    "quantize": {"contract", "plan", "row_groups", "runtime"},
+    "reference": {"contract", "plan", "quantize"},
+    "epilogue": {"contract", "runtime"},
+    "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     # The package as users import it.
-    "": {"interrupts", "ops", "quantize", "settings"},
+    "": {"epilogue", "interrupts", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
@@ -44,6 +46,7 @@ TIMERS = {"measure/clocks.py", "measure/cold.py"}
 
 FOREIGN = {
     "plan": {"torch", "cutlass", "cuda", "tvm_ffi"},
+    "dsl": {"torch"},
     "schedulers": {"torch"},
     "kernels": {"torch"},
     "contract": {"cutlass", "cuda", "tvm_ffi"},

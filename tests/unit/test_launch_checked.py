@@ -17,6 +17,7 @@ from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, Layout
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.quantize import quantize_1x128
 from cute_gemm.runtime import hardware, launcher
+from cute_gemm.runtime.caller import Caller
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_what_was_launched_is_found_by_the_fast_path(
     given, found = arguments(layout), []
     out = given.new_out()
     launcher.launch_checked(given.checked(out))
-    monkeypatch.setattr(launcher, "_several_devices", lambda: found.append(layout) or False)
+    monkeypatch.setattr(launcher, "several_devices", lambda: found.append(layout) or False)
     launcher.launch(layout, *given.pairs, out, torch.bfloat16, given.index, given.count)
     assert found == [layout]
     launcher.forget()
@@ -278,7 +279,7 @@ def test_a_thread_gets_ready_once_and_not_before_cuda_is_used(
         return answers.pop(0) if answers else True
 
     monkeypatch.setattr(hardware, "make_context_current", make_context_current)
-    monkeypatch.setattr(launcher, "_caller", launcher._Caller())
+    monkeypatch.setattr(launcher, "caller", Caller())
     call = arguments(DENSE).checked()
     for _ in range(4):
         launcher.launch_checked(call)

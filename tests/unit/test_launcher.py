@@ -83,7 +83,7 @@ def test_what_is_in_order_is_launched_and_returned(
     assert len(kernel.calls) == 1
     assert all(got is wanted for got, wanted in zip(tensors, operands, strict=True))
     assert (num_sms, flags, semaphore) == (132, 6, 0)
-    assert status == launcher._caller.address
+    assert status == launcher.caller.address
     assert len(grouping) == len(given.grouping)
     assert all(got is wanted for got, wanted in zip(grouping, given.grouping, strict=True))
     assert (result.shape, result.dtype) == (given.shape, dtype)
@@ -337,7 +337,7 @@ def test_an_error_that_is_none_of_the_hosts_checks_is_not_hidden(kernel: Kernel)
 
 def test_several_devices_have_a_current_one(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     given = arguments(DENSE)
-    monkeypatch.setattr(launcher, "_several_devices", lambda: True)
+    monkeypatch.setattr(launcher, "several_devices", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert launch(given) is None
     monkeypatch.setattr(torch.cuda, "current_device", lambda: ON_THE_CPU)

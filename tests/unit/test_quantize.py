@@ -66,7 +66,9 @@ def test_matches_the_definition_block_by_block(m, k, seed, height, power):
         assert s[i, j] == want
     for i, j, block in blocks_of(x, height):
         rows, columns = slice(i * height, (i + 1) * height), slice(j * 128, (j + 1) * 128)
-        assert torch.equal(q[rows, columns].float(), (block / s[i, j]).clamp(-448, 448).to(E4M3).float())
+        assert torch.equal(
+            q[rows, columns].float(), (block * (1 / s[i, j])).clamp(-448, 448).to(E4M3).float()
+        )
 
 
 @both
@@ -169,6 +171,14 @@ def test_empty(quantize, dequantize, shape):
     rows = shape[0] if quantize is quantize_1x128 else scale_blocks(shape[0])
     assert s.shape == (rows, scale_blocks(shape[1]))
     assert dequantize(q, s).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 3, 0), (2, 0, 128), (0, 3, 130)])
+def test_empty_of_other_than_two_dimensions(shape):
+    q, s = quantize_1x128(torch.zeros(shape))
+    assert q.shape == shape
+    assert s.shape == (*shape[:-1], scale_blocks(shape[-1]))
+    assert dequantize_1x128(q, s).shape == shape
 
 
 @both

@@ -8,6 +8,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
 from cutlass._mlir.dialects import llvm
 
+from ...dsl import store_async_dsmem
 from ...plan.config import KernelConfig
 from ...plan.limits import MMA_M
 from ..sm90.mma import thread_row
@@ -109,7 +110,7 @@ class ClusterSumStore:
                     cute.autovec_copy(four, target)
                 else:
                     values = tuple(bits(four[i]) for i in range(4))
-                    cute.arch.store_async_dsmem(target.iterator.align(16), values, barrier, cta)
+                    store_async_dsmem(target.iterator.align(16), values, barrier, cta)
         cute.arch.mbarrier_wait(barrier, 0)
         total = cute.make_rmem_tensor((4, self.per_cta), Float32)
         total.fill(0.0)

@@ -6,14 +6,15 @@ They take the DSL's experimental interface, which is why they have a file (docs/
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int64
-from cutlass.experimental.cuda import (
+
+from ...dsl import (
     TensorMap,
     TensorMapL2Promotion,
+    TensorMapManager,
     TensorMapSwizzle,
+    TensorMapUpdateMode,
     create_tensor_map_tiled,
 )
-from cutlass.tensor_utils import TensorMapManager, TensorMapUpdateMode
-
 from ...plan.limits import TMA_ALIGNMENT
 from .smem import OperandTile
 

@@ -1,0 +1,65 @@
+"""What becomes of a product before it is stored, in the kernel that computes it.
+
+    from cute_gemm import epilogue, fp8_gemm_nt
+
+    y = fp8_gemm_nt(x, w, epilogue=epilogue.bias_silu(bias))
+    y = fp8_gemm_nt(x, w, out=y, epilogue=epilogue.alpha(0.5) | epilogue.accumulate())
+
+    @epilogue.function
+    def scaled_tanh(x, factor, shift):
+        return factor * epilogue.tanh(x + shift)
+
+    y = fp8_gemm_nt(x, w, epilogue=scaled_tanh(2.0, epilogue.per_column(bias)))
+
+The same function is applied to registers in a kernel and, on the CPU, to the reference's sums in FP32.
+"""
+
+from .builtin import (
+    accumulate,
+    alpha,
+    bias,
+    bias_gelu,
+    bias_relu,
+    bias_silu,
+    gelu,
+    relu,
+    residual,
+    row_weights,
+    silu,
+)
+from .chain import Epilogue, function
+from .math import clamp, erf, exp, log, maximum, minimum, rsqrt, sigmoid, sqrt, tanh, where
+from .operands import before, like_out, per_column, per_group_column, per_row, scalar
+
+__all__ = [
+    "Epilogue",
+    "accumulate",
+    "alpha",
+    "before",
+    "bias",
+    "bias_gelu",
+    "bias_relu",
+    "bias_silu",
+    "clamp",
+    "erf",
+    "exp",
+    "function",
+    "gelu",
+    "like_out",
+    "log",
+    "maximum",
+    "minimum",
+    "per_column",
+    "per_group_column",
+    "per_row",
+    "relu",
+    "residual",
+    "row_weights",
+    "rsqrt",
+    "scalar",
+    "sigmoid",
+    "silu",
+    "sqrt",
+    "tanh",
+    "where",
+]

@@ -1,0 +1,117 @@
+"""Epilogues that layers ask for."""
+
+from __future__ import annotations
+
+import math as numbers
+from typing import Any
+
+from torch import Tensor
+
+from . import math
+from .chain import Epilogue, function
+from .operands import before, like_out, per_column, per_group_column, per_row, scalar
+
+
+def bias(value: Tensor) -> Epilogue:
+    """Adds a number to each column: ``[N]``, or ``[G, N]`` for each of G groups."""
+    is_grouped = isinstance(value, Tensor) and value.dim() == 2
+    return _add_bias(per_group_column(value) if is_grouped else per_column(value))
+
+
+def alpha(value: Tensor | float) -> Epilogue:
+    """Multiplies by a number: a float, or ``[1]`` on the device."""
+    return _times_alpha(scalar(value))
+
+
+def row_weights(value: Tensor) -> Epilogue:
+    """Multiplies each row by a number, such as a weight of routing: ``[M]`` or ``[G, capacity]``."""
+    return _times_weights(per_row(value))
+
+
+def residual(value: Tensor, beta: float = 1.0) -> Epilogue:
+    """Adds ``beta`` times a tensor of D's shape, which may be ``out``."""
+    return _add_times(like_out(value), scalar(beta))
+
+
+def accumulate(beta: float = 1.0) -> Epilogue:
+    """Adds ``beta`` times what `out` held before."""
+    return _add_times(before(), scalar(beta))
+
+
+def relu() -> Epilogue:
+    """max(x, 0); NaN stays."""
+    return _relu()
+
+
+def silu() -> Epilogue:
+    """x times its logistic function."""
+    return _silu()
+
+
+def gelu(approximate: str = "none") -> Epilogue:
+    """x times the normal distribution function of x (Hendrycks and Gimpel, arXiv:1606.08415).
+
+    Args:
+        approximate: ``"none"``, or ``"tanh"``, as of :class:`torch.nn.GELU`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate is {approximate!r}; wanted 'none' or 'tanh'")
+    return _gelu() if approximate == "none" else _gelu_by_tanh()
+
+
+def bias_relu(value: Tensor) -> Epilogue:
+    """:func:`bias`, then :func:`relu`."""
+    return bias(value) | relu()
+
+
+def bias_gelu(value: Tensor, approximate: str = "none") -> Epilogue:
+    """:func:`bias`, then :func:`gelu`."""
+    return bias(value) | gelu(approximate)
+
+
+def bias_silu(value: Tensor) -> Epilogue:
+    """:func:`bias`, then :func:`silu`."""
+    return bias(value) | silu()
+
+
+@function
+def _add_bias(x: Any, bias: Any) -> Any:
+    return x + bias
+
+
+@function
+def _times_alpha(x: Any, alpha: Any) -> Any:
+    return x * alpha
+
+
+@function
+def _times_weights(x: Any, row_weights: Any) -> Any:
+    return x * row_weights
+
+
+@function
+def _add_times(x: Any, residual: Any, beta: Any) -> Any:
+    return x + beta * residual
+
+
+@function
+def _relu(x: Any) -> Any:
+    return math.maximum(x, 0.0)
+
+
+@function
+def _silu(x: Any) -> Any:
+    return x * math.sigmoid(x)
+
+
+@function
+def _gelu(x: Any) -> Any:
+    return 0.5 * x * (1.0 + math.erf(x * numbers.sqrt(0.5)))
+
+
+@function
+def _gelu_by_tanh(x: Any) -> Any:
+    return 0.5 * x * (1.0 + math.tanh(numbers.sqrt(2 / numbers.pi) * (x + 0.044715 * x * x * x)))

@@ -1,0 +1,167 @@
+"""What a function of an epilogue is given beside the sum: numbers by where an element of D is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import Call, ambient, memory, words
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+PER_COLUMN, PER_GROUP_COLUMN, PER_ROW, LIKE_OUT = "per_column", "per_group_column", "per_row", "like_out"
+SCALAR, NUMBER = "scalar", "number"
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A number for each element of D.
+
+    Args:
+        kind: how it follows from the element's place, by the names of this module.
+        value: a tensor; of ``NUMBER`` a float; None for what the result held before.
+    """
+
+    kind: str
+    value: Any
+
+    def check(self, call: Call, name: str) -> None:
+        """Sees to it that it fits a call.
+
+        Raises:
+            TypeError, ValueError: it does not.
+        """
+        if self.kind == NUMBER or self.value is None:
+            if self.value is None and call.out is None:
+                raise ValueError(f"{name} is what out held before, but no out is given; wanted `out=`")
+            return
+        x = memory.require_own_memory(name, self.value)
+        if x.dtype not in DTYPES:
+            raise TypeError(
+                f"{name} has dtype {x.dtype}; wanted {', '.join(map(str, DTYPES))}: `{name}.float()`"
+            )
+        memory.require_strided(name, x)
+        ambient.require_no_derivatives(**{name: x})
+        ambient.require_no_negation(name, x)
+        if x.numel():
+            memory.require_memory(name, x)
+        if self.kind == PER_GROUP_COLUMN and not call.layout.is_grouped:
+            raise ValueError(
+                f"{name} has a number for each column of each group, but there are no groups; wanted "
+                f"`epilogue.per_column({name}.flatten())`"
+            )
+        wanted = self.shape(call)
+        if tuple(x.shape) != wanted:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted {wanted}, as it is {self.kind}")
+        memory.require_one_device(a=call.a, **{name: x})
+        if x.numel() and x.stride(-1) != 1 and x.shape[-1] > 1:
+            raise ValueError(
+                f"{name} has strides {x.stride()}; wanted 1 in the last dimension: `{name}.contiguous()`"
+            )
+        if self.kind == LIKE_OUT:
+            _require_pairs(name, x)
+        if call.out is not None and not (self.kind == LIKE_OUT and _is_same(x, call.out)):
+            memory.require_disjoint(name, x, call.out)
+
+    def shape(self, call: Call) -> tuple[int, ...]:
+        """That of the tensor, for a call."""
+        *rows, n = call.shape
+        if self.kind == PER_COLUMN:
+            return (n,)
+        if self.kind == PER_GROUP_COLUMN:
+            return (call.b.shape[0], n)
+        if self.kind == PER_ROW:
+            return tuple(rows)
+        return (1,) if self.kind == SCALAR else call.shape
+
+    def along(self, sums: Tensor, out: Tensor | None, row_groups: Tensor | None) -> Any:
+        """For the reference: FP32 numbers that broadcast with D.
+
+        Args:
+            sums: of D's shape.
+            out: the result, as it was before.
+            row_groups: of each row; None where there are no groups.
+        """
+        if self.kind == NUMBER:
+            return torch.tensor(self.value, dtype=torch.float32, device=sums.device)
+        given = out if self.value is None else self.value
+        assert given is not None, "checked"
+        value = given.float()
+        if self.kind == PER_ROW:
+            return value[..., None]
+        if self.kind == PER_GROUP_COLUMN and row_groups is not None:
+            return value[row_groups.clamp(min=0).long()]
+        return value
+
+
+def per_column(value: Tensor) -> Operand:
+    """A number for each column of D: ``[N]``, such as a bias."""
+    return Operand(PER_COLUMN, value)
+
+
+def per_group_column(value: Tensor) -> Operand:
+    """A number for each column of each group: ``[G, N]``, such as the biases of experts."""
+    return Operand(PER_GROUP_COLUMN, value)
+
+
+def per_row(value: Tensor) -> Operand:
+    """A number for each row of D: ``[M]``, or ``[G, capacity]``, such as weights of routing."""
+    return Operand(PER_ROW, value)
+
+
+def like_out(value: Tensor) -> Operand:
+    """A number for each element of D: of its shape, such as a residual. It may be ``out`` itself."""
+    return Operand(LIKE_OUT, value)
+
+
+def scalar(value: Tensor | float) -> Operand:
+    """One number for all: a float, or ``[1]`` on the device, which the host does not wait for."""
+    if isinstance(value, Tensor):
+        return Operand(SCALAR, value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"a scalar is {words.kind(value)}; wanted a float, or a tensor `[1]`")
+    return Operand(NUMBER, float(value))
+
+
+def before() -> Operand:
+    """For each element of D what `out` held there before."""
+    return Operand(LIKE_OUT, None)
+
+
+def of_argument(value: Any, function: Callable[..., Any]) -> Operand:
+    """What was given to a function's factory.
+
+    Raises:
+        TypeError: it is nothing of the kind.
+    """
+    if isinstance(value, Operand):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return scalar(value)
+    said = "a tensor" if isinstance(value, Tensor) else words.kind(value)
+    raise TypeError(
+        f"{function.__name__} was given {said}; wanted a number, or a tensor with what it has a number for: "
+        "`epilogue.per_column(t)`, `per_group_column`, `per_row`, `like_out` or `scalar`"
+    )
+
+
+def _require_pairs(name: str, x: Tensor) -> None:
+    """Kernels read two columns at once."""
+    size = 2 * x.element_size()
+    steps = [step for step, count in zip(x.stride()[:-1], x.shape[:-1], strict=True) if count > 1]
+    if x.numel() and (x.data_ptr() % size or any(step % 2 for step in steps)):
+        raise ValueError(
+            f"{name} has strides {x.stride()} from address {x.data_ptr():#x}; wanted even strides and an "
+            f"address that is a multiple of {size}: `{name}.contiguous()`"
+        )
+
+
+def _is_same(x: Tensor, out: Tensor) -> bool:
+    """Whether each element of both is at the same place."""
+    places = zip(x.shape, x.stride(), out.stride(), strict=True)
+    is_alike = x.dtype is out.dtype and x.shape == out.shape
+    return is_alike and x.data_ptr() == out.data_ptr() and all(a == b for n, a, b in places if n > 1)

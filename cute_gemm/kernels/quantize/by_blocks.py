@@ -1,0 +1,84 @@
+"""Quantises matrices to e4m3 with a scale for each block of 128 rows and columns: 128x128.
+
+A CTA has one block, all of which its threads hold in registers while they agree on its largest magnitude.
+"""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float8E4M3FN, Int32, Int64
+
+from ...dsl import SmemAllocator
+from ...plan.launch_policy import LaunchFlags
+from ...plan.quantizer import BLOCK, BlockQuantizer
+from ..preconditions import report
+from ..sm90.threads import WARP
+from ..sm90.tma import as_matrices
+from . import elements, preconditions
+from .by_rows import DTYPES
+from .memory import store
+from .tile import OWN, ROWS, SIDE, THREADS, WARPS, TilePart
+
+
+class QuantizeByBlocks:
+    """The kernel of one :class:`BlockQuantizer`; all extents and strides arrive with a call."""
+
+    def __init__(self, config: BlockQuantizer):
+        self.config = config
+        self.dtype = DTYPES[config.dtype]
+
+    @cute.jit
+    def __call__(self, mX, mQ, mS, flags: Int32, status: Int64, stream):
+        """Checks a call's tensors, and launches on ``stream``.
+
+        Args:
+            mX: the source (N, K), or (matrices, N, K), K contiguous.
+            mQ: e4m3 of the same shape, K contiguous.
+            mS: FP32 (N / 128, K / 128), rounded up, or of each matrix, row- or M-major.
+            flags, status: as of :class:`.by_rows.QuantizeByRows`.
+        """
+        mX, mQ, mS = (as_matrices(tensor) for tensor in (mX, mQ, mS))
+        go = Boolean(True)
+        if status != 0:
+            go = preconditions.hold((mX,), ((mQ, mS),), (BLOCK,))
+            report(status, Int32(go))
+        if go:
+            self.start(mX, mQ, mS, flags, stream)
+
+    def start(self, mX, mQ, mS, flags: Int32, stream):
+        """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
+        row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
+        self.kernel(mX, mQ, mS, cute.FastDivmodDivisorV2(k_tiles)).launch(
+            grid=(row_tiles * k_tiles, mQ.shape[2], 1),
+            block=(THREADS, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
+
+    @cute.kernel
+    def kernel(self, mX, mQ, mS, k_tiles: cute.FastDivmodDivisorV2):
+        thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+        row_tile, k_tile = divmod(tile, k_tiles)
+        part = TilePart.of(self.dtype, thread, row_tile, k_tile)
+        of_warps = SmemAllocator().allocate_tensor(Int32, cute.make_layout(WARPS), 16)
+        cute.arch.griddepcontrol_wait()
+        cute.arch.griddepcontrol_launch_dependents()
+        words = part.load(mX, matrix)
+        own = cute.make_tensor(words.iterator, cute.make_layout(cute.size(words)))
+        amax = elements.largest_of_lanes(elements.largest_of_words(own, self.dtype), WARP)
+        of_warps[thread // WARP] = amax
+        cute.arch.sync_threads()
+        for i in cutlass.range_constexpr(WARPS):
+            amax = cutlass.max(amax, of_warps[i])
+        scale = elements.scale_of(amax, self.config.is_power_of_two)
+        inverse = elements.inverse_of(scale)
+        if thread == 0:
+            mS[row_tile, k_tile, matrix] = scale
+        quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
+        for i in cutlass.range_constexpr(ROWS):
+            elements.to_e4m3(elements.floats_of(words[None, i], self.dtype), inverse, quantized)
+            if part.row + i < mQ.shape[0]:
+                for piece in cutlass.range_constexpr(part.pieces):
+                    column = part.column_of(piece)
+                    if column < mQ.shape[1]:
+                        first, place = piece * part.piece, (part.row + i, column, matrix)
+                        store(quantized, first, part.piece, mQ, place)

@@ -1,0 +1,139 @@
+"""RMS normalisation (Zhang and Sennrich, arXiv:1910.07467), then quantisation of its rows, 1x128.
+
+A CTA has a row, whose elements stay in registers while its threads agree on the mean of their squares. A
+thread has pieces of 16 bytes of it, so that a block is in lanes that follow each other. With a residual, the
+row is the sum of both, rounded to their type, and replaces the residual.
+"""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32, const_expr
+
+from ...dsl import SmemAllocator
+from ...plan.launch_policy import LaunchFlags
+from ...plan.quantizer import BLOCK, PIECE, NormQuantizer
+from ..preconditions import are_apart, report
+from ..sm90.threads import WARP
+from ..sm90.tma import as_matrices
+from . import elements, preconditions
+from .by_rows import DTYPES
+from .memory import load, store
+
+
+class QuantizeNormed:
+    """The kernel of one :class:`NormQuantizer`; all extents and strides arrive with a call."""
+
+    def __init__(self, config: NormQuantizer):
+        self.config = config
+        self.dtype = DTYPES[config.dtype]
+        self.piece = PIECE * 8 // self.dtype.width  # elements
+        self.warps = config.threads // WARP
+
+    @cute.jit
+    def __call__(self, mX, mW, mQ, mS, eps: Float32, flags: Int32, status: Int64, stream, *residual):
+        """Checks a call's tensors, and launches on ``stream``.
+
+        Args:
+            mX: the source (M, K), K contiguous.
+            mW: the weight of each column (K).
+            mQ, mS: e4m3 (M, K), K contiguous, and its scales (M, K / 128), rounded up, row- or M-major.
+            eps: what is added to the mean of squares.
+            flags, status: as of :class:`.by_rows.QuantizeByRows`.
+            residual: where there is one, a matrix as ``mX``.
+        """
+        mX, mQ, mS, *residual = (as_matrices(tensor) for tensor in (mX, mQ, mS, *residual))
+        go = Boolean(True)
+        if status != 0:
+            go = preconditions.hold((mX, mW, *residual), ((mQ, mS),), (1,))
+            go = go and mW.iterator.toint() % PIECE == 0 and self.fits(mQ.shape[1])
+            for each in residual:
+                go = go and are_apart(each) and preconditions.do_not_meet(mX, each)
+                go = go and preconditions.do_not_meet(mW, each)
+            report(status, Int32(go))
+        if go:
+            self.start(mX, mW, mQ, mS, eps, flags, stream, tuple(residual))
+
+    def start(self, mX, mW, mQ, mS, eps: Float32, flags: Int32, stream, residual: tuple):
+        """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
+        self.kernel(mX, mW, mQ, mS, eps, residual).launch(
+            grid=(mQ.shape[0], 1, 1),
+            block=(self.config.threads, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
+
+    @cute.kernel
+    def kernel(self, mX, mW, mQ, mS, eps: Float32, residual: tuple):
+        thread, (row, _, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+        of_warps = SmemAllocator().allocate_tensor(Float32, cute.make_layout(self.warps), 16)
+        steps, k = self.config.steps, mQ.shape[1]
+        words = cute.make_rmem_tensor((PIECE // 4, steps), Uint32)
+        weights = cute.make_rmem_tensor((PIECE // 4, steps), Uint32)
+        words.fill(0)
+        weights.fill(0)
+        cute.arch.griddepcontrol_wait()
+        cute.arch.griddepcontrol_launch_dependents()
+        for i in cutlass.range_constexpr(steps):
+            if self.column(thread, i) < k:
+                load(words[None, i], mX, (row, self.column(thread, i), 0))
+        if const_expr(len(residual) > 0):
+            self.add(words, residual[0], row, thread)
+        gW = as_matrices(cute.make_tensor(mW.iterator, cute.make_layout((1, k), stride=(0, 1))))
+        for i in cutlass.range_constexpr(steps):
+            if self.column(thread, i) < k:
+                load(weights[None, i], gW, (0, self.column(thread, i), 0))
+        factor = cute.math.rsqrt(self.mean_square(words, of_warps, thread, k) + eps, approx=True)
+        for i in cutlass.range_constexpr(steps):
+            values = elements.floats_of(words[None, i], self.dtype)
+            weight = elements.floats_of(weights[None, i], self.dtype)
+            values.store(values.load() * factor * weight.load())
+            amax = elements.largest(cute.recast_tensor(values, Int32))
+            lanes = BLOCK // self.piece
+            scale = elements.scale_of(elements.largest_of_lanes(amax, lanes), self.config.is_power_of_two)
+            quantized = cute.make_rmem_tensor(self.piece, Float8E4M3FN)
+            elements.to_e4m3(values, elements.inverse_of(scale), quantized)
+            if self.column(thread, i) < k:
+                store(quantized, 0, self.piece, mQ, (row, self.column(thread, i), 0))
+                if thread % lanes == 0:
+                    mS[row, self.column(thread, i) // BLOCK, 0] = scale
+
+    def fits(self, k) -> Boolean:
+        """Whether the threads hold a row of K columns."""
+        return k <= self.config.steps * self.config.threads * self.piece
+
+    def column(self, thread: Int32, step: int) -> Int32:
+        """The first column of a thread's piece."""
+        return (step * self.config.threads + thread) * self.piece
+
+    @cute.jit
+    def add(self, words: cute.Tensor, mR: cute.Tensor, row: Int32, thread: Int32):
+        """Adds the residual's row to that in ``words``, and writes the sum over it."""
+        more = cute.make_rmem_tensor((PIECE // 4, self.config.steps), Uint32)
+        more.fill(0)
+        for i in cutlass.range_constexpr(self.config.steps):
+            if self.column(thread, i) < mR.shape[1]:
+                load(more[None, i], mR, (row, self.column(thread, i), 0))
+        for i in cutlass.range_constexpr(self.config.steps):
+            added = elements.floats_of(words[None, i], self.dtype).load()
+            added = added + elements.floats_of(more[None, i], self.dtype).load()
+            own = cute.recast_tensor(words[None, i], self.dtype)
+            own.store(added.to(self.dtype))
+            if self.column(thread, i) < mR.shape[1]:
+                store(own, 0, self.piece, mR, (row, self.column(thread, i), 0))
+
+    @cute.jit
+    def mean_square(self, words: cute.Tensor, of_warps: cute.Tensor, thread: Int32, k: Int32) -> Float32:
+        """The mean of the squares of a row, the same in all threads: sums of each in a fixed order."""
+        total = Float32(0)
+        for i in cutlass.range_constexpr(self.config.steps):
+            values = elements.floats_of(words[None, i], self.dtype)
+            for j in cutlass.range_constexpr(self.piece):
+                total = cute.math.fma(values[j], values[j], total)
+        for i in cutlass.range_constexpr(WARP.bit_length() - 1):
+            total += cute.arch.shuffle_sync_bfly(total, 1 << i)
+        of_warps[thread // WARP] = total
+        cute.arch.sync_threads()
+        total = of_warps[0]
+        for i in cutlass.range_constexpr(1, self.warps):
+            total += of_warps[i]
+        return total * elements.inverse_of(Float32(k))

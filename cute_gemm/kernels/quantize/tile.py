@@ -1,0 +1,77 @@
+"""Tiles of 128 x 128 elements in the registers of 256 threads.
+
+A thread has 16 columns of four rows: eight lanes have a row, in pieces as in :mod:`.by_rows`, and rows that
+follow each other are one thread's, so that what is written across rows comes in words of four.
+"""
+
+from dataclasses import dataclass
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Uint32
+
+from ...plan.quantizer import PIECE
+from ..sm90.threads import WARP
+from .memory import load
+
+SIDE = 128
+LANES = 8
+"""Threads that have a row."""
+
+OWN = SIDE // LANES
+"""Elements of a row that a thread has."""
+
+ROWS = 4
+"""Rows that a thread has."""
+
+THREADS = SIDE // ROWS * LANES
+WARPS = THREADS // WARP
+
+
+@dataclass(frozen=True)
+class TilePart:
+    """What the calling thread has of a tile.
+
+    Args:
+        dtype: of the elements.
+        row, column: of its first element.
+        lane: among those that have the same rows.
+    """
+
+    dtype: type
+    row: Int32
+    column: Int32
+    lane: Int32
+
+    @staticmethod
+    def of(dtype: type, thread: Int32, row_tile: Int32, k_tile: Int32) -> "TilePart":
+        lane = thread % LANES
+        row = row_tile * SIDE + thread // LANES * ROWS
+        return TilePart(dtype, row, k_tile * SIDE + lane * (PIECE * 8 // dtype.width), lane)
+
+    @property
+    def piece(self) -> int:
+        """Elements of a piece."""
+        return PIECE * 8 // self.dtype.width
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of a row."""
+        return OWN // self.piece
+
+    def column_of(self, piece: int) -> Int32:
+        """The first column of a piece."""
+        return self.column + piece * LANES * self.piece
+
+    @cute.jit
+    def load(self, mX: cute.Tensor, matrix: Int32) -> cute.Tensor:
+        """Its elements (words, rows), as 32-bit words; zeros where there are none."""
+        words = cute.make_rmem_tensor((PIECE // 4, self.pieces, ROWS), Uint32)
+        words.fill(0)
+        for i in cutlass.range_constexpr(ROWS):
+            if self.row + i < mX.shape[0]:
+                for piece in cutlass.range_constexpr(self.pieces):
+                    column = self.column_of(piece)
+                    if column < mX.shape[1]:
+                        load(words[None, piece, i], mX, (self.row + i, column, matrix))
+        return cute.group_modes(words, 0, 2)

@@ -1,0 +1,154 @@
+"""Which kernel quantises: from what is asked for to what is compiled. Pure Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .limits import ceil_div
+
+E4M3_MAX = 448.0
+"""The largest magnitude that e4m3 holds: where the largest of a block comes to lie."""
+
+SMALLEST_SCALE = 2.0**-126
+"""The smallest normal FP32 number: a smaller scale would lose bits, and its inverse would overflow."""
+
+BLOCK = 128
+"""Elements along K, and rows of a weight, that share a scale."""
+
+MAX_MATRICES = 65535
+"""Most matrices of one call: a grid's second dimension."""
+
+PIECE = 16
+"""Bytes that a thread loads at once."""
+
+_NORM_CTAS = ((128, 1), (256, 1), (256, 2), (256, 4), (512, 4))
+"""Threads, and pieces of each, that have a row. More pieces take more than 64 registers."""
+
+INTERLEAVE = 8
+"""Columns of a gate, then as many of what it opens for, where they alternate."""
+
+FEW_ELEMENTS = 1 << 20
+"""Of a source, up to which each thread has part of one row: more threads than an H100 runs at once do not
+come of it."""
+
+SOURCES = ("plain", "swiglu", "swiglu_interleaved")
+"""What may be made of a matrix before it is quantised."""
+
+SOURCE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Types that are quantised, and the size of their elements in bytes."""
+
+_SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+def _dtype_name(of: Any) -> str:
+    """What of a quantiser's name says what it takes, such as ``bf16`` or ``bf16_3d``."""
+    return _SHORT_NAMES[of.dtype] + ("_3d" if of.has_matrices else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RowQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.by_rows` is compiled for.
+
+    Args:
+        dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
+        has_matrices: whether it comes as several matrices.
+        source: what is made of it before, by the names of :data:`SOURCES`.
+        rows: which of its rows, by the names of ``ROWS`` there.
+        index_dtype: of the vector that says so, if there is one.
+        is_power_of_two: whether scales are rounded up to powers of two.
+        passes: rows that each thread has part of.
+    """
+
+    dtype: str
+    has_matrices: bool = False
+    source: str = "plain"
+    rows: str = "all"
+    index_dtype: str = "int32"
+    is_power_of_two: bool = False
+    passes: int = 2
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_1x128_bf16_swiglu_gathered_pow2_x2``."""
+        parts = ["quantize_1x128", _dtype_name(self)]
+        parts += [each for each, usual in ((self.source, "plain"), (self.rows, "all")) if each != usual]
+        parts += ["i64"] if self.index_dtype == "int64" else []
+        parts += ["pow2"] if self.is_power_of_two else []
+        return "_".join([*parts, f"x{self.passes}"])
+
+
+@dataclass(frozen=True, slots=True)
+class BlockQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.by_blocks` is compiled for.
+
+    Args:
+        dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
+        has_matrices: whether it comes as several matrices.
+        is_power_of_two: whether scales are rounded up to powers of two.
+    """
+
+    dtype: str
+    has_matrices: bool = False
+    is_power_of_two: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_128x128_bf16_pow2``."""
+        return f"quantize_128x128_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class BothWaysQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.both_ways` is compiled for.
+
+    Args:
+        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+    """
+
+    dtype: str
+    is_power_of_two: bool = False
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_both_ways_bf16_pow2``."""
+        return f"quantize_both_ways_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class NormQuantizer:
+    """What a kernel of :mod:`cute_gemm.kernels.quantize.normed` is compiled for.
+
+    Args:
+        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+        has_residual: whether one is added before.
+        threads: that have a row, a multiple of 32.
+        steps: pieces of it that each has.
+    """
+
+    dtype: str
+    is_power_of_two: bool = False
+    has_residual: bool = False
+    threads: int = 256
+    steps: int = 4
+
+    @staticmethod
+    def of(dtype: str, k: int, has_residual: bool, is_power_of_two: bool) -> NormQuantizer | None:
+        """For rows of K elements; None where they are too many for a CTA's registers."""
+        pieces = ceil_div(k * SOURCE_BYTES[dtype], PIECE)
+        for threads, steps in _NORM_CTAS:
+            if pieces <= threads * steps:
+                return NormQuantizer(dtype, is_power_of_two, has_residual, threads, steps)
+        return None
+
+    @property
+    def name(self) -> str:
+        """Such as ``quantize_normed_bf16_residual_pow2_256x4``."""
+        parts = ["quantize_normed", _SHORT_NAMES[self.dtype]]
+        parts += ["residual"] if self.has_residual else []
+        parts += ["pow2"] if self.is_power_of_two else []
+        return "_".join([*parts, f"{self.threads}x{self.steps}"])
+
+
+Quantizer = RowQuantizer | BlockQuantizer | BothWaysQuantizer | NormQuantizer
+"""Any of them."""

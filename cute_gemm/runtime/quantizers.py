@@ -1,0 +1,176 @@
+"""From a call that quantises to a launch: the road of :mod:`.launcher`, for other kernels.
+
+    fast path   :func:`launch_known`   what asks for a kernel that ran before -> its host code checks it all
+    slow path   :func:`launch`         configuration -> compiled now, or found -> the same host code
+
+A kernel's host code judges what it is given. Where it declines on the slow path, too, torch quantises on the
+same device: K is no multiple of 16, say, or rows do not begin on 16 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import settings
+from ..contract import OWNING_TYPES
+from ..plan.launch_policy import LaunchFlags
+from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
+from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
+from . import compiler, hardware, quantizer_builder, selection
+from .caller import caller, several_devices
+from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
+
+NAMES = {getattr(torch, name): name for name in (*SOURCE_BYTES, "int32", "int64")}
+"""Of dtypes, as configurations have them."""
+
+_kernels: dict[Hashable, Callable[..., None]] = {}
+"""By what asks for them: kernels that the slow path has launched."""
+
+
+def forget() -> None:
+    """Has the next call of each kind take the slow path, as in a new process."""
+    _kernels.clear()
+
+
+# A forked child cannot use the CUDA of its parent: nothing is launched there, and torch says so.
+os.register_at_fork(after_in_child=forget)
+
+
+def known(key: Hashable) -> Callable[..., None] | None:
+    """The kernel that was launched for ``key``, which names a device."""
+    return _kernels.get(key)
+
+
+def launch_known(
+    kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...] = ()
+) -> bool:
+    """Launches ``kernel`` on the current stream if its host code finds the arguments in order.
+
+    Args:
+        kernel: as :func:`known` gives it, for the device of all tensors.
+        arguments, behind: what it takes before its flags, and behind its status.
+
+    Returns:
+        Whether it has; else nothing was done.
+    """
+    try:
+        return _call(kernel, arguments, behind)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+_AT_ONCE, _DEPENDENT = int(LaunchFlags(0)), int(LaunchFlags.PDL)
+
+
+def _call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...]) -> bool:
+    if not caller.has_context:
+        caller.get_ready()
+    caller.launched.value = 0
+    flags = _AT_ONCE if settings.current().dependent_launch is False else _DEPENDENT
+    kernel(*arguments, flags, caller.address, *behind)
+    return bool(caller.launched.value)
+
+
+def launch(
+    key: Hashable,
+    config: Quantizer,
+    device: int,
+    arguments: tuple[Any, ...],
+    behind: tuple[Any, ...] = (),
+) -> bool:
+    """Launches the kernel of ``config`` on the current stream of a device, and remembers it for ``key``.
+
+    Args:
+        key: what asks for it; it names the device.
+        config: the kernel's, which is compiled now if need be.
+        device: that of all tensors.
+        arguments, behind: as of :func:`launch_known`.
+
+    Returns:
+        As of :func:`launch_known`.
+
+    Raises:
+        ImportError: the DSL is missing.
+        RuntimeError: a CUDA graph is being captured, and the kernel was not launched before on this device.
+
+    Warns:
+        KernelWarning: it was compiled now, and spills.
+    """
+    with torch.cuda.device(device):
+        selection.require_loaded(config, f"quantising needs the kernel {config.name}", "", device)
+        kernel = compiler.instance(
+            (type(config).__name__, config), lambda: quantizer_builder.build(config), config.name
+        )
+        if not _call(kernel, arguments, behind):
+            return False
+        selection.note_launched(config, device)
+    _kernels[key] = kernel
+    return True
+
+
+def may_launch(x: Tensor, results: tuple[Tensor, ...], scales: tuple[Tensor, ...]) -> bool:
+    """Whether there is something to quantise, on a Hopper GPU, in tensors that its kernels take.
+
+    Their host code judges all of this again, and more. But what it would decline must not be compiled for,
+    nor refused where a CUDA graph is being captured.
+    """
+    if type(x) not in OWNING_TYPES or not x.is_cuda or not hardware.is_hopper(x.get_device()):
+        return False
+    if not all(each.numel() and _is_aligned(each) for each in (x, *results)):
+        return False
+    if any(each.shape[-1] % K_MULTIPLE for each in results):
+        return False
+    return all(each.stride(-1) == 1 or each.stride(-2) == 1 for each in scales)
+
+
+def _is_aligned(x: Tensor) -> bool:
+    """Whether rows are contiguous, and begin where a thread can load at once."""
+    size = x.element_size()
+    steps = [step * size for step, count in zip(x.stride()[:-1], x.shape[:-1], strict=True) if count > 1]
+    return x.stride(-1) == 1 and not x.data_ptr() % PIECE and not any(step % PIECE for step in steps)
+
+
+def are_plain(x: Tensor, *others: Any) -> bool:
+    """Whether all are tensors that own their memory, of which no derivative is asked; None stands for none.
+
+    And whether ``x`` is on the current device.
+    """
+    if type(x) not in OWNING_TYPES or x.is_neg() or derivatives_may_be_tracked():
+        return False
+    is_recorded = torch.is_grad_enabled()
+    if is_recorded and x.requires_grad:
+        return False
+    for each in others:
+        if each is not None and (
+            type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad)
+        ):
+            return False
+    return not several_devices() or x.get_device() == torch.cuda.current_device()
+
+
+def fresh(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A new tensor on the current device."""
+    return empty_strided_cuda(shape, strides, dtype)
+
+
+def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:
+    """Strides of scales ``[..., M, K / 128]``: row-major, or M-major and padded as TMA wants it."""
+    if len(shape) == 1:
+        return (1,)
+    *matrices, rows, columns = shape
+    pitch = ceil_div(rows, SCALE_STRIDE_MULTIPLE) * SCALE_STRIDE_MULTIPLE if m_major else columns
+    strides, size = ([1, pitch], columns * pitch) if m_major else ([columns, 1], rows * columns)
+    for count in reversed(matrices):
+        strides.insert(0, size)
+        size *= count
+    return tuple(strides)
+
+
+def written(*given: Tensor | None) -> None:
+    """Says of results that were given that they have changed: autograd would not notice otherwise."""
+    torch.autograd.graph.increment_version([each for each in given if each is not None])

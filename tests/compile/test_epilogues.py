@@ -1,0 +1,50 @@
+"""Kernels that apply epilogues: in each kind of store, without spills."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from kinds import kinds
+
+from cute_gemm import epilogue, runtime
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.runtime import epilogued
+
+
+@epilogue.function
+def many(x: Any, y: Any) -> Any:
+    root = epilogue.rsqrt(1.0 + x * x) * epilogue.sqrt(epilogue.exp(y))
+    return epilogue.where(x > y, epilogue.log(root), epilogue.clamp(root, -1.0, epilogue.tanh(x)))
+
+
+def epilogues(config: KernelConfig) -> dict[str, epilogue.Epilogue]:
+    """With operands of the dimensions that the configuration's layout has."""
+    matrices = (3,) if config.layout.has_matrix_per_group else ()
+    groups = (3,) if config.layout.is_grouped else ()
+    bias, weights = torch.empty(*groups, 128).bfloat16(), torch.empty(*matrices, 64)
+    other = torch.empty(*matrices, 64, 128).half()
+    return {
+        "bias_silu": epilogue.bias_silu(bias),
+        "gelu": epilogue.bias_gelu(bias),
+        "residual": epilogue.alpha(torch.empty(1)) | epilogue.residual(other, 0.5),
+        "weights": epilogue.row_weights(weights) | epilogue.relu(),
+        "many": many(2.0),
+    }
+
+
+CONFIGS = kinds(candidates.every_config())
+
+
+@pytest.mark.parametrize("name", ["bias_silu", "gelu", "residual", "weights", "many"])
+@pytest.mark.parametrize("config", CONFIGS[::5], ids=lambda config: config.name)
+def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
+    applied = epilogues(config)[name].applied
+    made = epilogued.program(config, applied.key, applied.stages, list(applied.operands))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stats = runtime.examine(made)
+    assert stats.stack_bytes == 0

@@ -1,0 +1,51 @@
+"""Kernels that quantise: compiled for Hopper, and read."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from cute_gemm.plan.quantizer import (
+    BlockQuantizer,
+    BothWaysQuantizer,
+    NormQuantizer,
+    Quantizer,
+    RowQuantizer,
+)
+from cute_gemm.runtime import compiler, inspection
+from cute_gemm.runtime.quantizer_builder import build
+
+DTYPES = ("bfloat16", "float16", "float32")
+SOURCES = ("plain", "swiglu", "swiglu_interleaved")
+ROWS = ("all", "gathered", "valid", "owned", "offsets")
+
+
+def every_quantizer() -> list[Quantizer]:
+    """Each part with each other one, in some kernel."""
+    found: list[Quantizer] = []
+    for number, (dtype, source, rows) in enumerate(itertools.product(DTYPES, SOURCES, ROWS)):
+        index_dtype = "int64" if rows == "gathered" and number % 2 else "int32"
+        has_matrices = rows == "valid" or (rows == "all" and number % 2 == 0)
+        found.append(
+            RowQuantizer(dtype, has_matrices, source, rows, index_dtype, number % 4 < 2, 1 + number % 2)
+        )
+    for dtype, has_matrices, is_power_of_two in itertools.product(DTYPES, (False, True), (False, True)):
+        found.append(BlockQuantizer(dtype, has_matrices, is_power_of_two))
+    found += [BothWaysQuantizer(dtype, True) for dtype in DTYPES]
+    for number, (dtype, k) in enumerate(itertools.product(DTYPES, (512, 1024, 2048, 7168, 8192))):
+        made = NormQuantizer.of(dtype, k, number % 3 > 0, number % 2 == 0)
+        assert made is not None
+        found.append(made)
+    return found
+
+
+@pytest.mark.parametrize("config", every_quantizer(), ids=lambda config: config.name)
+def test_a_quantizer_spills_nothing_and_leaves_room_for_others(config: Quantizer) -> None:
+    stats = inspection.read_cubin(compiler.compile_to_cubin(lambda: build(config), config.name))
+    assert stats.stack_bytes == 0
+    # A CTA has at most half of the registers, so that the loads of another one are under way.
+    assert stats.registers * getattr(config, "threads", 256) <= 32768
+    opcodes = [each.split(".")[0] for each in stats.opcodes]
+    assert "LDL" not in opcodes
+    assert "CALL" not in opcodes

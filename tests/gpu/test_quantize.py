@@ -1,0 +1,336 @@
+"""Kernels that quantise, against the formulas in torch: bit for bit where no function is approximated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tensors import bits
+from torch import Tensor
+
+from cute_gemm import config, fp8_gemm_nt
+from cute_gemm.quantize import (
+    by_rows,
+    formula,
+    quantize_1x128,
+    quantize_128x128,
+    quantize_both_ways,
+    rms_norm_quantize_1x128,
+    swiglu_quantize_1x128,
+)
+from cute_gemm.testing import host_time, make_inputs
+
+E4M3 = torch.float8_e4m3fn
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+both_scales = pytest.mark.parametrize("power", [False, True], ids=["scales", "pow2"])
+POISON = 0xFF
+FORMULAS = {name: getattr(formula, name) for name in ("quantize_rows", "quantize_blocks")}
+
+
+@pytest.fixture(autouse=True)
+def no_formula_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a kernel should have run, torch must not have."""
+    for name, real in FORMULAS.items():
+
+        def on_the_cpu(values: Tensor, *given: Any, real: Any = real) -> None:
+            assert values.is_cpu, "torch quantised on the GPU"
+            real(values, *given)
+
+        monkeypatch.setattr(formula, name, on_the_cpu)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def adversarial(m: int, k: int, dtype: torch.dtype) -> Tensor:
+    """Blocks of any magnitude that the dtype has; outliers, zeros of both signs, NaN, infinities."""
+    draw = torch.Generator().manual_seed(m * k)
+    limits = torch.finfo(dtype)
+    low, high = math.log2(limits.smallest_normal) - 9, math.log2(limits.max) - 3
+    blocks = -(-k // 128)
+    size = torch.exp2(low + (high - low) * torch.rand(m, blocks, generator=draw, dtype=torch.float64))
+    x = torch.randn(m, blocks * 128, generator=draw, dtype=torch.float64) * size.repeat_interleave(128, 1)
+    kind = torch.randint(0, 8, (m, blocks), generator=draw)
+    of = lambda number: (kind == number).repeat_interleave(128, 1)  # noqa: E731
+    is_one = torch.rand(x.shape, generator=draw) < 0.02
+    x = torch.where(of(0), torch.where(x > 0, 0.0, -0.0).double(), x)
+    x = torch.where(of(1) & is_one, x * 64, x)
+    x = torch.where(of(2) & ~is_one, -0.0, x)
+    made = x[:, :k].to(dtype)
+    special = torch.tensor([torch.nan, torch.inf, -torch.inf]).to(dtype)
+    where = (of(3) & (torch.rand(x.shape, generator=draw) < 0.01))[:, :k]
+    made[where] = special[torch.randint(0, 3, (int(where.sum()),), generator=draw)]
+    return made
+
+
+def same(got: Tensor, want: Tensor) -> bool:
+    """The same bits; of NaNs among scales any."""
+    got, want = got.cpu(), want.cpu()
+    if got.dtype is not torch.float32:
+        return torch.equal(bits(got.contiguous()), bits(want.contiguous()))
+    is_nan = got.isnan()
+    return torch.equal(is_nan, want.float().isnan()) and torch.equal(
+        bits(got.contiguous()).masked_fill(is_nan, 0), bits(want.contiguous()).masked_fill(is_nan, 0)
+    )
+
+
+def all_same(got: Any, want: Any) -> bool:
+    return all(same(a, b) for a, b in zip(got, want, strict=True))
+
+
+SHAPES = [(1, 16), (1, 7168), (3, 128), (17, 144), (100, 1040), (257, 2112), (1024, 7168)]
+
+
+@both_scales
+@every_dtype
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows(shape: tuple[int, int], dtype: torch.dtype, power: bool) -> None:
+    x = adversarial(*shape, dtype)
+    want = quantize_1x128(x, power_of_two_scales=power)
+    for m_major in (False, True):
+        got = quantize_1x128(x.cuda(), power_of_two_scales=power, m_major_scales=m_major)
+        assert all_same(got, want)
+    assert all_same(quantize_1x128(x.cuda(), power_of_two_scales=power), got)
+
+
+@every_dtype
+def test_scales_of_any_magnitude(dtype: torch.dtype) -> None:
+    """The inverse of a scale is the correctly rounded one: each value's bits depend on it."""
+    if dtype is torch.float32:
+        amax = torch.randint(0, 0x7F800000, (1 << 17,), generator=torch.Generator().manual_seed(1))
+        amax = amax.int().view(torch.float32)
+    else:
+        amax = torch.arange(0, 0x7C00 if dtype is torch.float16 else 0x7F80, dtype=torch.int16).view(dtype)
+    x = amax[:, None] * torch.linspace(-1, 1, 128, dtype=torch.float32)
+    x = x.to(dtype)
+    x[:, 5] = amax
+    for power in (False, True):
+        got = quantize_1x128(x.cuda(), power_of_two_scales=power)
+        assert all_same(got, quantize_1x128(x, power_of_two_scales=power))
+
+
+@every_dtype
+def test_rows_and_matrices_that_are_strided(dtype: torch.dtype) -> None:
+    x = normal(9, 40, 544, dtype=dtype)
+    on_gpu = x.cuda()
+    for view in (
+        lambda t: t[:, :, 16:400],
+        lambda t: t.transpose(0, 1)[:, ::2],
+        lambda t: t[3, ::3, :272],
+        lambda t: t[:, :1].expand(9, 7, 544),
+        lambda t: t[:, 0],
+        lambda t: t,
+        lambda t: t.view(3, 3, 40, 544),
+        lambda t: t[0, 0],
+    ):
+        assert all_same(quantize_1x128(view(on_gpu)), quantize_1x128(view(x)))
+
+
+def selections() -> dict[str, tuple[tuple[int, ...], Callable[[], dict[str, Any]]]]:
+    draw = torch.Generator().manual_seed(0)
+
+    def int32(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.int32)
+
+    many = torch.randint(0, 9, (700,), generator=draw).cumsum(0)
+    return {
+        "rows": ((70, 528), lambda: {"rows": torch.randint(-2, 75, (333,), generator=draw).int()}),
+        "rows, int64": (
+            (70, 528),
+            lambda: {"rows": torch.tensor([3, -1, 1 << 32, (1 << 32) + 3, 69, -(1 << 40), 0])},
+        ),
+        "valid_rows": ((5, 37, 528), lambda: {"valid_rows": int32([0, 37, 5, 99, -3])}),
+        "group_index": (
+            (260, 528),
+            lambda: {"group_index": torch.randint(-1, 3, (260,), generator=draw).int()},
+        ),
+        "offsets": ((260, 528), lambda: {"offsets": int32([0, 40, 40, 41, 250])}),
+        "aligned": ((260, 528), lambda: {"offsets": int32([3, 3, 40, 100, 130, 250]), "alignment": 16}),
+        "many groups": ((3000, 144), lambda: {"offsets": int32(many), "alignment": 1}),
+        "no groups": ((30, 144), lambda: {"offsets": int32([])}),
+    }
+
+
+@pytest.mark.parametrize("source", ["plain", "swiglu", "interleaved"])
+@pytest.mark.parametrize("name", selections())
+@pytest.mark.parametrize("is_few", [True, False])
+def test_rows_that_are_selected(
+    name: str, source: str, is_few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, make = selections()[name]
+    selection = make()
+    if source != "plain":
+        shape = (*shape[:-1], 2 * shape[-1])
+    x = normal(*shape, seed=3)
+    monkeypatch.setattr(by_rows, "FEW_ELEMENTS", 1 << 20 if is_few else 0)
+    on_gpu = {key: each.cuda() if isinstance(each, Tensor) else each for key, each in selection.items()}
+    quantize: Callable[..., Any] = quantize_1x128
+    if source != "plain":
+        quantize = lambda *a, **n: swiglu_quantize_1x128(*a, interleaved=source != "swiglu", **n)  # noqa: E731
+    rows = len(selection["rows"]) if "rows" in selection else shape[-2]
+    k = shape[-1] if source == "plain" else shape[-1] // 2
+    results = []
+    for device in ("cpu", "cuda"):
+        q = torch.full((*shape[:-2], rows, k), POISON, dtype=torch.uint8, device=device).view(E4M3)
+        s = torch.full((*shape[:-2], rows, -(-k // 128)), -7.0, device=device)
+        quantize(x.to(device), out=q, scales_out=s, **(on_gpu if device == "cuda" else selection))
+        results.append((q.cpu(), s.cpu()))
+    (want_q, want_s), (got_q, got_s) = results
+    is_skipped = bits(want_q) == POISON
+    assert torch.equal(bits(got_q) == POISON, is_skipped)
+    assert torch.equal(got_s == -7, want_s == -7)
+    if source == "plain":
+        assert all_same(results[1], results[0])
+    else:
+        assert_about((got_q, got_s), (want_q, want_s))
+
+
+def assert_about(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:
+    """Scales to 2^-18, and e4m3 the same but for a few that are next to each other."""
+    (q, s), (want_q, want_s) = ((each.cpu() for each in pair) for pair in (got, want))
+    torch.testing.assert_close(s, want_s, rtol=2**-18, atol=0)
+    torch.testing.assert_close(q.float(), want_q.float(), rtol=1 / 8, atol=2**-9, equal_nan=True)
+    assert (bits(q.contiguous()) != bits(want_q.contiguous())).float().mean() < 0.002
+
+
+@every_dtype
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("shape", [(1, 256), (130, 2080), (2048, 4096)], ids=str)
+def test_swiglu(shape: tuple[int, int], interleaved: bool, dtype: torch.dtype) -> None:
+    x = normal(*shape, dtype=dtype) * 4
+    x[0, :40] = 200
+    x[0, 40:80] = -200
+    got = swiglu_quantize_1x128(x.cuda(), interleaved=interleaved)
+    assert_about(got, swiglu_quantize_1x128(x, interleaved=interleaved))
+
+
+@both_scales
+@every_dtype
+@pytest.mark.parametrize("shape", [(1, 16), (128, 128), (200, 272), (3, 130, 400), (1000, 2112)], ids=str)
+def test_blocks(shape: tuple[int, ...], dtype: torch.dtype, power: bool) -> None:
+    x = adversarial(math.prod(shape[:-1]), shape[-1], dtype).view(shape)
+    got = quantize_128x128(x.cuda(), power_of_two_scales=power)
+    assert all_same(got, quantize_128x128(x, power_of_two_scales=power))
+    clean = normal(*shape, dtype=dtype)
+    assert all_same(quantize_128x128(clean.cuda()), quantize_128x128(clean))
+
+
+@both_scales
+@every_dtype
+@pytest.mark.parametrize("shape", [(16, 16), (128, 128), (400, 272), (1024, 2112)], ids=str)
+def test_both_ways(shape: tuple[int, int], dtype: torch.dtype, power: bool) -> None:
+    for x in (adversarial(*shape, dtype), normal(*shape, dtype=dtype)):
+        got = quantize_both_ways(x.cuda(), power_of_two_scales=power)
+        want = quantize_both_ways(x, power_of_two_scales=power)
+        assert all_same(got[0], want[0])
+        assert all_same(got[1], want[1])
+
+
+@every_dtype
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("shape", [(1, 128), (5, 1040), (130, 2048), (64, 7168), (3, 8192)], ids=str)
+def test_normed_rows(shape: tuple[int, int], has_residual: bool, dtype: torch.dtype) -> None:
+    x, weight = normal(*shape, dtype=dtype), normal(shape[1], seed=1, dtype=dtype)
+    residual = normal(*shape, seed=2, dtype=dtype) if has_residual else None
+    on_gpu = None if residual is None else residual.cuda()
+    got = rms_norm_quantize_1x128(x.cuda(), weight.cuda(), residual=on_gpu)
+    want = rms_norm_quantize_1x128(x, weight, residual=residual)
+    assert_about(got, want)
+    if residual is not None and on_gpu is not None:
+        assert torch.equal(bits(on_gpu.cpu()), bits(residual))
+    again = rms_norm_quantize_1x128(x.cuda() if residual is None else residual.cuda(), weight.cuda())
+    for _ in range(5):
+        more = rms_norm_quantize_1x128(x.cuda() if residual is None else residual.cuda(), weight.cuda())
+        assert all_same(more, again)
+
+
+def test_results_lie_within_their_memory() -> None:
+    m, k = 37, 1040
+    x = normal(m, k)
+    around_q = torch.full((m + 2, k + 64), POISON, dtype=torch.uint8, device="cuda").view(E4M3)
+    around_s = torch.full((m + 2, 9 + 4), -7.0, device="cuda")
+    q, s = around_q[1:-1, 32:-32], around_s[1:-1, 2:-2]
+    quantize_1x128(x.cuda(), out=q, scales_out=s)
+    assert all_same((q, s), quantize_1x128(x))
+    q.view(torch.uint8).fill_(POISON)
+    s.fill_(-7)
+    assert (bits(around_q) == POISON).all()
+    assert (around_s == -7).all()
+
+
+def test_what_kernels_do_not_take_is_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for name, real in FORMULAS.items():
+        monkeypatch.setattr(
+            formula, name, lambda *given, real=real: calls.append(given[0].is_cuda) or real(*given)
+        )
+    x = normal(40, 300)
+    for odd in (
+        lambda t: t[:, :250],
+        lambda t: t[:, 3:275],
+        lambda t: t.t(),
+        lambda t: t.double().float().t(),
+    ):
+        got, want = quantize_1x128(odd(x.cuda())), quantize_1x128(odd(x))
+        assert all_same(got, want)
+        assert all_same(quantize_128x128(odd(x.cuda())), quantize_128x128(odd(x)))
+    assert calls.count(True) == 8
+
+
+def test_what_torch_quantises_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, real in FORMULAS.items():
+        monkeypatch.setattr(formula, name, real)
+    x = normal(40, 250).cuda()
+    want = quantize_1x128(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = quantize_1x128(x)
+    graph.replay()
+    assert all_same(got, want)
+
+
+def test_a_layer_in_a_graph_by_dependent_launch() -> None:
+    _, (b, sb) = make_inputs(64, 512, 1024, device="cuda")
+    x = normal(64, 1024).cuda()
+    out = torch.empty(64, 512, dtype=torch.bfloat16, device="cuda")
+
+    def layer() -> Tensor:
+        q, s = quantize_1x128(x)
+        fp8_gemm_nt((q, s), (b, sb), out=out)
+        y, t = quantize_1x128(out)
+        return fp8_gemm_nt((y, t), (b[:, :512].contiguous(), sb[:, :4].contiguous()))
+
+    for pdl in (True, False, None):
+        with config(pdl=pdl):
+            x.copy_(normal(64, 1024))
+            want = layer().clone()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                made = layer()
+            for seed in (5, 0):
+                x.copy_(normal(64, 1024, seed=seed))
+                for _ in range(20):
+                    graph.replay()
+                torch.cuda.synchronize()
+                eager = layer()
+                assert torch.equal(made, eager)
+            assert torch.equal(made, want)
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_host_time(is_given: bool) -> None:
+    """Beside a product of torch's as small as can be: 0.95 of it with results given, else 1.2."""
+    x, w = (torch.randn(*size, device="cuda").bfloat16() for size in ((16, 128), (128, 64)))
+    product = torch.empty(16, 64, dtype=torch.bfloat16, device="cuda")
+    q, s = quantize_1x128(x)
+    if is_given:
+        calls = lambda: quantize_1x128(x, out=q, scales_out=s), lambda: torch.mm(x, w, out=product)
+    else:
+        calls = lambda: quantize_1x128(x), lambda: torch.mm(x, w)
+    ours, theirs = (min(host_time(call) for _ in range(7)) for call in calls)
+    assert ours < theirs * (0.95 if is_given else 1.2), f"{ours:.1f} us, torch {theirs:.1f}"

@@ -1,0 +1,253 @@
+"""What kernels that quantise do on the host: scales, by the very code of the device; and what is launched."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+import pytest
+import torch
+from cutlass import Float32, Int32
+from cutlass.cute import runtime as dsl
+from torch import Tensor
+
+from cute_gemm.kernels.quantize import elements
+from cute_gemm.plan.quantizer import (
+    BlockQuantizer,
+    BothWaysQuantizer,
+    NormQuantizer,
+    Quantizer,
+    RowQuantizer,
+)
+from cute_gemm.quantize import formula
+from cute_gemm.runtime import cache, compiler, quantizer_builder
+from cute_gemm.runtime.quantizers import strides_of_scales
+
+E4M3 = torch.float8_e4m3fn
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
+
+
+# Scales
+
+
+class Scales:
+    """Those of largest magnitudes, given by their bits."""
+
+    def __init__(self, is_power_of_two: bool) -> None:
+        self.is_power_of_two = is_power_of_two
+
+    @cute.jit
+    def __call__(self, amax: cute.Tensor, scales: cute.Tensor):
+        for i in range(amax.shape[0]):
+            scales[i] = elements.scale_of(amax[i], self.is_power_of_two)
+
+
+@functools.cache
+def scales_on_the_host(is_power_of_two: bool) -> Callable[..., None]:
+    length = cute.sym_int32()
+    arguments = (
+        dsl.make_fake_tensor(each, (length,), (1,), memspace=cute.AddressSpace.generic, assumed_align=4)
+        for each in (Int32, Float32)
+    )
+    return cute.compile(Scales(is_power_of_two), *arguments, options="--enable-tvm-ffi")
+
+
+@pytest.mark.parametrize("is_power_of_two", [False, True])
+def test_a_scale_has_the_bits_that_torch_gives_it(is_power_of_two: bool) -> None:
+    compute = scales_on_the_host(is_power_of_two)
+    # Of each exponent some fractions, among them the first and the last; of one exponent all.
+    fractions = torch.cat([torch.arange(0, 1 << 23, 4099), torch.arange(-8, 8) % (1 << 23)])
+    amax = ((torch.arange(256)[:, None] << 23) + fractions).flatten()
+    amax = torch.cat([amax, (100 << 23) + torch.arange(1 << 23)]).int()
+    found = torch.full(amax.shape, 7.0)
+    compute(amax, found)
+    wanted = formula.scales(amax.view(torch.float32), is_power_of_two)
+    assert torch.equal(found.isnan(), wanted.isnan())
+    assert torch.equal(found.nan_to_num(0).view(torch.int32), wanted.nan_to_num(0).view(torch.int32))
+
+
+# What is launched
+
+
+STREAMS = {RowQuantizer: 5, BlockQuantizer: 5, BothWaysQuantizer: 7, NormQuantizer: 7}
+"""Where kernels take their stream, which a CPU has none of."""
+
+
+@functools.cache
+def host_code(config: Quantizer) -> Callable[..., None]:
+    """That of a kernel, without the launch."""
+
+    def make() -> Any:
+        on_the_host = functools.partial(dsl.make_fake_tensor, memspace=cute.AddressSpace.generic)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dsl, "make_fake_tensor", on_the_host)
+            kernel, arguments = quantizer_builder.build(config)
+        kind = type(kernel)
+        kernel.__class__ = type("HostCode", (kind,), {"start": lambda *_: None, "kernel": None})
+        declared = list(arguments)
+        declared[STREAMS[type(config)]] = cutlass.Int64(0)
+        return kernel, tuple(declared)
+
+    return compiler.instance(("host code", config), make, "host code")
+
+
+def holds(config: Quantizer, arguments: tuple[Any, ...], behind: tuple[Any, ...] = ()) -> bool:
+    """What the host code reports; False where its argument checks raise before that."""
+    status = ctypes.c_int32(-1)
+    try:
+        host_code(config)(*arguments, 0, ctypes.addressof(status), 0, *behind)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    assert status.value in (0, 1), "nothing was reported"
+    return bool(status.value)
+
+
+def aligned(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """A contiguous tensor that begins on 16 bytes."""
+    x = torch.empty(shape, dtype=dtype)
+    assert x.data_ptr() % 16 == 0
+    return x
+
+
+def results(m: int, k: int, *matrices: int, m_major: bool = False) -> tuple[Tensor, Tensor]:
+    shape = (*matrices, m, -(-k // 128))
+    s = torch.empty_strided(shape, strides_of_scales(shape, m_major))
+    return aligned(*matrices, m, k, dtype=E4M3), s
+
+
+PLAIN = RowQuantizer("bfloat16")
+
+
+@pytest.mark.parametrize("m_major", [False, True])
+@pytest.mark.parametrize(("m", "k"), [(1, 16), (3, 128), (130, 400), (7, 7168)])
+def test_rows_that_are_in_order_are_launched(m: int, k: int, m_major: bool) -> None:
+    x = aligned(m, k)
+    assert holds(PLAIN, (x, *results(m, k, m_major=m_major)))
+    wide = aligned(m, k + 32)[:, 16:-16]
+    assert holds(PLAIN, (wide, *results(m, k, m_major=m_major)))
+    assert holds(PLAIN, (x[:1].expand(m, k), *results(m, k)))
+    padded = aligned(m, k + 16, dtype=E4M3)[:, :k]
+    assert holds(PLAIN, (x, padded, results(m, k)[1]))
+
+
+def test_what_a_kernel_would_get_wrong_is_not_launched() -> None:
+    m, k = 6, 272
+    x, (q, s) = aligned(m, k), results(m, k)
+    assert holds(PLAIN, (x, q, s))
+    flat = aligned(4 * m * k)
+    refused = {
+        "K is no multiple of 16": (aligned(m, 264), *results(m, 264)),
+        "x begins off 16 bytes": (flat[1 : 1 + m * k].view(m, k), q, s),
+        "rows of x do": (flat.as_strided((m, k), (k + 4, 1)), q, s),
+        "columns of x are apart": (flat.as_strided((m, k), (2 * k, 2)), q, s),
+        "rows of q overlap": (x, aligned(m * k, dtype=E4M3).as_strided((m, k), (k - 16, 1)), s),
+        "q begins off 16 bytes": (x, aligned(m * k + 16, dtype=E4M3)[8 : 8 + m * k].view(m, k), s),
+        "too few scales": (x, q, s[:, :-1]),
+        "scales overlap": (x, q, torch.empty(100).as_strided(s.shape, (1, 1))),
+        "scales of one row": (x, q, s[:1].expand(m, 3)),
+        "another x": (aligned(m, k + 16), q, s),
+        "fewer rows": (x[:-1], q, s),
+        "no rows": (x[:0], q[:0], s[:0]),
+        "q in x": (x, x.view(E4M3).view(-1)[: m * k].view(m, k), s),
+        "s in x": (x, q, x.view(-1).view(torch.float32)[: s.numel()].view(s.shape)),
+        "s in q": (x, q, q.view(-1)[: 4 * s.numel()].view(torch.float32).view(s.shape)),
+        "fp16": (x.half(), q, s),
+    }
+    for what, arguments in refused.items():
+        assert not holds(PLAIN, arguments), what
+
+
+def freed(like: Tensor) -> Tensor:
+    """A tensor whose memory is gone."""
+    made = torch.empty_like(like)
+    made.untyped_storage().resize_(0)
+    return made
+
+
+def test_what_has_no_memory_is_not_launched() -> None:
+    x, (q, s) = aligned(6, 272), results(6, 272)
+    index = torch.zeros(6, dtype=torch.int32)
+    gathered = replace(PLAIN, rows="gathered")
+    assert holds(gathered, (x, q, s), (index,))
+    for arguments in ((freed(x), q, s), (x, freed(q), s), (x, q, freed(s))):
+        assert not holds(PLAIN, arguments)
+    assert not holds(gathered, (x, q, s), (freed(index),))
+
+
+def test_matrices_are_judged_one_by_one() -> None:
+    config = replace(PLAIN, has_matrices=True)
+    x, (q, s) = aligned(3, 6, 48), results(6, 48, 3)
+    assert holds(config, (x, q, s))
+    assert holds(config, (x, q, results(6, 48, 3, m_major=True)[1]))
+    assert holds(config, (aligned(6, 3, 48).transpose(0, 1), q, s))
+    assert not holds(config, (x, q, s[:1].expand(3, 6, 1)))
+    assert not holds(config, (x, q[:1].expand(3, 6, 48), s))
+
+
+def test_an_index_must_lie_apart_from_what_is_written() -> None:
+    x, (q, s) = aligned(8, 256), results(8, 256)
+    for rows in ("gathered", "owned"):
+        config = replace(PLAIN, rows=rows)
+        assert holds(config, (x, q, s), (torch.zeros(8, dtype=torch.int32),))
+        assert not holds(config, (x, q, s), (s.view(-1)[:8].view(torch.int32),))
+        assert not holds(config, (x, q, s), (torch.zeros(7, dtype=torch.int32),))
+    ends = torch.zeros(3, dtype=torch.int32)
+    by_offsets = replace(PLAIN, rows="offsets")
+    for alignment, is_one in ((1, True), (1024, True), (0, False), (1025, False), (-1, False)):
+        assert holds(by_offsets, (x, q, s), (ends, alignment)) == is_one
+    assert not holds(by_offsets, (x, q, s), (ends[:0], 1))
+    assert holds(by_offsets, (x, q, s), (torch.zeros(1022, dtype=torch.int32), 1))
+    assert not holds(by_offsets, (x, q, s), (torch.zeros(1023, dtype=torch.int32), 1))
+    valid = replace(PLAIN, rows="valid", has_matrices=True)
+    assert holds(valid, (x[None], q[None], s[None]), (ends[:1],))
+    assert not holds(valid, (x[None], q[None], s[None]), (ends,))
+    gathered = replace(PLAIN, rows="gathered", index_dtype="int64")
+    assert holds(gathered, (x, *results(20, 256)), (torch.zeros(20, dtype=torch.int64),))
+
+
+def test_swiglu_wants_twice_as_many_columns() -> None:
+    config = replace(PLAIN, source="swiglu")
+    assert holds(config, (aligned(5, 512), *results(5, 256)))
+    assert not holds(config, (aligned(5, 256), *results(5, 256)))
+    assert not holds(config, (aligned(5, 528), *results(5, 256)))
+
+
+def test_blocks() -> None:
+    config = BlockQuantizer("float32")
+    w, q, s = aligned(200, 272, dtype=torch.float32), aligned(200, 272, dtype=E4M3), torch.empty(2, 3)
+    assert holds(config, (w, q, s))
+    assert holds(config, (w, q, torch.empty(3, 2).T))
+    assert not holds(config, (w, q, torch.empty(200, 3)))
+    assert not holds(config, (w, q, torch.empty(1, 3)))
+
+
+def test_both_ways() -> None:
+    config = BothWaysQuantizer("bfloat16")
+    x, along_k, along_m = aligned(160, 272), results(160, 272), results(272, 160)
+    assert holds(config, (x, *along_k, *along_m))
+    assert not holds(config, (x, *along_k, along_k[0].view(-1).view(272, 160), along_m[1]))
+    assert not holds(config, (aligned(152, 272), *results(152, 272), *results(272, 152)))
+
+
+def test_normed_rows() -> None:
+    x, w, residual, (q, s) = aligned(5, 1024), aligned(1024), aligned(5, 1024), results(5, 1024)
+    config = NormQuantizer.of("bfloat16", 1024, False, False)
+    assert config is not None
+    assert holds(config, (x, w, q, s, 1e-6))
+    assert not holds(config, (x, w[:-16], q, s, 1e-6))
+    assert not holds(config, (aligned(5, 1040), aligned(1040), *results(5, 1040), 1e-6))
+    with_residual = replace(config, has_residual=True)
+    assert holds(with_residual, (x, w, q, s, 1e-6), (residual,))
+    assert not holds(with_residual, (x, w, q, s, 1e-6), (x,))
+    assert not holds(with_residual, (x, w, q, s, 1e-6), (residual[:1].expand(5, 1024),))
+    assert NormQuantizer.of("bfloat16", 16384, False, False) is not None
+    assert NormQuantizer.of("bfloat16", 16400, False, False) is None
