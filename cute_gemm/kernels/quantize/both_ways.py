@@ -7,7 +7,7 @@ rows to the threads that have whole columns through shared memory.
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
+from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32
 
 from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
@@ -30,11 +30,19 @@ def _transposed():
     return cute.make_layout((SIDE, _WORDS), stride=(_PITCH, 1))
 
 
+def place_of(word: Int32, column: Int32) -> Int32:
+    """Where a word of a column is: lanes that write columns eight apart would meet in pairs in a bank."""
+    return word ^ (column // WARP % 2 * 4)
+
+
 @cute.struct
 class Storage:
-    """What threads share of columns: the largest magnitude in each warp, inverses of scales, and words."""
+    """What threads share of columns: words of largest magnitudes in each warp, inverses of scales, and words.
 
-    largest: cute.struct.MemRange[Int32, WARPS * SIDE]
+    Of 16-bit elements, only half of the first ones are used.
+    """
+
+    largest: cute.struct.MemRange[Uint32, WARPS * SIDE]
     inverses: cute.struct.MemRange[Float32, SIDE]
     words: cute.struct.MemRange[Int32, SIDE * _PITCH]
 
@@ -118,20 +126,21 @@ class QuantizeBothWays:
         largest = cute.make_tensor(storage.largest.data_ptr(), cute.make_layout((SIDE, WARPS)))
         inverses = cute.make_tensor(storage.inverses.data_ptr(), cute.make_layout(SIDE))
         sQT = cute.make_tensor(storage.words.data_ptr(), _transposed())
-        for piece in cutlass.range_constexpr(part.pieces):
-            values = self.piece_of(words, piece)
-            column = part.column_of(piece) - k_tile * SIDE
-            for j in cutlass.range_constexpr(part.piece):
-                amax = elements.largest(cute.recast_tensor(values, Int32)[j, None])
-                for distance in (LANES, 2 * LANES):
-                    amax = cutlass.max(amax, cute.arch.shuffle_sync_bfly(amax, distance))
-                if lane < LANES:
-                    largest[column + j, warp] = amax
+        in_word = 32 // self.dtype.width
+        for i in cutlass.range_constexpr(PIECE // 4 * part.pieces):
+            most = elements.largest_words(words[i, None], self.dtype)
+            for distance in (LANES, 2 * LANES):
+                most = elements.larger(most, cute.arch.shuffle_sync_bfly(most, distance), self.dtype)
+            if lane < LANES:
+                column = part.column_of(i // (PIECE // 4)) - k_tile * SIDE
+                largest[column // in_word + i % (PIECE // 4), warp] = most
         cute.arch.sync_threads()
         if thread < SIDE:
-            amax = largest[thread, 0]
+            found = largest[thread // in_word, 0]
             for i in cutlass.range_constexpr(1, WARPS):
-                amax = cutlass.max(amax, largest[thread, i])
+                found = elements.larger(found, largest[thread // in_word, i], self.dtype)
+            own = (found >> (thread % in_word * self.dtype.width)) & ((1 << self.dtype.width) - 1)
+            amax = elements.magnitude(own, self.dtype)
             scale = elements.scale_of(amax, self.config.is_power_of_two)
             inverses[thread] = elements.inverse_of(scale)
             if k_tile * SIDE + thread < mST.shape[0]:
@@ -143,7 +152,7 @@ class QuantizeBothWays:
             column = part.column_of(piece) - k_tile * SIDE
             for j in cutlass.range_constexpr(part.piece):
                 elements.to_e4m3(values[j, None], inverses[column + j], quantized)
-                sQT[column + j, thread // LANES] = cute.recast_tensor(quantized, Int32)[0]
+                sQT[column + j, place_of(thread // LANES, column)] = cute.recast_tensor(quantized, Int32)[0]
 
     @cute.jit
     def piece_of(self, words, piece: cutlass.Constexpr[int]):
@@ -165,6 +174,6 @@ class QuantizeBothWays:
         for i in cutlass.range_constexpr(SIDE // WARPS):
             column = thread // WARP + i * WARPS
             if row < mQT.shape[1] and k_tile * SIDE + column < mQT.shape[0]:
-                own[0] = sQT[column, lane]
+                own[0] = sQT[column, place_of(lane, column)]
                 quantized = cute.recast_tensor(own, Float8E4M3FN)
                 store(quantized, 0, ROWS, mQT, (k_tile * SIDE + column, row, matrix))

@@ -38,15 +38,35 @@ def scale_of(amax: Int32, is_power_of_two: cutlass.Constexpr[bool]) -> Float32:
 @cute.jit
 def largest_of_words(words: cute.Tensor, dtype: cutlass.Constexpr[type]) -> Int32:
     """The bits, as FP32, of the largest magnitude among elements of ``dtype`` in 32-bit ``words``."""
+    most = largest_words(words, dtype)
     if const_expr(dtype.width == 32):
-        return largest(words)
-    most = words[0] & _MAGNITUDES_OF_TWO
+        return Int32(most)
+    return magnitude(cutlass.max(most >> 16, most & 0xFFFF), dtype)
+
+
+@cute.jit
+def largest_words(words: cute.Tensor, dtype: cutlass.Constexpr[type]) -> Uint32:
+    """The largest magnitude among elements that are in the same place of their words, in that place."""
+    signless = _MAGNITUDE if const_expr(dtype.width == 32) else _MAGNITUDES_OF_TWO
+    most = words[0] & signless
     for i in cutlass.range_constexpr(1, cute.size(words)):
-        most = _larger_of_two(most, words[i] & _MAGNITUDES_OF_TWO)
-    most = cutlass.max(most >> 16, most & 0xFFFF)
+        most = larger(most, words[i] & signless, dtype)
+    return most
+
+
+def larger(a: Uint32, b: Uint32, dtype: type) -> Uint32:
+    """Of each magnitude in two words the larger one."""
+    return Uint32(cutlass.max(a, b)) if dtype.width == 32 else _larger_of_two(a, b)
+
+
+@cute.jit
+def magnitude(bits: Uint32, dtype: cutlass.Constexpr[type]) -> Int32:
+    """The bits, as FP32, of a magnitude that is in the lowest bits of a word."""
+    if const_expr(dtype.width == 32):
+        return Int32(bits)
     if const_expr(dtype is BFloat16):
-        return Int32(most << 16)
-    return Uint16(most).bitcast(Float16).to(Float32).bitcast(Int32)
+        return Int32(bits << 16)
+    return Uint16(bits).bitcast(Float16).to(Float32).bitcast(Int32)
 
 
 @cute.jit
