@@ -135,12 +135,20 @@ class _Asked(NamedTuple):
 def _quantize(
     x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if not torch.compiler.is_compiling():
-        made = _launched(x, asked, out, scales_out)
-        if made is not None:
-            return made
+    if torch.compiler.is_compiling():
+        return _as_op(x, asked, out, scales_out)
+    made = _launched(x, asked, out, scales_out)
+    if made is not None:
+        return made
     if library.is_needed(x):
         return _as_op(x, asked, out, scales_out)
+    return _by_rules(x, asked, out, scales_out)
+
+
+def _by_rules(
+    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The slow path, which says what is not in order."""
     q, s = _results(x, asked, out, scales_out)
     chosen = asked.selection
     if not chosen.is_empty and not _launch(x, q, s, asked, chosen):
@@ -306,11 +314,23 @@ def _as_op(x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | No
     """Of what is traced, or stands for tensors that will be there."""
     _require_source(x, asked)
     if out is None and scales_out is None:
-        q, s = _returning(x, **asked._asdict())
+        q, s = _returning(x, **_named(asked))
         return q, s
     q, s = _results(x, asked, out, scales_out, has_memory=False)
-    _writing(x, q, s, **asked._asdict())
+    _writing(x, q, s, **_named(asked))
     return q, s
+
+
+def _compute_now(
+    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    made = _launched(x, asked, out, scales_out)
+    return _by_rules(x, asked, out, scales_out) if made is None else made
+
+
+def _named(asked: _Asked) -> dict[str, Any]:
+    """The arguments of an op. Dynamo of torch 2.8 does not trace `_asdict`."""
+    return {name: getattr(asked, name) for name in _FIELDS}
 
 
 def _op(answer: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -324,12 +344,14 @@ def _op(answer: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Ten
     return made
 
 
-_DEFAULTS: dict[str, Any] = {name: None for name in _Asked._fields} | {
+_FIELDS = _Asked._fields
+_DEFAULTS: dict[str, Any] = {name: None for name in _FIELDS} | {
     "source": "plain",
     "power_of_two_scales": False,
     "m_major_scales": False,
     "alignment": 1,
 }
-_compute, _describe = _op(_quantize), _op(functools.partial(_results, has_memory=False))
+# Not `_quantize`: Dynamo traces what an op calls where a graph is broken, and would find the op again.
+_compute, _describe = _op(_compute_now), _op(functools.partial(_results, has_memory=False))
 _returning = library.register("quantize_1x128", _compute, _describe)
 _writing = library.register("quantize_1x128_out", library.writing(_compute), library.writing(_describe))
