@@ -127,10 +127,6 @@ class _Asked(NamedTuple):
     offsets: Tensor | None
     alignment: int
 
-    @property
-    def selection(self) -> Selection:
-        return Selection.of(*self[3:])
-
 
 def _quantize(
     x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
@@ -150,7 +146,7 @@ def _by_rules(
 ) -> tuple[Tensor, Tensor]:
     """The slow path, which says what is not in order."""
     q, s = _results(x, asked, out, scales_out)
-    chosen = asked.selection
+    chosen = _selection(asked)
     if not chosen.is_empty and not _launch(x, q, s, asked, chosen):
         with torch.inference_mode(), ambient.no_autocast(x.device):
             own, is_written = chosen.take(x)
@@ -161,13 +157,18 @@ def _by_rules(
     return q, s
 
 
+def _selection(asked: _Asked) -> Selection:
+    """As Dynamo of torch 2.8 traces it: neither a property of a named tuple, nor a part of one."""
+    return Selection.of(asked.rows, asked.valid_rows, asked.group_index, asked.offsets, asked.alignment)
+
+
 def _results(
     x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None, has_memory: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Where to write, for a call that obeys all rules."""
     _require_source(x, asked)
     width = _width(asked.source, x)
-    chosen = asked.selection
+    chosen = _selection(asked)
     chosen.check(x, has_memory)
     shape = (*(chosen.index.shape if chosen.kind == "gathered" else x.shape[:-1]), width)
     scale_shape = (*shape[:-1], scale_blocks(width))
