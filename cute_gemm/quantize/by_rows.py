@@ -17,6 +17,7 @@ from . import formula, library
 from .selection import KINDS, Selection
 
 _PASSES = 2
+_Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def quantize_1x128(
@@ -254,22 +255,21 @@ def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor,
         # TVM FFI would raise, which takes long.
         if x.stride()[-1] != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
             return None
+        if out is not None and out.stride()[-1] != 1:
+            return None
         q, s = out, scales_out
         if q is None or s is None:
             taken = shape if kind != "gathered" else (index.shape[0], shape[-1])
             of_q, of_s = _sizes(taken, source, m_major)
             q = quantizers.fresh(*of_q, E4M3) if q is None else q
             s = quantizers.fresh(*of_s, SCALE_DTYPE) if s is None else s
-        if out is not None and out.stride()[-1] != 1:
-            return None
     # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return None
     behind = () if index is None else (index, alignment) if kind == "offsets" else (index,)
     if not quantizers.launch_known(kernel, (x, q, s), behind):
         return None
-    if out is not None or scales_out is not None:
-        quantizers.written(out, scales_out)
+    quantizers.written(out, scales_out)
     return q, s
 
 
@@ -280,9 +280,6 @@ def _sizes(taken: tuple[int, ...], source: str, m_major: bool) -> tuple[_Size, _
     scale_shape = *shape[:-1], scale_blocks(shape[-1])
     of_q = shape, quantizers.strides_of_scales(shape, False)
     return of_q, (scale_shape, quantizers.strides_of_scales(scale_shape, m_major))
-
-
-_Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _selected(*selecting: Any) -> tuple[str, Any]:
