@@ -59,6 +59,11 @@ Apply = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 """What becomes of FP32 sums of D's shape, given what the result held before, and the group of each row."""
 
 
+def serves(call: Call) -> bool:
+    """Whether a call is for :func:`compute`: on the CPU, or where there is nothing to multiply."""
+    return call.a.is_cpu or call.a.shape[-1] == 0 or 0 in call.shape
+
+
 def compute(call: Call, apply: Apply | None = None) -> Tensor:
     """The result of a call, whatever its layout, where no kernel is needed or there is none.
 

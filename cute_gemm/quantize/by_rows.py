@@ -17,6 +17,7 @@ from . import formula, library
 from .selection import KINDS, Selection
 
 _PASSES = 2
+_Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def quantize_1x128(
@@ -127,22 +128,26 @@ class _Asked(NamedTuple):
     offsets: Tensor | None
     alignment: int
 
-    @property
-    def selection(self) -> Selection:
-        return Selection.of(*self[3:])
-
 
 def _quantize(
     x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if not torch.compiler.is_compiling():
-        made = _launched(x, asked, out, scales_out)
-        if made is not None:
-            return made
+    if torch.compiler.is_compiling():
+        return _as_op(x, asked, out, scales_out)
+    made = _launched(x, asked, out, scales_out)
+    if made is not None:
+        return made
     if library.is_needed(x):
         return _as_op(x, asked, out, scales_out)
+    return _by_rules(x, asked, out, scales_out)
+
+
+def _by_rules(
+    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The slow path, which says what is not in order."""
     q, s = _results(x, asked, out, scales_out)
-    chosen = asked.selection
+    chosen = _selection(asked)
     if not chosen.is_empty and not _launch(x, q, s, asked, chosen):
         with torch.inference_mode(), ambient.no_autocast(x.device):
             own, is_written = chosen.take(x)
@@ -153,13 +158,18 @@ def _quantize(
     return q, s
 
 
+def _selection(asked: _Asked) -> Selection:
+    """As Dynamo of torch 2.8 traces it: neither a property of a named tuple, nor a part of one."""
+    return Selection.of(asked.rows, asked.valid_rows, asked.group_index, asked.offsets, asked.alignment)
+
+
 def _results(
     x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None, has_memory: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Where to write, for a call that obeys all rules."""
     _require_source(x, asked)
     width = _width(asked.source, x)
-    chosen = asked.selection
+    chosen = _selection(asked)
     chosen.check(x, has_memory)
     shape = (*(chosen.index.shape if chosen.kind == "gathered" else x.shape[:-1]), width)
     scale_shape = (*shape[:-1], scale_blocks(width))
@@ -245,22 +255,21 @@ def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor,
         # TVM FFI would raise, which takes long.
         if x.stride()[-1] != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
             return None
+        if out is not None and out.stride()[-1] != 1:
+            return None
         q, s = out, scales_out
         if q is None or s is None:
             taken = shape if kind != "gathered" else (index.shape[0], shape[-1])
             of_q, of_s = _sizes(taken, source, m_major)
             q = quantizers.fresh(*of_q, E4M3) if q is None else q
             s = quantizers.fresh(*of_s, SCALE_DTYPE) if s is None else s
-        if out is not None and out.stride()[-1] != 1:
-            return None
     # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return None
     behind = () if index is None else (index, alignment) if kind == "offsets" else (index,)
     if not quantizers.launch_known(kernel, (x, q, s), behind):
         return None
-    if out is not None or scales_out is not None:
-        quantizers.written(out, scales_out)
+    quantizers.written(out, scales_out)
     return q, s
 
 
@@ -271,9 +280,6 @@ def _sizes(taken: tuple[int, ...], source: str, m_major: bool) -> tuple[_Size, _
     scale_shape = *shape[:-1], scale_blocks(shape[-1])
     of_q = shape, quantizers.strides_of_scales(shape, False)
     return of_q, (scale_shape, quantizers.strides_of_scales(scale_shape, m_major))
-
-
-_Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _selected(*selecting: Any) -> tuple[str, Any]:
@@ -306,11 +312,23 @@ def _as_op(x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | No
     """Of what is traced, or stands for tensors that will be there."""
     _require_source(x, asked)
     if out is None and scales_out is None:
-        q, s = _returning(x, **asked._asdict())
+        q, s = _returning(x, **_named(asked))
         return q, s
     q, s = _results(x, asked, out, scales_out, has_memory=False)
-    _writing(x, q, s, **asked._asdict())
+    _writing(x, q, s, **_named(asked))
     return q, s
+
+
+def _compute_now(
+    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    made = _launched(x, asked, out, scales_out)
+    return _by_rules(x, asked, out, scales_out) if made is None else made
+
+
+def _named(asked: _Asked) -> dict[str, Any]:
+    """The arguments of an op. Dynamo of torch 2.8 does not trace `_asdict`."""
+    return {name: getattr(asked, name) for name in _FIELDS}
 
 
 def _op(answer: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -324,12 +342,14 @@ def _op(answer: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Ten
     return made
 
 
-_DEFAULTS: dict[str, Any] = {name: None for name in _Asked._fields} | {
+_FIELDS = _Asked._fields
+_DEFAULTS: dict[str, Any] = {name: None for name in _FIELDS} | {
     "source": "plain",
     "power_of_two_scales": False,
     "m_major_scales": False,
     "alignment": 1,
 }
-_compute, _describe = _op(_quantize), _op(functools.partial(_results, has_memory=False))
+# Not `_quantize`: Dynamo traces what an op calls where a graph is broken, and would find the op again.
+_compute, _describe = _op(_compute_now), _op(functools.partial(_results, has_memory=False))
 _returning = library.register("quantize_1x128", _compute, _describe)
 _writing = library.register("quantize_1x128_out", library.writing(_compute), library.writing(_describe))

@@ -1,6 +1,6 @@
 """Quantising as torch's dispatcher knows it: what compiled and exported calls are made of.
 
-As for products (:mod:`cute_gemm.ops.library`): one op returns new tensors, the other, with `_out` behind its
+As for products (`ops/library.py`): one op returns new tensors, the other, with `_out` behind its
 name, writes given ones, and an eager call does not come by here. Schemas are public: docs/torch_compile.md.
 """
 

@@ -140,12 +140,10 @@ def are_plain(x: Tensor, *others: Any) -> bool:
 
     And whether ``x`` is on the current device.
     """
-    if type(x) not in OWNING_TYPES or x.is_neg() or derivatives_may_be_tracked():
+    if derivatives_may_be_tracked():
         return False
     is_recorded = torch.is_grad_enabled()
-    if is_recorded and x.requires_grad:
-        return False
-    for each in others:
+    for each in (x, *others):
         if each is not None and (
             type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad)
         ):
@@ -173,4 +171,5 @@ def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:
 
 def written(*given: Tensor | None) -> None:
     """Says of results that were given that they have changed: autograd would not notice otherwise."""
-    torch.autograd.graph.increment_version([each for each in given if each is not None])
+    if found := [each for each in given if each is not None]:
+        torch.autograd.graph.increment_version(found)

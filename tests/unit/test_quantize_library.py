@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch import library as torch_library
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -179,4 +180,4 @@ def test_opcheck(name: str) -> None:
         named["rows"] = INDEX.clamp(min=0)
     # The first compares what is mutated by an addition, which e4m3 has not.
     utilities = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(op, arguments, named, test_utils=utilities[name.endswith("_out") :])
+    torch_library.opcheck(op, arguments, named, test_utils=utilities[name.endswith("_out") :])

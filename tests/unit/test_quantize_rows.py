@@ -52,7 +52,8 @@ def check(x: Tensor, is_written: Tensor, sources: Tensor | None, **selection: An
     assert made[0] is q
     assert made[1] is s
     want_q, want_s = quantize_1x128(x if sources is None else x[sources])
-    assert same(q[is_written], want_q[is_written])
+    # Torch 2.8 does not index e4m3.
+    assert same(q.view(torch.uint8)[is_written], want_q.view(torch.uint8)[is_written])
     assert same(s[is_written], want_s[is_written])
     assert (q.view(torch.uint8)[~is_written] == POISON).all()
     assert (s[~is_written] == -7).all()
@@ -134,7 +135,7 @@ def test_swiglu_of_halves_and_of_columns_that_alternate(dtype: torch.dtype) -> N
         torch.testing.assert_close(q.float(), want[0].float(), rtol=1 / 8, atol=2**-9)
     q, s = swiglu_quantize_1x128(torch.cat([gate, up], 1), rows=int32(8, -1, 2), m_major_scales=True)
     torch.testing.assert_close(s[::2], got[1][[8, 2]], rtol=1e-6, atol=0)
-    torch.testing.assert_close(q[::2].float(), got[0][[8, 2]].float(), rtol=1 / 8, atol=2**-9)
+    torch.testing.assert_close(q[::2].float(), got[0].float()[[8, 2]], rtol=1 / 8, atol=2**-9)
 
 
 @pytest.mark.parametrize("power", [False, True])
