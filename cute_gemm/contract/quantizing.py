@@ -36,17 +36,6 @@ def require_source(name: str, x: Tensor, dimensions: int, wanted: str) -> None:
         raise ValueError(f"{name} {was}; wanted {wanted}")
 
 
-def require_matrix(name: str, x: Tensor) -> None:
-    """A tensor to quantise that is a single matrix.
-
-    Raises:
-        TypeError, ValueError: as :func:`require_source`; ValueError also where it has other dimensions.
-    """
-    require_source(name, x, 2, "[M, K]")
-    if x.dim() != 2:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted [M, K]: `{name}.flatten(0, -2)`")
-
-
 def require_flags(**flags: object) -> None:
     """Each is True or False.
 
@@ -102,17 +91,15 @@ def require_result(
 
 
 def require_results(
-    out: Tensor | None,
-    scales_out: Tensor | None,
-    shape: tuple[int, ...],
-    scale_shape: tuple[int, ...],
+    given: dict[str, Tensor | None],
+    shapes: tuple[tuple[int, ...], ...],
     read: dict[str, Tensor],
     has_memory: bool = True,
 ) -> None:
-    """Both results of a call, as :func:`require_result` says, apart from each other."""
-    require_result("out", out, shape, E4M3, read, has_memory)
-    read = read if out is None else read | {"out": out}
-    require_result("scales_out", scales_out, scale_shape, SCALE_DTYPE, read, has_memory)
+    """All results of a call by name, e4m3 and scales in turn, as :func:`require_result` says, and apart."""
+    for number, ((name, result), shape) in enumerate(zip(given.items(), shapes, strict=True)):
+        require_result(name, result, shape, SCALE_DTYPE if number % 2 else E4M3, read, has_memory)
+        read = read if result is None else read | {name: result}
 
 
 def require_values(**tensors: Tensor) -> None:

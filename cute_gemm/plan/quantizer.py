@@ -46,6 +46,13 @@ def _dtype_name(of: Any) -> str:
     return _SHORT_NAMES[of.dtype] + ("_3d" if of.has_matrices else "")
 
 
+def _rows_names(of: Any) -> list[str]:
+    """What says which rows, and of their scales."""
+    parts = [of.rows] if of.rows != "all" else []
+    parts += ["i64"] if of.index_dtype == "int64" else []
+    return [*parts, "pow2"] if of.is_power_of_two else parts
+
+
 @dataclass(frozen=True, slots=True)
 class RowQuantizer:
     """What a kernel of :mod:`cute_gemm.kernels.quantize.by_rows` is compiled for.
@@ -72,10 +79,8 @@ class RowQuantizer:
     def name(self) -> str:
         """Such as ``quantize_1x128_bf16_swiglu_gathered_pow2_x2``."""
         parts = ["quantize_1x128", _dtype_name(self)]
-        parts += [each for each, usual in ((self.source, "plain"), (self.rows, "all")) if each != usual]
-        parts += ["i64"] if self.index_dtype == "int64" else []
-        parts += ["pow2"] if self.is_power_of_two else []
-        return "_".join([*parts, f"x{self.passes}"])
+        parts += [self.source] if self.source != "plain" else []
+        return "_".join([*parts, *_rows_names(self), f"x{self.passes}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +108,17 @@ class BothWaysQuantizer:
     """What a kernel of :mod:`cute_gemm.kernels.quantize.both_ways` is compiled for.
 
     Args:
-        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+        dtype, has_matrices, is_power_of_two: as of :class:`BlockQuantizer`.
     """
 
     dtype: str
+    has_matrices: bool = False
     is_power_of_two: bool = False
 
     @property
     def name(self) -> str:
         """Such as ``quantize_both_ways_bf16_pow2``."""
-        return f"quantize_both_ways_{_SHORT_NAMES[self.dtype]}{'_pow2' if self.is_power_of_two else ''}"
+        return f"quantize_both_ways_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,33 +126,36 @@ class NormQuantizer:
     """What a kernel of :mod:`cute_gemm.kernels.quantize.normed` is compiled for.
 
     Args:
-        dtype, is_power_of_two: as of :class:`BlockQuantizer`.
+        dtype, has_matrices, rows, index_dtype, is_power_of_two: as of :class:`RowQuantizer`.
         has_residual: whether one is added before.
         threads: that have a row, a multiple of 32.
         steps: pieces of it that each has.
     """
 
     dtype: str
-    is_power_of_two: bool = False
+    has_matrices: bool = False
     has_residual: bool = False
+    rows: str = "all"
+    index_dtype: str = "int32"
+    is_power_of_two: bool = False
     threads: int = 256
     steps: int = 4
 
     @staticmethod
-    def of(dtype: str, k: int, has_residual: bool, is_power_of_two: bool) -> NormQuantizer | None:
+    def of(dtype: str, k: int, **features: Any) -> NormQuantizer | None:
         """For rows of K elements; None where they are too many for a CTA's registers."""
         pieces = ceil_div(k * SOURCE_BYTES[dtype], PIECE)
         for threads, steps in _NORM_CTAS:
             if pieces <= threads * steps:
-                return NormQuantizer(dtype, is_power_of_two, has_residual, threads, steps)
+                return NormQuantizer(dtype, **features, threads=threads, steps=steps)
         return None
 
     @property
     def name(self) -> str:
-        """Such as ``quantize_normed_bf16_residual_pow2_256x4``."""
-        parts = ["quantize_normed", _SHORT_NAMES[self.dtype]]
+        """Such as ``quantize_normed_bf16_residual_offsets_pow2_256x4``."""
+        parts = ["quantize_normed", _dtype_name(self)]
         parts += ["residual"] if self.has_residual else []
-        parts += ["pow2"] if self.is_power_of_two else []
+        parts += _rows_names(self)
         return "_".join([*parts, f"{self.threads}x{self.steps}"])
 
 

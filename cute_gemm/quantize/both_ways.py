@@ -2,78 +2,106 @@
 
 from __future__ import annotations
 
-import torch
+from typing import NamedTuple
+
 from torch import Tensor
 
-from ..contract import ambient, quantizing
-from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
+from ..contract import quantizing
+from ..contract.quantizing import scale_blocks
 from ..plan.quantizer import BothWaysQuantizer
 from ..runtime import quantizers
-from . import formula, library
+from . import formula
+from .road import Form, Request, Results, Shapes
 
 
 def quantize_both_ways(
-    x: Tensor, *, power_of_two_scales: bool = False
+    x: Tensor,
+    *,
+    power_of_two_scales: bool = False,
+    m_major_scales: bool = False,
+    out: Tensor | None = None,
+    scales_out: Tensor | None = None,
+    out_t: Tensor | None = None,
+    scales_out_t: Tensor | None = None,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Quantise a matrix 1x128 along K and, transposed, along M: what training needs of activations.
+    """Quantise matrices 1x128 along K and, transposed, along M: what training needs of activations.
 
     A forward product sums over K, and a weight's gradient over tokens M.
 
     Args:
-        x: ``[M, K]``, fp32, bf16 or fp16, any strides, any device. A kernel of its own reads it once, where
-            `quantize_1x128` says and M is a multiple of 16, too.
+        x: ``[..., M, K]``, such as one matrix ``[M, K]`` or several ``[G, M, K]``; fp32, bf16 or fp16, any
+            strides, any device. A kernel of its own reads it once, where `quantize_1x128` says and M is a
+            multiple of 16, too.
         power_of_two_scales: as of `quantize_1x128`.
+        m_major_scales: as of `quantize_1x128`, for the scales of both results: those of the second have K
+            contiguous.
+        out, scales_out: e4m3 ``[..., M, K]`` and fp32 ``[..., M, ceil(K/128)]`` to write; None to allocate.
+        out_t, scales_out_t: e4m3 ``[..., K, M]`` and fp32 ``[..., K, ceil(M/128)]`` to write; None to
+            allocate. Of the four any may be given.
 
     Returns:
-        ``(q, s), (q_t, s_t)``, the same as `quantize_1x128(x)` and `quantize_1x128(x.T)`: e4m3 ``[M, K]`` and
-        fp32 ``[M, ceil(K/128)]``, e4m3 ``[K, M]`` and fp32 ``[K, ceil(M/128)]``, all contiguous.
+        ``(q, s), (q_t, s_t)``, the same as `quantize_1x128(x)` and `quantize_1x128(x.mT)`: e4m3
+        ``[..., M, K]`` and fp32 ``[..., M, ceil(K/128)]``, e4m3 ``[..., K, M]`` and fp32
+        ``[..., K, ceil(M/128)]``, all contiguous unless asked otherwise; or what was given. No block reaches
+        from one matrix into the next.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``x`` has not two
-            dimensions.
+        TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``x`` has fewer
+            than two dimensions.
     """
-    if library.is_needed(x):
-        _require_source(x, power_of_two_scales)
-        made = _returning(x, power_of_two_scales=power_of_two_scales)
-        return (made[0], made[1]), (made[2], made[3])
-    q, s, q_t, s_t = _results(x, power_of_two_scales=power_of_two_scales)
-    if not _launch(x, (q, s, q_t, s_t), power_of_two_scales):
-        with torch.inference_mode(), ambient.no_autocast(x.device):
-            formula.quantize_rows(x, q, s, power_of_two_scales)
-            formula.quantize_rows(x.T, q_t, s_t, power_of_two_scales)
+    asked = _Asked(x, power_of_two_scales, m_major_scales)
+    q, s, q_t, s_t = _FORM.run(asked, (out, scales_out, out_t, scales_out_t))
     return (q, s), (q_t, s_t)
 
 
-def _results(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where to write, for a call that obeys all rules."""
-    _require_source(x, power_of_two_scales)
-    m, k = x.shape
-    return (
-        x.new_empty(m, k, dtype=E4M3),
-        x.new_empty(m, scale_blocks(k), dtype=SCALE_DTYPE),
-        x.new_empty(k, m, dtype=E4M3),
-        x.new_empty(k, scale_blocks(m), dtype=SCALE_DTYPE),
-    )
+class _Asked(NamedTuple):
+    """What a call asks for, as it came."""
+
+    x: Tensor
+    power_of_two_scales: bool = False
+    m_major_scales: bool = False
 
 
-def _require_source(x: Tensor, power_of_two_scales: bool) -> None:
-    quantizing.require_flags(power_of_two_scales=power_of_two_scales)
-    quantizing.require_matrix("x", x)
+class _BothWays(Form):
+    names = ("out", "scales_out", "out_t", "scales_out_t")
+    kept = 2
+    merging = ("x",)
+
+    def request(self, asked: _Asked) -> Request | None:
+        x, power_of_two, m_major = asked
+        if type(power_of_two) is not bool or type(m_major) is not bool:
+            return None
+        return ("both ways", x.dtype, x.dim(), power_of_two, x.get_device()), (x,), (), ()
+
+    def merges(self, asked: _Asked) -> bool:
+        return asked.x.dim() > 3
+
+    def require_kinds(self, asked: _Asked) -> None:
+        flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
+        quantizing.require_flags(**flags)
+        quantizing.require_source("x", asked.x, 2, "[..., M, K]: `x[None]` is a single row")
+
+    def require(self, asked: _Asked, has_memory: bool) -> dict[str, Tensor]:
+        self.require_kinds(asked)
+        return {"x": asked.x}
+
+    def extents(self, asked: _Asked) -> tuple[int, ...]:
+        return asked.x.shape
+
+    def shapes(self, extents: tuple[int, ...]) -> Shapes:
+        *matrices, m, k = extents
+        along_k = (*matrices, m, k), (*matrices, m, scale_blocks(k))
+        along_m = (*matrices, k, m), (*matrices, k, scale_blocks(m))
+        return *along_k, *along_m
+
+    def config(self, asked: _Asked) -> BothWaysQuantizer:
+        x = asked.x
+        return BothWaysQuantizer(quantizers.NAMES[x.dtype], x.dim() == 3, asked.power_of_two_scales)
+
+    def in_torch(self, asked: _Asked, results: Results) -> None:
+        q, s, q_t, s_t = results
+        formula.quantize_rows(asked.x, q, s, asked.power_of_two_scales)
+        formula.quantize_rows(asked.x.mT, q_t, s_t, asked.power_of_two_scales)
 
 
-def _launch(x: Tensor, results: tuple[Tensor, ...], power_of_two: bool) -> bool:
-    """On a Hopper GPU, if a kernel takes such tensors."""
-    if not quantizers.may_launch(x, results[::2], results[1::2]):
-        return False
-    device = x.get_device()
-    config = BothWaysQuantizer(quantizers.NAMES[x.dtype], power_of_two)
-    return quantizers.launch((config, device), config, device, (x, *results))
-
-
-def _compute(x: Tensor, *, power_of_two_scales: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the op does."""
-    along_k, along_m = quantize_both_ways(x, power_of_two_scales=power_of_two_scales)
-    return (*along_k, *along_m)
-
-
-_returning = library.register("quantize_both_ways", _compute, _results)
+_FORM = _BothWays("quantize_both_ways", _Asked)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ..contract import ambient, quantizing
-from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
+from ..contract import quantizing
+from ..contract.quantizing import scale_blocks
 from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer
 from ..runtime import quantizers
-from . import formula, library
-from .selection import KINDS, Selection
+from . import formula, selection
+from .road import Form, Request, Results, Shapes
+from .selection import Selection
 
 _PASSES = 2
-_Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def quantize_1x128(
@@ -74,9 +71,10 @@ def quantize_1x128(
         RuntimeError: a CUDA graph is being captured, and the kernel did not run before on this device.
     """
     asked = _Asked(
-        "plain", power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
+        x, "plain", power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
     )
-    return _quantize(x, asked, out, scales_out)
+    q, s = _FORM.run(asked, (out, scales_out))
+    return q, s
 
 
 def swiglu_quantize_1x128(
@@ -111,51 +109,90 @@ def swiglu_quantize_1x128(
     quantizing.require_flags(interleaved=interleaved)
     source = "swiglu_interleaved" if interleaved else "swiglu"
     asked = _Asked(
-        source, power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
+        x, source, power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
     )
-    return _quantize(x, asked, out, scales_out)
+    q, s = _FORM.run(asked, (out, scales_out))
+    return q, s
 
 
 class _Asked(NamedTuple):
-    """What a call asks for, as it came, by the names of the ops' arguments."""
+    """What a call asks for, as it came."""
 
-    source: str
-    power_of_two_scales: bool
-    m_major_scales: bool
-    rows: Tensor | None
-    valid_rows: Tensor | None
-    group_index: Tensor | None
-    offsets: Tensor | None
-    alignment: int
-
-
-def _quantize(
-    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    if torch.compiler.is_compiling():
-        return _as_op(x, asked, out, scales_out)
-    made = _launched(x, asked, out, scales_out)
-    if made is not None:
-        return made
-    if library.is_needed(x):
-        return _as_op(x, asked, out, scales_out)
-    return _by_rules(x, asked, out, scales_out)
+    x: Tensor
+    source: str = "plain"
+    power_of_two_scales: bool = False
+    m_major_scales: bool = False
+    rows: Tensor | None = None
+    valid_rows: Tensor | None = None
+    group_index: Tensor | None = None
+    offsets: Tensor | None = None
+    alignment: int = 1
 
 
-def _by_rules(
-    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The slow path, which says what is not in order."""
-    q, s = _results(x, asked, out, scales_out)
-    chosen = _selection(asked)
-    if not chosen.is_empty and not _launch(x, q, s, asked, chosen):
-        with torch.inference_mode(), ambient.no_autocast(x.device):
-            own, is_written = chosen.take(x)
-            if asked.source != "plain":
-                own = formula.swiglu(own, asked.source == "swiglu_interleaved")
-            formula.quantize_rows(own, q, s, asked.power_of_two_scales, is_written)
-    quantizers.written(out, scales_out)
-    return q, s
+class _Rows(Form):
+    merging = ("x",)
+
+    def request(self, asked: _Asked) -> Request | None:
+        x, source, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = asked
+        if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
+            return None
+        size = x.numel()
+        if not size:
+            return None
+        is_few, device = size <= FEW_ELEMENTS, x.get_device()
+        if rows is None and valid_rows is None and group_index is None and offsets is None:
+            return (source, "all", x.dtype, x.dim(), power_of_two, device, is_few), (x,), (), ()
+        kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
+        key = source, kind, x.dtype, x.dim(), power_of_two, device, is_few, index.dtype
+        return key, (x,), (index,), (alignment,) if kind == "offsets" else ()
+
+    def merges(self, asked: _Asked) -> bool:
+        return asked.x.dim() != 2 and _selection(asked).kind == "all"
+
+    def require_kinds(self, asked: _Asked) -> None:
+        flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
+        quantizing.require_flags(**flags)
+        if asked.source not in SOURCES:
+            raise ValueError(f"source is {asked.source!r}; wanted {', '.join(SOURCES)}")
+        quantizing.require_source("x", asked.x, 1, "[..., K]: `x[None]` is a row of one element")
+
+    def require(self, asked: _Asked, has_memory: bool) -> dict[str, Tensor]:
+        self.require_kinds(asked)
+        _require_pairs(asked)
+        chosen = _selection(asked)
+        chosen.check(asked.x, has_memory)
+        return {"x": asked.x, **chosen.read}
+
+    def extents(self, asked: _Asked) -> tuple[int, ...]:
+        x, source, rows = asked.x, asked.source, asked.rows
+        if source == "plain" and rows is None:
+            return x.shape
+        width = x.shape[-1] if source == "plain" else x.shape[-1] // 2
+        return (*(x.shape[:-1] if rows is None else rows.shape), width)
+
+    def shapes(self, extents: tuple[int, ...]) -> Shapes:
+        return extents, (*extents[:-1], scale_blocks(extents[-1]))
+
+    def config(self, asked: _Asked) -> RowQuantizer:
+        x, chosen = asked.x, _selection(asked)
+        return RowQuantizer(
+            dtype=quantizers.NAMES[x.dtype],
+            has_matrices=x.dim() == 3,
+            source=asked.source,
+            rows=chosen.kind,
+            index_dtype="int32" if chosen.index is None else quantizers.NAMES[chosen.index.dtype],
+            is_power_of_two=asked.power_of_two_scales,
+            passes=1 if x.numel() <= FEW_ELEMENTS else _PASSES,
+        )
+
+    def in_torch(self, asked: _Asked, results: Results) -> None:
+        chosen = _selection(asked)
+        if chosen.is_empty:
+            return
+        own, is_written = chosen.take(asked.x)
+        if asked.source != "plain":
+            own = formula.swiglu(own, asked.source == "swiglu_interleaved")
+        formula.quantize_rows(own, *results, asked.power_of_two_scales, is_written)
 
 
 def _selection(asked: _Asked) -> Selection:
@@ -163,193 +200,13 @@ def _selection(asked: _Asked) -> Selection:
     return Selection.of(asked.rows, asked.valid_rows, asked.group_index, asked.offsets, asked.alignment)
 
 
-def _results(
-    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None, has_memory: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Where to write, for a call that obeys all rules."""
-    _require_source(x, asked)
-    width = _width(asked.source, x)
-    chosen = _selection(asked)
-    chosen.check(x, has_memory)
-    shape = (*(chosen.index.shape if chosen.kind == "gathered" else x.shape[:-1]), width)
-    scale_shape = (*shape[:-1], scale_blocks(width))
-    read = {"x": x, chosen.name: chosen.index} if chosen.name else {"x": x}
-    quantizing.require_results(out, scales_out, shape, scale_shape, read, has_memory)
-    q = x.new_empty(shape, dtype=E4M3) if out is None else out
-    if scales_out is not None:
-        return q, scales_out
-    strides = quantizers.strides_of_scales(scale_shape, asked.m_major_scales)
-    return q, x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
-
-
-def _require_source(x: Tensor, asked: _Asked) -> None:
-    flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
-    quantizing.require_flags(**flags)
-    if asked.source not in SOURCES:
-        raise ValueError(f"source is {asked.source!r}; wanted {', '.join(SOURCES)}")
-    quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
-
-
-def _width(source: str, x: Tensor) -> int:
-    """Columns of the result."""
-    columns = x.shape[-1]
-    if source == "plain":
-        return columns
-    unit = 2 * INTERLEAVE if source == "swiglu_interleaved" else 2
+def _require_pairs(asked: _Asked) -> None:
+    """Of what SwiGLU takes, each column has another one."""
+    if asked.source == "plain":
+        return
+    unit, columns = 2 * INTERLEAVE if asked.source == "swiglu_interleaved" else 2, asked.x.shape[-1]
     if columns % unit:
         raise ValueError(f"x has {columns} columns; wanted gate and up, a multiple of {unit}")
-    return columns // 2
 
 
-def _launch(x: Tensor, q: Tensor, s: Tensor, asked: _Asked, chosen: Selection) -> bool:
-    """On a Hopper GPU, if a kernel takes such tensors."""
-    kind, index = chosen.kind, chosen.index
-    if kind == "all" and x.dim() != 2 and x.numel() and all(each.is_contiguous() for each in (x, q, s)):
-        x, q, s = (each.view(-1, each.shape[-1]) for each in (x, q, s))
-    if x.dim() not in (2, 3) or not quantizers.may_launch(x, (q,), (s,)):
-        return False
-    config = RowQuantizer(
-        dtype=quantizers.NAMES[x.dtype],
-        has_matrices=x.dim() == 3,
-        source=asked.source,
-        rows=kind,
-        index_dtype="int32" if index is None else quantizers.NAMES[index.dtype],
-        is_power_of_two=asked.power_of_two_scales,
-        passes=1 if x.numel() <= FEW_ELEMENTS else _PASSES,
-    )
-    key = _key(x, asked.source, asked.power_of_two_scales, kind, index)
-    return quantizers.launch(key, config, x.get_device(), (x, q, s), chosen.behind)
-
-
-def _key(x: Tensor, source: str, power_of_two: bool, kind: str, index: Tensor | None) -> Hashable:
-    """What a kernel, and the device that it was loaded to, depend on."""
-    index_dtype = None if index is None else index.dtype
-    return (
-        source,
-        kind,
-        x.dtype,
-        x.dim(),
-        power_of_two,
-        index_dtype,
-        x.get_device(),
-        x.numel() <= FEW_ELEMENTS,
-    )
-
-
-def _launched(x: Any, asked: _Asked, out: Any, scales_out: Any) -> tuple[Tensor, Tensor] | None:
-    """The fast path, whatever the arguments are: the results, or None where nothing was done."""
-    source, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = asked
-    if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
-        return None
-    try:
-        kind: str = "all"
-        index: Any = None
-        if not (rows is None and valid_rows is None and group_index is None and offsets is None):
-            kind, index = _selected(rows, valid_rows, group_index, offsets)
-        shape = x.shape
-        if kind == "all" and len(shape) != 2 and out is None and scales_out is None:
-            return _launched_whole(x, asked)
-        kernel = quantizers.known(_key(x, source, power_of_two, kind, index))
-        if kernel is None or not quantizers.are_plain(x, index, out, scales_out):
-            return None
-        # TVM FFI would raise, which takes long.
-        if x.stride()[-1] != 1 or (index is not None and (index.dim() != 1 or index.stride(0) != 1)):
-            return None
-        if out is not None and out.stride()[-1] != 1:
-            return None
-        q, s = out, scales_out
-        if q is None or s is None:
-            taken = shape if kind != "gathered" else (index.shape[0], shape[-1])
-            of_q, of_s = _sizes(taken, source, m_major)
-            q = quantizers.fresh(*of_q, E4M3) if q is None else q
-            s = quantizers.fresh(*of_s, SCALE_DTYPE) if s is None else s
-    # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
-        return None
-    behind = () if index is None else (index, alignment) if kind == "offsets" else (index,)
-    if not quantizers.launch_known(kernel, (x, q, s), behind):
-        return None
-    quantizers.written(out, scales_out)
-    return q, s
-
-
-@functools.lru_cache(4096)
-def _sizes(taken: tuple[int, ...], source: str, m_major: bool) -> tuple[_Size, _Size]:
-    """Shape and strides of new results, for so many rows as are taken, and columns of the source."""
-    shape = *taken[:-1], taken[-1] if source == "plain" else taken[-1] // 2
-    scale_shape = *shape[:-1], scale_blocks(shape[-1])
-    of_q = shape, quantizers.strides_of_scales(shape, False)
-    return of_q, (scale_shape, quantizers.strides_of_scales(scale_shape, m_major))
-
-
-def _selected(*selecting: Any) -> tuple[str, Any]:
-    """Which rows are meant, of the four arguments that may say it, and the one that does.
-
-    Raises:
-        ValueError: several do.
-    """
-    (found,) = (
-        (kind, each) for kind, each in zip(KINDS.values(), selecting, strict=True) if each is not None
-    )
-    return found
-
-
-def _launched_whole(x: Tensor, asked: _Asked) -> tuple[Tensor, Tensor] | None:
-    """The same where dimensions are not two: rows that follow each other are those of a matrix."""
-    if not x.is_contiguous() or asked.m_major_scales is not False or not x.numel():
-        return None
-    made = _launched(x.view(-1, x.shape[-1]), asked, None, None)
-    if made is None:
-        return None
-    q, s = made
-    return q.view(*x.shape[:-1], q.shape[-1]), s.view(*x.shape[:-1], s.shape[-1])
-
-
-# As ops of torch's dispatcher
-
-
-def _as_op(x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of what is traced, or stands for tensors that will be there."""
-    _require_source(x, asked)
-    if out is None and scales_out is None:
-        q, s = _returning(x, **_named(asked))
-        return q, s
-    q, s = _results(x, asked, out, scales_out, has_memory=False)
-    _writing(x, q, s, **_named(asked))
-    return q, s
-
-
-def _compute_now(
-    x: Tensor, asked: _Asked, out: Tensor | None, scales_out: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    made = _launched(x, asked, out, scales_out)
-    return _by_rules(x, asked, out, scales_out) if made is None else made
-
-
-def _named(asked: _Asked) -> dict[str, Any]:
-    """The arguments of an op. Dynamo of torch 2.8 does not trace `_asdict`."""
-    return {name: getattr(asked, name) for name in _FIELDS}
-
-
-def _op(answer: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """What an op makes of its arguments."""
-
-    def made(
-        x: Tensor, *, out: Tensor | None = None, scales_out: Tensor | None = None, **named: Any
-    ) -> tuple[Tensor, Tensor]:
-        return answer(x, _Asked(**(_DEFAULTS | named)), out, scales_out)
-
-    return made
-
-
-_FIELDS = _Asked._fields
-_DEFAULTS: dict[str, Any] = {name: None for name in _FIELDS} | {
-    "source": "plain",
-    "power_of_two_scales": False,
-    "m_major_scales": False,
-    "alignment": 1,
-}
-# Not `_quantize`: Dynamo traces what an op calls where a graph is broken, and would find the op again.
-_compute, _describe = _op(_compute_now), _op(functools.partial(_results, has_memory=False))
-_returning = library.register("quantize_1x128", _compute, _describe)
-_writing = library.register("quantize_1x128_out", library.writing(_compute), library.writing(_describe))
+_FORM = _Rows("quantize_1x128", _Asked)

@@ -17,28 +17,34 @@ from ..runtime import torch_internals
 
 NAMESPACE = "cute_gemm"
 
-_ROWS = (
-    "str source='plain', bool power_of_two_scales=False, bool m_major_scales=False, Tensor? rows=None, "
-    "Tensor? valid_rows=None, Tensor? group_index=None, Tensor? offsets=None, SymInt alignment=1"
-)
+_SCALES = "bool power_of_two_scales=False, bool m_major_scales=False"
+_GROUPS = "Tensor? valid_rows=None, Tensor? group_index=None, Tensor? offsets=None, SymInt alignment=1"
+_ROWS = f"Tensor? rows=None, {_GROUPS}"
 _NORM = "Tensor x, Tensor weight, float eps"
-_SCALES = "*, bool power_of_two_scales=False, bool m_major_scales=False"
 
 SCHEMAS = {
-    "quantize_1x128": f"(Tensor x, *, {_ROWS}) -> (Tensor, Tensor)",
-    "quantize_1x128_out": f"(Tensor x, Tensor(a!) out, Tensor(b!) scales_out, *, {_ROWS}) -> ()",
+    "quantize_1x128": f"(Tensor x, *, str source='plain', {_SCALES}, {_ROWS}) -> (Tensor, Tensor)",
+    "quantize_1x128_out": (
+        f"(Tensor x, Tensor(a!) out, Tensor(b!) scales_out, *, str source='plain', {_SCALES}, {_ROWS}) -> ()"
+    ),
     "quantize_128x128": "(Tensor w, *, bool power_of_two_scales=False) -> (Tensor, Tensor)",
     "quantize_128x128_out": (
         "(Tensor w, Tensor(a!) out, Tensor(b!) scales_out, *, bool power_of_two_scales=False) -> ()"
     ),
-    "quantize_both_ways": (
-        "(Tensor x, *, bool power_of_two_scales=False) -> (Tensor, Tensor, Tensor, Tensor)"
+    "quantize_both_ways": f"(Tensor x, *, {_SCALES}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "quantize_both_ways_out": (
+        "(Tensor x, Tensor(a!) out, Tensor(b!) scales_out, Tensor(c!) out_t, Tensor(d!) scales_out_t, *, "
+        f"{_SCALES}) -> ()"
     ),
-    "rms_norm_quantize_1x128": f"({_NORM}, {_SCALES}) -> (Tensor, Tensor)",
-    "rms_norm_quantize_1x128_out": f"({_NORM}, Tensor(a!) out, Tensor(b!) scales_out, {_SCALES}) -> ()",
-    "add_rms_norm_quantize_1x128": f"({_NORM}, Tensor(a!) residual, {_SCALES}) -> (Tensor, Tensor)",
+    "rms_norm_quantize_1x128": f"({_NORM}, *, {_SCALES}, {_ROWS}) -> (Tensor, Tensor)",
+    "rms_norm_quantize_1x128_out": (
+        f"({_NORM}, Tensor(a!) out, Tensor(b!) scales_out, *, {_SCALES}, {_ROWS}) -> ()"
+    ),
+    "add_rms_norm_quantize_1x128": (
+        f"({_NORM}, Tensor(a!) residual, *, {_SCALES}, {_GROUPS}) -> (Tensor, Tensor)"
+    ),
     "add_rms_norm_quantize_1x128_out": (
-        f"({_NORM}, Tensor(a!) residual, Tensor(b!) out, Tensor(c!) scales_out, {_SCALES}) -> ()"
+        f"({_NORM}, Tensor(a!) residual, Tensor(b!) out, Tensor(c!) scales_out, *, {_SCALES}, {_GROUPS}) -> ()"
     ),
 }
 """By the name of an op."""
@@ -74,13 +80,3 @@ def register(name: str, compute: Callable[..., Any], describe: Callable[..., Any
 def is_needed(*tensors: Any) -> bool:
     """Whether a call becomes an op: it is traced, or its tensors stand for ones that will be there."""
     return torch.compiler.is_compiling() or isinstance(tensors[0], torch_internals.STAND_INS)
-
-
-def writing(function: Callable[..., Any]) -> Callable[..., None]:
-    """The same with results that are given, behind what is read, and none returned."""
-
-    def write(*arguments: Any, **named: Any) -> None:
-        *read, out, scales_out = arguments
-        function(*read, out=out, scales_out=scales_out, **named)
-
-    return write

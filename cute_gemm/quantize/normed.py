@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..contract import ambient, quantizing, sizes, words
-from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
+from ..contract import quantizing, sizes, words
+from ..contract.quantizing import scale_blocks
 from ..plan.quantizer import NormQuantizer
 from ..runtime import quantizers
-from . import formula, library
+from . import formula, selection
+from .road import Form, Request, Results, Shapes
+from .selection import Selection
 
 
 def rms_norm_quantize_1x128(
@@ -23,20 +24,27 @@ def rms_norm_quantize_1x128(
     residual: Tensor | None = None,
     power_of_two_scales: bool = False,
     m_major_scales: bool = False,
+    rows: Tensor | None = None,
+    valid_rows: Tensor | None = None,
+    group_index: Tensor | None = None,
+    offsets: Tensor | None = None,
+    alignment: int = 1,
     out: Tensor | None = None,
     scales_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Quantise rows over the root of their mean square (Zhang and Sennrich, arXiv:1910.07467), 1x128.
 
     Args:
-        x: ``[M, K]``, fp32, bf16 or fp16, any strides, any device. A kernel of its own does it in one pass,
+        x: ``[..., K]``, fp32, bf16 or fp16, any strides, any device. A kernel of its own does it in one pass,
             where `quantize_1x128` says and K is at most 16384 (8192 of fp32).
         weight: ``[K]`` of the dtype of ``x``: a factor for each column.
         eps: what is added to the mean of squares.
-        residual: ``[M, K]`` of the dtype of ``x``: it is added to ``x``, and holds the sum afterwards,
-            rounded to its dtype; that is what is normalised.
-        power_of_two_scales, m_major_scales: as of `quantize_1x128`.
-        out, scales_out: e4m3 ``[M, K]`` and fp32 ``[M, ceil(K/128)]`` to write; None to allocate.
+        residual: of the shape and dtype of ``x``: it is added to ``x``, and holds the sum afterwards,
+            rounded to its dtype; that is what is normalised. Of rows that are not selected it stays as it is.
+            With ``rows`` it is refused, as a row that is taken twice would be added twice.
+        power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment: as of
+            `quantize_1x128`.
+        out, scales_out: e4m3 ``[..., K]`` and fp32 ``[..., ceil(K/128)]`` to write; None to allocate.
 
     Returns:
         As `quantize_1x128` of the product in FP32. Sums of squares are added up in another order than torch
@@ -46,63 +54,126 @@ def rms_norm_quantize_1x128(
         TypeError, ValueError, RuntimeError: as `quantize_1x128`; TypeError and ValueError also where
             ``weight`` or ``residual`` does not fit.
     """
-    asked = _Asked(x, weight, eps, residual, power_of_two_scales, m_major_scales)
-    if library.is_needed(x):
-        return _as_op(asked, out, scales_out)
-    q, s = _results(asked, out, scales_out)
-    if not _launch(asked, q, s):
-        with torch.inference_mode(), ambient.no_autocast(x.device):
-            if residual is not None:
-                x = residual.copy_(x.float() + residual.float())
-            formula.quantize_rows(formula.rms_norm(x, weight, eps), q, s, power_of_two_scales)
-    quantizers.written(residual, out, scales_out)
+    asked = _Asked(
+        x,
+        weight,
+        eps,
+        residual,
+        power_of_two_scales,
+        m_major_scales,
+        rows,
+        valid_rows,
+        group_index,
+        offsets,
+        alignment,
+    )
+    q, s = (_ALONE if residual is None else _OF_SUM).run(asked, (out, scales_out))
     return q, s
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What a call asks for."""
+class _Asked(NamedTuple):
+    """What a call asks for, as it came."""
 
     x: Tensor
     weight: Tensor
     eps: float
-    residual: Tensor | None
-    power_of_two_scales: bool
-    m_major_scales: bool
-
-    @property
-    def named(self) -> dict[str, bool]:
-        return {"power_of_two_scales": self.power_of_two_scales, "m_major_scales": self.m_major_scales}
-
-
-def _results(
-    asked: _Asked, out: Tensor | None, scales_out: Tensor | None, has_memory: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Where to write, for a call that obeys all rules."""
-    _require_sources(asked)
-    x, residual = asked.x, asked.residual
-    read = {"x": x, "weight": asked.weight}
-    if residual is not None:
-        quantizing.require_result("residual", residual, x.shape, x.dtype, read, has_memory)
-        read["residual"] = residual
-    scale_shape = (x.shape[0], scale_blocks(x.shape[1]))
-    quantizing.require_results(out, scales_out, x.shape, scale_shape, read, has_memory)
-    q = x.new_empty(x.shape, dtype=E4M3) if out is None else out
-    if scales_out is not None:
-        return q, scales_out
-    strides = quantizers.strides_of_scales(scale_shape, asked.m_major_scales)
-    return q, x.new_empty_strided(scale_shape, strides, dtype=SCALE_DTYPE)
+    residual: Tensor | None = None
+    power_of_two_scales: bool = False
+    m_major_scales: bool = False
+    rows: Tensor | None = None
+    valid_rows: Tensor | None = None
+    group_index: Tensor | None = None
+    offsets: Tensor | None = None
+    alignment: int = 1
 
 
-def _require_sources(asked: _Asked) -> None:
-    x = asked.x
-    quantizing.require_flags(**asked.named)
-    quantizing.require_matrix("x", x)
-    if not isinstance(asked.eps, (int, float)):
-        raise TypeError(f"eps is {words.kind(asked.eps)}; wanted a float")
-    _require_like("weight", asked.weight, x, x.shape[1:])
-    if asked.residual is not None:
-        _require_like("residual", asked.residual, x, x.shape)
+class _Normed(Form):
+    merging = ("x", "residual")
+
+    def request(self, asked: _Asked) -> Request | None:
+        x, weight, eps, residual, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = (
+            asked
+        )
+        if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
+            return None
+        if type(eps) is not float:
+            eps = float(eps)
+        kind, dtype, behind, numbers = "all", None, () if residual is None else (residual,), (eps,)
+        if not (rows is None and valid_rows is None and group_index is None and offsets is None):
+            kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
+            if kind == "gathered" and residual is not None:
+                return None
+            dtype, behind = index.dtype, (*behind, index)
+            if kind == "offsets":
+                numbers = eps, alignment
+        key = (kind, x.dtype, x.shape[-1], x.dim(), power_of_two, x.get_device(), residual is None, dtype)
+        return key, (x, weight), behind, numbers
+
+    def merges(self, asked: _Asked) -> bool:
+        return asked.x.dim() != 2 and _selection(asked).kind == "all"
+
+    def changed(self, asked: _Asked) -> tuple[Tensor | None, ...]:
+        return (asked.residual,)
+
+    def require_kinds(self, asked: _Asked) -> None:
+        x, residual = asked.x, asked.residual
+        flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
+        quantizing.require_flags(**flags)
+        quantizing.require_source("x", x, 1, "[..., K]: `x[None]` is a row of one element")
+        if not isinstance(asked.eps, (int, float)):
+            raise TypeError(f"eps is {words.kind(asked.eps)}; wanted a float")
+        _require_like("weight", asked.weight, x, x.shape[-1:])
+        if residual is None:
+            return
+        _require_like("residual", residual, x, x.shape)
+        if asked.rows is not None:
+            raise ValueError(
+                "residual and rows are given, and a row that is taken twice would be added twice; wanted one "
+                "of them: `x + residual` in place of x"
+            )
+
+    def require(self, asked: _Asked, has_memory: bool) -> dict[str, Tensor]:
+        self.require_kinds(asked)
+        x, residual, chosen = asked.x, asked.residual, _selection(asked)
+        chosen.check(x, has_memory)
+        read = {"x": x, "weight": asked.weight, **chosen.read}
+        if residual is not None:
+            quantizing.require_result("residual", residual, x.shape, x.dtype, read, has_memory)
+            read["residual"] = residual
+        return read
+
+    def extents(self, asked: _Asked) -> tuple[int, ...]:
+        return asked.x.shape if asked.rows is None else (*asked.rows.shape, asked.x.shape[-1])
+
+    def shapes(self, extents: tuple[int, ...]) -> Shapes:
+        return extents, (*extents[:-1], scale_blocks(extents[-1]))
+
+    def config(self, asked: _Asked) -> NormQuantizer | None:
+        x, chosen = asked.x, _selection(asked)
+        return NormQuantizer.of(
+            quantizers.NAMES[x.dtype],
+            x.shape[-1],
+            has_matrices=x.dim() == 3,
+            has_residual=asked.residual is not None,
+            rows=chosen.kind,
+            index_dtype="int32" if chosen.index is None else quantizers.NAMES[chosen.index.dtype],
+            is_power_of_two=asked.power_of_two_scales,
+        )
+
+    def in_torch(self, asked: _Asked, results: Results) -> None:
+        chosen, residual = _selection(asked), asked.residual
+        if chosen.is_empty:
+            return
+        own, is_written = chosen.take(asked.x)
+        if residual is not None:
+            own = (own.float() + residual.float()).to(residual.dtype)
+            residual.copy_(own if is_written is None else torch.where(is_written[..., None], own, residual))
+        own = formula.rms_norm(own, asked.weight, asked.eps)
+        formula.quantize_rows(own, *results, asked.power_of_two_scales, is_written)
+
+
+def _selection(asked: _Asked) -> Selection:
+    return Selection.of(asked.rows, asked.valid_rows, asked.group_index, asked.offsets, asked.alignment)
 
 
 def _require_like(name: str, value: Tensor, x: Tensor, shape: tuple[int, ...]) -> None:
@@ -115,64 +186,5 @@ def _require_like(name: str, value: Tensor, x: Tensor, shape: tuple[int, ...]) -
         raise ValueError(f"{name} is on {value.device}; wanted that of x: `{name}.to({str(x.device)!r})`")
 
 
-def _launch(asked: _Asked, q: Tensor, s: Tensor) -> bool:
-    """On a Hopper GPU, if a kernel takes such tensors."""
-    x, residual = asked.x, asked.residual
-    sources = (x, asked.weight) if residual is None else (x, asked.weight, residual)
-    if not all(quantizers.may_launch(each, (q,), (s,)) for each in sources):
-        return False
-    device = x.get_device()
-    config = NormQuantizer.of(
-        quantizers.NAMES[x.dtype], x.shape[1], residual is not None, asked.power_of_two_scales
-    )
-    if config is None:
-        return False
-    arguments = x, asked.weight, q, s, float(asked.eps)
-    behind = () if residual is None else (residual,)
-    return quantizers.launch((config, device), config, device, arguments, behind)
-
-
-def _as_op(asked: _Asked, out: Tensor | None, scales_out: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of what is traced, or stands for tensors that will be there."""
-    _require_sources(asked)
-    read = [asked.x, asked.weight, asked.eps]
-    kind = _ROOT
-    if asked.residual is not None:
-        read.append(asked.residual)
-        kind = _OF_SUM
-    if out is None and scales_out is None:
-        q, s = _returning[kind](*read, **asked.named)
-        return q, s
-    q, s = _results(asked, out, scales_out, has_memory=False)
-    _writing[kind](*read, q, s, **asked.named)
-    return q, s
-
-
-def _compute(
-    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, **named: Any
-) -> tuple[Tensor, Tensor]:
-    """What the ops do."""
-    return rms_norm_quantize_1x128(x, weight, eps, residual=residual, **named)
-
-
-def _describe(
-    x: Tensor,
-    weight: Tensor,
-    eps: float,
-    residual: Tensor | None = None,
-    power_of_two_scales: bool = False,
-    m_major_scales: bool = False,
-    out: Tensor | None = None,
-    scales_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What of fake tensors is known before."""
-    asked = _Asked(x, weight, eps, residual, power_of_two_scales, m_major_scales)
-    return _results(asked, out, scales_out, has_memory=False)
-
-
-_ROOT, _OF_SUM = "rms_norm_quantize_1x128", "add_rms_norm_quantize_1x128"
-_returning = {name: library.register(name, _compute, _describe) for name in (_ROOT, _OF_SUM)}
-_writing = {
-    name: library.register(f"{name}_out", library.writing(_compute), library.writing(_describe))
-    for name in (_ROOT, _OF_SUM)
-}
+_ALONE = _Normed("rms_norm_quantize_1x128", _Asked)
+_OF_SUM = _Normed("add_rms_norm_quantize_1x128", _Asked)

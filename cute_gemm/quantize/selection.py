@@ -65,6 +65,11 @@ class Selection:
         """Whether no row is selected, whatever rows there are: so there are no groups, or no results."""
         return self.index is not None and not self.index.numel()
 
+    @property
+    def read(self) -> dict[str, Tensor]:
+        """The argument by its name, if there is one."""
+        return {self.name: self.index} if self.name else {}
+
     def check(self, x: Tensor, has_memory: bool) -> None:
         """Sees to it that it fits a source ``x``; what is not there yet is not judged by its memory.
 
@@ -108,6 +113,20 @@ class Selection:
         if kind == "owned":
             return x, index >= 0
         return x, offsets_row_groups(index, self.alignment, rows, len(index)) >= 0
+
+
+def quickly(*selecting: Any) -> tuple[str, Any]:
+    """The kind of a selection, and its vector, of the arguments that may say it, one of which does.
+
+    Raises:
+        TypeError, ValueError, AttributeError: none or several do, or not by a vector.
+    """
+    (found,) = (
+        (kind, each) for kind, each in zip(KINDS.values(), selecting, strict=True) if each is not None
+    )
+    if found[1].dim() != 1:
+        raise ValueError("no vector")
+    return found
 
 
 def _require_row_numbers(rows: Tensor, has_memory: bool) -> None:

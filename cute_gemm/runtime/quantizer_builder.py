@@ -34,20 +34,14 @@ def _(config: RowQuantizer) -> Built:
 
     m, k, blocks, k_of_x, groups = (cute.sym_int32() for _ in range(5))
     matrices = (groups,) if config.has_matrices else ()
-    m_of_x = cute.sym_int32() if config.rows == "gathered" else m
+    m_of_x = _rows_of_source(config, m)
     tensors = (
         _source(config.dtype, *matrices, m_of_x, k if config.source == "plain" else k_of_x),
         _e4m3(*matrices, m, k),
         _scales(*matrices, m, blocks),
     )
-    index: dict[str, Callable[[], tuple[Any, ...]]] = {
-        "all": lambda: (),
-        "gathered": lambda: (_index(config.index_dtype, m),),
-        "valid": lambda: (_index(config.index_dtype, groups),),
-        "owned": lambda: (_index(config.index_dtype, m),),
-        "offsets": lambda: (_index(config.index_dtype, cute.sym_int32()), cutlass.Int32(1)),
-    }
-    return QuantizeByRows(config), (*tensors, *_launch(), *index[config.rows]())
+    vectors, numbers = _selection(config, m, groups)
+    return QuantizeByRows(config), (*tensors, *_launch(), *vectors, *numbers)
 
 
 @build.register
@@ -68,10 +62,12 @@ def _(config: BothWaysQuantizer) -> Built:
 
     from ..kernels.quantize.both_ways import QuantizeBothWays
 
-    m, k, m_blocks, k_blocks = (cute.sym_int32() for _ in range(4))
-    along_k = _e4m3(m, k), _scales(m, k_blocks)
-    along_m = _e4m3(k, m), _scales(k, m_blocks)
-    return QuantizeBothWays(config), (_source(config.dtype, m, k), *along_k, *along_m, *_launch())
+    m, k, m_blocks, k_blocks, groups = (cute.sym_int32() for _ in range(5))
+    matrices = (groups,) if config.has_matrices else ()
+    along_k = _e4m3(*matrices, m, k), _scales(*matrices, m, k_blocks)
+    along_m = _e4m3(*matrices, k, m), _scales(*matrices, k, m_blocks)
+    source = _source(config.dtype, *matrices, m, k)
+    return QuantizeBothWays(config), (source, *along_k, *along_m, *_launch())
 
 
 @build.register
@@ -83,13 +79,42 @@ def _(config: NormQuantizer) -> Built:
     from ..kernels.quantize.by_rows import DTYPES
     from ..kernels.quantize.normed import QuantizeNormed
 
-    m, k, blocks = (cute.sym_int32() for _ in range(3))
-    source = _source(config.dtype, m, k)
+    m, k, blocks, groups = (cute.sym_int32() for _ in range(4))
+    matrices = (groups,) if config.has_matrices else ()
+    source = _source(config.dtype, *matrices, _rows_of_source(config, m), k)
     size = SOURCE_BYTES[config.dtype]
     weight = make_fake_tensor(DTYPES[config.dtype], (k,), (1,), assumed_align=size)
-    residual = (_source(config.dtype, m, k),) if config.has_residual else ()
-    results = _e4m3(m, k), _scales(m, blocks)
-    return QuantizeNormed(config), (source, weight, *results, cutlass.Float32(0), *_launch(), *residual)
+    residual = (_source(config.dtype, *matrices, m, k),) if config.has_residual else ()
+    results = _e4m3(*matrices, m, k), _scales(*matrices, m, blocks)
+    vectors, numbers = _selection(config, m, groups)
+    behind = *residual, *vectors, cutlass.Float32(0), *numbers
+    return QuantizeNormed(config), (source, weight, *results, *_launch(), *behind)
+
+
+def _rows_of_source(config: RowQuantizer | NormQuantizer, m: Any) -> Any:
+    """Of ``m`` rows of the result."""
+    from cutlass import cute
+
+    return cute.sym_int32() if config.rows == "gathered" else m
+
+
+def _selection(
+    config: RowQuantizer | NormQuantizer, m: Any, groups: Any
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What says which of ``m`` rows of so many matrices are quantised: vectors, and numbers."""
+    import cutlass
+    from cutlass import cute
+
+    if config.rows == "all":
+        return (), ()
+    lengths: dict[str, Callable[[], Any]] = {
+        "gathered": lambda: m,
+        "valid": lambda: groups,
+        "owned": lambda: m,
+        "offsets": cute.sym_int32,
+    }
+    numbers = (cutlass.Int32(1),) if config.rows == "offsets" else ()
+    return (_index(config.index_dtype, lengths[config.rows]()),), numbers
 
 
 def _launch() -> tuple[Any, ...]:

@@ -113,19 +113,27 @@ def launch(
     return True
 
 
-def may_launch(x: Tensor, results: tuple[Tensor, ...], scales: tuple[Tensor, ...]) -> bool:
+def may_launch(read: tuple[Tensor, ...], results: tuple[Tensor, ...], behind: tuple[Tensor, ...]) -> bool:
     """Whether there is something to quantise, on a Hopper GPU, in tensors that its kernels take.
 
     Their host code judges all of this again, and more. But what it would decline must not be compiled for,
     nor refused where a CUDA graph is being captured.
+
+    Args:
+        read: in front of results, the first of which is quantised, by one matrix or several.
+        results: e4m3 and scales in turn.
+        behind: further tensors; vectors have any alignment.
     """
+    x, matrices = read[0], results[::2]
     if type(x) not in OWNING_TYPES or not x.is_cuda or not hardware.is_hopper(x.get_device()):
         return False
-    if not all(each.numel() and _is_aligned(each) for each in (x, *results)):
+    if x.dim() not in (2, 3) or not all(each.numel() for each in (*read, *matrices, *behind)):
         return False
-    if any(each.shape[-1] % K_MULTIPLE for each in results):
+    if not all(map(_is_aligned, (*read, *matrices, *(each for each in behind if each.dim() > 1)))):
         return False
-    return all(each.stride(-1) == 1 or each.stride(-2) == 1 for each in scales)
+    if any(each.shape[-1] % K_MULTIPLE for each in matrices):
+        return False
+    return all(each.stride(-1) == 1 or each.stride(-2) == 1 for each in results[1::2])
 
 
 def _is_aligned(x: Tensor) -> bool:
@@ -135,20 +143,29 @@ def _is_aligned(x: Tensor) -> bool:
     return x.stride(-1) == 1 and not x.data_ptr() % PIECE and not any(step % PIECE for step in steps)
 
 
-def are_plain(x: Tensor, *others: Any) -> bool:
+def are_plain(rows: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
     """Whether all are tensors that own their memory, of which no derivative is asked; None stands for none.
 
-    And whether ``x`` is on the current device.
+    And whether those with ``rows`` have their elements one behind the other there, as TVM FFI would raise else,
+    which takes long; and whether the first of them is on the current device.
     """
     if derivatives_may_be_tracked():
         return False
     is_recorded = torch.is_grad_enabled()
-    for each in (x, *others):
+    for each in rows:
+        if each is not None and (
+            type(each) not in OWNING_TYPES
+            or each.stride()[-1] != 1
+            or each.is_neg()
+            or (is_recorded and each.requires_grad)
+        ):
+            return False
+    for each in others:
         if each is not None and (
             type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad)
         ):
             return False
-    return not several_devices() or x.get_device() == torch.cuda.current_device()
+    return not several_devices() or bool(rows[0].get_device() == torch.cuda.current_device())
 
 
 def fresh(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""Quantises a matrix 1x128 along its rows and, transposed, along its columns, of which it is read once.
+"""Quantises matrices 1x128 along their rows and, transposed, along their columns; each is read once.
 
 A weight's gradient sums over tokens, so both of its operands have scales along tokens, and are stored with
 tokens contiguous. A CTA has 128 x 128 elements in registers, writes them as they lie, and hands words of four
@@ -59,9 +59,10 @@ class QuantizeBothWays:
         """Checks a call's tensors, and launches on ``stream``.
 
         Args:
-            mX: the source (M, K), K contiguous.
-            mQ, mS: e4m3 of the same shape, K contiguous, and its scales (M, K / 128), rounded up.
-            mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, M / 128), rounded up.
+            mX: the source (M, K), or (matrices, M, K), K contiguous.
+            mQ, mS: e4m3 of the same shape, K contiguous, and its scales (M, K / 128), rounded up, of each
+                matrix, row- or M-major.
+            mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, M / 128), rounded up, likewise.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.
         """
         mX, mQ, mS, mQT, mST = (as_matrices(tensor) for tensor in (mX, mQ, mS, mQT, mST))

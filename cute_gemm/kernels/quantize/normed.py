@@ -5,6 +5,8 @@ thread has pieces of 16 bytes of it, so that a block is in lanes that follow eac
 row is the sum of both, rounded to their type, and replaces the residual.
 """
 
+from typing import Any
+
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32, const_expr
@@ -16,7 +18,7 @@ from ..preconditions import are_apart, report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
-from .by_rows import DTYPES
+from .by_rows import DTYPES, ROWS
 from .memory import load, store
 
 
@@ -28,62 +30,80 @@ class QuantizeNormed:
         self.dtype = DTYPES[config.dtype]
         self.piece = PIECE * 8 // self.dtype.width  # elements
         self.warps = config.threads // WARP
+        self.rows = ROWS[config.rows]
 
     @cute.jit
-    def __call__(self, mX, mW, mQ, mS, eps: Float32, flags: Int32, status: Int64, stream, *residual):
+    def __call__(self, mX, mW, mQ, mS, flags: Int32, status: Int64, stream, *behind):
         """Checks a call's tensors, and launches on ``stream``.
 
         Args:
-            mX: the source (M, K), K contiguous.
+            mX: the source (M, K), or (matrices, M, K), K contiguous.
             mW: the weight of each column (K).
-            mQ, mS: e4m3 (M, K), K contiguous, and its scales (M, K / 128), rounded up, row- or M-major.
-            eps: what is added to the mean of squares.
+            mQ, mS: e4m3 of the same shape but for rows that are gathered, K contiguous, and its scales
+                (M, K / 128), rounded up, of each matrix, row- or M-major.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.
-            residual: where there is one, a matrix as ``mX``.
+            behind: where there is a residual, it, as ``mX``; what says which rows are quantised, as there;
+                what is added to the mean of squares, FP32, in front of an alignment.
         """
+        residual, index, eps = self.parts(behind)
         mX, mQ, mS, *residual = (as_matrices(tensor) for tensor in (mX, mQ, mS, *residual))
+        gW = as_matrices(cute.make_tensor(mW.iterator, cute.make_layout((1, mQ.shape[1]), stride=(0, 1))))
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold((mX, mW, *residual), ((mQ, mS),), (1,))
-            go = go and mW.iterator.toint() % PIECE == 0 and self.fits(mQ.shape[1])
+            inputs = mX, gW, *residual, *index
+            go = preconditions.hold(inputs, ((mQ, mS),), (1,), self.config.rows == "offsets")
+            go = go and self.fits(mQ.shape[1])
             for each in residual:
                 go = go and are_apart(each) and preconditions.do_not_meet(mX, each)
-                go = go and preconditions.do_not_meet(mW, each)
+                go = go and preconditions.do_not_meet(gW, each)
+                for vector in index[:1]:
+                    go = go and preconditions.do_not_meet(vector, each)
             report(status, Int32(go))
         if go:
-            self.start(mX, mW, mQ, mS, eps, flags, stream, tuple(residual))
+            rows = self.rows.of(mX.shape[0], *index)
+            self.start(mX, gW, mQ, mS, eps, rows, flags, stream, tuple(residual))
 
-    def start(self, mX, mW, mQ, mS, eps: Float32, flags: Int32, stream, residual: tuple):
+    def start(self, mX, gW, mQ, mS, eps: Float32, rows: Any, flags: Int32, stream, residual: tuple):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
-        self.kernel(mX, mW, mQ, mS, eps, residual).launch(
-            grid=(mQ.shape[0], 1, 1),
+        self.kernel(mX, gW, mQ, mS, eps, rows, residual).launch(
+            grid=(mQ.shape[0], mQ.shape[2], 1),
             block=(self.config.threads, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
         )
 
     @cute.kernel
-    def kernel(self, mX, mW, mQ, mS, eps: Float32, residual: tuple):
-        thread, (row, _, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+    def kernel(self, mX, gW, mQ, mS, eps: Float32, rows: Any, residual: tuple):
+        thread, (row, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
         of_warps = SmemAllocator().allocate_tensor(Float32, cute.make_layout(self.warps), 16)
-        steps, k = self.config.steps, mQ.shape[1]
-        words = cute.make_rmem_tensor((PIECE // 4, steps), Uint32)
-        weights = cute.make_rmem_tensor((PIECE // 4, steps), Uint32)
-        words.fill(0)
-        weights.fill(0)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
-        for i in cutlass.range_constexpr(steps):
-            if self.column(thread, i) < k:
-                load(words[None, i], mX, (row, self.column(thread, i), 0))
-        if const_expr(len(residual) > 0):
-            self.add(words, residual[0], row, thread)
-        gW = as_matrices(cute.make_tensor(mW.iterator, cute.make_layout((1, k), stride=(0, 1))))
-        for i in cutlass.range_constexpr(steps):
-            if self.column(thread, i) < k:
-                load(weights[None, i], gW, (0, self.column(thread, i), 0))
-        factor = cute.math.rsqrt(self.mean_square(words, of_warps, thread, k) + eps, approx=True)
-        for i in cutlass.range_constexpr(steps):
+        source = rows.source(row, matrix)
+        if source >= 0:
+            words = self.load(mX, thread, (source, matrix))
+            if const_expr(self.config.has_residual):
+                self.add(words, residual[0], thread, (row, matrix))
+            self.quantize(words, gW, mQ, mS, eps, of_warps, thread, (row, matrix))
+
+    @cute.jit
+    def load(self, mX, thread: Int32, place: tuple):
+        """A thread's pieces of a row; zeros behind its end."""
+        words = cute.make_rmem_tensor((PIECE // 4, self.config.steps), Uint32)
+        words.fill(0)
+        row, matrix = place
+        for i in cutlass.range_constexpr(self.config.steps):
+            if self.column(thread, i) < mX.shape[1]:
+                load(words[None, i], mX, (row, self.column(thread, i), matrix))
+        return words
+
+    @cute.jit
+    def quantize(self, words, gW, mQ, mS, eps: Float32, of_warps, thread: Int32, place: tuple):
+        """Normalises the row in ``words``, and writes it."""
+        weights, (row, matrix) = self.load(gW, thread, (0, 0)), place
+        factor = cute.math.rsqrt(
+            self.mean_square(words, of_warps, thread, mQ.shape[1]) + eps, approx=True
+        )
+        for i in cutlass.range_constexpr(self.config.steps):
             values = elements.floats_of(words[None, i], self.dtype)
             weight = elements.floats_of(weights[None, i], self.dtype)
             values.store(values.load() * factor * weight.load())
@@ -92,10 +112,16 @@ class QuantizeNormed:
             scale = elements.scale_of(elements.largest_of_lanes(amax, lanes), self.config.is_power_of_two)
             quantized = cute.make_rmem_tensor(self.piece, Float8E4M3FN)
             elements.to_e4m3(values, elements.inverse_of(scale), quantized)
-            if self.column(thread, i) < k:
-                store(quantized, 0, self.piece, mQ, (row, self.column(thread, i), 0))
+            if self.column(thread, i) < mQ.shape[1]:
+                store(quantized, 0, self.piece, mQ, (row, self.column(thread, i), matrix))
                 if thread % lanes == 0:
-                    mS[row, self.column(thread, i) // BLOCK, 0] = scale
+                    mS[row, self.column(thread, i) // BLOCK, matrix] = scale
+
+    def parts(self, behind: tuple) -> tuple:
+        """A residual, if there is one; what says which rows are quantised; and what is added to a mean."""
+        first = int(self.config.has_residual)
+        at = first + int(self.config.rows != "all")
+        return behind[:first], (*behind[first:at], *behind[at + 1 :]), behind[at]
 
     def fits(self, k) -> Boolean:
         """Whether the threads hold a row of K columns."""
@@ -106,20 +132,16 @@ class QuantizeNormed:
         return (step * self.config.threads + thread) * self.piece
 
     @cute.jit
-    def add(self, words: cute.Tensor, mR: cute.Tensor, row: Int32, thread: Int32):
+    def add(self, words: cute.Tensor, mR: cute.Tensor, thread: Int32, place: tuple):
         """Adds the residual's row to that in ``words``, and writes the sum over it."""
-        more = cute.make_rmem_tensor((PIECE // 4, self.config.steps), Uint32)
-        more.fill(0)
-        for i in cutlass.range_constexpr(self.config.steps):
-            if self.column(thread, i) < mR.shape[1]:
-                load(more[None, i], mR, (row, self.column(thread, i), 0))
+        more, (row, matrix) = self.load(mR, thread, place), place
         for i in cutlass.range_constexpr(self.config.steps):
             added = elements.floats_of(words[None, i], self.dtype).load()
             added = added + elements.floats_of(more[None, i], self.dtype).load()
             own = cute.recast_tensor(words[None, i], self.dtype)
             own.store(added.to(self.dtype))
             if self.column(thread, i) < mR.shape[1]:
-                store(own, 0, self.piece, mR, (row, self.column(thread, i), 0))
+                store(own, 0, self.piece, mR, (row, self.column(thread, i), matrix))
 
     @cute.jit
     def mean_square(self, words: cute.Tensor, of_warps: cute.Tensor, thread: Int32, k: Int32) -> Float32:
