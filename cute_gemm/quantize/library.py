@@ -61,15 +61,16 @@ def _refuse_transform(*arguments: Any, **named: Any) -> None:
     raise ValueError(ambient.in_a_transform("x"))
 
 
-def register(name: str, compute: Callable[..., Any], describe: Callable[..., Any]) -> Any:
-    """Defines the op of a name.
+def register(schema: str, compute: Callable[..., Any], describe: Callable[..., Any]) -> Any:
+    """Defines an op.
 
     Args:
-        name: by :data:`SCHEMAS`.
+        schema: its name, arguments and results, as torch writes them.
         compute: on tensors that are there.
         describe: of fake ones: what there will be, after the rules that can be judged without memory.
     """
-    _library.define(f"{name}{SCHEMAS[name]}", tags=_TAGS)
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=_TAGS)
     for key in ("CPU", "CUDA"):
         _library.impl(name, compute, key)
     torch_library.register_fake(f"{NAMESPACE}::{name}", describe, lib=_library)

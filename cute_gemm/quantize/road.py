@@ -1,8 +1,8 @@
 """The road of a call that quantises, whatever it makes; what differs is said by its :class:`Form`.
 
-    fast path   a kernel that ran before, whose host code checks what it is given; nothing is explained
-    slow path   all rules, in words; a kernel that is compiled now, or found; or torch
-    op          of what torch traces, or of tensors that stand for ones that will be there
+fast path   a kernel that ran before, whose host code checks what it is given; nothing is explained
+slow path   all rules, in words; a kernel that is compiled now, or found; or torch
+op          of what torch traces, or of tensors that stand for ones that will be there
 """
 
 from __future__ import annotations
@@ -53,9 +53,13 @@ class Form(ABC):
 
     def __init__(self, name: str, asked: Callable[..., Any]) -> None:
         self._make = asked
-        self._returning = library.register(name, self._op(self.compute), self._op(self._describe))
-        self._writing = library.register(
-            f"{name}_out", self._op(self.compute, is_writing=True), self._op(self._describe, is_writing=True)
+        self._returning, self._writing = (
+            library.register(
+                of + library.SCHEMAS[of],
+                self._op(self.compute, is_writing),
+                self._op(self._describe, is_writing),
+            )
+            for of, is_writing in ((name, False), (f"{name}_out", True))
         )
         arguments = self._returning._schema.arguments
         self._read = tuple(each.name for each in arguments if not each.kwarg_only)

@@ -125,18 +125,23 @@ def may_launch(read: tuple[Tensor, ...], results: tuple[Tensor, ...], behind: tu
         behind: further tensors; vectors have any alignment.
     """
     x, matrices = read[0], results[::2]
-    if type(x) not in OWNING_TYPES or not x.is_cuda or not hardware.is_hopper(x.get_device()):
+    if not is_on_hopper(x):
         return False
     if x.dim() not in (2, 3) or not all(each.numel() for each in (*read, *matrices, *behind)):
         return False
-    if not all(map(_is_aligned, (*read, *matrices, *(each for each in behind if each.dim() > 1)))):
+    if not all(map(is_aligned, (*read, *matrices, *(each for each in behind if each.dim() > 1)))):
         return False
     if any(each.shape[-1] % K_MULTIPLE for each in matrices):
         return False
     return all(each.stride(-1) == 1 or each.stride(-2) == 1 for each in results[1::2])
 
 
-def _is_aligned(x: Tensor) -> bool:
+def is_on_hopper(x: Tensor) -> bool:
+    """Whether it owns memory of a GPU that kernels are for."""
+    return type(x) in OWNING_TYPES and x.is_cuda and hardware.is_hopper(x.get_device())
+
+
+def is_aligned(x: Tensor) -> bool:
     """Whether rows are contiguous, and begin where a thread can load at once."""
     size = x.element_size()
     steps = [step * size for step, count in zip(x.stride()[:-1], x.shape[:-1], strict=True) if count > 1]

@@ -1,0 +1,1 @@
+"""Kernels around the products of an expert layer."""
