@@ -1,0 +1,167 @@
+"""Routing and combining: what they give, what they refuse, and as ops of torch's dispatcher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch import library as torch_library
+from torch._dynamo.testing import CompileCounter
+
+from cute_gemm import moe
+
+CASES = st.tuples(
+    st.integers(0, 40), st.integers(1, 9), st.integers(1, 17), st.integers(0, 5), st.integers(0, 2**32)
+)
+
+
+def drawn(tokens: int, per_token: int, experts: int, first: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Choices, some of which are of experts elsewhere, and weights."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(-1, first + experts + 3, (tokens, per_token), generator=draw)
+    return ids, torch.rand(tokens, per_token, generator=draw)
+
+
+@given(CASES, st.sampled_from([torch.int32, torch.int64]))
+def test_rows_are_sorted_by_expert_and_then_by_token(case: tuple[int, ...], dtype: torch.dtype) -> None:
+    tokens, per_token, experts, first, seed = case
+    ids, weights = drawn(tokens, per_token, experts, first, seed)
+    found = moe.route(ids.to(dtype), experts, weights, first_expert=first)
+    wanted = sorted(
+        (int(expert), token, choice)
+        for token, of_token in enumerate(ids.tolist())
+        for choice, expert in enumerate(of_token)
+        if first <= expert < first + experts
+    )
+    assert found.tokens.tolist() == [token for _, token, _ in wanted] + [-1] * (ids.numel() - len(wanted))
+    places = torch.full(ids.shape, -1)
+    for row, (_, token, choice) in enumerate(wanted):
+        places[token, choice] = row
+    assert torch.equal(found.places, places.to(torch.int32))
+    numbers = [expert - first for expert, _, _ in wanted]
+    assert found.ends.tolist() == [sum(number <= each for number in numbers) for each in range(experts)]
+    assert found.weights is not None
+    assert found.weights[: len(wanted)].tolist() == [float(weights[t, c]) for _, t, c in wanted]
+    assert not found.weights[len(wanted) :].any()
+    assert {each.dtype for each in found[:3]} == {torch.int32}
+    without = moe.route(ids.to(dtype), experts, first_expert=first)
+    assert without.weights is None
+    assert all(torch.equal(a, b) for a, b in zip(without[:3], found[:3], strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("has_base", [False, True])
+def test_sums_are_in_fp32_and_in_order(dtype: torch.dtype, has_base: bool) -> None:
+    draw = torch.Generator().manual_seed(1)
+    rows = (torch.randn(30, 24, generator=draw) * torch.exp2(torch.randn(30, 1, generator=draw) * 8)).to(
+        dtype
+    )
+    places = torch.randint(-2, 33, (11, 5), generator=draw, dtype=torch.int32)
+    base = torch.randn(11, 24, generator=draw).to(dtype) if has_base else None
+    total = torch.zeros(11, 24) if base is None else base.float().clone()
+    for token in range(11):
+        for place in places[token].tolist():
+            if 0 <= place < 30:
+                total[token] += rows[place].float()
+    found = moe.combine(rows, places, base=base)
+    assert torch.equal(found, total.to(dtype))
+    out = torch.full_like(found, torch.nan)
+    assert moe.combine(rows, places, base=base, out=out) is out
+    assert torch.equal(out, found)
+
+
+def test_nothing_to_sort_or_to_add() -> None:
+    for shape in (0, 4), (4, 0):
+        found = moe.route(torch.zeros(shape, dtype=torch.int32), 3, torch.zeros(shape))
+        assert found.ends.tolist() == [0, 0, 0]
+        assert found.places.shape == shape
+        assert moe.combine(torch.zeros(0, 16), found.places).tolist() == torch.zeros(shape[0], 16).tolist()
+
+
+IDS, WEIGHTS = drawn(12, 4, 6, 0, 0)
+ROWS, PLACES = torch.randn(48, 16), moe.route(IDS, 6).places
+BAD: dict[str, tuple[Any, type[Exception], str]] = {
+    "a list": (lambda: moe.route(IDS.tolist(), 6), TypeError, "expert_ids is a builtins.list"),
+    "floats": (lambda: moe.route(IDS.float(), 6), TypeError, "torch.int32 or torch.int64"),
+    "one dimension": (lambda: moe.route(IDS[0], 6), ValueError, r"wanted \[T, k\]"),
+    "turned": (lambda: moe.route(IDS.T, 6), ValueError, "wanted contiguous"),
+    "no experts": (lambda: moe.route(IDS, 0), ValueError, "experts is 0; wanted 1 to 1022"),
+    "many experts": (lambda: moe.route(IDS, 1023), ValueError, "wanted 1 to 1022"),
+    "experts on a device": (lambda: moe.route(IDS, torch.tensor(6)), TypeError, "wanted an int"),
+    "a flag": (lambda: moe.route(IDS, True), TypeError, "experts is a builtins.bool"),
+    "a negative first": (lambda: moe.route(IDS, 6, first_expert=-1), ValueError, "first_expert is -1"),
+    "half weights": (lambda: moe.route(IDS, 6, WEIGHTS.half()), TypeError, r"weights.float\(\)"),
+    "few weights": (lambda: moe.route(IDS, 6, WEIGHTS[:3]), ValueError, "wanted that of expert_ids"),
+    "weights elsewhere": (lambda: moe.route(IDS, 6, WEIGHTS.to("meta")), ValueError, "device"),
+    "a derivative": (
+        lambda: moe.route(IDS, 6, WEIGHTS.clone().requires_grad_()),
+        ValueError,
+        "detach",
+    ),
+    "rows of one dimension": (lambda: moe.combine(ROWS[0], PLACES), ValueError, r"wanted \[R, N\]"),
+    "rows of three": (lambda: moe.combine(ROWS[None], PLACES), ValueError, r"wanted \[R, N\]"),
+    "rows of ints": (lambda: moe.combine(ROWS.int(), PLACES), TypeError, "rows has dtype"),
+    "long places": (lambda: moe.combine(ROWS, PLACES.long()), TypeError, "torch.int32"),
+    "flat places": (lambda: moe.combine(ROWS, PLACES[0]), ValueError, r"wanted \[T, k\]"),
+    "turned places": (lambda: moe.combine(ROWS, PLACES.T), ValueError, "wanted contiguous"),
+    "another base": (lambda: moe.combine(ROWS, PLACES, base=ROWS[:12].half()), TypeError, "base has dtype"),
+    "a short base": (lambda: moe.combine(ROWS, PLACES, base=ROWS[:2]), ValueError, "base has shape"),
+    "another out": (lambda: moe.combine(ROWS, PLACES, out=ROWS[:12].half()), TypeError, "out has dtype"),
+    "out in rows": (lambda: moe.combine(ROWS, PLACES, out=ROWS[:12]), ValueError, "out"),
+    "rows with a derivative": (
+        lambda: moe.combine(ROWS.clone().requires_grad_(), PLACES),
+        ValueError,
+        "detach",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_refused_is_said(name: str) -> None:
+    call, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def layer(ids: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    found = moe.route(ids, 6, weights)
+    assert found.weights is not None
+    return moe.combine(rows * found.weights[:, None], found.places)
+
+
+def test_both_are_ops() -> None:
+    ops = torch.ops.cute_gemm
+    torch_library.opcheck(ops.route_tokens.default, (IDS, WEIGHTS, 6, 0))
+    torch_library.opcheck(ops.route_tokens.default, (IDS, None, 6, 1))
+    torch_library.opcheck(ops.combine_rows.default, (ROWS, PLACES, None))
+    torch_library.opcheck(
+        ops.combine_rows_out.default, (ROWS, PLACES, torch.zeros(12, 16), ROWS[:12].clone())
+    )
+
+
+def test_a_compiled_layer_is_one_graph_for_any_number_of_tokens() -> None:
+    counter = CompileCounter()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    for tokens in (12, 7, 3, 12):
+        ids, weights, rows = IDS[:tokens].clone(), WEIGHTS[:tokens].clone(), ROWS[: 4 * tokens].clone()
+        assert torch.equal(compiled(ids, weights, rows), layer(ids, weights, rows))
+    assert counter.frame_count == 1
+
+
+def test_a_compiled_call_writes_where_it_is_told() -> None:
+    compiled = torch.compile(
+        lambda out: moe.combine(ROWS, PLACES, out=out), fullgraph=True, backend="aot_eager"
+    )
+    out = torch.full((12, 16), torch.nan)
+    compiled(out)
+    assert torch.equal(out, moe.combine(ROWS, PLACES))
+
+
+def test_what_is_refused_when_compiled_is_said() -> None:
+    compiled = torch.compile(lambda ids: moe.route(ids, 6), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match=r"wanted \[T, k\]"):
+        compiled(IDS[0])
