@@ -14,6 +14,7 @@ from .plan.layouts import resolve
 from .plan.limits import ceil_div
 from .plan.recipe import FP8_1D2D as RECIPE
 from .quantize import dequantize_1x128, dequantize_128x128
+from .quantize.formula import quantize_rows
 
 # What `dequantized_product` holds of either operand in fp64, at most, if a row is not longer.
 _CHUNK_ELEMENTS = 1 << 25
@@ -56,7 +57,7 @@ def fp8_gemm_nt(
 
 
 Apply = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-"""What becomes of FP32 sums of D's shape, given what the result held before, and the group of each row."""
+"""What becomes of FP32 sums, given what the result held before, and the group of each row."""
 
 
 def serves(call: Call) -> bool:
@@ -64,7 +65,7 @@ def serves(call: Call) -> bool:
     return call.a.is_cpu or call.a.shape[-1] == 0 or 0 in call.shape
 
 
-def compute(call: Call, apply: Apply | None = None) -> Tensor:
+def compute(call: Call, apply: Apply | None = None, power_of_two_scales: bool = False) -> Tensor:
     """The result of a call, whatever its layout, where no kernel is needed or there is none.
 
     With K = 0 the host does not wait for the device, and a CUDA graph can be captured.
@@ -72,9 +73,10 @@ def compute(call: Call, apply: Apply | None = None) -> Tensor:
     Args:
         call: the call.
         apply: what becomes of sums before they are rounded; None if they are stored as they are.
+        power_of_two_scales: of what is quantised then, to `scales_out` of the call, if that is given.
     """
     if apply is not None:
-        return _compute_and_apply(call, apply)
+        return _compute_and_apply(call, apply, power_of_two_scales)
     layout, m, groups = call.layout, call.a.shape[-2], call.b.shape[0]
     result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
     if 0 in call.shape:
@@ -89,19 +91,24 @@ def compute(call: Call, apply: Apply | None = None) -> Tensor:
     return result
 
 
-def _compute_and_apply(call: Call, apply: Apply) -> Tensor:
-    sums = compute(replace(call, out=None, out_dtype=torch.float32))
+def _compute_and_apply(call: Call, apply: Apply, power_of_two_scales: bool) -> Tensor:
+    sums = compute(replace(call, out=None, out_dtype=torch.float32, shape=call.shape_of_sums))
     result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
     if 0 in call.shape:
         return result
     layout, m, groups = call.layout, call.a.shape[-2], call.b.shape[0]
     with torch.inference_mode(), ambient.no_autocast(call.a.device):
-        if layout.index is None:
-            result[:] = apply(sums, call.out, None).to(result.dtype)
-        else:
+        row_groups = is_written = None
+        if layout.index is not None:
             row_groups = resolve(layout.row_groups)(call.index, call.count, m, groups)
-            is_written = (row_groups >= 0)[..., None]
-            result[:] = torch.where(is_written, apply(sums, call.out, row_groups).to(result.dtype), result)
+            is_written = row_groups >= 0
+        made = apply(sums, call.out, row_groups)
+        if call.scales_out is not None:
+            quantize_rows(made, result, call.scales_out, power_of_two_scales, is_written)
+        elif is_written is None:
+            result[:] = made.to(result.dtype)
+        else:
+            result[:] = torch.where(is_written[..., None], made.to(result.dtype), result)
     return result
 
 

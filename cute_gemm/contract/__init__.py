@@ -13,6 +13,7 @@ remembered from call to call: a tensor that was fine may have been resized, free
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from torch import Tensor
 from ..plan.layouts import Layout, resolve
 from . import ambient, grouping, memory, operands, options, result
 from .memory import OWNING_TYPES
+from .quantizing import E4M3
+from .result import PLAIN, Form
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Call:
         shape: of the result.
         index: says which rows are whose, if the layout has one.
         count: the number that goes with it, or 0.
+        form: what an epilogue makes of the result.
+        scales_out: where to write scales, if the result is quantised; None to allocate.
     """
 
     layout: Layout
@@ -46,19 +51,33 @@ class Call:
     shape: tuple[int, ...]
     index: Tensor | None
     count: int
+    form: Form = PLAIN
+    scales_out: Tensor | None = None
+
+    @property
+    def shape_of_sums(self) -> tuple[int, ...]:
+        """Of what an epilogue is given."""
+        return (*self.a.shape[:-1], self.b.shape[-2])
+
+    @property
+    def written(self) -> dict[str, Tensor]:
+        """The results that are given, by the names of messages."""
+        names = self.form.names
+        return {name: x for name, x in zip(names, (self.out, self.scales_out), strict=False) if x is not None}
 
 
 def check(
     layout: Layout,
     lhs: tuple[Tensor, Tensor],
     rhs: tuple[Tensor, Tensor],
-    out: Tensor | None,
+    out: Any,
     out_dtype: torch.dtype,
     index: Tensor | None,
     count: int,
     validate: bool,
     *,
     has_memory: bool = True,
+    form: Form = PLAIN,
 ) -> Call:
     """Checks the arguments of an operation, whatever they are.
 
@@ -69,6 +88,7 @@ def check(
         validate: look at what the index holds, too.
         has_memory: whether the tensors are there. Else they are stand-ins, as `FakeTensorMode` and compilers
             have them: their memory is not judged, nor sizes that are not known yet.
+        form: what an epilogue makes of the result; where that is quantised, `out` is a pair.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype.
@@ -89,8 +109,13 @@ def check(
         memory.require_known_device("a", a)
     ambient.require_no_derivatives(**inputs)
 
-    shape = (*a.shape[:-1], b.shape[-2])
-    if out is None:
+    result.require_columns(form, b.shape[-2])
+    shape = (*a.shape[:-1], b.shape[-2] // form.narrowing)
+    scales_out = None
+    if form.is_quantized:
+        out, scales_out = result.require_quantized(out, out_dtype, shape, inputs)
+        out_dtype = E4M3
+    elif out is None:
         result.require_out_dtype(out_dtype)
     else:
         result.require_result(out, out_dtype, shape, has_memory=has_memory)
@@ -110,11 +135,14 @@ def check(
         length = a.shape[-2] if layout.index.axis == "M" else b.shape[0]
         index = grouping.require_index(layout.index, index, length, has_memory=has_memory)
         memory.require_one_device(**inputs, **{name: index})
-        if out is not None and has_memory:
-            memory.require_disjoint(name, index, out)
+        if has_memory:
+            for written, x in zip(form.names, (out, scales_out), strict=False):
+                if x is not None:
+                    memory.require_disjoint(name, index, x, written)
         if validate and has_memory:
             resolve(layout.validation)(index, count, a.shape[-2], len(b))
-    return Call(layout, a, sa, b, sb, out, out_dtype if out is None else out.dtype, shape, index, count)
+    dtype = out_dtype if out is None else out.dtype
+    return Call(layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out)
 
 
-__all__ = ["OWNING_TYPES", "Call", "check"]
+__all__ = ["OWNING_TYPES", "PLAIN", "Call", "Form", "check"]

@@ -226,7 +226,7 @@ class _Matrices:
 def _require_contiguous_rows(name: str, x: Tensor) -> None:
     if x.stride(-1) == 1:
         return
-    dimension = "N" if name == "out" else "K"
+    dimension = "N" if name.startswith("out") else "K"
     raise ValueError(
         f"{name} has strides {x.stride()} for shape {tuple(x.shape)}; wanted {dimension} contiguous, stride "
         f"1 in the last dimension: {words.remake(name, x, 'contiguous')}"

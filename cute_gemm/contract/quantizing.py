@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ..plan.limits import ceil_div
 from ..plan.quantizer import BLOCK, SOURCE_BYTES
-from . import OWNING_TYPES, ambient, memory, options, sizes, words
+from . import ambient, memory, options, sizes, words
+from .memory import OWNING_TYPES
 
 E4M3 = torch.float8_e4m3fn
 SCALE_DTYPE = torch.float32

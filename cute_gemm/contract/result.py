@@ -2,14 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from ..plan.limits import OUT_BYTES
-from . import memory, sizes, words
+from ..plan.limits import OUT_BYTES, TMA_ALIGNMENT
+from ..plan.quantizer import INTERLEAVE
+from . import memory, quantizing, sizes, words
 
 _DEFAULT = torch.bfloat16
+_PIECE = TMA_ALIGNMENT  # columns of e4m3 that take as many bytes
 _DTYPES = tuple(getattr(torch, name) for name in OUT_BYTES)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an epilogue makes of a result, beside its type.
+
+    Args:
+        narrowing: columns of sums that one of the result is made of: 1, or 2 of a gate and what it opens for.
+        is_quantized: whether it is e4m3, with a scale for each row and 128 columns.
+    """
+
+    narrowing: int = 1
+    is_quantized: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the results, in messages."""
+        return ("out[0]", "out[1]") if self.is_quantized else ("out",)
+
+
+PLAIN = Form()
+
+
+def require_columns(form: Form, n: int) -> None:
+    """The columns of sums make whole ones of the result, whose rows TMA can express.
+
+    Raises:
+        ValueError: they do not.
+    """
+    gated = form.narrowing > 1
+    multiple = form.narrowing * (_PIECE if form.is_quantized else INTERLEAVE)
+    if not sizes.known(n % multiple != 0):
+        return
+    why = f"eight columns of a gate and eight of what it opens for alternate, {INTERLEAVE * 2} in all"
+    if form.is_quantized:
+        halves = f", made of {form.narrowing} columns each," if gated else ""
+        why = f"the columns of a quantised result{halves} are a multiple of {_PIECE}"
+    raise ValueError(
+        f"b has {n} rows; wanted a multiple of {multiple}: {why}. Add rows of zeros before quantising, "
+        f"{'to gate and up alike, ' if gated else ''}`torch.nn.functional.pad(w, (0, 0, 0, rows))`"
+    )
+
+
+def require_quantized(
+    out: object, out_dtype: object, shape: tuple[int, ...], read: dict[str, Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """A pair for what is quantised, of which either may be None: e4m3, and scales of any strides.
+
+    Args:
+        out, out_dtype: the arguments.
+        shape: of the e4m3 wanted.
+        read: the operands, by name.
+
+    Returns:
+        Both.
+
+    Raises:
+        TypeError: it is no pair of them, or another dtype is asked for.
+        ValueError: a shape or memory that cannot be written.
+    """
+    if out_dtype is not _DEFAULT and out_dtype is not quantizing.E4M3:
+        raise TypeError(f"out_dtype is {out_dtype!r}, but the epilogue quantises to e4m3; wanted none")
+    if out is None:
+        return None, None
+    if not isinstance(out, (tuple, list)) or len(out) != 2:
+        was = f"one tensor, {words.sketch(out)}" if isinstance(out, Tensor) else words.kind(out)
+        raise TypeError(
+            f"out is {was}, but the epilogue quantises; wanted a pair of e4m3 and its scales, `out=(q, s)`"
+        )
+    q, s = out
+    scale_shape = (*shape[:-1], quantizing.scale_blocks(shape[-1]))
+    for name, each, wanted, dtype in (
+        ("out[0]", q, shape, quantizing.E4M3),
+        ("out[1]", s, scale_shape, quantizing.SCALE_DTYPE),
+    ):
+        quantizing.require_result(name, each, wanted, dtype, read)
+        if each is not None:
+            read = read | {name: each}
+    if q is not None:
+        memory.require_tma("out[0]", q)
+    if s is not None and s.numel():
+        memory.require_address("out[1]", s, quantizing.SCALE_DTYPE.itemsize)
+    return q, s
 
 
 def require_result(

@@ -57,7 +57,9 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
 
 def remake(name: str, x: Tensor, method: str) -> str:
     """How to get a usable tensor: a copy of an input, but fresh memory for a result."""
-    return allocate(x.shape, x.dtype, x.device) if name == "out" else f"`{name}.{method}()`"
+    if name.startswith("out"):
+        return allocate(x.shape, x.dtype, x.device).replace("`out`", f"`{name}`")
+    return f"`{name}.{method}()`"
 
 
 def kind(value: object) -> str:

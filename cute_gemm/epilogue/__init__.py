@@ -11,6 +11,8 @@
 
     y = fp8_gemm_nt(x, w, epilogue=scaled_tanh(2.0, epilogue.per_column(bias)))
 
+    q, s = fp8_gemm_nt(x, gate_up, epilogue=epilogue.swiglu() | epilogue.quantize_1x128())
+
 The same function is applied to registers in a kernel and, on the CPU, to the reference's sums in FP32.
 """
 
@@ -22,17 +24,20 @@ from .builtin import (
     bias_relu,
     bias_silu,
     gelu,
+    quantize_1x128,
     relu,
     residual,
     row_weights,
     silu,
+    swiglu,
 )
-from .chain import Epilogue, function
+from .chain import Epilogue, QuantizingEpilogue, function, gated
 from .math import clamp, erf, exp, log, maximum, minimum, rsqrt, sigmoid, sqrt, tanh, where
 from .operands import before, like_out, per_column, per_group_column, per_row, scalar
 
 __all__ = [
     "Epilogue",
+    "QuantizingEpilogue",
     "accumulate",
     "alpha",
     "before",
@@ -44,6 +49,7 @@ __all__ = [
     "erf",
     "exp",
     "function",
+    "gated",
     "gelu",
     "like_out",
     "log",
@@ -52,6 +58,7 @@ __all__ = [
     "per_column",
     "per_group_column",
     "per_row",
+    "quantize_1x128",
     "relu",
     "residual",
     "row_weights",
@@ -60,6 +67,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "sqrt",
+    "swiglu",
     "tanh",
     "where",
 ]

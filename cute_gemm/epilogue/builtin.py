@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..contract import quantizing, words
 from . import math
-from .chain import Epilogue, function
+from .chain import Epilogue, QuantizingEpilogue, function, gated
 from .operands import before, like_out, per_column, per_group_column, per_row, scalar
 
 
@@ -77,6 +78,45 @@ def bias_silu(value: Tensor) -> Epilogue:
     return bias(value) | silu()
 
 
+def swiglu(limit: float | None = None) -> Epilogue:
+    """``silu(gate) * up`` (Shazeer, arXiv:2002.05202), of columns that hold eight of either by turns.
+
+    :func:`cute_gemm.interleave_gate_up` lays weights out so. The result has half as many columns.
+
+    Args:
+        limit: gates are at most that, and what they open for is between it and its negative; NaN stays. None
+            for no limit.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not above 0.
+    """
+    if limit is None:
+        return _swiglu()
+    if not isinstance(limit, (int, float)) or isinstance(limit, bool):
+        raise TypeError(f"limit is {words.kind(limit)}; wanted a number, or None")
+    if not limit > 0:
+        raise ValueError(f"limit is {limit}; wanted a number above 0, or None")
+    return _clamped_swiglu(scalar(limit))
+
+
+def quantize_1x128(*, power_of_two_scales: bool = False, m_major_scales: bool = False) -> QuantizingEpilogue:
+    """Quantises what comes out, as :func:`cute_gemm.quantize_1x128` quantises the same values in FP32.
+
+    The operation then returns a pair: e4m3 of D's shape, and FP32 scales ``[..., ceil(columns / 128)]``. Its
+    ``out`` is a pair, too, of which either may be None. Nothing follows it.
+
+    Args:
+        power_of_two_scales: round every scale up to a power of two.
+        m_major_scales: lay allocated scales out as :func:`cute_gemm.m_major` does, which TMA can load.
+
+    Raises:
+        TypeError: one of them is no bool.
+    """
+    quantizing.require_flags(power_of_two_scales=power_of_two_scales, m_major_scales=m_major_scales)
+    return QuantizingEpilogue((), power_of_two_scales, m_major_scales)
+
+
 @function
 def _add_bias(x: Any, bias: Any) -> Any:
     return x + bias
@@ -115,3 +155,16 @@ def _gelu(x: Any) -> Any:
 @function
 def _gelu_by_tanh(x: Any) -> Any:
     return 0.5 * x * (1.0 + math.tanh(numbers.sqrt(2 / numbers.pi) * (x + 0.044715 * x * x * x)))
+
+
+@gated
+def _swiglu(gate: Any, up: Any) -> Any:
+    return gate * math.sigmoid(gate) * up
+
+
+@gated
+def _clamped_swiglu(gate: Any, up: Any, limit: Any) -> Any:
+    # Half the instructions of `minimum` and `clamp`.
+    gate = math.where(gate > limit, limit, gate)
+    up = math.where(up > limit, limit, math.where(up < -limit, -limit, up))
+    return gate * math.sigmoid(gate) * up

@@ -1,21 +1,22 @@
-"""An epilogue: functions that a sum goes through before it is stored."""
+"""An epilogue: functions that sums go through before they are stored, quantised or not."""
 
 from __future__ import annotations
 
 import dis
 import functools
 import inspect
-import math as numbers
+import math
 import sys
 import types
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from ..contract import Call, words
+from ..contract import Call, Form, words
+from ..plan.quantizer import INTERLEAVE
 from ..runtime.epilogued import Applied
 from . import math as own_math
 from .operands import NUMBER, Operand, of_argument
@@ -26,15 +27,21 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A function of the value so far and of operands."""
+    """A function of the value so far and of operands.
+
+    Args:
+        function, operands: as said.
+        takes: columns of the value that make one: 1, or 2, a gate's and what it opens for.
+    """
 
     function: Function
     operands: tuple[Operand, ...]
+    takes: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the operands, as the function calls them."""
-        return tuple(inspect.signature(self.function).parameters)[1:]
+        return tuple(inspect.signature(self.function).parameters)[self.takes :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +50,20 @@ class Epilogue:
 
     stages: tuple[Stage, ...] = ()
 
+    @overload
+    def __or__(self, other: QuantizingEpilogue) -> QuantizingEpilogue: ...
+
+    @overload
+    def __or__(self, other: Epilogue) -> Epilogue: ...
+
     def __or__(self, other: Epilogue) -> Epilogue:
         if not isinstance(other, Epilogue):
             return NotImplemented
-        return Epilogue(self.stages + other.stages)
+        stages = self.stages + other.stages
+        gated = [stage.function.__name__.lstrip("_") for stage in stages if stage.takes > 1]
+        if len(gated) > 1:
+            raise ValueError(f"{' and '.join(gated)} both make one column of two; wanted one of them")
+        return replace(other, stages=stages)
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -57,14 +74,27 @@ class Epilogue:
     def key(self) -> Hashable:
         """What a kernel that applies it depends on: code, what it closes over, kinds and types."""
         return tuple(
-            (_code_of(stage.function), tuple(map(_kind_of, stage.operands))) for stage in self.stages
+            (_code_of(stage.function), stage.takes, tuple(map(_kind_of, stage.operands)))
+            for stage in self.stages
         )
+
+    @property
+    def form(self) -> Form:
+        """What it makes of a result, beside its type."""
+        return Form(math.prod(stage.takes for stage in self.stages))
+
+    @property
+    def power_of_two_scales(self) -> bool:
+        """Whether scales are rounded up to powers of two, if there are any."""
+        return False
 
     @property
     def applied(self) -> Applied:
         """For kernels."""
         stages = tuple((stage.function, tuple(each.kind for each in stage.operands)) for stage in self.stages)
-        return Applied(self.key, stages, tuple(each.value for each in self.operands))
+        gate = next((i for i, stage in enumerate(self.stages) if stage.takes > 1), None)
+        values = tuple(each.value for each in self.operands)
+        return Applied(self.key, stages, values, gate, self.power_of_two_scales)
 
     def check(self, call: Call) -> None:
         """Sees to it that all operands fit a call.
@@ -72,21 +102,62 @@ class Epilogue:
         Raises:
             TypeError, ValueError: one does not.
         """
+        *rows, columns = call.shape_of_sums
         for stage in self.stages:
+            columns //= stage.takes
             for name, operand in zip(stage.names, stage.operands, strict=True):
-                operand.check(call, name)
+                operand.check(call, name, (*rows, columns))
 
     def apply(self, sums: Tensor, out: Tensor | None, row_groups: Tensor | None) -> Tensor:
-        """What becomes of FP32 sums of D's shape, in torch.
+        """What becomes of FP32 sums, in torch.
 
         Args:
             sums: as said; of rows that are not stored it may be anything.
             out, row_groups: as of :meth:`Operand.along`.
         """
         for stage in self.stages:
-            made = stage.function(sums, *(each.along(sums, out, row_groups) for each in stage.operands))
-            sums = torch.as_tensor(made, dtype=torch.float32, device=sums.device).expand_as(sums)
+            given = [sums] if stage.takes == 1 else [each.flatten(-2) for each in _in_turns(sums)]
+            made = stage.function(*given, *(each.along(sums, out, row_groups) for each in stage.operands))
+            sums = torch.as_tensor(made, dtype=torch.float32, device=sums.device).expand_as(given[0])
         return sums
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizingEpilogue(Epilogue):
+    """One whose values are quantised to e4m3, with a scale for each row and 128 columns.
+
+    Args:
+        stages: as of :class:`Epilogue`.
+        has_power_of_two_scales: whether scales are rounded up to powers of two.
+        has_m_major_scales: whether allocated scales are M-major, as TMA loads them.
+    """
+
+    has_power_of_two_scales: bool = False
+    has_m_major_scales: bool = False
+
+    def __or__(self, other: Epilogue) -> QuantizingEpilogue:
+        if not isinstance(other, Epilogue):
+            return NotImplemented
+        raise TypeError(
+            "nothing follows quantize_1x128; wanted it last, such as `swiglu() | quantize_1x128()`"
+        )
+
+    @property
+    def key(self) -> Hashable:
+        return super().key, self.has_power_of_two_scales
+
+    @property
+    def form(self) -> Form:
+        return replace(super().form, is_quantized=True)
+
+    @property
+    def power_of_two_scales(self) -> bool:
+        return self.has_power_of_two_scales
+
+
+def _in_turns(sums: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a gate, and those of what it opens for: ``[..., N / 16, 8]`` each."""
+    return sums.unflatten(-1, (-1, 2, INTERLEAVE)).unbind(-2)
 
 
 def function(written: Function) -> Callable[..., Epilogue]:
@@ -103,26 +174,45 @@ def function(written: Function) -> Callable[..., Epilogue]:
     Raises:
         TypeError: it takes nothing, or other than arguments by place; or it does what a kernel cannot.
     """
+    return _made_of(written, 1, "a sum")
+
+
+def gated(written: Function) -> Callable[..., Epilogue]:
+    """The same of a function of two sums, a gate's and what it opens for, and of operands.
+
+    Columns of both come by turns, eight and eight, as :func:`cute_gemm.interleave_gate_up` lays them out: so
+    the result has half as many. Operands are of the result's columns.
+
+    Returns:
+        As :func:`function`.
+
+    Raises:
+        TypeError: as :func:`function`.
+    """
+    return _made_of(written, 2, "two sums")
+
+
+def _made_of(written: Function, takes: int, of: str) -> Callable[..., Epilogue]:
     if not inspect.isfunction(written):
         raise TypeError(
-            f"{written!r} is no plain function; wanted one of a sum and of operands: `def f(x): ...`"
+            f"{written!r} is no plain function; wanted one of {of} and of operands: `def f(x): ...`"
         )
     parameters = list(inspect.signature(written).parameters.values())
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not parameters or any(each.kind not in by_place for each in parameters):
+    if len(parameters) < takes or any(each.kind not in by_place for each in parameters):
         raise TypeError(
-            f"{written.__name__}{inspect.signature(written)} is no function of a sum and of operands; wanted "
-            "arguments by place, the sum first"
+            f"{written.__name__}{inspect.signature(written)} is no function of {of} and of operands; wanted "
+            f"arguments by place, {of.replace('a sum', 'the sum')} first"
         )
     examine(written)
     _code_of(written)
 
     def made(*operands: Any) -> Epilogue:
-        names = [each.name for each in parameters[1:]]
+        names = [each.name for each in parameters[takes:]]
         if len(operands) != len(names):
             wanted = f"operands {', '.join(names)}" if names else "no operand"
             raise TypeError(f"{written.__name__} was given {len(operands)} operands; wanted {wanted}")
-        return Epilogue((Stage(written, tuple(of_argument(each, written) for each in operands)),))
+        return Epilogue((Stage(written, tuple(of_argument(each, written) for each in operands), takes),))
 
     made.__name__, made.__doc__ = written.__name__, written.__doc__
     return made
@@ -157,7 +247,7 @@ def _value_of(written: Function, name: str, value: Any) -> Hashable:
         return tuple(_value_of(written, name, each) for each in value)
     if inspect.isfunction(value):
         return value.__qualname__ if value is written else _code_of(value)
-    if value in (own_math, numbers, *_package()):
+    if value in (own_math, math, *_package()):
         return value.__name__
     if isinstance(value, Tensor):
         fix = f"wanted it as an operand, such as `epilogue.per_column({name})`"

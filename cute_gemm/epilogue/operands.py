@@ -29,15 +29,16 @@ class Operand:
     kind: str
     value: Any
 
-    def check(self, call: Call, name: str) -> None:
-        """Sees to it that it fits a call.
+    def check(self, call: Call, name: str, values: tuple[int, ...]) -> None:
+        """Sees to it that it fits a call, for values of a shape.
 
         Raises:
             TypeError, ValueError: it does not.
         """
-        if self.kind == NUMBER or self.value is None:
-            if self.value is None and call.out is None:
-                raise ValueError(f"{name} is what out held before, but no out is given; wanted `out=`")
+        if self.kind == NUMBER:
+            return
+        if self.value is None:
+            _require_before(call, name, values)
             return
         x = memory.require_own_memory(name, self.value)
         if x.dtype not in DTYPES:
@@ -54,7 +55,7 @@ class Operand:
                 f"{name} has a number for each column of each group, but there are no groups; wanted "
                 f"`epilogue.per_column({name}.flatten())`"
             )
-        wanted = self.shape(call)
+        wanted = self.shape(call, values)
         if tuple(x.shape) != wanted:
             raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted {wanted}, as it is {self.kind}")
         memory.require_one_device(a=call.a, **{name: x})
@@ -64,25 +65,26 @@ class Operand:
             )
         if self.kind == LIKE_OUT:
             _require_pairs(name, x)
-        if call.out is not None and not (self.kind == LIKE_OUT and _is_same(x, call.out)):
-            memory.require_disjoint(name, x, call.out)
+        for result, out in call.written.items():
+            if not (self.kind == LIKE_OUT and _is_same(x, out)):
+                memory.require_disjoint(name, x, out, result)
 
-    def shape(self, call: Call) -> tuple[int, ...]:
-        """That of the tensor, for a call."""
-        *rows, n = call.shape
+    def shape(self, call: Call, values: tuple[int, ...]) -> tuple[int, ...]:
+        """That of the tensor, for a call and values of a shape."""
+        *rows, n = values
         if self.kind == PER_COLUMN:
             return (n,)
         if self.kind == PER_GROUP_COLUMN:
             return (call.b.shape[0], n)
         if self.kind == PER_ROW:
             return tuple(rows)
-        return (1,) if self.kind == SCALAR else call.shape
+        return (1,) if self.kind == SCALAR else values
 
     def along(self, sums: Tensor, out: Tensor | None, row_groups: Tensor | None) -> Any:
         """For the reference: FP32 numbers that broadcast with D.
 
         Args:
-            sums: of D's shape.
+            sums: what is computed with.
             out: the result, as it was before.
             row_groups: of each row; None where there are no groups.
         """
@@ -147,6 +149,21 @@ def of_argument(value: Any, function: Callable[..., Any]) -> Operand:
         f"{function.__name__} was given {said}; wanted a number, or a tensor with what it has a number for: "
         "`epilogue.per_column(t)`, `per_group_column`, `per_row`, `like_out` or `scalar`"
     )
+
+
+def _require_before(call: Call, name: str, values: tuple[int, ...]) -> None:
+    """There is a result that held something, of as many columns."""
+    if call.form.is_quantized:
+        raise ValueError(
+            f"{name} is what out held before, but out is quantised; wanted `epilogue.like_out(t)` of a tensor"
+        )
+    if call.out is None:
+        raise ValueError(f"{name} is what out held before, but no out is given; wanted `out=`")
+    if values != call.shape:
+        raise ValueError(
+            f"{name} is what out held before, {call.shape}, but it is for values of shape {values}; wanted "
+            "it behind what makes one column of two"
+        )
 
 
 def _require_pairs(name: str, x: Tensor) -> None:

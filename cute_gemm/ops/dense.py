@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
-from ..epilogue.chain import Epilogue
+from ..epilogue.chain import Epilogue, QuantizingEpilogue
 from ..plan.layouts import DENSE
 from . import epilogued
 from .road import run
 
 
+@overload
+def fp8_gemm_nt(  # type: ignore[overload-overlap]
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    out: tuple[Tensor | None, Tensor | None] | None = None,
+    *,
+    out_dtype: torch.dtype = ...,
+    epilogue: QuantizingEpilogue,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
 def fp8_gemm_nt(
     lhs: tuple[Tensor, Tensor],
     rhs: tuple[Tensor, Tensor],
     /,
     out: Tensor | None = None,
     *,
+    out_dtype: torch.dtype = ...,
+    epilogue: Epilogue | None = None,
+) -> Tensor: ...
+
+
+def fp8_gemm_nt(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    out: Any = None,
+    *,
     out_dtype: torch.dtype = torch.bfloat16,
     epilogue: Epilogue | None = None,
-) -> Tensor:
+) -> Any:
     """`D = A @ B.T` of FP8 matrices with fine-grained scales, accumulated in FP32.
 
     `D[m, n]` is the sum over k of `a[m, k] * sa[m, k // 128] * b[n, k] * sb[n // 128, k // 128]`. Tensor
@@ -37,8 +63,10 @@ def fp8_gemm_nt(
             its own dtype; torch.float32 beside an `out` of bfloat16 is an error, as the result would be
             rounded.
 
-        epilogue: what becomes of each element of D before it is rounded and stored, of
-            :mod:`cute_gemm.epilogue`; None for nothing.
+        epilogue: what becomes of D before it is rounded and stored, of :mod:`cute_gemm.epilogue`; None for
+            nothing. Where it makes one column of two, D and `out` have half as many. Where it quantises, the
+            result is a pair of torch.float8_e4m3fn and torch.float32 scales `[M, ceil(columns / 128)]`, and
+            so is `out`, of which either may be None; columns are a multiple of 16 then.
 
     M is any size, N a multiple of 8, K a multiple of 16 (a last k-block may be partial). With K = 0 the
     sums are zero; with M = 0 or N = 0 there is nothing to do. Dimensions are at most 2^31 - 1024.
@@ -61,7 +89,7 @@ def fp8_gemm_nt(
     changes no result, or the call is refused: docs/contract.md says which.
 
     Returns:
-        `out`, the very tensor, if given; else a new contiguous tensor.
+        `out`, the very tensor, if given; else a new contiguous tensor. Where `epilogue` quantises, a pair.
 
     Raises:
         TypeError: an argument is no tensor (or no pair of them), or has a dtype other than the above.

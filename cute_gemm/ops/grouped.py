@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any, overload
+
 import torch
 from torch import Tensor
 
-from ..epilogue.chain import Epilogue
+from ..epilogue.chain import Epilogue, QuantizingEpilogue
 from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS
 from ..plan.limits import CONTIGUOUS_ALIGNMENT
 from . import epilogued
 from .road import run
 
 
+@overload
+def m_grouped_fp8_gemm_nt_contiguous(  # type: ignore[overload-overlap]
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    group_index: Tensor,
+    out: tuple[Tensor | None, Tensor | None] | None = None,
+    *,
+    out_dtype: torch.dtype = ...,
+    validate: bool = False,
+    epilogue: QuantizingEpilogue,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
 def m_grouped_fp8_gemm_nt_contiguous(
     lhs: tuple[Tensor, Tensor],
     rhs: tuple[Tensor, Tensor],
@@ -19,10 +36,23 @@ def m_grouped_fp8_gemm_nt_contiguous(
     group_index: Tensor,
     out: Tensor | None = None,
     *,
+    out_dtype: torch.dtype = ...,
+    validate: bool = False,
+    epilogue: Epilogue | None = None,
+) -> Tensor: ...
+
+
+def m_grouped_fp8_gemm_nt_contiguous(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    group_index: Tensor,
+    out: Any = None,
+    *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
     epilogue: Epilogue | None = None,
-) -> Tensor:
+) -> Any:
     """Products of rows of A, in groups that lie one behind the other, with their groups' matrices of B.
 
     Row m of the result is row m of A times `B[group_index[m]].T`, computed as :func:`fp8_gemm_nt` does it.
@@ -86,6 +116,22 @@ def contiguous_alignment() -> int:
     return CONTIGUOUS_ALIGNMENT
 
 
+@overload
+def m_grouped_fp8_gemm_nt_offsets(  # type: ignore[overload-overlap]
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    offsets: Tensor,
+    out: tuple[Tensor | None, Tensor | None] | None = None,
+    *,
+    out_dtype: torch.dtype = ...,
+    alignment: int = 1,
+    validate: bool = False,
+    epilogue: QuantizingEpilogue,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
 def m_grouped_fp8_gemm_nt_offsets(
     lhs: tuple[Tensor, Tensor],
     rhs: tuple[Tensor, Tensor],
@@ -93,11 +139,25 @@ def m_grouped_fp8_gemm_nt_offsets(
     offsets: Tensor,
     out: Tensor | None = None,
     *,
+    out_dtype: torch.dtype = ...,
+    alignment: int = 1,
+    validate: bool = False,
+    epilogue: Epilogue | None = None,
+) -> Tensor: ...
+
+
+def m_grouped_fp8_gemm_nt_offsets(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    offsets: Tensor,
+    out: Any = None,
+    *,
     out_dtype: torch.dtype = torch.bfloat16,
     alignment: int = 1,
     validate: bool = False,
     epilogue: Epilogue | None = None,
-) -> Tensor:
+) -> Any:
     """Products of rows of A, in groups of any size, with their groups' matrices of B.
 
     Rows `start[g]` to `offsets[g] - 1` of the result are those rows of A times `B[g].T`, computed as
@@ -143,6 +203,22 @@ def m_grouped_fp8_gemm_nt_offsets(
     return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate)
 
 
+@overload
+def m_grouped_fp8_gemm_nt_masked(  # type: ignore[overload-overlap]
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    valid_rows: Tensor,
+    expected_rows: int,
+    out: tuple[Tensor | None, Tensor | None] | None = None,
+    *,
+    out_dtype: torch.dtype = ...,
+    validate: bool = False,
+    epilogue: QuantizingEpilogue,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
 def m_grouped_fp8_gemm_nt_masked(
     lhs: tuple[Tensor, Tensor],
     rhs: tuple[Tensor, Tensor],
@@ -151,10 +227,24 @@ def m_grouped_fp8_gemm_nt_masked(
     expected_rows: int,
     out: Tensor | None = None,
     *,
+    out_dtype: torch.dtype = ...,
+    validate: bool = False,
+    epilogue: Epilogue | None = None,
+) -> Tensor: ...
+
+
+def m_grouped_fp8_gemm_nt_masked(
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    /,
+    valid_rows: Tensor,
+    expected_rows: int,
+    out: Any = None,
+    *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
     epilogue: Epilogue | None = None,
-) -> Tensor:
+) -> Any:
     """Products of G matrices of the same size, of which only the first rows count.
 
     Rows 0 to `valid_rows[g] - 1` of matrix g of the result are those rows of matrix g of A times `B[g].T`,

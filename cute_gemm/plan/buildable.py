@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from .config import KernelConfig
 from .layouts import Layout
-from .limits import OUT_BYTES, SMEM_CAPACITY
+from .limits import SMEM_CAPACITY, STORED_BYTES
+from .quantizer import BLOCK
 
 _HEIGHTS = 8, 64, 128, 256
+_COUNTS = "cluster_m", "cluster_n", "splits", "raster_width", "n_fragments", "narrowing", "stages", "epi_n"
 _MAX_FRAGMENT_N = 256  # columns of one WGMMA
 _MAX_CLUSTER = 8  # CTAs that every Hopper GPU can run as one cluster
 
@@ -26,12 +28,13 @@ def _objections(config: KernelConfig) -> Iterator[str]:
     if not isinstance(layout, Layout):
         yield f"layout is {config.layout!r}; wanted an object of cute_gemm.plan.layouts, such as OFFSETS"
         return
-    if config.out_dtype not in OUT_BYTES:
-        yield f"out_dtype is {config.out_dtype!r}; wanted one of the names {', '.join(map(repr, OUT_BYTES))}"
+    if config.out_dtype not in STORED_BYTES:
+        names = ", ".join(map(repr, STORED_BYTES))
+        yield f"out_dtype is {config.out_dtype!r}; wanted one of the names {names}"
         return
     if config.block_m not in _HEIGHTS:
         yield f"block_m is {config.block_m}; wanted one of {', '.join(map(str, _HEIGHTS))}"
-    for name in ("cluster_m", "cluster_n", "splits", "raster_width", "n_fragments", "stages", "epi_n"):
+    for name in _COUNTS:
         if getattr(config, name) < 1:
             yield f"{name} is {getattr(config, name)}; wanted at least 1"
             return
@@ -66,7 +69,11 @@ def _objections_to_fragments(config: KernelConfig) -> Iterator[str]:
         return
     if width > config.recipe.scale_n + config.scale_group_n:
         yield f"a fragment of {width} columns can have more than two scales of B; wanted fewer columns"
-    if width % config.epi_n or config.epi_n % 8:
+    if config.is_quantized:
+        yield from _objections_to_blocks(config)
+    elif config.narrowing > 1:
+        yield from _objections_to_narrowing(config)
+    elif width % config.epi_n or config.epi_n % 8:
         yield (
             f"epi_n is {config.epi_n}, which does not divide the {width} columns of a fragment; pass epi_n="
             f"{next(columns for columns in (64, 32, 16) if width % columns == 0)} or {width}"
@@ -77,3 +84,26 @@ def _objections_to_fragments(config: KernelConfig) -> Iterator[str]:
         yield f"partial_accumulators is {config.partial_accumulators}; wanted 1 or 2"
     elif config.partial_accumulators == 2 and config.fragments > 1:
         yield f"partial_accumulators is 2 for {config.fragments} fragments; wanted 1, or one fragment"
+
+
+def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
+    if config.block_n % config.narrowing or config.out_n % BLOCK:
+        yield (
+            f"a tile has {config.block_n} columns of sums and {config.narrowing} for each of D; wanted "
+            f"{BLOCK * config.narrowing} or a multiple, as {BLOCK} columns of D share a scale"
+        )
+    if config.epi_n != BLOCK:
+        yield f"epi_n is {config.epi_n}; wanted {BLOCK}, the columns of D that share a scale"
+    if config.splits > 1:
+        yield f"splits is {config.splits}, and D is quantised; wanted 1, as one CTA must have whole sums"
+
+
+def _objections_to_narrowing(config: KernelConfig) -> Iterator[str]:
+    width = config.fragment_n // config.narrowing
+    if config.fragment_n % (8 * config.narrowing) or width % config.epi_n or config.epi_n % 8:
+        yield (
+            f"epi_n is {config.epi_n}, which does not divide the columns of D that {config.fragment_n} of a "
+            f"fragment make, {config.narrowing} each; wanted one that does, a multiple of 8"
+        )
+    elif config.epi_stages < 2 and config.fragments * width > config.epi_n:
+        yield f"epi_stages is {config.epi_stages}; wanted at least 2, or epi_n={width} and one fragment"

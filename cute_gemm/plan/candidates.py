@@ -7,16 +7,17 @@ that a function of this module gave it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 
 from .buildable import why_unbuildable
 from .config import RASTER_WIDTH, KernelConfig
 from .layouts import DENSE, LAYOUTS, Layout
-from .limits import MMA_M, OUT_BYTES, SMEM_CAPACITY, ceil_div
+from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ceil_div
 from .problem import GemmProblem
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
+from .tiles import QUANTIZED_WIDTHS, Widths
 
 _MAX_STAGES = 16
 # Of dense tiles that one math warpgroup computes and no CTA shares operands of: they wait for DRAM, which is
@@ -34,23 +35,40 @@ _LEAST_NARROW_K_BLOCKS = 8
 # times as much up to 2.7 us more (docs/performance.md, 77).
 _EARLY_BYTES = 64 * 1024
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
+_MAX_FRAGMENT = 192  # columns; wider tiles have two side by side
+_STORED_COLUMNS = 16  # of D, that one instruction moves to shared memory
 
 
 @cache
 def all_configs(
-    out_dtype: str = "bfloat16", layout: Layout = DENSE, recipe: Recipe = FP8_1D2D
+    out_dtype: str = "bfloat16", layout: Layout = DENSE, recipe: Recipe = FP8_1D2D, narrowing: int = 1
 ) -> tuple[KernelConfig, ...]:
-    """Every configuration that can be chosen for a type of D, a layout and a recipe."""
-    return tuple(config for config in _candidates(out_dtype, layout, recipe) if can_be_built(config))
+    """Every configuration that can be chosen for a type of D, a layout and a recipe.
+
+    With ``narrowing`` for so many columns of sums for each of D. What reduces over columns is of whole sums.
+    """
+    candidates = _candidates(out_dtype, layout, recipe, narrowing)
+    return tuple(config for config in candidates if can_be_built(config))
 
 
 def every_config() -> tuple[KernelConfig, ...]:
-    """Every configuration that :func:`as_run` can make of one that can be chosen."""
+    """Every configuration that :func:`as_run` can make of one that can be chosen, but for what reduces."""
+    return _as_run_of((out_dtype, 1) for out_dtype in OUT_BYTES)
+
+
+def every_reducing_config() -> tuple[KernelConfig, ...]:
+    """The same for epilogues that reduce over columns."""
+    return _as_run_of([(out_dtype, 2) for out_dtype in STORED_BYTES] + [(QUANTIZED, 1)])
+
+
+def _as_run_of(outs: Iterable[tuple[str, int]]) -> tuple[KernelConfig, ...]:
+    """Of types of D, and columns of sums for each of it."""
+    kinds = list(outs)
     configs = [
         config
         for layout in LAYOUTS.values()
-        for out_dtype in OUT_BYTES
-        for config in all_configs(out_dtype, layout)
+        for out_dtype, narrowing in kinds
+        for config in all_configs(out_dtype, layout, narrowing=narrowing)
     ]
     banded = [variant for each in configs for variant in _in_bands(each)]
     return tuple(dict.fromkeys(variant for each in banded for variant in (each, _with_tma_scales(each))))
@@ -104,7 +122,7 @@ def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
         return False
     if problem.out_dtype != config.out_dtype or problem.layout != config.layout:
         return False
-    if problem.recipe != config.recipe:
+    if problem.recipe != config.recipe or problem.narrowing != config.narrowing:
         return False
     if config.splits == 1:
         return True
@@ -143,14 +161,24 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     return range(least, most + 1)
 
 
-def _candidates(out_dtype: str, layout: Layout, recipe: Recipe) -> Iterator[KernelConfig]:
-    for block_m, block_ns in layout.widths.items():
+def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) -> Iterator[KernelConfig]:
+    out = out_dtype, narrowing
+    for block_m, block_ns in _widths(layout, *out).items():
         for block_n in block_ns:
             for cluster_m, cluster_n in _clusters(block_m, block_n):
-                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout, recipe)
+                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, *out, layout, recipe)
+    if narrowing > 1 or out_dtype == QUANTIZED:
+        return
     for (block_m, block_n), each in layout.splits.items():
         for splits in each:
-            yield _fill(block_m, block_n, 1, 1, splits, out_dtype, layout, recipe)
+            yield _fill(block_m, block_n, 1, 1, splits, *out, layout, recipe)
+
+
+def _widths(layout: Layout, out_dtype: str, narrowing: int) -> Widths:
+    if out_dtype == QUANTIZED:
+        return QUANTIZED_WIDTHS.get(narrowing, {})
+    unit = _STORED_COLUMNS * narrowing
+    return {height: tuple(n for n in each if n % unit == 0) for height, each in layout.widths.items()}
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
@@ -173,19 +201,22 @@ def _fill(
     cluster_n: int,
     splits: int,
     out_dtype: str,
+    narrowing: int,
     layout: Layout,
     recipe: Recipe,
 ) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
 
-    Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage.
+    Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage; what is
+    quantised has one, of the columns that share a scale.
     """
-    few_rows = block_m <= 64
-    width = OUT_BYTES[out_dtype]
-    widest = layout.tall_store_bytes if block_m > 128 else 128
-    epi_n = next(columns for columns in (widest // width, 64 // width, 16) if block_n % columns == 0)
+    few_rows, out_n = block_m <= 64, block_n // narrowing
+    width = STORED_BYTES[out_dtype]
+    widest = layout.tall_store_bytes if block_m > 128 and out_dtype != QUANTIZED else 128
+    epi_n = next(columns for columns in (widest // width, 64 // width, 16) if out_n % columns == 0)
     if splits > 1:
         epi_n = block_n
+    n_fragments = ceil_div(block_n, _MAX_FRAGMENT)
     bare = KernelConfig(
         block_m,
         block_n,
@@ -198,9 +229,10 @@ def _fill(
         # A second one gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
         # Groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of stages
         # (61).
-        partial_accumulators=2 if few_rows and not layout.is_grouped else 1,
+        partial_accumulators=2 if few_rows and not layout.is_grouped and n_fragments == 1 else 1,
         raster_width=RASTER_WIDTH // cluster_m,
         out_dtype=out_dtype,
+        narrowing=narrowing,
         layout=layout,
         # Dense tiles of 64 rows gain by it, others lose (12).
         prefetch_scales=few_rows and not layout.is_grouped,
@@ -208,13 +240,14 @@ def _fill(
         dynamic_persistence=_draws(few_rows, cluster_m * cluster_n, splits, layout),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
         l2_promotion=256 if few_rows == layout.is_grouped else 128,
+        n_fragments=n_fragments,
         block_k=recipe.promote_k,
         recipe=recipe,
     )
-    chunks = bare.m_fragments * block_n // epi_n
+    chunks = 1 if bare.is_quantized else bare.m_fragments * out_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
-    if tile.m_fragments > 1 and layout.tall_store_stages is not None:
+    if tile.m_fragments > 1 and not tile.is_quantized and layout.tall_store_stages is not None:
         tile = replace(tile, epi_stages=layout.tall_store_stages)
     alone = few_rows and cluster_m == cluster_n == 1 and not layout.is_grouped
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from math import gcd
 
 from .layouts import DENSE, Layout
-from .limits import BARRIER_SMEM, MMA_M, OUT_BYTES, SCALE_BYTES, STATIC_SMEM, ceil_div
+from .limits import BARRIER_SMEM, MMA_M, QUANTIZED, SCALE_BYTES, STATIC_SMEM, STORED_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 RASTER_WIDTH = 16
 """Tiles along M that are walked side by side, unless a configuration's name says otherwise."""
+
+_SHORT_NAMES = {"bfloat16": "bf16", "float32": "fp32", QUANTIZED: "e4m3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,17 @@ class KernelConfig:
             accumulator, tiles go through it by groups of four, which takes fewer instructions.
         cluster_m: CTAs of a cluster along M; they share the tile of B by multicast.
         cluster_n: CTAs of a cluster along N; they share the tile of A, and its staged scales, by multicast.
-        epi_n: columns of a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
-        epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows.
+        epi_n: columns of D in a shared-memory buffer, 64 rows high, through which a math warpgroup stores.
+        epi_stages: such buffers of each math warpgroup; at least 2, or 1 if one holds all of its rows, or if
+            D is quantised.
         splits: CTAs of a cluster that sum up a part of the k-blocks each; with more than one, each cluster
             computes one tile, and the buffers to store through give way to one for partial sums.
         partial_accumulators: of WGMMA, in rotation; with 2, a k-block is multiplied while the last is
             promoted.
         raster_width: clusters along M that are walked before the next column of them, for the sake of L2. In
             layouts whose groups may be of any size, they are of those that begin in one group.
-        out_dtype: ``"bfloat16"`` or ``"float32"``.
+        out_dtype: ``"bfloat16"`` or ``"float32"``; or ``"float8_e4m3fn"``, of what an epilogue quantises.
+        narrowing: columns of sums that an epilogue makes one of D of.
         layout: how rows find their matrix B.
         tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use
             them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
@@ -62,6 +66,7 @@ class KernelConfig:
     partial_accumulators: int = 1
     raster_width: int = RASTER_WIDTH
     out_dtype: str = "bfloat16"
+    narrowing: int = 1
     layout: Layout = DENSE
     tma_scales: bool = False
     prefetch_scales: bool = False
@@ -92,7 +97,8 @@ class KernelConfig:
             (self.dynamic_persistence, "dyn"),
             (self.l2_promotion != 128, f"l2p{self.l2_promotion}"),
             (self.prefetch_scales, "pf"),
-            (True, {"bfloat16": "bf16", "float32": "fp32"}.get(self.out_dtype, f"{self.out_dtype}")),
+            (self.narrowing > 1, f"by{self.narrowing}"),
+            (True, _SHORT_NAMES.get(self.out_dtype, f"{self.out_dtype}")),
             (self.layout is not DENSE, getattr(self.layout, "name", f"{self.layout}")),
             (self.tma_scales, "tma-scales"),
         )
@@ -117,6 +123,16 @@ class KernelConfig:
     def fragment_n(self) -> int:
         """Columns of a fragment."""
         return self.block_n // self.n_fragments
+
+    @property
+    def out_n(self) -> int:
+        """Columns of D that a tile has."""
+        return self.block_n // self.narrowing
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether D is e4m3, with a scale for each row and 128 columns."""
+        return self.out_dtype == QUANTIZED
 
     @property
     def cluster_size(self) -> int:
@@ -145,7 +161,7 @@ class KernelConfig:
         if self.splits > 1:
             columns = 8 * self.splits * ceil_div(self.block_n, 8 * self.splits)
             return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns
-        return self.math_warpgroups * self.epi_stages * MMA_M * self.epi_n * OUT_BYTES[self.out_dtype]
+        return self.math_warpgroups * self.epi_stages * MMA_M * self.epi_n * STORED_BYTES[self.out_dtype]
 
     @property
     def scales_bytes(self) -> int:

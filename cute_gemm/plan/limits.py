@@ -60,6 +60,12 @@ SEMAPHORE_WORDS = 2
 OUT_BYTES = {"bfloat16": 2, "float32": 4}
 """Supported output types and their size in bytes."""
 
+QUANTIZED = "float8_e4m3fn"
+"""The type of what an epilogue quantises, which is stored beside scales."""
+
+STORED_BYTES = OUT_BYTES | {QUANTIZED: 1}
+"""Types that kernels store and their size in bytes."""
+
 
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below ``a / b``, for non-negative ``a`` and positive ``b``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .card import H100, Card
 from .layouts import DENSE, Layout
-from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, OUT_BYTES, SCALE_BYTES, ceil_div
+from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, SCALE_BYTES, STORED_BYTES, ceil_div
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 
@@ -20,7 +20,8 @@ class GemmProblem:
 
     Args:
         m, n, k: extents.
-        out_dtype: of D, by the name of torch.
+        out_dtype: of D, by the name of torch; ``"float8_e4m3fn"`` of what an epilogue quantises.
+        narrowing: columns of sums that an epilogue makes one of D of.
         num_sms: the multiprocessors that a kernel may use.
         layout: how rows of A find their B.
         groups: matrices B.
@@ -45,6 +46,7 @@ class GemmProblem:
     b_major: str = "k"
     accumulate: bool = False
     card: Card = H100
+    narrowing: int = 1
 
     @property
     def but_for_m(self) -> Hashable:
@@ -62,6 +64,7 @@ class GemmProblem:
             self.b_major,
             self.accumulate,
             self.card,
+            self.narrowing,
         )
 
     @property
@@ -81,7 +84,8 @@ class GemmProblem:
 
     def bytes_of_rows(self, m: int) -> int:
         """Bytes of so many rows of A and of D."""
-        return m * (self.k * ELEMENT_BYTES[self.recipe.a_dtype] + self.n * OUT_BYTES[self.out_dtype])
+        out_bytes = self.n // self.narrowing * STORED_BYTES[self.out_dtype]
+        return m * (self.k * ELEMENT_BYTES[self.recipe.a_dtype] + out_bytes)
 
     @property
     def bytes_of_b(self) -> int:
@@ -91,7 +95,7 @@ class GemmProblem:
     @property
     def out_bytes(self) -> int:
         """Bytes of the result."""
-        return self.m * self.n * OUT_BYTES[self.out_dtype]
+        return self.m * (self.n // self.narrowing) * STORED_BYTES[self.out_dtype]
 
     @property
     def bytes_moved(self) -> int:

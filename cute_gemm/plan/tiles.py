@@ -22,6 +22,12 @@ DENSE_WIDTHS: Widths = {
 GROUPED_WIDTHS: Widths = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
 """Grouped problems have many tiles, so few widths do."""
 
+QUANTIZED_WIDTHS: Mapping[int, Widths] = {
+    1: {64: (128,), 128: (128,), 256: (128,)},
+    2: {64: (256,), 128: (256,)},
+}
+"""Of tiles whose result is quantised, by columns of sums for each of it: 128 of it share a scale."""
+
 DENSE_SPLITS: Splits = {
     (8, 64): (1, 2, 4, 8),
     (64, 48): (2, 3),

@@ -11,7 +11,7 @@ from typing import Any
 from ..plan.buildable import why_unbuildable
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout, resolve
-from ..plan.limits import SCALE_BYTES, SCALE_STRIDE_MULTIPLE, TMA_ALIGNMENT
+from ..plan.limits import QUANTIZED, SCALE_BYTES, SCALE_STRIDE_MULTIPLE, TMA_ALIGNMENT
 from . import compiler
 from .sources import Sources, is_of_user, read
 
@@ -80,7 +80,11 @@ def build(
     why = why_unbuildable(config) if store is None and kernel is None else ""
     if why:
         raise ValueError(f"{config.name} cannot be built: {why}")
-    out_dtype = {"bfloat16": cutlass.BFloat16, "float32": cutlass.Float32}[config.out_dtype]
+    out_dtype = {
+        "bfloat16": cutlass.BFloat16,
+        "float32": cutlass.Float32,
+        QUANTIZED: cutlass.Float8E4M3FN,
+    }[config.out_dtype]
     if scheduler is None:
         scheduler = resolve(config.layout.scheduler(config))
     if store is None:

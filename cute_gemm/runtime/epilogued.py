@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from .. import settings
 from ..contract import Call
 from ..plan.config import KernelConfig
+from ..plan.limits import SCALE_BYTES
 from . import builder, launcher, selection
 from .builder import Program
 
@@ -24,11 +26,15 @@ class Applied:
         key: of all that shapes its code.
         stages: as of :class:`cute_gemm.kernels.epilogue.function_value.FunctionValue`.
         operands: tensors and numbers, in the order of the stages' kinds; None for the result itself.
+        gate: the number of the stage that makes a column of two, if one does.
+        power_of_two_scales: whether scales are powers of two, where what the stages make is quantised.
     """
 
     key: Hashable
     stages: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...]
     operands: tuple[Tensor | float | None, ...]
+    gate: int | None = None
+    power_of_two_scales: bool = False
 
 
 _MOST = 1024
@@ -49,37 +55,59 @@ def launch(call: Call, of: Applied) -> Tensor:
         config = selection.select(problem, launcher.tma_can_load(call.sa))
         result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
         operands = [result if each is None else each for each in of.operands]
-        made = program(config, of.key, of.stages, operands)
+        made = program(config, of, operands)
         selection.require_capturable(made, problem, device)
         found = selection.prepare(problem, made, settings.current().dependent_launch)
-        launcher.launch_with(found, call, result, *operands)
+        behind = () if call.scales_out is None else (call.scales_out, call.shape[-1])
+        launcher.launch_with(found, call, result, *operands, *behind)
         selection.note_launched(made, device)
+    if call.scales_out is not None:
+        launcher.written(call.scales_out, call.scales_out)
     return launcher.written(result, call.out)
 
 
-def program(
-    config: KernelConfig,
-    key: Hashable,
-    stages: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...],
-    operands: list[Tensor | float],
-) -> Program:
+def program(config: KernelConfig, of: Applied, operands: list[Tensor | float]) -> Program:
     """The kernel of a configuration that applies an epilogue to such operands."""
     ranks = tuple(each.dim() if isinstance(each, Tensor) else 0 for each in operands)
-    found = _programs.get((config, key, ranks))
+    found = _programs.get((config, of.key, ranks))
     if found is None:
-        from ..kernels.epilogue.function_value import FunctionValue
-
         if len(_programs) >= _MOST:
             _programs.clear()
-        kinds = [kind for _, of_stage in stages for kind in of_stage]
-        symbols = tuple(_symbolic(kind, each) for kind, each in zip(kinds, operands, strict=True))
-        found = _programs[config, key, ranks] = builder.build(
-            config, value=FunctionValue(stages), tensors=symbols
+        symbols = [_symbolic(each) for each in operands]
+        if config.is_quantized:
+            symbols += _symbolic_scales(3 if config.layout.has_matrix_per_group else 2)
+        found = _programs[config, of.key, ranks] = builder.build(
+            config, value=_value(config, of), tensors=tuple(symbols)
         )
     return found
 
 
-def _symbolic(kind: str, operand: Tensor | float) -> Any:
+def _value(config: KernelConfig, of: Applied) -> Any:
+    """What applies the stages, and then quantises what they make, if it is to be."""
+    from ..kernels.epilogue import ChainedValue, QuantizedValue
+    from ..kernels.epilogue.function_value import FunctionValue, GatedValue
+
+    before, gated = (of.stages, ()) if of.gate is None else (of.stages[: of.gate], of.stages[of.gate :])
+    values: list[Any] = [FunctionValue(before)] if before or not (gated or config.is_quantized) else []
+    if gated:
+        values.append(GatedValue(gated))
+    if config.is_quantized:
+        values.append(QuantizedValue(of.power_of_two_scales))
+    return functools.reduce(ChainedValue, values)
+
+
+def _symbolic_scales(rank: int) -> list[Any]:
+    """Scales of any strides, and how many columns there are."""
+    import cutlass
+    from cutlass import cute
+    from cutlass.cute.runtime import make_fake_tensor
+
+    shape, strides = ([each() for _ in range(rank)] for each in (cute.sym_int32, cute.sym_int64))
+    scales = make_fake_tensor(cutlass.Float32, tuple(shape), tuple(strides), assumed_align=SCALE_BYTES)
+    return [scales, cutlass.Int32(0)]
+
+
+def _symbolic(operand: Tensor | float) -> Any:
     """What is known of an operand when a kernel is compiled."""
     import cutlass
     from cutlass import cute

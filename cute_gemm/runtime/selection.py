@@ -12,11 +12,11 @@ from ..contract import Call
 from ..plan import candidates, cost_model, launch_policy, tuned
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
-from ..plan.limits import OUT_BYTES
+from ..plan.limits import STORED_BYTES
 from ..plan.problem import GemmProblem
 from . import builder, hardware, semaphores
 
-_OUT_NAMES = {getattr(torch, name): name for name in OUT_BYTES}
+_OUT_NAMES = {getattr(torch, name): name for name in STORED_BYTES}
 
 _launched: set[tuple[Hashable, int]] = set()
 """Kernels, by what they are of and device, whose launch has succeeded: CUDA has loaded them there."""
@@ -69,6 +69,7 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         groups,
         now.batch_invariant,
         card=card,
+        narrowing=call.form.narrowing,
     )
 
 

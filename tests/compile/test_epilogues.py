@@ -43,7 +43,7 @@ CONFIGS = kinds(candidates.every_config())
 @pytest.mark.parametrize("config", CONFIGS[::5], ids=lambda config: config.name)
 def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
     applied = epilogues(config)[name].applied
-    made = epilogued.program(config, applied.key, applied.stages, list(applied.operands))
+    made = epilogued.program(config, applied, list(applied.operands))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stats = runtime.examine(made)

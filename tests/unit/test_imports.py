@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
     "quantize": {"contract", "plan", "row_groups", "runtime"},
     "reference": {"contract", "plan", "quantize"},
-    "epilogue": {"contract", "runtime"},
+    "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     # The package as users import it.
     "": {"epilogue", "interrupts", "ops", "quantize", "settings"},

@@ -3,7 +3,10 @@
 A store applies the value to whole sums: one of partial sums does so when it has added them up.
 """
 
+from .byte_store import ByteRowStore, ByteStore
+from .chained_value import ChainedValue
 from .cluster_sum_store import ClusterSumStore
+from .quantized_value import QuantizedValue
 from .row_store import RowStore
 from .store import Store
 from .tma_store import TmaStore
@@ -11,9 +14,13 @@ from .value import IDENTITY, Identity, Place, TileValue, Value
 
 __all__ = [
     "IDENTITY",
+    "ByteRowStore",
+    "ByteStore",
+    "ChainedValue",
     "ClusterSumStore",
     "Identity",
     "Place",
+    "QuantizedValue",
     "RowStore",
     "Store",
     "TileValue",

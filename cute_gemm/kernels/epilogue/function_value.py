@@ -1,6 +1,6 @@
 """Plain functions applied to sums, element by element: what :mod:`cute_gemm.epilogue` becomes in a kernel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +8,12 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32
 
+from ...plan.quantizer import INTERLEAVE
+from ..sm90.mma import columns_of
+from .store import columns
 from .value import Place
+
+Stage = tuple[Callable[..., Any], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class FunctionValue:
             :mod:`cute_gemm.epilogue.operands`.
     """
 
-    stages: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...]
+    stages: tuple[Stage, ...]
 
     unit: ClassVar[int] = 8
     width: ClassVar[int] = 32
@@ -41,13 +46,18 @@ class FunctionValue:
     def prefetch(self, operands: tuple, place: Place) -> None:
         """Nothing."""
 
+    def given(self, sums: cute.Tensor, element: int) -> Any:
+        """What of the sums a register of the result is made of."""
+        return sums[element]
+
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
-        """The sums, each replaced by what becomes of it."""
+        """What becomes of the sums, in their place."""
+        made, place = columns(sums, 0, self.out_columns(columns_of(sums))), place.made_by(self)
         kinds = [kind for _, kinds in self.stages for kind in kinds]
         rows: dict[tuple[int, int], Any] = {}
-        for first in range(0, cute.size(sums), 4):
+        for first in range(0, cute.size(made), 4):
             # Registers i and i + 1 are columns of a row, i + 2 and i + 3 the same of the row eight below.
-            columns = [
+            by_column = [
                 [of_column(kind, each, place, first + j) for kind, each in zip(kinds, operands, strict=True)]
                 for j in range(2)
             ]
@@ -62,17 +72,50 @@ class FunctionValue:
                             rows[number, half] = of_row(each, place, element)
                         own.append((rows[number, half],) * 2)
                     else:
-                        own.append((columns[0][number], columns[1][number]))
+                        own.append((by_column[0][number], by_column[1][number]))
                 for j in range(2):
-                    sums[element + j] = self.applied(sums[element + j], [pair[j] for pair in own])
-        return sums
+                    given = self.given(sums, element + j)
+                    made[element + j] = self.applied(given, [pair[j] for pair in own])
+        return made
 
-    def applied(self, x: Float32, values: list) -> Float32:
+    def applied(self, x: Any, values: list) -> Float32:
         """What becomes of one sum, given a number for each operand."""
-        for function, kinds in self.stages:
-            own, values = values[: len(kinds)], values[len(kinds) :]
-            x = Float32(function(x, *own))
-        return x
+        return chained(self.stages, x, values)
+
+
+@dataclass(frozen=True)
+class GatedValue(FunctionValue):
+    """The same, where the first function makes a column of two: a gate's, and what it opens for.
+
+    Eight columns of the one and eight of the other alternate. Of every eight neighbours a thread has two, so
+    it has both columns; and of results it has what a thread of a narrower fragment would have.
+    """
+
+    unit: ClassVar[int] = 2 * INTERLEAVE
+
+    def out_columns(self, n):
+        """Half as many."""
+        return n // 2
+
+    def given(self, sums: cute.Tensor, element: int) -> tuple[Float32, Float32]:
+        """The gate's column, and the other."""
+        eight, own = divmod(element, INTERLEAVE // 2)
+        gate = eight * INTERLEAVE + own
+        return sums[gate], sums[gate + INTERLEAVE // 2]
+
+    def applied(self, x: tuple[Float32, Float32], values: list) -> Float32:
+        """What becomes of both."""
+        (function, kinds), *others = self.stages
+        made = Float32(function(*x, *values[: len(kinds)]))
+        return chained(others, made, values[len(kinds) :])
+
+
+def chained(stages: Sequence[Stage], x: Float32, values: list) -> Float32:
+    """What functions make of a number, given one for each of their operands."""
+    for function, kinds in stages:
+        own, values = values[: len(kinds)], values[len(kinds) :]
+        x = Float32(function(x, *own))
+    return x
 
 
 def of_column(kind: str, operand: Any, place: Place, element: int) -> Any:

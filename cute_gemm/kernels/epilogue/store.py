@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
@@ -33,6 +34,18 @@ class Sums:
     def fragment_n(self) -> int:
         """Columns of a fragment."""
         return columns_of(self.accs[0])
+
+    def columns(self, m: int, first: int, count: int) -> cute.Tensor:
+        """Registers of the ``m``-th 64 rows and of columns, of one fragment or of whole ones side by side."""
+        fragments = self.accs[m * self.n_fragments : (m + 1) * self.n_fragments]
+        n, offset = divmod(first, self.fragment_n)
+        if offset + count <= self.fragment_n:
+            return columns(fragments[n], offset, count)
+        assert offset == count % self.fragment_n == 0, "columns of parts of several fragments"
+        size, whole = cute.size(fragments[0]), cute.make_rmem_tensor(count // 2, cutlass.Float32)
+        for i in range(count // 2):
+            whole[i] = fragments[n + i // size][i % size]
+        return whole
 
 
 class Store(Protocol):

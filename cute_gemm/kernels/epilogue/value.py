@@ -34,6 +34,10 @@ class Place:
         """The place of what lies so many rows and columns further."""
         return replace(self, first_row=self.first_row + rows, first_column=self.first_column + columns)
 
+    def made_by(self, value: "Value") -> "Place":
+        """Where what ``value`` makes of sums lies, in columns of its own."""
+        return replace(self, first_column=value.out_columns(self.first_column))
+
     @property
     def row(self) -> Int32:
         """The row of register 0."""

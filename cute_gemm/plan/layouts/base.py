@@ -121,7 +121,7 @@ class Layout:
 
     def store(self, config: KernelConfig) -> str:
         """``module:class`` of how a tile goes to D. By default rows of another group are left alone."""
-        return "cute_gemm.kernels.epilogue:RowStore"
+        return f"cute_gemm.kernels.epilogue:{'ByteRowStore' if config.is_quantized else 'RowStore'}"
 
     def allows(self, config: KernelConfig) -> bool:
         """Whether tiles of ``config`` suit the layout. By default k-blocks must not be shared out."""

@@ -27,8 +27,8 @@ class Dense(Layout):
         return "cute_gemm.schedulers.dense:DenseScheduler"
 
     def store(self, config: KernelConfig) -> str:
-        name = "ClusterSumStore" if config.splits > 1 else "TmaStore"
-        return f"cute_gemm.kernels.epilogue:{name}"
+        whole = "ByteStore" if config.is_quantized else "TmaStore"
+        return f"cute_gemm.kernels.epilogue:{whole if config.splits == 1 else 'ClusterSumStore'}"
 
     def allows(self, config: KernelConfig) -> bool:
         """K-blocks may be shared out by the CTAs of a cluster, none of which is without columns to add up."""

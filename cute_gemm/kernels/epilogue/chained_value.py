@@ -1,0 +1,51 @@
+"""Values one behind the other."""
+
+from dataclasses import dataclass
+from itertools import count
+
+import cutlass.cute as cute
+
+from .value import Place, Value
+
+
+@dataclass(frozen=True)
+class ChainedValue:
+    """What ``second`` makes of what ``first`` makes of sums."""
+
+    first: Value
+    second: Value
+
+    @property
+    def tensors(self) -> int:
+        """Those of the first, then those of the second."""
+        return self.first.tensors + self.second.tensors
+
+    @property
+    def unit(self) -> int:
+        """The least that is whole units of the first, and makes whole units of the second."""
+        multiples = count(self.first.unit, self.first.unit)
+        return next(n for n in multiples if self.first.out_columns(n) % self.second.unit == 0)
+
+    @property
+    def width(self) -> int:
+        """As of the first."""
+        return self.first.width
+
+    def out_columns(self, n):
+        """Of what the first makes."""
+        return self.second.out_columns(self.first.out_columns(n))
+
+    def operands(self, *tensors) -> tuple:
+        """Of either."""
+        split = self.first.tensors
+        return self.first.operands(*tensors[:split]), self.second.operands(*tensors[split:])
+
+    def prefetch(self, operands: tuple, place: Place) -> tuple:
+        """What either has fetched."""
+        first, second = operands
+        return self.first.prefetch(first, place), self.second.prefetch(second, place.made_by(self.first))
+
+    def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
+        """What the second makes."""
+        made = self.first(sums, place, operands[0], fetched[0])
+        return self.second(made, place.made_by(self.first), operands[1], fetched[1])

@@ -1,0 +1,70 @@
+"""Quantising to e4m3 with a scale for each row and 128 columns, before anything is stored."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+from ...plan.quantizer import BLOCK
+from ..quantize.elements import inverse_of, largest_of_lanes, scale_of
+from ..sm90.mma import columns_of, row_offset
+from ..sm90.tma import as_matrices
+from .value import Place
+
+QUAD = 4
+"""Lanes that have a row."""
+
+
+@dataclass(frozen=True)
+class QuantizedValue:
+    """Divides each row's 128 columns by their scale, which it stores; the rest is conversion to e4m3.
+
+    The FP32 values are quantised, by :mod:`cute_gemm.quantize.formula` bit for bit. A quad of lanes has all
+    128 columns of two rows, so two shuffles give the largest of each. Columns beyond the last do not count,
+    and of rows that are not stored no scale is.
+
+    Args:
+        is_power_of_two: whether scales are rounded up to powers of two.
+    """
+
+    is_power_of_two: bool
+
+    tensors: ClassVar[int] = 2
+    unit: ClassVar[int] = BLOCK
+    width: ClassVar[int] = BLOCK
+
+    def out_columns(self, n):
+        """As many."""
+        return n
+
+    def operands(self, scales: cute.Tensor, columns: Int32) -> tuple:
+        """The scales, (rows, columns / 128, matrices), and how many columns there are."""
+        return as_matrices(scales), columns
+
+    def prefetch(self, operands: tuple, place: Place) -> None:
+        """Nothing."""
+
+    @cute.jit
+    def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched):
+        """Values over their scale."""
+        assert columns_of(sums) == BLOCK, f"{columns_of(sums)} columns; {BLOCK} share a scale"
+        scales, columns = operands
+        if place.first_column + BLOCK > columns:
+            for i in cutlass.range_constexpr(cute.size(sums)):
+                is_one = place.column_of(i) < columns
+                sums[i] = Float32(cutlass.select_(is_one, sums[i], Float32(0.0)))
+        for half in cutlass.range_constexpr(2):
+            own = [i for i in range(cute.size(sums)) if row_offset(i) == 8 * half]
+            most = Float32(0.0)
+            for i in own:
+                most = cute.arch.fmax(most, cute.math.absf(sums[i]), nan=True)
+            scale = scale_of(largest_of_lanes(most.bitcast(Int32), QUAD), self.is_power_of_two)
+            row = place.row_of(2 * half)
+            if place.thread % QUAD == 0 and row < place.row_end and place.first_column < columns:
+                scales[row, place.first_column // BLOCK, place.m_group] = scale
+            inverse = inverse_of(scale)
+            for i in own:
+                sums[i] = sums[i] * inverse
+        return sums
