@@ -16,6 +16,7 @@ The parts may be called by themselves.
 """
 
 from .combining import combine
+from .layer import expert_layer, experts, mlp
 from .routing import Routing, route
 
-__all__ = ["Routing", "combine", "route"]
+__all__ = ["Routing", "combine", "expert_layer", "experts", "mlp", "route"]

@@ -1,0 +1,140 @@
+"""Feed-forward layers in FP8: two products, the second of what the epilogue of the first has quantised."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..epilogue import quantize_1x128 as quantized
+from ..epilogue import row_weights as times_weights
+from ..epilogue import swiglu
+from ..ops.dense import fp8_gemm_nt
+from ..ops.grouped import m_grouped_fp8_gemm_nt_masked, m_grouped_fp8_gemm_nt_offsets
+from ..quantize import quantize_1x128
+from .combining import combine
+from .routing import route
+
+Operand = tuple[Tensor, Tensor]
+"""e4m3 values and their scales."""
+
+
+def expert_layer(
+    x: Tensor,
+    gate_up: Operand,
+    down: Operand,
+    expert_ids: Tensor,
+    weights: Tensor,
+    *,
+    first_expert: int = 0,
+    shared: tuple[Operand, Operand] | None = None,
+    limit: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The layer of a mixture of experts: of each token the weighted sum of what its experts make of it.
+
+    Token t becomes the sum over its choices j of ``weights[t, j] * E(x[t])``, where E is expert
+    ``expert_ids[t, j]``, ``down @ (silu(gate @ x) * (up @ x))`` (Shazeer, arXiv:2002.05202). Rows are sorted by
+    expert as they are, without padding. Nothing depends on what the host knows of the choices, so a call may
+    be captured into a CUDA graph once it ran before. The same call always gives the same bits; within
+    ``cute_gemm.config(batch_invariant=True)`` a token's do not depend on what else the batch holds.
+
+    Args:
+        x: bf16, fp16 or fp32 ``[T, K]``.
+        gate_up: e4m3 ``[E, 2 I, K]`` and scales ``[E, ceil(2 I / 128), ceil(K / 128)]``, as
+            :func:`cute_gemm.quantize_128x128` makes them of what :func:`cute_gemm.interleave_gate_up` made.
+        down: e4m3 ``[E, N, I]`` and scales ``[E, ceil(N / 128), ceil(I / 128)]``.
+        expert_ids: int32 or int64 ``[T, k]``, contiguous. What is no expert that is here, such as -1, adds
+            nothing.
+        weights: fp32 ``[T, k]``, contiguous.
+        first_expert: the number of the first expert that is here.
+        shared: gate and up, and down, of experts that see every token: ``[2 I', K]`` and ``[N, I']`` with their
+            scales. Their result is added as it is.
+        limit: as of :func:`cute_gemm.epilogue.swiglu`.
+        out: bf16 ``[T, N]`` to write; None to allocate.
+
+    Returns:
+        bf16 ``[T, N]``, contiguous, or ``out``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`route`, :func:`cute_gemm.quantize_1x128`,
+            :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets` and :func:`combine`.
+    """
+    routing = route(expert_ids, gate_up[0].shape[0], weights, first_expert=first_expert)
+    lhs = quantize_1x128(x, rows=routing.tokens)
+    rows = experts(lhs, gate_up, down, offsets=routing.ends, row_weights=routing.weights, limit=limit)
+    base = None if shared is None else mlp(x, *shared, limit=limit)
+    return combine(rows, routing.places, base=base, out=out)
+
+
+def experts(
+    lhs: Operand,
+    gate_up: Operand,
+    down: Operand,
+    *,
+    offsets: Tensor | None = None,
+    valid_rows: Tensor | None = None,
+    expected_rows: int | None = None,
+    row_weights: Tensor | None = None,
+    limit: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """What experts make of rows that are sorted and quantised already, as a dispatch between devices has them.
+
+    Args:
+        lhs: e4m3 ``[M, K]``, or of ``valid_rows`` ``[E, capacity, K]``, and its scales.
+        gate_up, down: as of :func:`expert_layer`.
+        offsets: int32 ``[E]``: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`.
+        valid_rows, expected_rows: instead of it: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`.
+        row_weights: fp32 ``[M]`` or ``[E, capacity]``: what each row's result is multiplied with, if any.
+        limit: as of :func:`cute_gemm.epilogue.swiglu`.
+        out: bf16 ``[M, N]`` or ``[E, capacity, N]`` to write; None to allocate.
+
+    Returns:
+        bf16 ``[M, N]`` or ``[E, capacity, N]``, contiguous, or ``out``. Rows of no expert are not written.
+
+    Raises:
+        TypeError: neither or both of ``offsets`` and ``valid_rows`` are given, or ``expected_rows`` without
+            the latter; or as the products.
+        ValueError, RuntimeError: as the products.
+    """
+    if (offsets is None) == (valid_rows is None):
+        raise TypeError("experts() wants either offsets or valid_rows, which say whose rows are whose")
+    if (expected_rows is None) != (valid_rows is None):
+        raise TypeError("expected_rows goes with valid_rows: about how many valid rows an expert has")
+    opened = swiglu(limit) | quantized()
+    weighted = None if row_weights is None else times_weights(row_weights)
+    if offsets is not None:
+        middle = m_grouped_fp8_gemm_nt_offsets(lhs, gate_up, offsets, epilogue=opened)
+        return m_grouped_fp8_gemm_nt_offsets(middle, down, offsets, out, epilogue=weighted)
+    assert valid_rows is not None and expected_rows is not None
+    count = valid_rows, expected_rows
+    middle = m_grouped_fp8_gemm_nt_masked(lhs, gate_up, *count, epilogue=opened)
+    return m_grouped_fp8_gemm_nt_masked(middle, down, *count, out, epilogue=weighted)
+
+
+def mlp(
+    x: Tensor | Operand,
+    gate_up: Operand,
+    down: Operand,
+    *,
+    limit: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The feed-forward layer of a dense model, or of experts that see every token.
+
+    Args:
+        x: bf16, fp16 or fp32 ``[T, K]``; or e4m3 and scales, as :func:`cute_gemm.quantize_1x128` makes them.
+        gate_up: e4m3 ``[2 I, K]`` and its scales, as of :func:`expert_layer`.
+        down: e4m3 ``[N, I]`` and its scales.
+        limit: as of :func:`cute_gemm.epilogue.swiglu`.
+        out: bf16 ``[T, N]`` to write; None to allocate.
+
+    Returns:
+        bf16 ``[T, N]``, contiguous, or ``out``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`cute_gemm.quantize_1x128` and
+            :func:`cute_gemm.fp8_gemm_nt`.
+    """
+    lhs = quantize_1x128(x) if isinstance(x, Tensor) else x
+    middle = fp8_gemm_nt(lhs, gate_up, epilogue=swiglu(limit) | quantized())
+    return fp8_gemm_nt(middle, down, out, epilogue=None)
