@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -132,7 +132,7 @@ class _Asked(NamedTuple):
 class _Rows(Form):
     merging = ("x",)
 
-    def request(self, asked: _Asked) -> Request | None:
+    def request(self, asked: Any) -> Request | None:
         x, source, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = asked
         if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
             return None
@@ -147,7 +147,7 @@ class _Rows(Form):
         return key, (x,), (index,), (alignment,) if kind == "offsets" else ()
 
     def merges(self, asked: _Asked) -> bool:
-        return asked.x.dim() != 2 and _selection(asked).kind == "all"
+        return asked.x.dim() not in (2, 3) and _selection(asked).kind == "all"
 
     def require_kinds(self, asked: _Asked) -> None:
         flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
@@ -186,13 +186,14 @@ class _Rows(Form):
         )
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
+        q, s = results
         chosen = _selection(asked)
         if chosen.is_empty:
             return
         own, is_written = chosen.take(asked.x)
         if asked.source != "plain":
             own = formula.swiglu(own, asked.source == "swiglu_interleaved")
-        formula.quantize_rows(own, *results, asked.power_of_two_scales, is_written)
+        formula.quantize_rows(own, q, s, asked.power_of_two_scales, is_written)
 
 
 def _selection(asked: _Asked) -> Selection:
