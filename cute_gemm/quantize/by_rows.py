@@ -37,8 +37,9 @@ def quantize_1x128(
 
     Args:
         x: ``[..., K]``, fp32, bf16 or fp16, any strides, any device; K need not be a multiple of 128. On a
-            Hopper GPU a kernel does it in one pass where K is a multiple of 16, is contiguous, and rows begin
-            at multiples of 16 bytes; elsewhere it is a dozen kernels of torch.
+            Hopper GPU a kernel does it in one pass where K is a multiple of 16, is contiguous, rows begin at
+            multiples of 16 bytes, and there are at most three dimensions or all is contiguous; elsewhere it
+            is a dozen kernels of torch.
         power_of_two_scales: round every scale up to a power of two (up, so that nothing saturates).
         m_major_scales: lay scales out as `m_major` does, which TMA can load; else row by row.
         rows: int32 or int64 ``[T]``: row t of the result is that row of ``x`` ``[M, K]``, so that tokens are
