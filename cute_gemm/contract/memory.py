@@ -150,9 +150,11 @@ def require_one_device(**tensors: Tensor) -> None:
     Raises:
         ValueError: they are not.
     """
-    common, count = Counter(x.device for x in tensors.values()).most_common(1)[0]
-    if count == len(tensors):
+    devices = [x.device for x in tensors.values()]
+    # Before they are counted, which Dynamo does not trace.
+    if all(device == devices[0] for device in devices):
         return
+    ((common, _),) = Counter(devices).most_common(1)
     for name, x in tensors.items():
         # It has nothing that could be moved.
         if x.is_meta:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -67,7 +67,7 @@ class _BothWays(Form):
     kept = 2
     merging = ("x",)
 
-    def request(self, asked: _Asked) -> Request | None:
+    def request(self, asked: Any) -> Request | None:
         x, power_of_two, m_major = asked
         if type(power_of_two) is not bool or type(m_major) is not bool:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -55,7 +55,7 @@ class _Blocks(Form):
     kept = 2
     merging = ("w",)
 
-    def request(self, asked: _Asked) -> Request | None:
+    def request(self, asked: Any) -> Request | None:
         w, power_of_two = asked
         if type(power_of_two) is not bool:
             return None
@@ -84,7 +84,8 @@ class _Blocks(Form):
         return BlockQuantizer(quantizers.NAMES[w.dtype], w.dim() == 3, asked.power_of_two_scales)
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
-        formula.quantize_blocks(asked.w, *results, asked.power_of_two_scales)
+        q, s = results
+        formula.quantize_blocks(asked.w, q, s, asked.power_of_two_scales)
 
 
 _FORM = _Blocks("quantize_128x128", _Asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -37,8 +37,9 @@ def quantize_1x128(
 
     Args:
         x: ``[..., K]``, fp32, bf16 or fp16, any strides, any device; K need not be a multiple of 128. On a
-            Hopper GPU a kernel does it in one pass where K is a multiple of 16, is contiguous, and rows begin
-            at multiples of 16 bytes; elsewhere it is a dozen kernels of torch.
+            Hopper GPU a kernel does it in one pass where K is a multiple of 16, is contiguous, rows begin at
+            multiples of 16 bytes, and there are at most three dimensions or all is contiguous; elsewhere it
+            is a dozen kernels of torch.
         power_of_two_scales: round every scale up to a power of two (up, so that nothing saturates).
         m_major_scales: lay scales out as `m_major` does, which TMA can load; else row by row.
         rows: int32 or int64 ``[T]``: row t of the result is that row of ``x`` ``[M, K]``, so that tokens are
@@ -132,7 +133,7 @@ class _Asked(NamedTuple):
 class _Rows(Form):
     merging = ("x",)
 
-    def request(self, asked: _Asked) -> Request | None:
+    def request(self, asked: Any) -> Request | None:
         x, source, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = asked
         if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
             return None
@@ -147,7 +148,7 @@ class _Rows(Form):
         return key, (x,), (index,), (alignment,) if kind == "offsets" else ()
 
     def merges(self, asked: _Asked) -> bool:
-        return asked.x.dim() != 2 and _selection(asked).kind == "all"
+        return asked.x.dim() not in (2, 3) and _selection(asked).kind == "all"
 
     def require_kinds(self, asked: _Asked) -> None:
         flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
@@ -186,13 +187,14 @@ class _Rows(Form):
         )
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
+        q, s = results
         chosen = _selection(asked)
         if chosen.is_empty:
             return
         own, is_written = chosen.take(asked.x)
         if asked.source != "plain":
             own = formula.swiglu(own, asked.source == "swiglu_interleaved")
-        formula.quantize_rows(own, *results, asked.power_of_two_scales, is_written)
+        formula.quantize_rows(own, q, s, asked.power_of_two_scales, is_written)
 
 
 def _selection(asked: _Asked) -> Selection:

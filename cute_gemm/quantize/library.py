@@ -44,7 +44,8 @@ SCHEMAS = {
         f"({_NORM}, Tensor(a!) residual, *, {_SCALES}, {_GROUPS}) -> (Tensor, Tensor)"
     ),
     "add_rms_norm_quantize_1x128_out": (
-        f"({_NORM}, Tensor(a!) residual, Tensor(b!) out, Tensor(c!) scales_out, *, {_SCALES}, {_GROUPS}) -> ()"
+        f"({_NORM}, Tensor(a!) residual, Tensor(b!) out, Tensor(c!) scales_out, *, {_SCALES}, {_GROUPS}) "
+        "-> ()"
     ),
 }
 """By the name of an op."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,16 +89,21 @@ class _Asked(NamedTuple):
 
 class _Normed(Form):
     merging = ("x", "residual")
+    changed = "residual"
 
-    def request(self, asked: _Asked) -> Request | None:
+    def request(self, asked: Any) -> Request | None:
         x, weight, eps, residual, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = (
             asked
         )
         if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
             return None
         if type(eps) is not float:
+            if not isinstance(eps, (int, float)):
+                return None
             eps = float(eps)
-        kind, dtype, behind, numbers = "all", None, () if residual is None else (residual,), (eps,)
+        numbers: tuple[Any, ...] = (eps,)
+        kind, dtype = "all", None
+        behind = () if residual is None else (residual,)
         if not (rows is None and valid_rows is None and group_index is None and offsets is None):
             kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
             if kind == "gathered" and residual is not None:
@@ -106,14 +111,12 @@ class _Normed(Form):
             dtype, behind = index.dtype, (*behind, index)
             if kind == "offsets":
                 numbers = eps, alignment
-        key = (kind, x.dtype, x.shape[-1], x.dim(), power_of_two, x.get_device(), residual is None, dtype)
+        device, is_alone = x.get_device(), residual is None
+        key = "normed", kind, x.dtype, x.shape[-1], x.dim(), power_of_two, device, is_alone, dtype
         return key, (x, weight), behind, numbers
 
     def merges(self, asked: _Asked) -> bool:
-        return asked.x.dim() != 2 and _selection(asked).kind == "all"
-
-    def changed(self, asked: _Asked) -> tuple[Tensor | None, ...]:
-        return (asked.residual,)
+        return asked.x.dim() not in (2, 3) and _selection(asked).kind == "all"
 
     def require_kinds(self, asked: _Asked) -> None:
         x, residual = asked.x, asked.residual
@@ -161,6 +164,7 @@ class _Normed(Form):
         )
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
+        q, s = results
         chosen, residual = _selection(asked), asked.residual
         if chosen.is_empty:
             return
@@ -169,7 +173,7 @@ class _Normed(Form):
             own = (own.float() + residual.float()).to(residual.dtype)
             residual.copy_(own if is_written is None else torch.where(is_written[..., None], own, residual))
         own = formula.rms_norm(own, asked.weight, asked.eps)
-        formula.quantize_rows(own, *results, asked.power_of_two_scales, is_written)
+        formula.quantize_rows(own, q, s, asked.power_of_two_scales, is_written)
 
 
 def _selection(asked: _Asked) -> Selection:

@@ -51,6 +51,9 @@ class Form(ABC):
     merging: ClassVar[tuple[str, ...]] = ()
     """Of what is asked, what has those dimensions."""
 
+    changed: ClassVar[str] = ""
+    """Of what is asked, what is written, too."""
+
     def __init__(self, name: str, asked: Callable[..., Any]) -> None:
         self._make = asked
         self._returning, self._writing = (
@@ -112,10 +115,6 @@ class Form(ABC):
     def in_torch(self, asked: Any, results: Results) -> None:
         """Quantises without a kernel."""
 
-    def changed(self, asked: Any) -> tuple[Tensor | None, ...]:
-        """What is written beside results."""
-        return ()
-
     def run(self, asked: Any, given: Given) -> Results:
         """Quantises, or has torch do it later."""
         if torch.compiler.is_compiling():
@@ -130,7 +129,8 @@ class Form(ABC):
     def compute(self, asked: Any, given: Given) -> Results:
         """What an op does.
 
-        Not :meth:`run`: Dynamo traces what an op calls where it gave up the caller, and would find the op again.
+        Not :meth:`run`: Dynamo traces what an op calls where it gave up the caller, and would find the op
+        again.
         """
         made = self._launched(asked, given)
         return self._by_rules(asked, given) if made is None else made
@@ -138,46 +138,65 @@ class Form(ABC):
     def _launched(self, asked: Any, given: Given) -> Results | None:
         """The fast path, whatever the arguments are: the results, or None where nothing was done."""
         try:
-            merged = asked, given
-            if asked[0].dim() != 2 and self.merges(asked):
-                merged = self._merged(asked, given)
-            request = self.request(merged[0])
+            request = self.request(asked)
             if request is None:
                 return None
             key, read, behind, numbers = request
             kernel = quantizers.known(key)
-            results: Any = merged[1]
-            if kernel is None or not quantizers.are_plain((*read, *behind, *results[::2]), results[1::2]):
+            if kernel is None:
+                return self._launched_merged(asked, given)
+            if not quantizers.are_plain((*read, *behind), given):
                 return None
-            for each in results:
+            results: Any = given
+            for each in given:
                 if each is None:
-                    results = self._made(merged[0], results)
+                    results = self._made(asked, given)
                     break
         # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
             return None
         if not quantizers.launch_known(kernel, (*read, *results), (*behind, *numbers)):
             return None
-        quantizers.written(*self.changed(asked), *given)
-        return results if merged[1] is given else self._unmerged(asked, given, results)
+        quantizers.written(*given)
+        if self.changed:
+            quantizers.written(getattr(asked, self.changed))
+        return results
+
+    def _launched_merged(self, asked: Any, given: Given) -> Results | None:
+        """The same where kernels take fewer dimensions."""
+        if not self.merges(asked):
+            return None
+        views = self._merged(asked, given)
+        made = None if views[1] is given else self._launched(*views)
+        if made is None:
+            return None
+        shapes = self.shapes(self.extents(asked))
+        return tuple(
+            new.view(shape) if each is None else each
+            for each, new, shape in zip(given, made, shapes, strict=True)
+        )
 
     def _made(self, asked: Any, given: Given) -> Results:
         """Results, on the current device, of a call that may be in order."""
         sizes = _sizes(self, self.extents(asked), getattr(asked, "m_major_scales", False))
+        # A list: a generator would take longer.
         return tuple(
-            quantizers.fresh(*size) if each is None else each for each, size in zip(given, sizes, strict=True)
+            [
+                quantizers.fresh(*size) if each is None else each
+                for each, size in zip(given, sizes, strict=True)
+            ]
         )
 
     def _merged(self, asked: Any, given: Given) -> tuple[Any, Given]:
         """The same call with as few dimensions as can be; as it is, where something has gaps.
 
-        What is one row, or one behind the other, is M-major in no other way than by itself.
+        So it is where scales are to be made M-major, of each matrix.
         """
         own = {name: getattr(asked, name) for name in self.merging}
         own = {name: each for name, each in own.items() if each is not None}
         tensors = (*own.values(), *(each for each in given if each is not None))
-        is_mixed = getattr(asked, "m_major_scales", False) and any(each is None for each in given)
-        if is_mixed or not asked[0].numel() or not all(each.is_contiguous() for each in tensors):
+        has_gaps = getattr(asked, "m_major_scales", False) and any(each is None for each in given)
+        if has_gaps or not asked[0].numel() or not all(each.is_contiguous() for each in tensors):
             return asked, given
         views = {name: self._view(each) for name, each in own.items()}
         return asked._replace(**views), tuple(each if each is None else self._view(each) for each in given)
@@ -185,20 +204,12 @@ class Form(ABC):
     def _view(self, x: Tensor) -> Tensor:
         return x.view(-1, *x.shape[-self.kept :])
 
-    def _unmerged(self, asked: Any, given: Given, made: Results) -> Results:
-        """What was given, and views of what was made, with the shapes that were asked for."""
-        shapes = self.shapes(self.extents(asked))
-        return tuple(
-            new.view(shape) if each is None else each
-            for each, new, shape in zip(given, made, shapes, strict=True)
-        )
-
     def _by_rules(self, asked: Any, given: Given) -> Results:
         results = self._results(asked, given)
         if not self._launch(asked, results):
             with torch.inference_mode(), ambient.no_autocast(asked[0].device):
                 self.in_torch(asked, results)
-        quantizers.written(*self.changed(asked), *given)
+        quantizers.written(*given, getattr(asked, self.changed) if self.changed else None)
         return results
 
     def _results(self, asked: Any, given: Given, has_memory: bool = True) -> Results:
@@ -222,7 +233,7 @@ class Form(ABC):
 
     def _launch(self, asked: Any, results: Results) -> bool:
         """On a Hopper GPU, if a kernel takes such tensors."""
-        given: Given = results
+        given: tuple[Any, ...] = results
         if self.merges(asked):
             asked, given = self._merged(asked, results)
         request = self.request(asked)

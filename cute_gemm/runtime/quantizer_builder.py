@@ -27,7 +27,6 @@ def build(config: Quantizer) -> Built:
 
 @build.register
 def _(config: RowQuantizer) -> Built:
-    import cutlass
     from cutlass import cute
 
     from ..kernels.quantize.by_rows import QuantizeByRows

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import settings
 from ..contract import OWNING_TYPES
+from ..contract.quantizing import SCALE_DTYPE
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
 from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
@@ -148,29 +149,32 @@ def is_aligned(x: Tensor) -> bool:
     return x.stride(-1) == 1 and not x.data_ptr() % PIECE and not any(step % PIECE for step in steps)
 
 
-def are_plain(rows: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
     """Whether all are tensors that own their memory, of which no derivative is asked; None stands for none.
 
-    And whether those with ``rows`` have their elements one behind the other there, as TVM FFI would raise else,
-    which takes long; and whether the first of them is on the current device.
+    And whether, but for scales, columns are contiguous, as TVM FFI would raise else, which takes long; and
+    whether the first tensor is on the current device.
     """
     if derivatives_may_be_tracked():
         return False
     is_recorded = torch.is_grad_enabled()
-    for each in rows:
-        if each is not None and (
+    for each in read:
+        if (
             type(each) not in OWNING_TYPES
             or each.stride()[-1] != 1
             or each.is_neg()
             or (is_recorded and each.requires_grad)
         ):
             return False
-    for each in others:
+    for each in results:
         if each is not None and (
-            type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad)
+            type(each) not in OWNING_TYPES
+            or (each.stride()[-1] != 1 and each.dtype is not SCALE_DTYPE)
+            or each.is_neg()
+            or (is_recorded and each.requires_grad)
         ):
             return False
-    return not several_devices() or bool(rows[0].get_device() == torch.cuda.current_device())
+    return not several_devices() or bool(read[0].get_device() == torch.cuda.current_device())
 
 
 def fresh(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:

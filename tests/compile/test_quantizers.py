@@ -32,12 +32,26 @@ def every_quantizer() -> list[Quantizer]:
         )
     for dtype, has_matrices, is_power_of_two in itertools.product(DTYPES, (False, True), (False, True)):
         found.append(BlockQuantizer(dtype, has_matrices, is_power_of_two))
-    found += [BothWaysQuantizer(dtype, True) for dtype in DTYPES]
-    for number, (dtype, k) in enumerate(itertools.product(DTYPES, (512, 1024, 2048, 7168, 8192))):
-        made = NormQuantizer.of(dtype, k, number % 3 > 0, number % 2 == 0)
-        assert made is not None
-        found.append(made)
-    return found
+    found += [
+        BothWaysQuantizer(dtype, has_matrices, has_matrices)
+        for dtype in DTYPES
+        for has_matrices in (False, True)
+    ]
+    extents = itertools.product(DTYPES, (512, 1024, 2048, 7168, 8192))
+    for number, ((dtype, k), rows) in enumerate(zip(extents, itertools.cycle(ROWS))):
+        for kind in ("all", rows):
+            made = NormQuantizer.of(
+                dtype,
+                k,
+                has_matrices=kind == "valid" or (kind == "all" and number % 2 == 0),
+                has_residual=number % 3 > 0 and kind != "gathered",
+                rows=kind,
+                index_dtype="int64" if kind == "gathered" and number % 2 else "int32",
+                is_power_of_two=number % 2 == 0,
+            )
+            assert made is not None
+            found.append(made)
+    return [*dict.fromkeys(found)]
 
 
 @pytest.mark.parametrize("config", every_quantizer(), ids=lambda config: config.name)
@@ -46,6 +60,8 @@ def test_a_quantizer_spills_nothing_and_leaves_room_for_others(config: Quantizer
     assert stats.stack_bytes == 0
     # A CTA has at most half of the registers, so that the loads of another one are under way.
     assert stats.registers * getattr(config, "threads", 256) <= 32768
+    if isinstance(config, NormQuantizer) and config.threads == 256:
+        assert stats.registers <= 64, "three CTAs on an SM instead of four"
     opcodes = [each.split(".")[0] for each in stats.opcodes]
     assert "LDL" not in opcodes
     assert "CALL" not in opcodes

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from cute_gemm import quantize_1x128, quantize_128x128, swiglu_quantize_1x128
+from cute_gemm import (
+    quantize_1x128,
+    quantize_128x128,
+    quantize_both_ways,
+    rms_norm_quantize_1x128,
+    swiglu_quantize_1x128,
+)
 from cute_gemm.quantize import m_major
 from cute_gemm.runtime import quantizers
 from cute_gemm.runtime.caller import caller
@@ -29,9 +36,9 @@ class Kernel:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """What is launched for any key, on the CPU."""
+    """What is launched for any key of two or three dimensions, as kernels take them, on the CPU."""
     made = Kernel()
-    monkeypatch.setattr(quantizers, "known", lambda key: made)
+    monkeypatch.setattr(quantizers, "known", lambda key: made if 2 in key or 3 in key else None)
     monkeypatch.setattr(caller, "has_context", True)
     monkeypatch.setattr(
         quantizers,
@@ -45,17 +52,112 @@ def source(*shape: int) -> Tensor:
     return torch.ones(*shape, dtype=torch.bfloat16)
 
 
-def test_given_results_are_handed_on_and_marked_as_changed(kernel: Kernel) -> None:
-    x, q, s = source(5, 256), torch.empty(5, 256, dtype=torch.float8_e4m3fn), torch.empty(5, 2)
-    before = q._version, s._version
-    found = quantize_1x128(x, out=q, scales_out=s)
-    assert found[0] is q
-    assert found[1] is s
-    ((*operands, flags, address),) = kernel.calls
-    assert [id(each) for each in operands] == [id(x), id(q), id(s)]
+def e4m3(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float8_e4m3fn)
+
+
+WEIGHT = source(256)
+
+
+def normed(x: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
+    return rms_norm_quantize_1x128(x, WEIGHT, 1e-5, **named)
+
+
+FORMS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "rows": (quantize_1x128, ("out", "scales_out")),
+    "blocks": (quantize_128x128, ("out", "scales_out")),
+    "both ways": (quantize_both_ways, ("out", "scales_out", "out_t", "scales_out_t")),
+    "normed": (normed, ("out", "scales_out")),
+}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def results(form: str, *shape: int) -> dict[str, Tensor]:
+    *matrices, m, k = shape
+    blocks = -(-k // 128)
+    if form == "blocks":
+        return {"out": e4m3(*shape), "scales_out": torch.empty(*matrices, -(-m // 128), blocks)}
+    made = {"out": e4m3(*shape), "scales_out": torch.empty(*matrices, m, blocks)}
+    if form == "both ways":
+        made |= {"out_t": e4m3(*matrices, k, m), "scales_out_t": torch.empty(*matrices, k, -(-m // 128))}
+    return made
+
+
+def all_of(made: Any) -> list[Tensor]:
+    return [each for one in made for each in (one if isinstance(one, tuple) else (one,))]
+
+
+@every_form
+@pytest.mark.parametrize("shape", [(16, 256), (3, 16, 256)])
+def test_given_results_are_handed_on_and_marked_as_changed(
+    kernel: Kernel, form: str, shape: tuple[int, ...]
+) -> None:
+    (call, names), x, given = FORMS[form], source(*shape), results(form, *shape)
+    before = [each._version for each in given.values()]
+    found = all_of(call(x, **given))
+    assert [id(each) for each in found] == [id(given[name]) for name in names]
+    ((*operands, flags, address),) = (each[: len(each) - (form == "normed")] for each in kernel.calls)
+    read = [id(x)] + ([id(WEIGHT)] if form == "normed" else [])
+    assert [id(each) for each in operands] == [*read, *map(id, found)]
     assert flags == 1
     assert address == caller.address
-    assert (q._version, s._version) > before
+    assert all(each._version > was for each, was in zip(found, before, strict=True))
+
+
+@every_form
+@pytest.mark.parametrize("m_major", [False, True])
+@pytest.mark.parametrize("shape", [(16, 256), (3, 16, 256), (2, 3, 16, 256)])
+def test_results_are_made_as_the_rules_would(
+    kernel: Kernel, form: str, shape: tuple[int, ...], m_major: bool
+) -> None:
+    named = {"m_major_scales": True} if m_major else {}
+    if m_major and form == "blocks":
+        return
+    call, x = FORMS[form][0], source(*shape)
+    found = all_of(call(x, **named))
+    # Matrices of matrices whose scales are to be M-major are for the rules.
+    assert len(kernel.calls) == (not m_major or len(shape) < 4)
+    kernel.declines = True
+    for one, other in zip(found, all_of(call(x, **named)), strict=True):
+        assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+
+
+@every_form
+def test_dimensions_that_kernels_do_not_take_are_merged(kernel: Kernel, form: str) -> None:
+    (call, _), shape = FORMS[form], (2, 3, 16, 256)
+    x, given = source(*shape), results(form, *shape)
+    before = [each._version for each in given.values()]
+    found = all_of(call(x, **given))
+    assert [id(each) for each in found] == [id(each) for each in given.values()]
+    (operands,) = kernel.calls
+    matrices = [each for each in operands if isinstance(each, Tensor) and each is not WEIGHT]
+    assert {each.dim() for each in matrices} == {2 if form in ("rows", "normed") else 3}
+    assert operands[0].data_ptr() == x.data_ptr()
+    assert operands[0].shape == ((96, 256) if form in ("rows", "normed") else (6, 16, 256))
+    assert all(each._version > was for each, was in zip(found, before, strict=True))
+    # Not where there are gaps: that is for the rules.
+    call(source(2, 3, 16, 512)[..., :256], **given)
+    assert len(kernel.calls) == 1
+
+
+def test_normed_rows_hand_on_what_goes_with_them(kernel: Kernel) -> None:
+    x, residual, groups = source(5, 256), source(5, 256), torch.zeros(5, dtype=torch.int32)
+    before = residual._version
+    normed(x, residual=residual)
+    normed(x, residual=residual, group_index=groups)
+    normed(x, offsets=groups[:2], alignment=16)
+    normed(x, rows=groups)
+    assert residual._version > before
+    behind = [each[6:] for each in kernel.calls]
+    assert [id(each) for each in behind[0][:1]] == [id(residual)]
+    assert behind[0][1:] == (1e-5,)
+    assert [id(each) for each in behind[1][:2]] == [id(residual), id(groups)]
+    assert behind[1][2:] == (1e-5,)
+    assert behind[2][1:] == (1e-5, 16)
+    assert behind[3][1:] == (1e-5,)
+    with contextlib.suppress(ValueError):
+        normed(x, residual=residual, rows=groups)
+    assert len(kernel.calls) == 4
 
 
 @pytest.mark.parametrize("shape", [(5, 256), (5, 16), (2, 5, 256), (3, 2, 5, 256), (256,)])
@@ -138,6 +240,37 @@ SLOW: dict[str, dict[str, Any]] = {
 }
 
 
+SLOW_OF_OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a wrong sign": ("both ways", {"x": _negative(16, 256)}),
+    "columns apart": ("both ways", {"x": source(256, 16).t()}),
+    "a flag": ("both ways", {"power_of_two_scales": 1}),
+    "a layout": ("both ways", {"m_major_scales": 0}),
+    "a transposed result": ("both ways", {"out_t": e4m3(16, 256).t()}),
+    "a result that is a list": ("both ways", {"scales_out_t": [0]}),
+    "a weight": ("blocks", {"x": source(16, 256).requires_grad_()}),
+    "a flag of blocks": ("blocks", {"power_of_two_scales": 1}),
+    "a derivative of a residual": ("normed", {"residual": source(16, 256).requires_grad_()}),
+    "columns of a residual": ("normed", {"residual": source(256, 16).t()}),
+    "an alignment": ("normed", {"alignment": 1.0}),
+    "two that select": ("normed", {"rows": _INDEX, "offsets": _INDEX}),
+}
+
+
+@pytest.mark.parametrize(("form", "given"), SLOW_OF_OTHERS.values(), ids=SLOW_OF_OTHERS)
+def test_what_other_forms_leave_to_the_rules(kernel: Kernel, form: str, given: dict[str, Any]) -> None:
+    given = {"x": source(16, 256)} | given
+    with contextlib.suppress(TypeError, ValueError):
+        FORMS[form][0](given.pop("x"), **given)
+    assert not kernel.calls
+
+
+@pytest.mark.parametrize("eps", [1, "much", None, torch.ones(())])
+def test_eps_is_a_number_of_the_host(kernel: Kernel, eps: Any) -> None:
+    with contextlib.suppress(TypeError):
+        rms_norm_quantize_1x128(source(5, 256), WEIGHT, eps)
+    assert [type(each[-1]) for each in kernel.calls] == [float] * (eps == 1 and type(eps) is int)
+
+
 @pytest.mark.parametrize("given", SLOW.values(), ids=SLOW)
 def test_what_is_left_to_the_rules(kernel: Kernel, given: dict[str, Any]) -> None:
     """They refuse it, or have torch quantise; no kernel is called."""
@@ -153,9 +286,10 @@ def test_under_forward_mode_the_rules_are_asked(kernel: Kernel) -> None:
     assert not kernel.calls
 
 
-def test_a_kernel_that_declines_is_followed_by_the_rules(kernel: Kernel) -> None:
+@every_form
+def test_a_kernel_that_declines_is_followed_by_the_rules(kernel: Kernel, form: str) -> None:
     kernel.declines = True
-    q, s = quantize_1x128(source(5, 256))
+    q, s, *_ = all_of(FORMS[form][0](source(5, 256)))
     assert len(kernel.calls) == 1
-    assert torch.equal(s, torch.full((5, 2), 1 / 448))
+    torch.testing.assert_close(s, torch.full_like(s, 1 / 448), rtol=1e-4, atol=0)
     assert (q.float() == 448).all()

@@ -16,7 +16,8 @@ from cutlass import Float32, Int32
 from cutlass.cute import runtime as dsl
 from torch import Tensor
 
-from cute_gemm.kernels.quantize import elements
+from cute_gemm.kernels.quantize import elements, memory
+from cute_gemm.kernels.sm90.tma import as_matrices
 from cute_gemm.plan.quantizer import (
     BlockQuantizer,
     BothWaysQuantizer,
@@ -78,7 +79,7 @@ def test_a_scale_has_the_bits_that_torch_gives_it(is_power_of_two: bool) -> None
 # What is launched
 
 
-STREAMS = {RowQuantizer: 5, BlockQuantizer: 5, BothWaysQuantizer: 7, NormQuantizer: 7}
+STREAMS = {RowQuantizer: 5, BlockQuantizer: 5, BothWaysQuantizer: 7, NormQuantizer: 6}
 """Where kernels take their stream, which a CPU has none of."""
 
 
@@ -238,16 +239,102 @@ def test_both_ways() -> None:
     assert not holds(config, (aligned(152, 272), *results(152, 272), *results(272, 152)))
 
 
+def test_both_ways_of_matrices() -> None:
+    config = BothWaysQuantizer("bfloat16", has_matrices=True)
+    for m_major in (False, True):
+        along_k, along_m = (results(*each, 3, m_major=m_major) for each in ((160, 272), (272, 160)))
+        x = aligned(3, 160, 272)
+        within = along_k[0].view(-1)[: 4 * 3 * 272 * 2].view(torch.float32).view(3, 272, 2)
+        assert holds(config, (x, *along_k, *along_m))
+        assert holds(config, (x[:1].expand(3, 160, 272), *along_k, *along_m))
+        assert not holds(config, (x, *along_k, along_m[0][:1].expand(3, 272, 160), along_m[1]))
+        assert not holds(config, (x, *along_k, along_m[0], along_m[1][:1].expand(3, 272, 2)))
+        assert not holds(config, (x, *along_k, along_m[0], within))
+
+
 def test_normed_rows() -> None:
     x, w, residual, (q, s) = aligned(5, 1024), aligned(1024), aligned(5, 1024), results(5, 1024)
-    config = NormQuantizer.of("bfloat16", 1024, False, False)
+    config = NormQuantizer.of("bfloat16", 1024)
     assert config is not None
-    assert holds(config, (x, w, q, s, 1e-6))
-    assert not holds(config, (x, w[:-16], q, s, 1e-6))
-    assert not holds(config, (aligned(5, 1040), aligned(1040), *results(5, 1040), 1e-6))
+    assert holds(config, (x, w, q, s), (1e-6,))
+    assert not holds(config, (x, w[:-16], q, s), (1e-6,))
+    assert not holds(config, (x, aligned(1032)[8:], q, s[:, :7]), (1e-6,))
+    assert not holds(config, (x, aligned(1028)[4:], q, s), (1e-6,))
+    assert not holds(config, (aligned(5, 1040), aligned(1040), *results(5, 1040)), (1e-6,))
     with_residual = replace(config, has_residual=True)
-    assert holds(with_residual, (x, w, q, s, 1e-6), (residual,))
-    assert not holds(with_residual, (x, w, q, s, 1e-6), (x,))
-    assert not holds(with_residual, (x, w, q, s, 1e-6), (residual[:1].expand(5, 1024),))
-    assert NormQuantizer.of("bfloat16", 16384, False, False) is not None
-    assert NormQuantizer.of("bfloat16", 16400, False, False) is None
+    assert holds(with_residual, (x, w, q, s), (residual, 1e-6))
+    assert not holds(with_residual, (x, w, q, s), (x, 1e-6))
+    assert not holds(with_residual, (x, w, q, s), (residual[:1].expand(5, 1024), 1e-6))
+    assert NormQuantizer.of("bfloat16", 16384) is not None
+    assert NormQuantizer.of("bfloat16", 16400) is None
+
+
+def test_normed_rows_that_are_selected() -> None:
+    x, w, residual, (q, s) = aligned(8, 1024), aligned(1024), aligned(8, 1024), results(8, 1024)
+    config = NormQuantizer.of("bfloat16", 1024, rows="gathered", index_dtype="int64")
+    assert config is not None
+    index = torch.zeros(20, dtype=torch.int64)
+    assert holds(config, (x, w, *results(20, 1024)), (index, 1e-6))
+    assert not holds(config, (x, w, q, s), (index, 1e-6))
+    owned = replace(config, rows="owned", index_dtype="int32", has_residual=True)
+    groups = torch.zeros(8, dtype=torch.int32)
+    assert holds(owned, (x, w, q, s), (residual, groups, 1e-6))
+    assert not holds(owned, (x, w, q, s), (residual, residual.view(-1).view(torch.int32)[:8], 1e-6))
+    assert not holds(owned, (x, w, q, s), (residual, s.view(-1)[:8].view(torch.int32), 1e-6))
+    # More columns than a kernel takes groups.
+    offsets = replace(config, rows="offsets", index_dtype="int32")
+    ends = torch.zeros(3, dtype=torch.int32)
+    for alignment, is_one in ((1, True), (1024, True), (0, False), (1025, False)):
+        assert holds(offsets, (x, w, q, s), (ends, 1e-6, alignment)) == is_one
+    assert not holds(offsets, (x, w, q, s), (torch.zeros(1023, dtype=torch.int32), 1e-6, 1))
+    valid = replace(owned, rows="valid", has_matrices=True)
+    assert holds(valid, (x[None], w, q[None], s[None]), (residual[None], ends[:1], 1e-6))
+    assert not holds(valid, (x[None], w, q[None], s[None]), (residual[None], ends, 1e-6))
+
+
+# What matrices become
+
+
+class Merged:
+    """Tells what becomes of (rows, columns, matrices): their extents and steps in elements."""
+
+    @cute.jit
+    def __call__(self, x: cute.Tensor, other: cute.Tensor, found: cute.Tensor):
+        made = memory.merged((as_matrices(x), as_matrices(other)))
+        for each in cutlass.range_constexpr(2):
+            found[each, 0] = cutlass.Int64(made[each].shape[0])
+            found[each, 1] = cutlass.Int64(made[each].shape[2])
+            found[each, 2] = cutlass.Int64(made[each].stride[0])
+
+
+@functools.cache
+def merging() -> Callable[..., None]:
+    def fake(dtype: Any, *shape: Any) -> Any:
+        strides = tuple(cute.sym_int64() for _ in shape)
+        return dsl.make_fake_tensor(dtype, shape, strides, memspace=cute.AddressSpace.generic)
+
+    count, m, k, blocks = (cute.sym_int32() for _ in range(4))
+    arguments = fake(cutlass.BFloat16, count, m, k), fake(Float32, count, m, blocks)
+    return cute.compile(Merged(), *arguments, fake(cutlass.Int64, 2, 3), options="--enable-tvm-ffi")
+
+
+def test_matrices_that_follow_each_other_become_one() -> None:
+    scales = torch.empty(3, 4, 2)
+    x = torch.empty(3, 4, 256, dtype=torch.bfloat16)
+    wide = torch.empty(3, 8, 512, dtype=torch.bfloat16)
+    m_major = torch.empty(3, 2, 4).mT
+    as_they_are = (4, 3)
+    cases: tuple[tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]], ...] = (
+        (x, scales, (12, 1), (256, 2)),
+        (torch.empty(3, 4, 512, dtype=torch.bfloat16)[:, :, :256], scales, (12, 1), (512, 2)),
+        (wide[:, :4, :256], scales, as_they_are, (512, 2)),
+        (x[:1].expand(3, 4, 256), scales, as_they_are, (256, 2)),
+        (x, m_major, as_they_are, (256, 1)),
+        (wide[:, :1, :256], scales[:, :1], (3, 1), (4096, 8)),
+        (x[:1, :1].expand(3, 1, 256), m_major[:, :1], (3, 1), (0, 8)),
+        (x[:1], m_major[:1], (4, 1), (256, 1)),
+    )
+    for one, other, (rows, count), steps in cases:
+        found = torch.zeros(2, 3, dtype=torch.int64)
+        merging()(one, other, found)
+        assert found.tolist() == [[rows, count, steps[0]], [rows, count, steps[1]]]

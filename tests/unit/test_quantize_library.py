@@ -22,6 +22,9 @@ X = torch.randn(272, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
 WEIGHT = X[0].clone()
 INDEX = torch.tensor([3, -1, 15, 3], dtype=torch.int32)
 
+MANY = torch.tensor([4096], dtype=torch.int32)
+"""Rows of a group: as many as there are."""
+
 
 def results(m: int = 272, k: int = 512) -> tuple[Tensor, Tensor]:
     return torch.zeros(m, k).to(torch.float8_e4m3fn), torch.zeros(m, -(-k // 128))
@@ -33,10 +36,27 @@ CALLS: dict[str, tuple[str, Callable[[Tensor], Any]]] = {
     "swiglu": ("quantize_1x128", lambda x: cute_gemm.swiglu_quantize_1x128(x, interleaved=True)),
     "blocks": ("quantize_128x128", lambda w: cute_gemm.quantize_128x128(w, power_of_two_scales=True)),
     "both ways": ("quantize_both_ways", lambda x: sum(cute_gemm.quantize_both_ways(x), ())),
+    "both ways, M-major": (
+        "quantize_both_ways",
+        lambda x: sum(cute_gemm.quantize_both_ways(x, power_of_two_scales=True, m_major_scales=True), ()),
+    ),
+    "both ways of matrices": ("quantize_both_ways", lambda x: sum(cute_gemm.quantize_both_ways(x[None]), ())),
     "normed": ("rms_norm_quantize_1x128", lambda x: cute_gemm.rms_norm_quantize_1x128(x, WEIGHT, 1e-5)),
     "residual": (
         "add_rms_norm_quantize_1x128",
         lambda x: cute_gemm.rms_norm_quantize_1x128(x, WEIGHT, residual=x * 2),
+    ),
+    "normed, gathered": (
+        "rms_norm_quantize_1x128",
+        lambda x: cute_gemm.rms_norm_quantize_1x128(x, WEIGHT, rows=INDEX.clamp(min=0), m_major_scales=True),
+    ),
+    "normed, all of a group": (
+        "rms_norm_quantize_1x128",
+        lambda x: cute_gemm.rms_norm_quantize_1x128(x[None], WEIGHT, valid_rows=MANY),
+    ),
+    "residual, all of groups": (
+        "add_rms_norm_quantize_1x128",
+        lambda x: cute_gemm.rms_norm_quantize_1x128(x, WEIGHT, residual=x * 2, offsets=MANY, alignment=1),
     ),
 }
 every_call = pytest.mark.parametrize(("op", "call"), CALLS.values(), ids=CALLS)
@@ -148,6 +168,46 @@ def test_given_results_are_mutated_in_compiled_code() -> None:
         assert torch.equal(other, cute_gemm.rms_norm_quantize_1x128(residual, WEIGHT)[1])
 
 
+def test_given_results_of_both_ways_are_mutated_in_compiled_code() -> None:
+    def caller(x: Tensor, q: Tensor, s: Tensor, q_t: Tensor, s_t: Tensor) -> tuple[Tensor, ...]:
+        along_k, along_m = cute_gemm.quantize_both_ways(x, out=q, scales_out=s, out_t=q_t, scales_out_t=s_t)
+        other = cute_gemm.quantize_both_ways(x, scales_out_t=s_t)
+        return (*along_k, *along_m, other[1][0])
+
+    want = sum(cute_gemm.quantize_both_ways(X), ())
+    torch._dynamo.reset()
+    for dynamic in (None, True):
+        compiled = torch.compile(caller, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        given = *results(), *results(512, 272)
+        *made, other = compiled(X, *given)
+        assert all(a is b for a, b in zip(made, given, strict=True))
+        assert all_same(given, want)
+        assert all_same([other], want[2:3])
+
+
+def test_given_results_of_selected_rows_are_mutated_in_compiled_code() -> None:
+    def caller(
+        x: Tensor, q: Tensor, s: Tensor, residual: Tensor, ends: Tensor, groups: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        named = {"out": q, "scales_out": s}
+        cute_gemm.quantize_1x128(x, group_index=groups, **named)
+        return cute_gemm.rms_norm_quantize_1x128(
+            x, WEIGHT, residual=residual, offsets=ends, alignment=16, **named
+        )
+
+    ends, groups = torch.tensor([5, 40, 41], dtype=torch.int32), torch.full((272,), -1, dtype=torch.int32)
+    groups[8] = 0
+    torch._dynamo.reset()
+    found = []
+    for call in (caller, torch.compile(caller, fullgraph=True, backend="aot_eager")):
+        (q, s), residual = results(), X.clone()
+        assert call(X, q, s, residual, ends, groups)[1] is s
+        assert torch.equal(residual[5:16], X[5:16])
+        assert s.count_nonzero(1).bool().sum() == 5 + 1 + 24
+        found.append((q, s, residual))
+    assert all_same(*found)
+
+
 def test_rules_hold_for_ops() -> None:
     op = torch.ops.cute_gemm.quantize_1x128
     with pytest.raises(TypeError, match=r"x has dtype torch\.float64; wanted"):
@@ -165,9 +225,8 @@ def test_rules_hold_for_ops() -> None:
         )(X[:, :24])
 
 
-@pytest.mark.parametrize("name", library.SCHEMAS)
-def test_opcheck(name: str) -> None:
-    op = getattr(torch.ops.cute_gemm, name).default
+def arguments_of(name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What an op may be called with."""
     arguments: tuple[Any, ...] = (X.clone(),)
     named: dict[str, Any] = {"power_of_two_scales": True}
     if "rms_norm" in name:
@@ -176,8 +235,45 @@ def test_opcheck(name: str) -> None:
     if name.endswith("_out"):
         q, s = results()
         arguments += (q, s[:3] if "128x128" in name else s)
+        arguments += results(512, 272) if "both_ways" in name else ()
     if name == "quantize_1x128":
         named["rows"] = INDEX.clamp(min=0)
+    if name == "rms_norm_quantize_1x128":
+        named |= {"offsets": MANY, "alignment": 1}
+    if name == "add_rms_norm_quantize_1x128":
+        named["group_index"] = torch.zeros(len(X), dtype=torch.int32)
+    return arguments, named
+
+
+@pytest.mark.parametrize("name", library.SCHEMAS)
+def test_opcheck(name: str) -> None:
+    op = getattr(torch.ops.cute_gemm, name).default
+    arguments, named = arguments_of(name)
     # The first compares what is mutated by an addition, which e4m3 has not.
     utilities = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch_library.opcheck(op, arguments, named, test_utils=utilities[name.endswith("_out") :])
+
+
+@pytest.mark.parametrize("name", library.SCHEMAS)
+def test_no_op_is_found_within_its_own_computation(name: str) -> None:
+    """Where Dynamo gave up what called an op, it comes to what the op runs."""
+    op = getattr(torch.ops.cute_gemm, name).default
+    inside: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        inside.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    def call() -> tuple[Any, ...]:
+        arguments, named = arguments_of(name)
+        made = apart(arguments, named)
+        return tuple(made or arguments[1:])
+
+    apart = torch.compiler.disable(lambda arguments, named: op(*arguments, **named), recursive=False)
+    want = call()
+    torch._dynamo.reset()
+    made = torch.compile(call, backend=backend)()
+    assert [each for each in inside if "cute_gemm" in each] == []
+    assert inside, "Dynamo came by nothing"
+    tensors = [[each for each in one if isinstance(each, Tensor)] for one in (made, want)]
+    assert all_same(*tensors)

@@ -44,18 +44,40 @@ def int32(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
 
+def normed(x: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
+    """Rows of any number of columns, normalised."""
+    return rms_norm_quantize_1x128(x, normal(x.shape[-1], seed=9), 1e-5, **named)
+
+
 def check(x: Tensor, is_written: Tensor, sources: Tensor | None, **selection: Any) -> None:
     """Rows that are selected are those of a plain call, and of the others nothing is written."""
     shape = (*(x.shape[:-1] if sources is None else sources.shape), x.shape[-1])
-    q, s = poisoned(*shape)
-    made = quantize_1x128(x, out=q, scales_out=s, **selection)
-    assert made[0] is q
-    assert made[1] is s
-    want_q, want_s = quantize_1x128(x if sources is None else x[sources])
-    # Torch 2.8 does not index e4m3.
+    for quantize in (quantize_1x128, normed):
+        q, s = poisoned(*shape)
+        made = quantize(x, out=q, scales_out=s, **selection)
+        assert made[0] is q
+        assert made[1] is s
+        want_q, want_s = quantize(x if sources is None else x[sources])
+        # Torch 2.8 does not index e4m3.
+        assert same(q.view(torch.uint8)[is_written], want_q.view(torch.uint8)[is_written])
+        assert same(s[is_written], want_s[is_written])
+        assert (q.view(torch.uint8)[~is_written] == POISON).all()
+        assert (s[~is_written] == -7).all()
+    if sources is None:
+        check_residual(x, is_written, **selection)
+
+
+def check_residual(x: Tensor, is_written: Tensor, **selection: Any) -> None:
+    """It changes where rows are selected, and nowhere else."""
+    residual = normal(*x.shape, seed=5)
+    added, (q, s) = residual.clone(), poisoned(*x.shape)
+    normed(x, residual=added, out=q, scales_out=s, **selection)
+    want = (x.float() + residual.float()).to(x.dtype)
+    assert torch.equal(added[is_written], want[is_written])
+    assert torch.equal(added[~is_written], residual[~is_written])
+    want_q, want_s = normed(want)
     assert same(q.view(torch.uint8)[is_written], want_q.view(torch.uint8)[is_written])
     assert same(s[is_written], want_s[is_written])
-    assert (q.view(torch.uint8)[~is_written] == POISON).all()
     assert (s[~is_written] == -7).all()
 
 
@@ -138,16 +160,62 @@ def test_swiglu_of_halves_and_of_columns_that_alternate(dtype: torch.dtype) -> N
     torch.testing.assert_close(q[::2].float(), got[0].float()[[8, 2]], rtol=1 / 8, atol=2**-9)
 
 
+@pytest.mark.parametrize("m_major", [False, True])
 @pytest.mark.parametrize("power", [False, True])
-def test_both_ways_are_two_calls(power: bool) -> None:
-    x = normal(272, 400)
-    along_k, along_m = quantize_both_ways(x, power_of_two_scales=power)
-    for got, want in (
-        (along_k, quantize_1x128(x, power_of_two_scales=power)),
-        (along_m, quantize_1x128(x.T.contiguous(), power_of_two_scales=power)),
-    ):
-        assert same(got[0], want[0])
-        assert same(got[1], want[1])
+@pytest.mark.parametrize("shape", [(272, 400), (1, 5), (3, 130, 40), (2, 3, 6, 8), (0, 4, 8), (2, 0, 8)])
+def test_both_ways_are_two_calls(shape: tuple[int, ...], power: bool, m_major: bool) -> None:
+    named = {"power_of_two_scales": power, "m_major_scales": m_major}
+    for x in (normal(*shape), normal(*shape[:-2], shape[-1], shape[-2]).mT):
+        along_k, along_m = quantize_both_ways(x, **named)
+        for got, want in (
+            (along_k, quantize_1x128(x, **named)),
+            (along_m, quantize_1x128(x.mT.contiguous(), **named)),
+        ):
+            for a, b in zip(got, want, strict=True):
+                assert torch.equal(a, b) if a.dtype is torch.float32 else same(a, b)
+                assert a.stride() == b.stride()
+                assert a.shape == b.shape
+
+
+def test_both_ways_write_what_is_given() -> None:
+    x = normal(3, 130, 300)
+    (q, s), (q_t, s_t) = quantize_both_ways(x)
+    names = "out", "scales_out", "out_t", "scales_out_t"
+    made = [torch.empty_like(each) for each in (q, s, q_t, s_t)]
+    made[3] = torch.empty(3, 2, 300).mT
+    for given in ((0,), (1, 3), (2,), (0, 1, 2, 3)):
+        versions = [each._version for each in made]
+        along_k, along_m = quantize_both_ways(x, **{names[i]: made[i] for i in given})
+        found = (*along_k, *along_m)
+        for i, (each, want) in enumerate(zip(found, (q, s, q_t, s_t), strict=True)):
+            assert same(each, want)
+            assert (each is made[i]) == (i in given)
+            assert (made[i]._version > versions[i]) == (i in given)
+
+
+@pytest.mark.parametrize("shape", [(200,), (3, 7, 200), (2, 3, 2, 200), (0, 3, 16)])
+def test_normed_rows_have_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
+    x, residual = normal(*shape), normal(*shape, seed=2)
+    q, s = normed(x)
+    want_q, want_s = normed(x.reshape(-1, shape[-1]))
+    assert (q.shape, s.shape) == (shape, (*shape[:-1], -(-shape[-1] // 128)))
+    assert same(q.reshape(-1), want_q.reshape(-1))
+    assert same(s.reshape(-1), want_s.reshape(-1))
+    added = residual.clone()
+    q, s = normed(x, residual=added, m_major_scales=True)
+    assert torch.equal(added, (x.float() + residual.float()).bfloat16())
+    want = normed(added)
+    assert same(q, want[0])
+    assert torch.equal(s, want[1])
+
+
+def test_rows_of_matrices_lie_anyhow() -> None:
+    x = normal(5, 6, 512)
+    for view in (x[:, :, 128:-128], x.transpose(0, 1)[:, ::2], x[:, :1].expand(5, 3, 512)):
+        for quantize in (quantize_1x128, swiglu_quantize_1x128, normed, quantize_128x128):
+            got, want = quantize(view), quantize(view.contiguous())
+            assert same(got[0], want[0])
+            assert same(got[1], want[1])
 
 
 def test_normed_rows_and_their_residual() -> None:
@@ -237,8 +305,37 @@ X = normal(4, 256)
         (lambda: swiglu_quantize_1x128(normal(3, 257)), ValueError, "x has 257 columns; wanted gate and up"),
         (lambda: swiglu_quantize_1x128(normal(3, 24), interleaved=True), ValueError, "a multiple of 16"),
         (lambda: swiglu_quantize_1x128(X, interleaved="no"), TypeError, "interleaved is a builtins.str"),
-        (lambda: quantize_both_ways(X[0]), ValueError, r"x has shape \(256,\); wanted \[M, K\]"),
-        (lambda: quantize_both_ways(X[None]), ValueError, r"x has shape \(1, 4, 256\); wanted \[M, K\]"),
+        (lambda: quantize_both_ways(X[0]), ValueError, r"x has shape \(256,\); wanted \[\.\.\., M, K\]"),
+        (lambda: quantize_both_ways(X, m_major_scales=1), TypeError, "m_major_scales is a builtins.int"),
+        (lambda: quantize_both_ways(X, out_t=3), TypeError, "out_t is a builtins.int; wanted a torch.Tensor"),
+        (lambda: quantize_both_ways(X, out_t=X.mT), TypeError, "out_t has dtype torch.bfloat16; wanted"),
+        (
+            lambda: quantize_both_ways(X, out_t=poisoned(4, 256)[0]),
+            ValueError,
+            r"out_t has shape \(4, 256\); wanted \(256, 4\): .*or leave `out_t` away",
+        ),
+        (
+            lambda: quantize_both_ways(X, scales_out_t=torch.empty(256, 2)),
+            ValueError,
+            r"scales_out_t has shape \(256, 2\); wanted \(256, 1\)",
+        ),
+        (
+            lambda: (lambda q: quantize_both_ways(X, out=q, out_t=q.view(256, 4)))(poisoned(4, 256)[0]),
+            ValueError,
+            "out_t lies in the memory of out",
+        ),
+        (
+            lambda: (lambda q: quantize_both_ways(X, out=q, scales_out_t=q.view(torch.float32).view(256, 1)))(
+                poisoned(4, 256)[0]
+            ),
+            ValueError,
+            "scales_out_t lies in the memory of out",
+        ),
+        (
+            lambda: quantize_both_ways(X, out_t=X.view(E4M3).view(-1)[:1024].view(256, 4)),
+            ValueError,
+            "out_t lies in the memory of x",
+        ),
         (
             lambda: rms_norm_quantize_1x128(X, X[0].float()),
             TypeError,
@@ -254,6 +351,33 @@ X = normal(4, 256)
             lambda: rms_norm_quantize_1x128(X, X[0], residual=X[:2]),
             ValueError,
             r"residual has shape \(2",
+        ),
+        (
+            lambda: rms_norm_quantize_1x128(X, X[0].clone(), residual=X.clone(), rows=int32(0, 0)),
+            ValueError,
+            "residual and rows are given, and a row that is taken twice",
+        ),
+        (
+            lambda: rms_norm_quantize_1x128(X, X[0], rows=int32(0), offsets=int32(4)),
+            ValueError,
+            "rows and offsets are given",
+        ),
+        (
+            lambda: rms_norm_quantize_1x128(X, X[0], valid_rows=int32(0)),
+            ValueError,
+            r"x has shape .*wanted \[G, capacity, K\], as valid_rows is given",
+        ),
+        (
+            lambda: rms_norm_quantize_1x128(
+                X, X[0].clone(), residual=(r := X.clone()), group_index=r.view(torch.int32)[0, :4]
+            ),
+            ValueError,
+            "residual lies in the memory of group_index",
+        ),
+        (
+            lambda: rms_norm_quantize_1x128(X, X[0], offsets=int32(4), alignment=0),
+            ValueError,
+            "alignment is 0; wanted",
         ),
         (
             lambda: rms_norm_quantize_1x128(X, torch.nn.Parameter(X[0])),

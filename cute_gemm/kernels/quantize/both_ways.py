@@ -17,7 +17,7 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import store
+from .memory import matrix_of, store
 from .tile import LANES, OWN, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS
@@ -90,19 +90,20 @@ class QuantizeBothWays:
     @cute.kernel
     def kernel(self, mX, mQ, mS, mQT, mST, k_tiles: cute.FastDivmodDivisorV2):
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+        mX, mQ, mS, mQT, mST = (matrix_of(each, matrix) for each in (mX, mQ, mS, mQT, mST))
         row_tile, k_tile = divmod(tile, k_tiles)
         part = TilePart.of(self.dtype, thread, row_tile, k_tile)
         storage = SmemAllocator().allocate(Storage)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
-        words = part.load(mX, matrix)
-        self.rows(words, part, mQ, mS, k_tile, matrix)
-        self.columns(words, part, storage, thread, mST, row_tile, k_tile, matrix)
+        words = part.load(mX)
+        self.rows(words, part, mQ, mS, k_tile)
+        self.columns(words, part, storage, thread, mST, row_tile, k_tile)
         cute.arch.sync_threads()
-        self.transposed(storage, thread, mQT, row_tile, k_tile, matrix)
+        self.transposed(storage, thread, mQT, row_tile, k_tile)
 
     @cute.jit
-    def rows(self, words, part: TilePart, mQ, mS, k_tile: Int32, matrix: Int32):
+    def rows(self, words, part: TilePart, mQ, mS, k_tile: Int32):
         """Quantises along K, and stores."""
         quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
@@ -116,12 +117,12 @@ class QuantizeBothWays:
                 for piece in cutlass.range_constexpr(part.pieces):
                     column = part.column_of(piece)
                     if column < mQ.shape[1]:
-                        store(quantized, piece * part.piece, part.piece, mQ, (row, column, matrix))
+                        store(quantized, piece * part.piece, part.piece, mQ, (row, column))
                 if part.lane == 0:
-                    mS[row, k_tile, matrix] = scale
+                    mS[row, k_tile] = scale
 
     @cute.jit
-    def columns(self, words, part: TilePart, storage, thread: Int32, mST, row_tile, k_tile, matrix):
+    def columns(self, words, part: TilePart, storage, thread: Int32, mST, row_tile, k_tile):
         """Quantises along M into words of four rows in shared memory, and stores scales."""
         warp, lane = thread // WARP, thread % WARP
         largest = cute.make_tensor(storage.largest.data_ptr(), cute.make_layout((SIDE, WARPS)))
@@ -145,7 +146,7 @@ class QuantizeBothWays:
             scale = elements.scale_of(amax, self.config.is_power_of_two)
             inverses[thread] = elements.inverse_of(scale)
             if k_tile * SIDE + thread < mST.shape[0]:
-                mST[k_tile * SIDE + thread, row_tile, matrix] = scale
+                mST[k_tile * SIDE + thread, row_tile] = scale
         cute.arch.sync_threads()
         quantized = cute.make_rmem_tensor(ROWS, Float8E4M3FN)
         for piece in cutlass.range_constexpr(part.pieces):
@@ -166,7 +167,7 @@ class QuantizeBothWays:
         return values
 
     @cute.jit
-    def transposed(self, storage, thread: Int32, mQT, row_tile: Int32, k_tile: Int32, matrix: Int32):
+    def transposed(self, storage, thread: Int32, mQT, row_tile: Int32, k_tile: Int32):
         """Stores what is in shared memory: a warp a column at a time, a lane four rows."""
         sQT = cute.make_tensor(storage.words.data_ptr(), _transposed())
         own = cute.make_rmem_tensor(1, Int32)
@@ -177,4 +178,4 @@ class QuantizeBothWays:
             if row < mQT.shape[1] and k_tile * SIDE + column < mQT.shape[0]:
                 own[0] = sQT[column, place_of(lane, column)]
                 quantized = cute.recast_tensor(own, Float8E4M3FN)
-                store(quantized, 0, ROWS, mQT, (k_tile * SIDE + column, row, matrix))
+                store(quantized, 0, ROWS, mQT, (k_tile * SIDE + column, row))

@@ -15,7 +15,7 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import store
+from .memory import matrix_of, store
 from .tile import OWN, ROWS, SIDE, THREADS, WARPS, TilePart
 
 
@@ -57,12 +57,13 @@ class QuantizeByBlocks:
     @cute.kernel
     def kernel(self, mX, mQ, mS, k_tiles: cute.FastDivmodDivisorV2):
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+        mX, mQ, mS = (matrix_of(each, matrix) for each in (mX, mQ, mS))
         row_tile, k_tile = divmod(tile, k_tiles)
         part = TilePart.of(self.dtype, thread, row_tile, k_tile)
         of_warps = SmemAllocator().allocate_tensor(Int32, cute.make_layout(WARPS), 16)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
-        words = part.load(mX, matrix)
+        words = part.load(mX)
         own = cute.make_tensor(words.iterator, cute.make_layout(cute.size(words)))
         amax = elements.largest_of_lanes(elements.largest_of_words(own, self.dtype), WARP)
         of_warps[thread // WARP] = amax
@@ -72,7 +73,7 @@ class QuantizeByBlocks:
         scale = elements.scale_of(amax, self.config.is_power_of_two)
         inverse = elements.inverse_of(scale)
         if thread == 0:
-            mS[row_tile, k_tile, matrix] = scale
+            mS[row_tile, k_tile] = scale
         quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
             elements.to_e4m3(elements.floats_of(words[None, i], self.dtype), inverse, quantized)
@@ -80,5 +81,5 @@ class QuantizeByBlocks:
                 for piece in cutlass.range_constexpr(part.pieces):
                     column = part.column_of(piece)
                     if column < mQ.shape[1]:
-                        first, place = piece * part.piece, (part.row + i, column, matrix)
+                        first, place = piece * part.piece, (part.row + i, column)
                         store(quantized, first, part.piece, mQ, place)

@@ -15,7 +15,7 @@ from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Boolean, Float8E4M3FN, Float16, Float32, Int32, Int64, Uint32
+from cutlass import BFloat16, Boolean, Float8E4M3FN, Float16, Float32, Int32, Int64, Uint32, const_expr
 
 from ...plan.launch_policy import LaunchFlags
 from ...plan.quantizer import BLOCK, PIECE, RowQuantizer
@@ -23,7 +23,7 @@ from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
-from .memory import load, store
+from .memory import load, matrix_of, merged, store
 from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
 
@@ -80,7 +80,10 @@ class QuantizeByRows:
             go = go and mX.shape[1] == self.source.parts * mQ.shape[1]
             report(status, Int32(go))
         if go:
-            self.start(mX, mQ, mS, self.rows.of(mX.shape[0], *index), flags, stream)
+            rows = self.rows.of(mX.shape[0], *index)
+            if const_expr(self.config.rows == "all"):
+                mX, mQ, mS = merged((mX, mQ, mS))
+            self.start(mX, mQ, mS, rows, flags, stream)
 
     def start(self, mX, mQ, mS, rows: Any, flags: Int32, stream):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
@@ -98,6 +101,7 @@ class QuantizeByRows:
         """A CTA has a tile of whole blocks; those along K come first, so that neighbours read neighbours."""
         passes, pieces, parts = self.config.passes, self.pieces, self.source.parts
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+        mX, mQ, mS = (matrix_of(each, matrix) for each in (mX, mQ, mS))
         warp, unit, lane = thread // WARP, thread % WARP // LANES, thread % LANES
         row_tile, k_tile = divmod(tile, k_tiles)
         first_row = row_tile * self.tile[0] + warp
@@ -119,7 +123,7 @@ class QuantizeByRows:
                     at = column + piece * LANES * self.piece
                     if at < k:
                         for part in cutlass.range_constexpr(parts):
-                            place = sources[i], self.source.column(part, at, k), matrix
+                            place = sources[i], self.source.column(part, at, k)
                             load(words[None, piece, part, i], mX, place)
         for i in cutlass.range_constexpr(passes):
             own = cute.make_tensor(
@@ -135,6 +139,6 @@ class QuantizeByRows:
                 for piece in cutlass.range_constexpr(pieces):
                     at = column + piece * LANES * self.piece
                     if at < k:
-                        store(quantized, piece * self.piece, self.piece, mQ, (row, at, matrix))
+                        store(quantized, piece * self.piece, self.piece, mQ, (row, at))
                 if lane == 0 and column < k:
-                    mS[row, block, matrix] = scale
+                    mS[row, block] = scale

@@ -19,7 +19,7 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES, ROWS
-from .memory import load, store
+from .memory import load, matrix_of, merged, store
 
 
 class QuantizeNormed:
@@ -47,7 +47,7 @@ class QuantizeNormed:
         """
         residual, index, eps = self.parts(behind)
         mX, mQ, mS, *residual = (as_matrices(tensor) for tensor in (mX, mQ, mS, *residual))
-        gW = as_matrices(cute.make_tensor(mW.iterator, cute.make_layout((1, mQ.shape[1]), stride=(0, 1))))
+        gW = preconditions.as_three(mW)
         go = Boolean(True)
         if status != 0:
             inputs = mX, gW, *residual, *index
@@ -61,6 +61,8 @@ class QuantizeNormed:
             report(status, Int32(go))
         if go:
             rows = self.rows.of(mX.shape[0], *index)
+            if const_expr(self.config.rows == "all"):
+                mX, mQ, mS, *residual = merged((mX, mQ, mS, *residual))
             self.start(mX, gW, mQ, mS, eps, rows, flags, stream, tuple(residual))
 
     def start(self, mX, gW, mQ, mS, eps: Float32, rows: Any, flags: Int32, stream, residual: tuple):
@@ -75,47 +77,45 @@ class QuantizeNormed:
     @cute.kernel
     def kernel(self, mX, gW, mQ, mS, eps: Float32, rows: Any, residual: tuple):
         thread, (row, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
+        mX, mQ, mS, *residual = (matrix_of(each, matrix) for each in (mX, mQ, mS, *residual))
         of_warps = SmemAllocator().allocate_tensor(Float32, cute.make_layout(self.warps), 16)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
-        source = rows.source(row, matrix)
+        source, k = rows.source(row, matrix), mQ.shape[1]
         if source >= 0:
-            words = self.load(mX, thread, (source, matrix))
+            words = self.load(mX, thread, source, k)
             if const_expr(self.config.has_residual):
-                self.add(words, residual[0], thread, (row, matrix))
-            self.quantize(words, gW, mQ, mS, eps, of_warps, thread, (row, matrix))
+                self.add(words, residual[0], thread, row)
+            weights = self.load(gW, thread, 0, k)
+            factor = cute.math.rsqrt(self.mean_square(words, of_warps, thread, k) + eps, approx=True)
+            for i in cutlass.range_constexpr(self.config.steps):
+                values = elements.floats_of(words[None, i], self.dtype)
+                weight = elements.floats_of(weights[None, i], self.dtype)
+                values.store(values.load() * factor * weight.load())
+                self.store(values, mQ, mS, thread, row, self.column(thread, i), k)
 
     @cute.jit
-    def load(self, mX, thread: Int32, place: tuple):
+    def load(self, mX, thread: Int32, row: Int32, k: Int32):
         """A thread's pieces of a row; zeros behind its end."""
         words = cute.make_rmem_tensor((PIECE // 4, self.config.steps), Uint32)
         words.fill(0)
-        row, matrix = place
         for i in cutlass.range_constexpr(self.config.steps):
-            if self.column(thread, i) < mX.shape[1]:
-                load(words[None, i], mX, (row, self.column(thread, i), matrix))
+            if self.column(thread, i) < k:
+                load(words[None, i], mX, (row, self.column(thread, i)))
         return words
 
     @cute.jit
-    def quantize(self, words, gW, mQ, mS, eps: Float32, of_warps, thread: Int32, place: tuple):
-        """Normalises the row in ``words``, and writes it."""
-        weights, (row, matrix) = self.load(gW, thread, (0, 0)), place
-        factor = cute.math.rsqrt(
-            self.mean_square(words, of_warps, thread, mQ.shape[1]) + eps, approx=True
-        )
-        for i in cutlass.range_constexpr(self.config.steps):
-            values = elements.floats_of(words[None, i], self.dtype)
-            weight = elements.floats_of(weights[None, i], self.dtype)
-            values.store(values.load() * factor * weight.load())
-            amax = elements.largest(cute.recast_tensor(values, Int32))
-            lanes = BLOCK // self.piece
-            scale = elements.scale_of(elements.largest_of_lanes(amax, lanes), self.config.is_power_of_two)
-            quantized = cute.make_rmem_tensor(self.piece, Float8E4M3FN)
-            elements.to_e4m3(values, elements.inverse_of(scale), quantized)
-            if self.column(thread, i) < mQ.shape[1]:
-                store(quantized, 0, self.piece, mQ, (row, self.column(thread, i), matrix))
-                if thread % lanes == 0:
-                    mS[row, self.column(thread, i) // BLOCK, matrix] = scale
+    def store(self, values, mQ, mS, thread: Int32, row: Int32, column: Int32, k: Int32):
+        """Quantises a piece, and writes it; one of its block's threads writes their scale."""
+        lanes = BLOCK // self.piece
+        amax = elements.largest_of_lanes(elements.largest(cute.recast_tensor(values, Int32)), lanes)
+        scale = elements.scale_of(amax, self.config.is_power_of_two)
+        quantized = cute.make_rmem_tensor(self.piece, Float8E4M3FN)
+        elements.to_e4m3(values, elements.inverse_of(scale), quantized)
+        if column < k:
+            store(quantized, 0, self.piece, mQ, (row, column))
+            if thread % lanes == 0:
+                mS[row, column // BLOCK] = scale
 
     def parts(self, behind: tuple) -> tuple:
         """A residual, if there is one; what says which rows are quantised; and what is added to a mean."""
@@ -132,16 +132,18 @@ class QuantizeNormed:
         return (step * self.config.threads + thread) * self.piece
 
     @cute.jit
-    def add(self, words: cute.Tensor, mR: cute.Tensor, thread: Int32, place: tuple):
+    def add(self, words: cute.Tensor, mR: cute.Tensor, thread: Int32, row: Int32):
         """Adds the residual's row to that in ``words``, and writes the sum over it."""
-        more, (row, matrix) = self.load(mR, thread, place), place
+        # Not the extent of the others: what follows from that would stay in registers, which are too few.
+        k = mR.shape[1]
+        more = self.load(mR, thread, row, k)
         for i in cutlass.range_constexpr(self.config.steps):
             added = elements.floats_of(words[None, i], self.dtype).load()
             added = added + elements.floats_of(more[None, i], self.dtype).load()
             own = cute.recast_tensor(words[None, i], self.dtype)
             own.store(added.to(self.dtype))
-            if self.column(thread, i) < mR.shape[1]:
-                store(own, 0, self.piece, mR, (row, self.column(thread, i), matrix))
+            if self.column(thread, i) < k:
+                store(own, 0, self.piece, mR, (row, self.column(thread, i)))
 
     @cute.jit
     def mean_square(self, words: cute.Tensor, of_warps: cute.Tensor, thread: Int32, k: Int32) -> Float32:

@@ -64,7 +64,7 @@ class TilePart:
         return self.column + piece * LANES * self.piece
 
     @cute.jit
-    def load(self, mX: cute.Tensor, matrix: Int32) -> cute.Tensor:
+    def load(self, mX: cute.Tensor) -> cute.Tensor:
         """Its elements (words, rows), as 32-bit words; zeros where there are none."""
         words = cute.make_rmem_tensor((PIECE // 4, self.pieces, ROWS), Uint32)
         words.fill(0)
@@ -73,5 +73,5 @@ class TilePart:
                 for piece in cutlass.range_constexpr(self.pieces):
                     column = self.column_of(piece)
                     if column < mX.shape[1]:
-                        load(words[None, piece, i], mX, (self.row + i, column, matrix))
+                        load(words[None, piece, i], mX, (self.row + i, column))
         return cute.group_modes(words, 0, 2)
