@@ -31,7 +31,9 @@ class ByteStore(TmaStore):
     def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
         """As :meth:`TmaStore.__call__`."""
         assert self.dtype.width == 8, f"{self.dtype} is not of 8 bits"
-        tidx = hide_lane(tidx)  # as in TmaStore
+        # Else what follows from it is kept throughout the main loop, and wide tiles spill.
+        tidx = hide_lane(tidx)
+        value = sums.value.of_thread(tidx)
         mma = fragment_mma(self.epi_n)
         atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=16)
         r2s = cute.make_tiled_copy_C(atom, mma).get_slice(tidx % WARPGROUP)
@@ -40,12 +42,12 @@ class ByteStore(TmaStore):
         rD = cute.make_rmem_tensor(mma.partition_shape_C((MMA_M, self.epi_n)), self.dtype)
         issues_tma = cute.arch.make_warp_uniform(tidx // WARP) % 4 == 0
         row_n = sums.n_fragments * sums.fragment_n
-        assert sums.value.out_columns(row_n) % self.epi_n == 0, f"no buffers of {self.epi_n} columns"
-        per_row = sums.value.out_columns(row_n) // self.epi_n
+        assert value.out_columns(row_n) % self.epi_n == 0, f"no buffers of {self.epi_n} columns"
+        per_row = value.out_columns(row_n) // self.epi_n
         chunk_n = row_n // per_row  # columns of the sum
         for chunk in cutlass.range_constexpr(sums.m_fragments * per_row):
             m, n, stage = chunk // per_row, chunk % per_row, chunk % self.stages
-            values = sums.value(sums.columns(m, n * chunk_n, chunk_n), MMA_M * m, n * chunk_n)
+            values = value(sums.columns(m, n * chunk_n, chunk_n), MMA_M * m, n * chunk_n)
             made = cute.make_tensor(values.iterator, cute.make_layout(cute.size(rD)))
             cute.make_tensor(rD.iterator, made.layout).store(made.load().to(self.dtype))
             # What the buffer held before has been read.

@@ -164,6 +164,10 @@ class TileValue:
         """As :meth:`Value.out_columns`."""
         return self.value.out_columns(n)
 
+    def of_thread(self, thread: Int32) -> "TileValue":
+        """The same, where the calling thread's number comes from elsewhere: see :mod:`..sm90.opaque`."""
+        return replace(self, place=replace(self.place, thread=thread))
+
     def __call__(self, sums: cute.Tensor, rows: int, columns: int) -> cute.Tensor:
         """What is stored of sums that lie so many rows and columns from the warpgroup's first ones."""
         count = columns_of(sums)
