@@ -1,0 +1,107 @@
+"""Kernels that reduce over columns: without spills, and with what the epilogue should take.
+
+Of each kind of configuration one is compiled, with `--exhaustive` all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from kinds import kinds
+
+from cute_gemm import epilogue, runtime
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE
+from cute_gemm.plan.limits import STATIC_SMEM
+from cute_gemm.runtime import epilogued
+from cute_gemm.runtime.inspection import KernelStats
+
+ALL = candidates.every_reducing_config()
+KINDS = kinds(ALL)
+
+
+@epilogue.gated
+def own(gate: Any, up: Any, alpha: Any) -> Any:
+    return gate * epilogue.sigmoid(alpha * gate) * (up + 1.0)
+
+
+def epilogues(config: KernelConfig) -> dict[str, epilogue.Epilogue]:
+    """With operands of the dimensions that the configuration's layout has."""
+    matrices = (3,) if config.layout.has_matrix_per_group else ()
+    groups = (3,) if config.layout.is_grouped else ()
+    bias, weights = torch.empty(*groups, 128).bfloat16(), torch.empty(*matrices, 64)
+    other = torch.empty(*matrices, 64, 128).half()
+    if config.narrowing == 1:
+        made = {
+            "plain": epilogue.Epilogue(),
+            "chain": epilogue.bias_silu(bias) | epilogue.row_weights(weights),
+            "residual": epilogue.residual(other) | epilogue.silu(),
+        }
+    else:
+        made = {
+            "plain": epilogue.swiglu(),
+            "chain": epilogue.bias(bias) | epilogue.swiglu(7.0) | epilogue.row_weights(weights),
+            "residual": epilogue.alpha(torch.empty(1)) | epilogue.residual(other) | own(1.702),
+        }
+    if config.is_quantized:
+        made = {name: each | epilogue.quantize_1x128() for name, each in made.items()}
+    return made
+
+
+def program(config: KernelConfig, made: epilogue.Epilogue) -> runtime.Program:
+    applied = made.applied
+    return epilogued.program(config, applied, list(applied.operands))
+
+
+def compiled(config: KernelConfig, made: epilogue.Epilogue) -> KernelStats:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return runtime.examine(program(config, made))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "config" in metafunc.fixturenames:
+        configs = ALL if metafunc.config.getoption("exhaustive") else KINDS
+        metafunc.parametrize("config", configs, ids=lambda config: config.name)
+
+
+def test_an_epilogue_spills_nothing(config: KernelConfig) -> None:
+    for name, made in epilogues(config).items():
+        # Each of some; the others are of more code.
+        if name == "plain" or KINDS.index(config) % 4 == 0 if config in KINDS else True:
+            stats = compiled(config, made)
+            assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0), name
+
+
+def pick(**wanted: Any) -> KernelConfig:
+    """The first configuration with these properties."""
+    return next(each for each in ALL if all(getattr(each, name) == of for name, of in wanted.items()))
+
+
+WIDE = {"block_m": 128, "block_n": 256, "tma_scales": False}
+
+
+@pytest.mark.parametrize("layout", sorted({each.layout.name for each in ALL}))
+def test_values_are_made_and_quantised_once(layout: str) -> None:
+    """In one place, wherever they then go: not once for whole tiles and once for rows."""
+    config = next(each for each in ALL if each.layout.name == layout and each.block_n == 256)
+    stats = compiled(config, epilogue.swiglu() | epilogue.quantize_1x128())
+    outputs = config.fragments * config.fragment_n // 2 // config.narrowing  # of a thread
+    assert stats.count("MUFU.EX2") == outputs
+    assert stats.count("FMNMX.NAN") == outputs
+    assert stats.count("F2FP.SATFINITE.E4M3") == outputs // 2
+    assert stats.count("STS.U16") == outputs // 2
+    assert stats.count("UTMASTG") == 1
+    wide_stores = [name for name in stats.opcodes if name.startswith("STG") and "128" in name]
+    assert sum(stats.opcodes[name] for name in wide_stores) == (0 if config.layout is DENSE else 4)
+
+
+def test_shared_memory_is_what_the_plan_says() -> None:
+    for config in (pick(out_dtype="float8_e4m3fn", **WIDE), pick(out_dtype="float8_e4m3fn", block_m=256)):
+        made = program(config, epilogues(config)["plain"])
+        runtime.cubin(made)
+        assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()
