@@ -8,11 +8,15 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import cutlass
+import cutlass.cute as cute
 import pytest
 import torch
 from kinds import kinds
 
 from cute_gemm import epilogue, runtime
+from cute_gemm.kernels.epilogue import ByteRowStore, Place
+from cute_gemm.kernels.sm90.mma import fragment_mma
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import DENSE
@@ -105,3 +109,43 @@ def test_shared_memory_is_what_the_plan_says() -> None:
         made = program(config, epilogues(config)["plain"])
         runtime.cubin(made)
         assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()
+
+
+STORE = ByteRowStore(epi_n=128, stages=1, warpgroups=1, dtype=cutlass.Float8E4M3FN)
+
+
+class Places:
+    """Of what threads move to a buffer, and from it, as layouts say it."""
+
+    def __init__(self) -> None:
+        self.registers: dict[int, list[tuple[int, int]]] = {}
+        self.moved: dict[int, list[tuple[int, int]]] = {}
+        self.pieces: dict[int, list[tuple[int, int]]] = {}
+
+    @cute.jit
+    def __call__(self):
+        whole = cute.make_identity_tensor((64, 128))
+        mma = fragment_mma(128)
+        for thread in cutlass.range_constexpr(128):
+            registers = mma.get_slice(thread).partition_C(whole)
+            moved = STORE.to_buffer.get_slice(thread).partition_D(whole)
+            pieces = STORE.from_buffer.get_slice(thread).partition_S(whole)
+            self.registers[thread] = [registers[i] for i in range(64)]
+            self.moved[thread] = [moved[i] for i in range(64)]
+            self.pieces[thread] = [pieces[i] for i in range(64)]
+
+
+def test_threads_move_what_they_have() -> None:
+    """Registers are of the rows and columns that values take them for, and go to their place in a buffer."""
+    places = Places()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cute.compile(places, options="--gpu-arch sm_90a")
+    for thread in range(128):
+        place = Place(0, 0, 64, 0, 0, thread)  # type: ignore[arg-type]
+        own = [(place.row_of(i), place.column_of(i)) for i in range(64)]
+        assert places.registers[thread] == places.moved[thread] == own
+        column = thread % 8 * 16
+        assert places.pieces[thread] == [
+            (thread // 8 + 16 * i, column + j) for i in range(4) for j in range(16)
+        ]

@@ -246,7 +246,7 @@ def test_half_the_columns_are_stored() -> None:
             assert torch.equal(bits(out), bits(torch.mul(*in_turns(sums)).to(dtype)))
             gate, up = in_turns(sums)
             got = fp8_gemm_nt(lhs, rhs, out_dtype=torch.float32, epilogue=epilogue.swiglu())
-            torch.testing.assert_close(got, functional.silu(gate) * up, rtol=2**-17, atol=1e-30)
+            torch.testing.assert_close(got, functional.silu(gate) * up, rtol=2**-12, atol=1e-30)
 
 
 def test_a_layer_in_two_launches_and_in_a_graph() -> None:
