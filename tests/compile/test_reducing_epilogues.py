@@ -89,11 +89,13 @@ def pick(**wanted: Any) -> KernelConfig:
 WIDE = {"block_m": 128, "block_n": 256, "tma_scales": False}
 
 
+@pytest.mark.parametrize("turn", [8, 128])
 @pytest.mark.parametrize("layout", sorted({each.layout.name for each in ALL}))
-def test_values_are_made_and_quantised_once(layout: str) -> None:
+def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
     """In one place, wherever they then go: not once for whole tiles and once for rows."""
     config = next(each for each in ALL if each.layout.name == layout and each.block_n == 256)
-    stats = compiled(config, epilogue.swiglu() | epilogue.quantize_1x128())
+    stats = compiled(config, epilogue.swiglu(turn=turn) | epilogue.quantize_1x128())
+    assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
     outputs = config.fragments * config.fragment_n // 2 // config.narrowing  # of a thread
     assert stats.count("MUFU.EX2") == outputs
     assert stats.count("FMNMX.NAN") == outputs

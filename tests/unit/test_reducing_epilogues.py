@@ -326,6 +326,17 @@ def test_results_that_do_not_fit_are_named(out: Any, error: type[Exception], mes
             ValueError,
             r"out\[1\] lies in the memory of sa",
         ),
+        (
+            lambda: fp8_gemm_nt(LHS, (RHS[0][:512], RHS[1][:4]), epilogue=epilogue.swiglu(turn=128)),
+            ValueError,
+            "128 columns of a gate and of what it opens for alternate, which takes tiles",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu(turn=128) | QUANTIZE),
+            ValueError,
+            "b has 544 rows; wanted a multiple of 256: 128 columns",
+        ),
+        (lambda: epilogue.swiglu(turn=16), ValueError, "turn is 16; wanted 8 or 128"),
         (lambda: QUANTIZE | epilogue.relu(), TypeError, "nothing follows quantize_1x128"),
         (
             lambda: epilogue.swiglu() | linear_unit(1.0),
@@ -372,6 +383,28 @@ def test_weights_are_laid_out_by_turns_and_back(shape: tuple[int, ...]) -> None:
     assert torch.equal(interleave_gate_up(gate.mT, up.mT, dim=-1), both.mT)
 
 
+def test_quantised_weights_are_laid_out_in_their_blocks() -> None:
+    """Values and scales are those that were given, so a layer of them has the sums of two products."""
+    inner = 256
+    lhs, gate, up = quantize_1x128(normal(M, K)), *(quantize_128x128(normal(inner, K)) for _ in range(2))
+    both = interleave_gate_up(gate, up, turn=128)
+    assert both[0].shape == (2 * inner, K)
+    assert both[1].shape == (4, 3)
+    for (q, s), (want_q, want_s) in zip(split_gate_up(both, turn=128), (gate, up), strict=True):
+        assert torch.equal(bits(q), bits(want_q))
+        assert torch.equal(s, want_s)
+    made = linear_unit(0.5, turn=128)
+    q, s = fp8_gemm_nt(lhs, both, epilogue=made | epilogue.bias(BIAS[:inner]) | QUANTIZE)
+    of_gate, of_up = (fp8_gemm_nt(lhs, each, out_dtype=torch.float32) for each in (gate, up))
+    want_q, want_s = quantize_1x128(torch.relu(of_gate) * (of_up + 0.5) + BIAS[:inner])
+    assert torch.equal(bits(q), bits(want_q))
+    assert torch.equal(s, want_s)
+    stacked = interleave_gate_up(*((q[None], s[None]) for q, s in (gate, up)), turn=128)
+    assert torch.equal(bits(stacked[0][0]), bits(both[0]))
+    bias = interleave_gate_up(BIAS[:inner], BIAS[:inner] + 1, dim=-1, turn=128)
+    assert torch.equal(bias[128:256], BIAS[:128] + 1)
+
+
 def test_a_layer_of_laid_out_weights() -> None:
     inner = 128 + 16
     x, gate, up = normal(M, K), normal(inner, K), normal(inner, K)
@@ -389,6 +422,14 @@ def test_a_layer_of_laid_out_weights() -> None:
         (lambda: interleave_gate_up(RHS, RHS), TypeError, "gate is quantised, .* 64 rows of gate and of up"),
         (lambda: interleave_gate_up(BIAS[:, None], Q), TypeError, "up is quantised"),
         (lambda: split_gate_up(RHS[0]), TypeError, "weight is quantised"),
+        (lambda: split_gate_up(RHS), TypeError, "weight is quantised.*`turn=128`"),
+        (lambda: split_gate_up(RHS, turn=128), ValueError, "wanted a multiple of 128 in dimension -2"),
+        (lambda: interleave_gate_up(BIAS, BIAS, dim=-1, turn=16), ValueError, "turn is 16; wanted 8 or 128"),
+        (
+            lambda: interleave_gate_up((RHS[0][:512], RHS[1]), (RHS[0][:512], RHS[1]), turn=128),
+            ValueError,
+            r"the scales of gate have shape \(5, 3\); wanted \(4, 3\)",
+        ),
         (lambda: interleave_gate_up(BIAS, None), TypeError, "up is None"),
         (lambda: interleave_gate_up(BIAS[:8], BIAS[:16], dim=-1), ValueError, "wanted what gate is"),
         (
@@ -414,9 +455,10 @@ def places_of(first_column: int, thread: int) -> Any:
     return Place(0, first_column, 64, 0, 0, thread)  # type: ignore[arg-type]
 
 
-def test_a_thread_has_both_columns_of_what_it_makes() -> None:
+@pytest.mark.parametrize("turn", [8, 128])
+def test_a_thread_has_both_columns_of_what_it_makes(turn: int) -> None:
     """And a quad of lanes has the 128 columns of a row that share a scale."""
-    value, seen = GatedValue(((lambda gate, up: gate, ()),)), {}
+    value, seen = GatedValue(((lambda gate, up: gate, ()),), turn), {}
     for thread in range(128):
         place = places_of(512, thread)
         sums = [(place.row_of(i), place.column_of(i)) for i in range(128)]
@@ -424,8 +466,8 @@ def test_a_thread_has_both_columns_of_what_it_makes() -> None:
         for i in range(64):
             row, column = made.row_of(i), made.column_of(i)
             gate, up = value.given(sums, i)  # type: ignore[arg-type]
-            assert gate == (row, 16 * (column // 8) + column % 8)
-            assert up == (row, gate[1] + 8)
+            assert gate == (row, 2 * turn * (column // turn) + column % turn)
+            assert up == (row, gate[1] + turn)
             assert (row, column) not in seen
             seen[row, column] = thread
     assert seen.keys() == {(row, column) for row in range(64) for column in range(256, 384)}

@@ -92,11 +92,19 @@ class FunctionValue:
 class GatedValue(FunctionValue):
     """The same, where the first function makes a column of two: a gate's, and what it opens for.
 
-    Eight columns of the one and eight of the other alternate. Of every eight neighbours a thread has two, so
-    it has both columns; and of results it has what a thread of a narrower fragment would have.
+    Of either, as many columns as a turn has alternate. Of every eight neighbours a thread has two, so it has
+    both columns; and of results it has what a thread of a narrower fragment would have.
+
+    Args:
+        turn: a multiple of 8.
     """
 
-    unit: ClassVar[int] = 2 * INTERLEAVE
+    turn: int = INTERLEAVE
+
+    @property
+    def unit(self) -> int:
+        """A turn of either."""
+        return 2 * self.turn
 
     def out_columns(self, n):
         """Half as many."""
@@ -104,9 +112,10 @@ class GatedValue(FunctionValue):
 
     def given(self, sums: cute.Tensor, element: int) -> tuple[Float32, Float32]:
         """The gate's column, and the other."""
-        eight, own = divmod(element, INTERLEAVE // 2)
-        gate = eight * INTERLEAVE + own
-        return sums[gate], sums[gate + INTERLEAVE // 2]
+        size = self.turn // 2  # registers
+        number, own = divmod(element, size)
+        gate = 2 * size * number + own
+        return sums[gate], sums[gate + size]
 
     def applied(self, x: tuple[Float32, Float32], values: list) -> Float32:
         """What becomes of both."""

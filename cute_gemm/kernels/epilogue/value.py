@@ -71,7 +71,8 @@ class Value(Protocol):
     unit: ClassVar[int]
     """Columns of the sum that one call must have together, from a multiple of them on: a multiple of 8.
 
-    It divides N, a tile's columns, and what a store takes at once.
+    It divides a tile's columns, and what a store takes at once; and N, but where the value knows the last
+    column.
     """
 
     width: ClassVar[int]
