@@ -17,11 +17,13 @@ from .ops import (
 from .quantize import (
     dequantize_1x128,
     dequantize_128x128,
+    interleave_gate_up,
     m_major,
     quantize_1x128,
     quantize_128x128,
     quantize_both_ways,
     rms_norm_quantize_1x128,
+    split_gate_up,
     swiglu_quantize_1x128,
 )
 from .settings import config
@@ -36,6 +38,7 @@ __all__ = [
     "dequantize_128x128",
     "epilogue",
     "fp8_gemm_nt",
+    "interleave_gate_up",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_offsets",
@@ -44,5 +47,6 @@ __all__ = [
     "quantize_128x128",
     "quantize_both_ways",
     "rms_norm_quantize_1x128",
+    "split_gate_up",
     "swiglu_quantize_1x128",
 ]

@@ -25,7 +25,7 @@ def features(config: KernelConfig) -> set[Feature]:
         "scales ahead": config.prefetch_scales,
         "draws": config.dynamic_persistence,
         "promoting maps": config.l2_promotion,
-        "type": config.out_dtype,
+        "type": (config.out_dtype, config.narrowing),
     }
     every: set[Feature] = {(config.layout.name, name, value) for name, value in traits.items()}
     every.add(("cluster", config.cluster_m, config.cluster_n, config.splits))
@@ -33,7 +33,15 @@ def features(config: KernelConfig) -> set[Feature]:
     every.add(("whole groups of stages", config.partial_accumulators, config.stages % 4 == 0))
     every.add(("staged scales", config.tma_scales, config.fragments, config.straddles))
     # Partial sums go another way.
-    every.add(("store", config.out_dtype, config.math_warpgroups, config.splits == 1 and config.epi_n))
+    every.add(
+        (
+            "store",
+            config.out_dtype,
+            config.narrowing,
+            config.math_warpgroups,
+            config.splits == 1 and config.epi_n,
+        )
+    )
     return every
 
 

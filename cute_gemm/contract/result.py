@@ -23,10 +23,12 @@ class Form:
     Args:
         narrowing: columns of sums that one of the result is made of: 1, or 2 of a gate and what it opens for.
         is_quantized: whether it is e4m3, with a scale for each row and 128 columns.
+        turn: columns of a gate, and of what it opens for, that alternate.
     """
 
     narrowing: int = 1
     is_quantized: bool = False
+    turn: int = INTERLEAVE
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,11 +46,16 @@ def require_columns(form: Form, n: int) -> None:
         ValueError: they do not.
     """
     gated = form.narrowing > 1
-    multiple = form.narrowing * (_PIECE if form.is_quantized else INTERLEAVE)
+    if form.turn > INTERLEAVE and not form.is_quantized:
+        raise ValueError(
+            f"{form.turn} columns of a gate and of what it opens for alternate, which takes tiles that only "
+            "what is quantised has; wanted `... | epilogue.quantize_1x128()`, or turns of 8"
+        )
+    multiple = form.narrowing * max(form.turn, _PIECE if form.is_quantized else INTERLEAVE)
     if not sizes.known(n % multiple != 0):
         return
-    why = f"eight columns of a gate and eight of what it opens for alternate, {INTERLEAVE * 2} in all"
-    if form.is_quantized:
+    why = f"{form.turn} columns of a gate and as many of what it opens for alternate"
+    if form.is_quantized and form.turn < _PIECE:
         halves = f", made of {form.narrowing} columns each," if gated else ""
         why = f"the columns of a quantised result{halves} are a multiple of {_PIECE}"
     raise ValueError(

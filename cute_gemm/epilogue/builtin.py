@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..contract import quantizing, words
+from ..plan.quantizer import INTERLEAVE
 from . import math
 from .chain import Epilogue, QuantizingEpilogue, function, gated
 from .operands import before, like_out, per_column, per_group_column, per_row, scalar
@@ -78,7 +79,7 @@ def bias_silu(value: Tensor) -> Epilogue:
     return bias(value) | silu()
 
 
-def swiglu(limit: float | None = None) -> Epilogue:
+def swiglu(limit: float | None = None, *, turn: int = INTERLEAVE) -> Epilogue:
     """``silu(gate) * up`` (Shazeer, arXiv:2002.05202), of columns that hold eight of either by turns.
 
     :func:`cute_gemm.interleave_gate_up` lays weights out so. The result has half as many columns.
@@ -86,18 +87,20 @@ def swiglu(limit: float | None = None) -> Epilogue:
     Args:
         limit: gates are at most that, and what they open for is between it and its negative; NaN stays. None
             for no limit.
+        turn: columns of either at a turn, 8, or 128 as weights have them that were quantised before. With 128
+            :func:`quantize_1x128` must follow.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is not above 0.
+        TypeError: ``limit`` is no number.
+        ValueError: it is not above 0; or ``turn`` is another number.
     """
     if limit is None:
-        return _swiglu()
+        return _swiglu(turn=turn)
     if not isinstance(limit, (int, float)) or isinstance(limit, bool):
         raise TypeError(f"limit is {words.kind(limit)}; wanted a number, or None")
     if not limit > 0:
         raise ValueError(f"limit is {limit}; wanted a number above 0, or None")
-    return _clamped_swiglu(scalar(limit))
+    return _clamped_swiglu(scalar(limit), turn=turn)
 
 
 def quantize_1x128(*, power_of_two_scales: bool = False, m_major_scales: bool = False) -> QuantizingEpilogue:

@@ -15,8 +15,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ..contract import Call, Form, words
-from ..plan.quantizer import INTERLEAVE
+from ..contract import PLAIN, Call, Form, words
+from ..plan.quantizer import BLOCK, INTERLEAVE
 from ..runtime.epilogued import Applied
 from . import math as own_math
 from .operands import NUMBER, Operand, of_argument
@@ -32,11 +32,13 @@ class Stage:
     Args:
         function, operands: as said.
         takes: columns of the value that make one: 1, or 2, a gate's and what it opens for.
+        turn: columns of either at a turn then.
     """
 
     function: Function
     operands: tuple[Operand, ...]
     takes: int = 1
+    turn: int = INTERLEAVE
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,14 +76,15 @@ class Epilogue:
     def key(self) -> Hashable:
         """What a kernel that applies it depends on: code, what it closes over, kinds and types."""
         return tuple(
-            (_code_of(stage.function), stage.takes, tuple(map(_kind_of, stage.operands)))
+            (_code_of(stage.function), stage.takes, stage.turn, tuple(map(_kind_of, stage.operands)))
             for stage in self.stages
         )
 
     @property
     def form(self) -> Form:
         """What it makes of a result, beside its type."""
-        return Form(math.prod(stage.takes for stage in self.stages))
+        gated = [stage for stage in self.stages if stage.takes > 1]
+        return Form(gated[0].takes, turn=gated[0].turn) if gated else PLAIN
 
     @property
     def power_of_two_scales(self) -> bool:
@@ -94,7 +97,7 @@ class Epilogue:
         stages = tuple((stage.function, tuple(each.kind for each in stage.operands)) for stage in self.stages)
         gate = next((i for i, stage in enumerate(self.stages) if stage.takes > 1), None)
         values = tuple(each.value for each in self.operands)
-        return Applied(self.key, stages, values, gate, self.power_of_two_scales)
+        return Applied(self.key, stages, values, gate, self.form.turn, self.power_of_two_scales)
 
     def check(self, call: Call) -> None:
         """Sees to it that all operands fit a call.
@@ -116,7 +119,7 @@ class Epilogue:
             out, row_groups: as of :meth:`Operand.along`.
         """
         for stage in self.stages:
-            given = [sums] if stage.takes == 1 else [each.flatten(-2) for each in _in_turns(sums)]
+            given = (sums,) if stage.takes == 1 else _in_turns(sums, stage.turn)
             made = stage.function(*given, *(each.along(sums, out, row_groups) for each in stage.operands))
             sums = torch.as_tensor(made, dtype=torch.float32, device=sums.device).expand_as(given[0])
         return sums
@@ -155,9 +158,10 @@ class QuantizingEpilogue(Epilogue):
         return self.has_power_of_two_scales
 
 
-def _in_turns(sums: Tensor) -> tuple[Tensor, ...]:
-    """The columns of a gate, and those of what it opens for: ``[..., N / 16, 8]`` each."""
-    return sums.unflatten(-1, (-1, 2, INTERLEAVE)).unbind(-2)
+def _in_turns(sums: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+    """The columns of a gate, and those of what it opens for: ``[..., N / 2]`` each."""
+    gate, other = sums.unflatten(-1, (-1, 2, turn)).unbind(-2)
+    return gate.flatten(-2), other.flatten(-2)
 
 
 def function(written: Function) -> Callable[..., Epilogue]:
@@ -177,6 +181,10 @@ def function(written: Function) -> Callable[..., Epilogue]:
     return _made_of(written, 1, "a sum")
 
 
+TURNS = INTERLEAVE, BLOCK
+"""Columns of a gate, and of what it opens for, that may alternate."""
+
+
 def gated(written: Function) -> Callable[..., Epilogue]:
     """The same of a function of two sums, a gate's and what it opens for, and of operands.
 
@@ -184,7 +192,8 @@ def gated(written: Function) -> Callable[..., Epilogue]:
     the result has half as many. Operands are of the result's columns.
 
     Returns:
-        As :func:`function`.
+        As :func:`function`; what takes the operands also takes ``turn=``, 8 or 128 columns of either. With
+        128 values must be quantised, as only then tiles have as many columns.
 
     Raises:
         TypeError: as :func:`function`.
@@ -207,12 +216,15 @@ def _made_of(written: Function, takes: int, of: str) -> Callable[..., Epilogue]:
     examine(written)
     _code_of(written)
 
-    def made(*operands: Any) -> Epilogue:
+    def made(*operands: Any, turn: int = INTERLEAVE) -> Epilogue:
+        if turn not in TURNS[:takes]:
+            raise ValueError(f"turn is {turn!r}; wanted {' or '.join(map(str, TURNS[:takes]))} columns")
         names = [each.name for each in parameters[takes:]]
         if len(operands) != len(names):
             wanted = f"operands {', '.join(names)}" if names else "no operand"
             raise TypeError(f"{written.__name__} was given {len(operands)} operands; wanted {wanted}")
-        return Epilogue((Stage(written, tuple(of_argument(each, written) for each in operands), takes),))
+        stage = Stage(written, tuple(of_argument(each, written) for each in operands), takes, turn)
+        return Epilogue((stage,))
 
     made.__name__, made.__doc__ = written.__name__, written.__doc__
     return made

@@ -4,10 +4,11 @@ The granularity is that of the DeepSeek-V3 technical report (arXiv:2412.19437, s
 one scale per row and 128 consecutive elements of K ("1x128"), weights one per 128x128 block. A scale
 multiplies the stored e4m3 values: ``x`` is about ``q * s``.
 
-    by_rows.py     1x128, also of what SwiGLU makes of x     road.py        what a call of any of them goes through
-    normed.py      1x128 of normalised rows                  selection.py   which rows
-    by_blocks.py   128x128                                   formula.py     the same in torch
-    both_ways.py   1x128 along rows and along columns        library.py     ops      dequantize.py  the inverses
+    by_rows.py     1x128, also of what SwiGLU makes of x     formula.py      the same in torch
+    normed.py      1x128 of normalised rows                  road.py         what any such call goes through
+    by_blocks.py   128x128                                   selection.py    which rows
+    both_ways.py   1x128 along rows and along columns        library.py      ops
+    gate_up.py     weights by turns                          dequantize.py   the inverses
 
 What is set around a call changes no result, as for a product: see :mod:`cute_gemm.contract.ambient`.
 """
@@ -18,17 +19,20 @@ from .both_ways import quantize_both_ways
 from .by_blocks import quantize_128x128
 from .by_rows import quantize_1x128, swiglu_quantize_1x128
 from .dequantize import dequantize_1x128, dequantize_128x128, m_major
+from .gate_up import interleave_gate_up, split_gate_up
 from .normed import rms_norm_quantize_1x128
 
 __all__ = [
     "E4M3_MAX",
     "dequantize_1x128",
     "dequantize_128x128",
+    "interleave_gate_up",
     "m_major",
     "quantize_1x128",
     "quantize_128x128",
     "quantize_both_ways",
     "rms_norm_quantize_1x128",
     "scale_blocks",
+    "split_gate_up",
     "swiglu_quantize_1x128",
 ]

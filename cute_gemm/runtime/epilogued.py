@@ -14,6 +14,7 @@ from .. import settings
 from ..contract import Call
 from ..plan.config import KernelConfig
 from ..plan.limits import SCALE_BYTES
+from ..plan.quantizer import INTERLEAVE
 from . import builder, launcher, selection
 from .builder import Program
 
@@ -27,6 +28,7 @@ class Applied:
         stages: as of :class:`cute_gemm.kernels.epilogue.function_value.FunctionValue`.
         operands: tensors and numbers, in the order of the stages' kinds; None for the result itself.
         gate: the number of the stage that makes a column of two, if one does.
+        turn: columns of either at a turn there.
         power_of_two_scales: whether scales are powers of two, where what the stages make is quantised.
     """
 
@@ -34,6 +36,7 @@ class Applied:
     stages: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...]
     operands: tuple[Tensor | float | None, ...]
     gate: int | None = None
+    turn: int = INTERLEAVE
     power_of_two_scales: bool = False
 
 
@@ -90,7 +93,7 @@ def _value(config: KernelConfig, of: Applied) -> Any:
     before, gated = (of.stages, ()) if of.gate is None else (of.stages[: of.gate], of.stages[of.gate :])
     values: list[Any] = [FunctionValue(before)] if before or not (gated or config.is_quantized) else []
     if gated:
-        values.append(GatedValue(gated))
+        values.append(GatedValue(gated, of.turn))
     if config.is_quantized:
         values.append(QuantizedValue(of.power_of_two_scales))
     return functools.reduce(ChainedValue, values)

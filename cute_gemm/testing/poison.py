@@ -7,8 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Quiet NaNs with payloads of our own: what arithmetic makes has all or one of the mantissa's bits set.
-_POISON = {torch.bfloat16: (torch.int16, 0x7FE5), torch.float32: (torch.int32, 0x7FE5C0DE)}
+# Quiet NaNs with payloads of our own: what arithmetic makes has all or one of the mantissa's bits set. Of
+# e4m3, which has two NaNs, the negative one: conversions make the other.
+_POISON = {
+    torch.bfloat16: (torch.int16, 0x7FE5),
+    torch.float32: (torch.int32, 0x7FE5C0DE),
+    torch.float8_e4m3fn: (torch.uint8, 0xFF),
+}
 
 
 def poisoned(
@@ -32,13 +37,13 @@ def poisoned_rows(
 ) -> tuple[Tensor, Callable[[], None]]:
     """An output full of NaN, of which some rows are to be written, inside a larger buffer full of NaN.
 
-    The default bands keep the alignment that TMA asks for when ``n`` is a multiple of 8.
+    The default bands keep the alignment that TMA asks for when ``n`` is a multiple of 8, or of 16 of e4m3.
 
     Args:
         is_written: bool ``[M]`` for an output ``[M, n]``, or ``[G, capacity]`` for one of ``[G, capacity,
             n]``: the rows to be written, such as ``row_groups >= 0``. The output is on its device.
         n: columns of the output.
-        dtype: bf16 or fp32.
+        dtype: bf16, fp32 or e4m3.
         pad_rows, pad_cols: width of the guard band, on every side of each matrix.
 
     Returns:
@@ -51,7 +56,7 @@ def poisoned_rows(
         TypeError: another dtype.
     """
     if dtype not in _POISON:
-        raise TypeError(f"poisoned: dtype is {dtype}; want torch.bfloat16 or torch.float32")
+        raise TypeError(f"poisoned: dtype is {dtype}; want one of {', '.join(map(str, _POISON))}")
     integer, pattern = _POISON[dtype]
     *groups, m = is_written.shape
     padded = (*groups, m + 2 * pad_rows, n + 2 * pad_cols)

@@ -27,25 +27,32 @@ class ByteStore(TmaStore):
     eight rows write to different banks.
     """
 
+    @property
+    def to_buffer(self) -> cute.TiledCopy:
+        """Of a fragment's registers, by the threads of a warpgroup."""
+        atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=16)
+        return cute.make_tiled_copy_C(atom, fragment_mma(self.epi_n))
+
     @cute.jit
     def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
         """As :meth:`TmaStore.__call__`."""
         assert self.dtype.width == 8, f"{self.dtype} is not of 8 bits"
-        tidx = hide_lane(tidx)  # as in TmaStore
-        mma = fragment_mma(self.epi_n)
-        atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=16)
-        r2s = cute.make_tiled_copy_C(atom, mma).get_slice(tidx % WARPGROUP)
+        # Else what follows from it is kept throughout the main loop, and wide tiles spill.
+        tidx = hide_lane(tidx)
+        value = sums.value.of_thread(tidx)
+        r2s = self.to_buffer.get_slice(tidx % WARPGROUP)
         sD = cute.local_tile(sD, (MMA_M, self.epi_n, self.stages), (0, 0, warpgroup_idx))
         tRS_sD = r2s.partition_D(sD)  # (R2S, R2S_M, R2S_N, stages)
-        rD = cute.make_rmem_tensor(mma.partition_shape_C((MMA_M, self.epi_n)), self.dtype)
+        fragment = fragment_mma(self.epi_n).partition_shape_C((MMA_M, self.epi_n))
+        rD = cute.make_rmem_tensor(fragment, self.dtype)
         issues_tma = cute.arch.make_warp_uniform(tidx // WARP) % 4 == 0
         row_n = sums.n_fragments * sums.fragment_n
-        assert sums.value.out_columns(row_n) % self.epi_n == 0, f"no buffers of {self.epi_n} columns"
-        per_row = sums.value.out_columns(row_n) // self.epi_n
+        assert value.out_columns(row_n) % self.epi_n == 0, f"no buffers of {self.epi_n} columns"
+        per_row = value.out_columns(row_n) // self.epi_n
         chunk_n = row_n // per_row  # columns of the sum
         for chunk in cutlass.range_constexpr(sums.m_fragments * per_row):
             m, n, stage = chunk // per_row, chunk % per_row, chunk % self.stages
-            values = sums.value(sums.columns(m, n * chunk_n, chunk_n), MMA_M * m, n * chunk_n)
+            values = value(sums.columns(m, n * chunk_n, chunk_n), MMA_M * m, n * chunk_n)
             made = cute.make_tensor(values.iterator, cute.make_layout(cute.size(rD)))
             cute.make_tensor(rD.iterator, made.layout).store(made.load().to(self.dtype))
             # What the buffer held before has been read.
@@ -79,6 +86,14 @@ class ByteRowStore(ByteStore):
     What is not to be stored whole goes on from shared memory, 16 columns a thread.
     """
 
+    @property
+    def from_buffer(self) -> cute.TiledCopy:
+        """Of pieces: (PIECE, rows of a thread, 1), neighbours along a row by neighbouring threads."""
+        per_row = self.epi_n // PIECE
+        atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=PIECE * 8)
+        threads = cute.make_ordered_layout((WARPGROUP // per_row, per_row), order=(1, 0))
+        return cute.make_tiled_copy_tv(atom, threads, cute.make_layout((1, PIECE)))
+
     @cute.jit
     def put(self, buffer, operands: TmaOut, first, row_end: Int32, issues_tma, thread: Int32):
         """As :meth:`ByteStore.put`, but rows of D from ``row_end`` on are left alone."""
@@ -86,10 +101,7 @@ class ByteRowStore(ByteStore):
             ByteStore.put(self, buffer, operands, first, row_end, issues_tma, thread)
         else:
             per_row = self.epi_n // PIECE
-            atom = cute.make_copy_atom(CopyUniversalOp(), self.dtype, num_bits_per_copy=PIECE * 8)
-            threads = cute.make_ordered_layout((WARPGROUP // per_row, per_row), order=(1, 0))
-            copy = cute.make_tiled_copy_tv(atom, threads, cute.make_layout((1, PIECE))).get_slice(thread)
-            tSR_sD = copy.partition_S(buffer)  # (PIECE, rows of the thread, 1)
+            tSR_sD = self.from_buffer.get_slice(thread).partition_S(buffer)
             piece = cute.make_rmem_tensor(PIECE, self.dtype)
             column = first[1] + thread % per_row * PIECE
             for i in cutlass.range_constexpr(MMA_M * per_row // WARPGROUP):

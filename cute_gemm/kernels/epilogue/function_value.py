@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32
+from cutlass import Float32, Int32, Int64
 
 from ...plan.quantizer import INTERLEAVE
 from ..sm90.mma import columns_of
@@ -14,6 +14,9 @@ from .store import columns
 from .value import Place
 
 Stage = tuple[Callable[..., Any], tuple[str, ...]]
+
+_MOST_AT_ONCE = 32
+"""Registers whose numbers of D's shape are loaded at once: with more of them, wide tiles spill."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class FunctionValue:
         kinds = [kind for _, kinds in self.stages for kind in kinds]
         rows: dict[tuple[int, int], Any] = {}
         for first in range(0, cute.size(made), 4):
+            if "like_out" in kinds and first and first % _MOST_AT_ONCE == 0:
+                cute.arch.sync_warp()
             # Registers i and i + 1 are columns of a row, i + 2 and i + 3 the same of the row eight below.
             by_column = [
                 [of_column(kind, each, place, first + j) for kind, each in zip(kinds, operands, strict=True)]
@@ -65,11 +70,11 @@ class FunctionValue:
                 element = first + 2 * half
                 own = []
                 for number, (kind, each) in enumerate(zip(kinds, operands, strict=True)):
+                    if kind in BY_ROW and (number, half) not in rows:
+                        rows[number, half] = BY_ROW[kind](each, place, element)
                     if kind == "like_out":
-                        own.append(pair_at(each, place, element))
+                        own.append(pair_at(each, rows[number, half], place.column_of(element)))
                     elif kind == "per_row":
-                        if (number, half) not in rows:
-                            rows[number, half] = of_row(each, place, element)
                         own.append((rows[number, half],) * 2)
                     else:
                         own.append((by_column[0][number], by_column[1][number]))
@@ -87,11 +92,19 @@ class FunctionValue:
 class GatedValue(FunctionValue):
     """The same, where the first function makes a column of two: a gate's, and what it opens for.
 
-    Eight columns of the one and eight of the other alternate. Of every eight neighbours a thread has two, so
-    it has both columns; and of results it has what a thread of a narrower fragment would have.
+    Of either, as many columns as a turn has alternate. Of every eight neighbours a thread has two, so it has
+    both columns; and of results it has what a thread of a narrower fragment would have.
+
+    Args:
+        turn: a multiple of 8.
     """
 
-    unit: ClassVar[int] = 2 * INTERLEAVE
+    turn: int = INTERLEAVE
+
+    @property
+    def unit(self) -> int:
+        """A turn of either."""
+        return 2 * self.turn
 
     def out_columns(self, n):
         """Half as many."""
@@ -99,9 +112,10 @@ class GatedValue(FunctionValue):
 
     def given(self, sums: cute.Tensor, element: int) -> tuple[Float32, Float32]:
         """The gate's column, and the other."""
-        eight, own = divmod(element, INTERLEAVE // 2)
-        gate = eight * INTERLEAVE + own
-        return sums[gate], sums[gate + INTERLEAVE // 2]
+        size = self.turn // 2  # registers
+        number, own = divmod(element, size)
+        gate = 2 * size * number + own
+        return sums[gate], sums[gate + size]
 
     def applied(self, x: tuple[Float32, Float32], values: list) -> Float32:
         """What becomes of both."""
@@ -141,14 +155,22 @@ def of_row(operand: cute.Tensor, place: Place, element: int) -> Float32:
     return operand[place.m_group, row].to(Float32)
 
 
-def pair_at(operand: cute.Tensor, place: Place, element: int) -> tuple[Float32, Float32]:
-    """The numbers of an element and of the next in its row, by one load."""
+def row_address(operand: cute.Tensor, place: Place, element: int) -> Int64:
+    """The address of an element's row."""
     row = cutlass.min(place.row_of(element), operand.shape[-2] - 1)
-    column = cutlass.min(place.column_of(element), operand.shape[-1] - 2)
     matrix = (place.m_group,) if len(operand.shape) == 3 else ()
+    return cute.domain_offset((*matrix, row, 0), operand).iterator.toint()
+
+
+BY_ROW = {"per_row": of_row, "like_out": row_address}
+"""What of operands depends on an element's row, and is the same for all of it."""
+
+
+def pair_at(operand: cute.Tensor, row: Int64, column: Int32) -> tuple[Float32, Float32]:
+    """The numbers of a column and of the next, of a row that begins at an address, by one load."""
     dtype = operand.element_type
-    address = cute.domain_offset((*matrix, row, column), operand).iterator.toint()
     align = dtype.width // 4
+    address = row + Int64(cutlass.min(column, operand.shape[-1] - 2)) * (align // 2)
     pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.gmem, assumed_align=align)
     pair = cute.make_rmem_tensor(2, dtype)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(2)), pair)

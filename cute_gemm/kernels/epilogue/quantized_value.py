@@ -52,9 +52,7 @@ class QuantizedValue:
         assert columns_of(sums) == BLOCK, f"{columns_of(sums)} columns; {BLOCK} share a scale"
         scales, columns = operands
         if place.first_column + BLOCK > columns:
-            for i in cutlass.range_constexpr(cute.size(sums)):
-                is_one = place.column_of(i) < columns
-                sums[i] = Float32(cutlass.select_(is_one, sums[i], Float32(0.0)))
+            clear_from(columns, sums, place)
         for half in cutlass.range_constexpr(2):
             own = [i for i in range(cute.size(sums)) if row_offset(i) == 8 * half]
             most = Float32(0.0)
@@ -68,3 +66,10 @@ class QuantizedValue:
             for i in own:
                 sums[i] = sums[i] * inverse
         return sums
+
+
+def clear_from(end: Int32, values: cute.Tensor, place: Place):
+    """Makes zeros of values of column ``end`` and of those behind."""
+    for i in range(cute.size(values)):
+        is_one = place.column_of(i) < end
+        values[i] = Float32(cutlass.select_(is_one, values[i], Float32(0.0)))

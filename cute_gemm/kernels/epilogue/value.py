@@ -71,7 +71,8 @@ class Value(Protocol):
     unit: ClassVar[int]
     """Columns of the sum that one call must have together, from a multiple of them on: a multiple of 8.
 
-    It divides N, a tile's columns, and what a store takes at once.
+    It divides a tile's columns, and what a store takes at once; and N, but where the value knows the last
+    column.
     """
 
     width: ClassVar[int]
@@ -163,6 +164,10 @@ class TileValue:
     def out_columns(self, n: int) -> int:
         """As :meth:`Value.out_columns`."""
         return self.value.out_columns(n)
+
+    def of_thread(self, thread: Int32) -> "TileValue":
+        """The same, where the calling thread's number comes from elsewhere: see :mod:`..sm90.opaque`."""
+        return replace(self, place=replace(self.place, thread=thread))
 
     def __call__(self, sums: cute.Tensor, rows: int, columns: int) -> cute.Tensor:
         """What is stored of sums that lie so many rows and columns from the warpgroup's first ones."""

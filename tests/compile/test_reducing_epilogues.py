@@ -1,0 +1,153 @@
+"""Kernels that reduce over columns: without spills, and with what the epilogue should take.
+
+Of each kind of configuration one is compiled, with `--exhaustive` all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import cutlass
+import cutlass.cute as cute
+import pytest
+import torch
+from kinds import kinds
+
+from cute_gemm import epilogue, runtime
+from cute_gemm.kernels.epilogue import ByteRowStore, Place
+from cute_gemm.kernels.sm90.mma import fragment_mma
+from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE
+from cute_gemm.plan.limits import STATIC_SMEM
+from cute_gemm.runtime import epilogued
+from cute_gemm.runtime.inspection import KernelStats
+
+ALL = candidates.every_reducing_config()
+KINDS = kinds(ALL)
+
+
+@epilogue.gated
+def own(gate: Any, up: Any, alpha: Any) -> Any:
+    return gate * epilogue.sigmoid(alpha * gate) * (up + 1.0)
+
+
+def epilogues(config: KernelConfig) -> dict[str, epilogue.Epilogue]:
+    """With operands of the dimensions that the configuration's layout has."""
+    matrices = (3,) if config.layout.has_matrix_per_group else ()
+    groups = (3,) if config.layout.is_grouped else ()
+    bias, weights = torch.empty(*groups, 128).bfloat16(), torch.empty(*matrices, 64)
+    other = torch.empty(*matrices, 64, 128).half()
+    if config.narrowing == 1:
+        made = {
+            "plain": epilogue.Epilogue(),
+            "chain": epilogue.bias_silu(bias) | epilogue.row_weights(weights),
+            "residual": epilogue.residual(other) | epilogue.silu(),
+        }
+    else:
+        made = {
+            "plain": epilogue.swiglu(),
+            "chain": epilogue.bias(bias) | epilogue.swiglu(7.0) | epilogue.row_weights(weights),
+            "residual": epilogue.alpha(torch.empty(1)) | epilogue.residual(other) | own(1.702),
+        }
+    if config.is_quantized:
+        made = {name: each | epilogue.quantize_1x128() for name, each in made.items()}
+    return made
+
+
+def program(config: KernelConfig, made: epilogue.Epilogue) -> runtime.Program:
+    applied = made.applied
+    return epilogued.program(config, applied, list(applied.operands))
+
+
+def compiled(config: KernelConfig, made: epilogue.Epilogue) -> KernelStats:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return runtime.examine(program(config, made))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "config" in metafunc.fixturenames:
+        configs = ALL if metafunc.config.getoption("exhaustive") else KINDS
+        metafunc.parametrize("config", configs, ids=lambda config: config.name)
+
+
+def test_an_epilogue_spills_nothing(config: KernelConfig) -> None:
+    for name, made in epilogues(config).items():
+        # Each of some; the others are of more code.
+        if name == "plain" or KINDS.index(config) % 4 == 0 if config in KINDS else True:
+            stats = compiled(config, made)
+            assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0), name
+
+
+def pick(**wanted: Any) -> KernelConfig:
+    """The first configuration with these properties."""
+    return next(each for each in ALL if all(getattr(each, name) == of for name, of in wanted.items()))
+
+
+WIDE = {"block_m": 128, "block_n": 256, "tma_scales": False}
+
+
+@pytest.mark.parametrize("turn", [8, 128])
+@pytest.mark.parametrize("layout", sorted({each.layout.name for each in ALL}))
+def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
+    """In one place, wherever they then go: not once for whole tiles and once for rows."""
+    config = next(each for each in ALL if each.layout.name == layout and each.block_n == 256)
+    stats = compiled(config, epilogue.swiglu(turn=turn) | epilogue.quantize_1x128())
+    assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
+    outputs = config.fragments * config.fragment_n // 2 // config.narrowing  # of a thread
+    assert stats.count("MUFU.EX2") == outputs
+    assert stats.count("FMNMX.NAN") == outputs
+    assert stats.count("F2FP.SATFINITE.E4M3") == outputs // 2
+    assert stats.count("STS.U16") == outputs // 2
+    assert stats.count("UTMASTG") == 1
+    wide_stores = [name for name in stats.opcodes if name.startswith("STG") and "128" in name]
+    assert sum(stats.opcodes[name] for name in wide_stores) == (0 if config.layout is DENSE else 4)
+
+
+def test_shared_memory_is_what_the_plan_says() -> None:
+    for config in (pick(out_dtype="float8_e4m3fn", **WIDE), pick(out_dtype="float8_e4m3fn", block_m=256)):
+        made = program(config, epilogues(config)["plain"])
+        runtime.cubin(made)
+        assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()
+
+
+STORE = ByteRowStore(epi_n=128, stages=1, warpgroups=1, dtype=cutlass.Float8E4M3FN)
+
+
+class Places:
+    """Of what threads move to a buffer, and from it, as layouts say it."""
+
+    def __init__(self) -> None:
+        self.registers: dict[int, list[tuple[int, int]]] = {}
+        self.moved: dict[int, list[tuple[int, int]]] = {}
+        self.pieces: dict[int, list[tuple[int, int]]] = {}
+
+    @cute.jit
+    def __call__(self):
+        whole = cute.make_identity_tensor((64, 128))
+        mma = fragment_mma(128)
+        for thread in cutlass.range_constexpr(128):
+            registers = mma.get_slice(thread).partition_C(whole)
+            moved = STORE.to_buffer.get_slice(thread).partition_D(whole)
+            pieces = STORE.from_buffer.get_slice(thread).partition_S(whole)
+            self.registers[thread] = [registers[i] for i in range(64)]
+            self.moved[thread] = [moved[i] for i in range(64)]
+            self.pieces[thread] = [pieces[i] for i in range(64)]
+
+
+def test_threads_move_what_they_have() -> None:
+    """Registers are of the rows and columns that values take them for, and go to their place in a buffer."""
+    places = Places()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cute.compile(places, options="--gpu-arch sm_90a")
+    for thread in range(128):
+        place = Place(0, 0, 64, 0, 0, thread)  # type: ignore[arg-type]
+        own = [(place.row_of(i), place.column_of(i)) for i in range(64)]
+        assert places.registers[thread] == places.moved[thread] == own
+        column = thread % 8 * 16
+        assert places.pieces[thread] == [
+            (thread // 8 + 16 * i, column + j) for i in range(4) for j in range(16)
+        ]

@@ -1,0 +1,552 @@
+"""Epilogues that reduce over columns, on the CPU: SwiGLU, quantising, what fits a call, and who has what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cute_gemm import (
+    dequantize_1x128,
+    epilogue,
+    fp8_gemm_nt,
+    interleave_gate_up,
+    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_gemm_nt_masked,
+    m_grouped_fp8_gemm_nt_offsets,
+    m_major,
+    quantize_1x128,
+    quantize_128x128,
+    split_gate_up,
+    swiglu_quantize_1x128,
+)
+from cute_gemm.kernels.epilogue import ChainedValue, Place, QuantizedValue
+from cute_gemm.kernels.epilogue.function_value import FunctionValue, GatedValue
+from cute_gemm.plan import cost_model
+from cute_gemm.plan.buildable import why_unbuildable
+from cute_gemm.plan.candidates import all_configs, every_reducing_config, is_candidate
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE, LAYOUTS, Layout
+from cute_gemm.plan.limits import QUANTIZED
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.reference import dequantized_product
+from cute_gemm.testing import (
+    GroupedInputs,
+    make_contiguous_inputs,
+    make_inputs,
+    make_masked_inputs,
+    make_offsets_inputs,
+)
+
+M, N, K = 70, 544, 272
+LHS, RHS = make_inputs(M, N, K)
+SUMS = fp8_gemm_nt(LHS, RHS, out_dtype=torch.float32)
+EXACT = dequantized_product(*LHS, *RHS)
+DRAW = torch.Generator().manual_seed(11)
+QUANTIZE = epilogue.quantize_1x128()
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=DRAW).to(dtype)
+
+
+def in_turns(x: Tensor) -> tuple[Tensor, Tensor]:
+    gate, up = x.unflatten(-1, (-1, 2, 8)).unbind(-2)
+    return gate.flatten(-2), up.flatten(-2)
+
+
+def swiglu(x: Tensor, limit: float | None = None) -> Tensor:
+    gate, up = in_turns(x)
+    if limit is not None:
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return functional.silu(gate) * up
+
+
+def bits(x: Tensor) -> Tensor:
+    return x.view(torch.uint8)
+
+
+BIAS, WEIGHTS, HALF_BIAS, OTHER = normal(N), normal(M), normal(N // 2), normal(M, N // 2).half()
+
+
+@epilogue.gated
+def linear_unit(gate: Any, up: Any, alpha: Any) -> Any:
+    return epilogue.maximum(gate, 0.0) * (up + alpha)
+
+
+CASES: dict[str, tuple[epilogue.Epilogue, Callable[[Tensor], Tensor]]] = {
+    "swiglu": (epilogue.swiglu(), swiglu),
+    "limit": (epilogue.swiglu(0.75), lambda x: swiglu(x, 0.75)),
+    "behind a bias": (epilogue.bias(BIAS) | epilogue.swiglu(), lambda x: swiglu(x + BIAS)),
+    "before others": (
+        epilogue.swiglu()
+        | epilogue.bias(HALF_BIAS)
+        | epilogue.row_weights(WEIGHTS)
+        | epilogue.residual(OTHER),
+        lambda x: (swiglu(x) + HALF_BIAS) * WEIGHTS[:, None] + OTHER.float(),
+    ),
+    "one's own": (linear_unit(0.5), lambda x: torch.relu(in_turns(x)[0]) * (in_turns(x)[1] + 0.5)),
+    "nothing": (epilogue.Epilogue(), lambda x: x),
+    "silu": (epilogue.silu(), functional.silu),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_are_right(name: str) -> None:
+    made, wanted = CASES[name]
+    got = fp8_gemm_nt(LHS, RHS, out_dtype=torch.float32, epilogue=made)
+    exact = wanted(EXACT)
+    torch.testing.assert_close(got, wanted(SUMS), rtol=2e-6, atol=1e-5)
+    torch.testing.assert_close(got.double(), exact.double(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(fp8_gemm_nt(LHS, RHS, epilogue=made), got.bfloat16())
+
+
+@pytest.mark.parametrize("power_of_two", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_the_fp32_value_is_quantised(name: str, power_of_two: bool) -> None:
+    """Bit for bit as it would be by itself, not rounded to bf16 before."""
+    made, wanted = CASES[name]
+    quantize = epilogue.quantize_1x128(power_of_two_scales=power_of_two)
+    q, s = fp8_gemm_nt(LHS, RHS, epilogue=made | quantize)
+    values = fp8_gemm_nt(LHS, RHS, out_dtype=torch.float32, epilogue=made)
+    want_q, want_s = quantize_1x128(values, power_of_two_scales=power_of_two)
+    assert torch.equal(bits(q), bits(want_q))
+    assert torch.equal(s, want_s)
+    assert s.shape == (M, -(-values.shape[-1] // 128))
+    assert q.is_contiguous()
+    rounded = quantize_1x128(values.bfloat16(), power_of_two_scales=power_of_two)[0]
+    assert not torch.equal(bits(q), bits(rounded))
+    # Half an ulp of e4m3, and of its smallest numbers.
+    error = (dequantize_1x128(q, s).double() - wanted(EXACT).double()).abs()
+    step = s.repeat_interleave(128, -1)[:, : q.shape[-1]]
+    assert (error <= 2**-4 * wanted(EXACT).abs() + 2**-10 * step + 1e-4).all()
+
+
+def test_it_is_what_the_quantiser_makes() -> None:
+    q, s = fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu() | QUANTIZE)
+    want_q, want_s = swiglu_quantize_1x128(SUMS, interleaved=True)
+    torch.testing.assert_close(s, want_s, rtol=1e-6, atol=0)
+    assert (bits(q) != bits(want_q)).float().mean() < 1e-3
+
+
+def test_blocks_of_zeros_and_of_nan() -> None:
+    (a, sa), rhs = LHS, RHS
+    a, sa = a.clone(), sa.clone()
+    bits(a)[3] = 0
+    sa[5] = torch.nan
+    sa[6] = torch.inf
+    q, s = fp8_gemm_nt((a, sa), rhs, epilogue=QUANTIZE)
+    assert (s[3] == 1).all()
+    assert (bits(q)[3] & 0x7F == 0).all()
+    assert s[5:7].isnan().all()
+    assert (bits(q)[5:7] == 0x7F).all()
+    assert s[[0, 4, 7]].isfinite().all()
+
+
+def test_results_may_be_given() -> None:
+    made = epilogue.swiglu() | QUANTIZE
+    want_q, want_s = fp8_gemm_nt(LHS, RHS, epilogue=made)
+    q = torch.zeros(M, N, dtype=want_q.dtype)[:, : N // 2]
+    for s in (torch.zeros_like(want_s), m_major(want_s).zero_(), torch.zeros(M, 9)[:, ::3]):
+        version = q._version, s._version
+        given = fp8_gemm_nt(LHS, RHS, (q, s), epilogue=made)
+        assert given[0] is q
+        assert given[1] is s
+        assert torch.equal(bits(q), bits(want_q))
+        assert torch.equal(s, want_s)
+        assert q._version > version[0]
+        assert s._version > version[1]
+    for out in ((q, None), (None, want_s)):
+        made_q, made_s = fp8_gemm_nt(LHS, RHS, out, epilogue=made)
+        assert torch.equal(bits(made_q), bits(want_q))
+        assert torch.equal(made_s, want_s)
+    _, s = fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu() | epilogue.quantize_1x128(m_major_scales=True))
+    assert s.stride() == (1, 72)
+    assert torch.equal(s, want_s)
+
+
+def test_out_of_half_the_columns_is_added_to() -> None:
+    out = OTHER.bfloat16()
+    assert fp8_gemm_nt(LHS, RHS, out, epilogue=epilogue.swiglu() | epilogue.accumulate(2.0)) is out
+    torch.testing.assert_close(out, (swiglu(SUMS) + 2 * OTHER.bfloat16().float()).bfloat16())
+
+
+def test_nothing_to_sum_and_nothing_to_store() -> None:
+    made = epilogue.bias(BIAS) | epilogue.swiglu() | QUANTIZE
+    for m, k in ((0, K), (3, 0)):
+        q, s = fp8_gemm_nt(*make_inputs(m, N, k), epilogue=made)
+        assert q.shape == (m, N // 2)
+        assert s.shape == (m, 3)
+    want_q, want_s = quantize_1x128(swiglu(BIAS.expand(3, N)))
+    torch.testing.assert_close(s, want_s)
+    torch.testing.assert_close(dequantize_1x128(q, s), dequantize_1x128(want_q, want_s), rtol=0.07, atol=1e-3)
+
+
+SIZES = (5, 0, 20)
+GROUPED: dict[str, tuple[Callable[..., Any], GroupedInputs, tuple[Any, ...]]] = {
+    "contiguous": (m_grouped_fp8_gemm_nt_contiguous, make_contiguous_inputs(SIZES, N, K), ()),
+    "offsets": (m_grouped_fp8_gemm_nt_offsets, make_offsets_inputs(SIZES, N, K, alignment=16), ()),
+    "masked": (m_grouped_fp8_gemm_nt_masked, make_masked_inputs(SIZES, 24, N, K), (8,)),
+}
+
+
+@pytest.mark.parametrize("made", [QUANTIZE, epilogue.swiglu() | QUANTIZE], ids=["plain", "swiglu"])
+@pytest.mark.parametrize("name", GROUPED)
+def test_rows_of_no_group_stay(name: str, made: epilogue.QuantizingEpilogue) -> None:
+    operation, given, count = GROUPED[name]
+    options = {"alignment": 16} if name == "offsets" else {}
+    arguments = given.lhs, given.rhs, given.index, *count
+    values = operation(
+        *arguments, out_dtype=torch.float32, epilogue=epilogue.Epilogue(made.stages), **options
+    )
+    want_q, want_s = quantize_1x128(values)
+    q, s = bits(want_q).clone().fill_(0x55).view(want_q.dtype), torch.full_like(want_s, 7.0)
+    assert operation(*arguments, (q, s), epilogue=made, **options)[0] is q
+    is_written = given.row_groups >= 0
+    assert int(is_written.sum()) == sum(SIZES) < is_written.numel()
+    assert torch.equal(bits(q)[is_written], bits(want_q)[is_written])
+    assert torch.equal(s[is_written], want_s[is_written])
+    assert (bits(q)[~is_written] == 0x55).all()
+    assert (s[~is_written] == 7).all()
+
+
+def test_a_compiled_caller_gets_the_same_bits() -> None:
+    made = epilogue.swiglu() | QUANTIZE
+
+    def caller() -> tuple[Tensor, Tensor]:
+        q, s = fp8_gemm_nt(LHS, RHS, epilogue=made)
+        return q, s * 2
+
+    (q, s), (want_q, want_s) = torch.compile(caller, backend="eager")(), caller()
+    torch._dynamo.reset()
+    assert torch.equal(bits(q), bits(want_q))
+    assert torch.equal(s, want_s)
+
+
+# What fits a call
+
+Q = torch.empty(M, N // 2, dtype=torch.float8_e4m3fn)
+S = torch.empty(M, 3)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (Q, TypeError, r"out is one tensor, .* wanted a pair of e4m3 and its scales, `out=\(q, s\)`"),
+        ((Q, S, S), TypeError, "out is a builtins.tuple.*wanted a pair"),
+        ((Q.float(), S), TypeError, r"out\[0\] has dtype torch.float32; wanted torch.float8_e4m3fn"),
+        ((Q, S.double()), TypeError, r"out\[1\] has dtype torch.float64; wanted torch.float32"),
+        ((Q[:, :-16], S), ValueError, r"out\[0\] has shape \(70, 256\); wanted \(70, 272\)"),
+        ((Q, S[:, :2]), ValueError, r"out\[1\] has shape \(70, 2\); wanted \(70, 3\)"),
+        ((Q, S[:1].expand(M, 3)), ValueError, r"out\[1\] has strides \(0, 1\), so elements may share memory"),
+        ((Q.T.contiguous().T, S), ValueError, r"out\[0\] has strides .* wanted N contiguous"),
+        (
+            (torch.empty(M, 280, dtype=Q.dtype)[:, :272], S),
+            ValueError,
+            r"out\[0\] has strides .* multiple of 16",
+        ),
+        ((Q, torch.nn.Parameter(S)), ValueError, r"out\[1\] requires a gradient"),
+    ],
+)
+def test_results_that_do_not_fit_are_named(out: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fp8_gemm_nt(LHS, RHS, out, epilogue=epilogue.swiglu() | QUANTIZE)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: fp8_gemm_nt(LHS, RHS, epilogue=QUANTIZE, out_dtype=torch.float32),
+            TypeError,
+            "out_dtype is torch.float32, but the epilogue quantises",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, (RHS[0][:536], RHS[1]), epilogue=epilogue.swiglu()),
+            ValueError,
+            "b has 536 rows; wanted a multiple of 16",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, (RHS[0][:536], RHS[1]), epilogue=QUANTIZE),
+            ValueError,
+            "b has 536 rows; wanted a multiple of 16: the columns of a quantised result",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, (RHS[0][:528], RHS[1]), epilogue=epilogue.swiglu() | QUANTIZE),
+            ValueError,
+            "b has 528 rows; wanted a multiple of 32",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, RHS, torch.empty(M, N), epilogue=epilogue.swiglu()),
+            ValueError,
+            r"out has shape \(70, 544\); wanted .* \(70, 272\)",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, RHS, epilogue=epilogue.bias(HALF_BIAS) | epilogue.swiglu()),
+            ValueError,
+            r"bias has shape \(272,\); wanted \(544,\)",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu() | epilogue.bias(BIAS)),
+            ValueError,
+            r"bias has shape \(544,\); wanted \(272,\)",
+        ),
+        (
+            lambda: fp8_gemm_nt(
+                LHS, RHS, (Q, S), epilogue=epilogue.swiglu() | epilogue.accumulate() | QUANTIZE
+            ),
+            ValueError,
+            "residual is what out held before, but out is quantised",
+        ),
+        (
+            lambda: fp8_gemm_nt(
+                LHS, RHS, OTHER.bfloat16(), epilogue=epilogue.accumulate() | epilogue.swiglu()
+            ),
+            ValueError,
+            "wanted it behind what makes one column of two",
+        ),
+        (
+            lambda: fp8_gemm_nt(
+                LHS,
+                RHS,
+                (Q, S),
+                epilogue=epilogue.swiglu() | epilogue.row_weights(S.flatten()[:M]) | QUANTIZE,
+            ),
+            ValueError,
+            r"out\[1\] lies in the memory of row_weights",
+        ),
+        (
+            lambda: fp8_gemm_nt(
+                (LHS[0], LHS[1][:, :3]), RHS, (Q, LHS[1][:, :3]), epilogue=epilogue.swiglu() | QUANTIZE
+            ),
+            ValueError,
+            r"out\[1\] lies in the memory of sa",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, (RHS[0][:512], RHS[1][:4]), epilogue=epilogue.swiglu(turn=128)),
+            ValueError,
+            "128 columns of a gate and of what it opens for alternate, which takes tiles",
+        ),
+        (
+            lambda: fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu(turn=128) | QUANTIZE),
+            ValueError,
+            "b has 544 rows; wanted a multiple of 256: 128 columns",
+        ),
+        (lambda: epilogue.swiglu(turn=16), ValueError, "turn is 16; wanted 8 or 128"),
+        (lambda: QUANTIZE | epilogue.relu(), TypeError, "nothing follows quantize_1x128"),
+        (
+            lambda: epilogue.swiglu() | linear_unit(1.0),
+            ValueError,
+            "swiglu and linear_unit both make one column",
+        ),
+        (lambda: epilogue.swiglu("7"), TypeError, "limit is a builtins.str; wanted a number"),
+        (lambda: epilogue.swiglu(0.0), ValueError, "limit is 0.0; wanted a number above 0"),
+        (lambda: epilogue.quantize_1x128(m_major_scales=1), TypeError, "m_major_scales is a builtins.int"),
+        (lambda: epilogue.gated(lambda x: x), TypeError, "is no function of two sums and of operands"),
+        (lambda: linear_unit(), TypeError, "linear_unit was given 0 operands; wanted operands alpha"),
+    ],
+)
+def test_what_does_not_fit_is_named(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_kernel_is_told_by_what_shapes_it() -> None:
+    made = epilogue.swiglu()
+    assert (made | QUANTIZE).key == (epilogue.swiglu() | epilogue.quantize_1x128(m_major_scales=True)).key
+    assert (made | QUANTIZE).key != made.key
+    assert (made | QUANTIZE).key != (made | epilogue.quantize_1x128(power_of_two_scales=True)).key
+    assert epilogue.swiglu(7.0).key == epilogue.swiglu(8.0).key != made.key
+
+    def both(x: Any, y: Any) -> Any:
+        return x + y
+
+    assert epilogue.gated(both)().key != epilogue.function(both)(1.0).key
+
+
+# Weights by turns
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (3, 16, 8)])
+def test_weights_are_laid_out_by_turns_and_back(shape: tuple[int, ...]) -> None:
+    gate, up = normal(*shape), normal(*shape)
+    both = interleave_gate_up(gate, up)
+    assert both.shape == (*shape[:-2], 2 * shape[-2], shape[-1])
+    assert both.is_contiguous()
+    assert torch.equal(both[..., 8:16, :], up[..., :8, :])
+    assert torch.equal(both[..., 16:24, :], gate[..., 8:16, :])
+    assert all(torch.equal(x, y) for x, y in zip(split_gate_up(both), (gate, up), strict=True))
+    assert torch.equal(interleave_gate_up(gate.mT, up.mT, dim=-1), both.mT)
+
+
+def test_quantised_weights_are_laid_out_in_their_blocks() -> None:
+    """Values and scales are those that were given, so a layer of them has the sums of two products."""
+    inner = 256
+    lhs, gate, up = quantize_1x128(normal(M, K)), *(quantize_128x128(normal(inner, K)) for _ in range(2))
+    both = interleave_gate_up(gate, up, turn=128)
+    assert both[0].shape == (2 * inner, K)
+    assert both[1].shape == (4, 3)
+    for (q, s), (want_q, want_s) in zip(split_gate_up(both, turn=128), (gate, up), strict=True):
+        assert torch.equal(bits(q), bits(want_q))
+        assert torch.equal(s, want_s)
+    made = linear_unit(0.5, turn=128)
+    q, s = fp8_gemm_nt(lhs, both, epilogue=made | epilogue.bias(BIAS[:inner]) | QUANTIZE)
+    of_gate, of_up = (fp8_gemm_nt(lhs, each, out_dtype=torch.float32) for each in (gate, up))
+    want_q, want_s = quantize_1x128(torch.relu(of_gate) * (of_up + 0.5) + BIAS[:inner])
+    assert torch.equal(bits(q), bits(want_q))
+    assert torch.equal(s, want_s)
+    stacked = interleave_gate_up(*((q[None], s[None]) for q, s in (gate, up)), turn=128)
+    assert torch.equal(bits(stacked[0][0]), bits(both[0]))
+    bias = interleave_gate_up(BIAS[:inner], BIAS[:inner] + 1, dim=-1, turn=128)
+    assert torch.equal(bias[128:256], BIAS[:128] + 1)
+
+
+def test_a_layer_of_laid_out_weights() -> None:
+    inner = 128 + 16
+    x, gate, up = normal(M, K), normal(inner, K), normal(inner, K)
+    bias = interleave_gate_up(gate[:, 0], up[:, 0], dim=-1)
+    lhs, rhs = quantize_1x128(x), quantize_128x128(interleave_gate_up(gate, up))
+    q, s = fp8_gemm_nt(lhs, rhs, epilogue=epilogue.bias(bias) | epilogue.swiglu() | QUANTIZE)
+    of_gate, of_up = (x.double() @ w.double().T + w[:, 0] for w in (gate, up))
+    want = functional.silu(of_gate) * of_up
+    assert (dequantize_1x128(q, s) - want).norm() < 0.08 * want.norm()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: interleave_gate_up(RHS, RHS), TypeError, "gate is quantised, .* 64 rows of gate and of up"),
+        (lambda: interleave_gate_up(BIAS[:, None], Q), TypeError, "up is quantised"),
+        (lambda: split_gate_up(RHS[0]), TypeError, "weight is quantised"),
+        (lambda: split_gate_up(RHS), TypeError, "weight is quantised.*`turn=128`"),
+        (lambda: split_gate_up(RHS, turn=128), ValueError, "wanted a multiple of 128 in dimension -2"),
+        (lambda: interleave_gate_up(BIAS, BIAS, dim=-1, turn=16), ValueError, "turn is 16; wanted 8 or 128"),
+        (
+            lambda: interleave_gate_up((RHS[0][:512], RHS[1]), (RHS[0][:512], RHS[1]), turn=128),
+            ValueError,
+            r"the scales of gate have shape \(5, 3\); wanted \(4, 3\)",
+        ),
+        (lambda: interleave_gate_up(BIAS, None), TypeError, "up is None"),
+        (lambda: interleave_gate_up(BIAS[:8], BIAS[:16], dim=-1), ValueError, "wanted what gate is"),
+        (
+            lambda: interleave_gate_up(BIAS[:4], BIAS[:4], dim=-1),
+            ValueError,
+            r"gate has shape \(4,\); wanted a m",
+        ),
+        (lambda: interleave_gate_up(BIAS, BIAS), ValueError, "dim is -2; wanted a dimension of gate"),
+        (lambda: split_gate_up(BIAS[:24], dim=0), ValueError, "multiple of 16 in dimension 0"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(
+    call: Callable[[], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+# Which thread has what
+
+
+def places_of(first_column: int, thread: int) -> Any:
+    return Place(0, first_column, 64, 0, 0, thread)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("turn", [8, 128])
+def test_a_thread_has_both_columns_of_what_it_makes(turn: int) -> None:
+    """And a quad of lanes has the 128 columns of a row that share a scale."""
+    value, seen = GatedValue(((lambda gate, up: gate, ()),), turn), {}
+    for thread in range(128):
+        place = places_of(512, thread)
+        sums = [(place.row_of(i), place.column_of(i)) for i in range(128)]
+        made = place.made_by(value)
+        for i in range(64):
+            row, column = made.row_of(i), made.column_of(i)
+            gate, up = value.given(sums, i)  # type: ignore[arg-type]
+            assert gate == (row, 2 * turn * (column // turn) + column % turn)
+            assert up == (row, gate[1] + turn)
+            assert (row, column) not in seen
+            seen[row, column] = thread
+    assert seen.keys() == {(row, column) for row in range(64) for column in range(256, 384)}
+    for row in range(64):
+        assert len({seen[row, column] // 4 for column in range(256, 384)}) == 1
+
+
+def test_values_behind_each_other_take_whole_units() -> None:
+    first, gated, last = FunctionValue(()), GatedValue(((lambda x, y: x, ()),)), QuantizedValue(False)
+    chain = ChainedValue(ChainedValue(first, gated), last)
+    assert chain.unit == 256
+    assert chain.out_columns(512) == 256
+    assert chain.tensors == 2
+    assert ChainedValue(first, last).unit == 128
+    assert ChainedValue(gated, first).unit == 16
+
+
+# Which kernels there are
+
+OUTS = [(QUANTIZED, 1), (QUANTIZED, 2), ("bfloat16", 2), ("float32", 2)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
+@pytest.mark.parametrize("out", OUTS, ids=str)
+def test_every_problem_has_a_kernel(layout: Layout, out: tuple[str, int]) -> None:
+    out_dtype, narrowing = out
+    for m in (1, 64, 65, 128, 300, 4096, 16384):
+        for n, k in ((32, 16), (576, 7168), (4096, 7168)):
+            groups = 1 if layout is DENSE else 8
+            problem = GemmProblem(
+                m, n, k, out_dtype, layout=layout, groups=groups, batch_invariant=m > 128, narrowing=narrowing
+            )
+            config = cost_model.best(problem)
+            assert is_candidate(problem, config)
+            assert config.splits == 1
+            assert config.out_dtype == out_dtype
+            assert config.narrowing == narrowing
+
+
+def test_a_tile_has_all_columns_of_a_scale() -> None:
+    for config in every_reducing_config():
+        assert not why_unbuildable(config)
+        assert config.block_n == config.narrowing * config.out_n
+        assert config.splits == 1
+        if config.is_quantized:
+            assert config.out_n % 128 == 0
+            assert config.epi_n == 128
+    assert len({config.name for config in every_reducing_config()}) == len(every_reducing_config())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (KernelConfig(128, 192, 4, epi_n=128, out_dtype=QUANTIZED), "has 192 columns of sums and 1 for each"),
+        (KernelConfig(128, 128, 4, epi_n=128, out_dtype=QUANTIZED, narrowing=2), "wanted 256 or a multiple"),
+        (
+            KernelConfig(128, 128, 4, epi_n=64, out_dtype=QUANTIZED),
+            "epi_n is 64; wanted 128, the columns of D",
+        ),
+        (
+            KernelConfig(128, 128, 4, epi_n=128, splits=2, out_dtype=QUANTIZED),
+            "splits is 2, and D is quantised",
+        ),
+        (
+            KernelConfig(128, 96, 4, epi_n=32, narrowing=2),
+            "epi_n is 32, which does not divide the columns of D",
+        ),
+        (
+            KernelConfig(128, 128, 4, epi_n=32, epi_stages=1, narrowing=2),
+            "epi_stages is 1; wanted at least 2",
+        ),
+        (KernelConfig(128, 128, 4, narrowing=0), "narrowing is 0; wanted at least 1"),
+    ],
+)
+def test_what_cannot_be_built_is_named(config: KernelConfig, message: str) -> None:
+    assert message in why_unbuildable(config)
+
+
+def test_plain_problems_choose_what_they_chose() -> None:
+    plain = all_configs("bfloat16", DENSE)
+    assert all(config.narrowing == 1 and not config.is_quantized for config in plain)
+    assert not set(plain) & set(every_reducing_config())
