@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..epilogue import Epilogue, swiglu
 from ..epilogue import quantize_1x128 as quantized
 from ..epilogue import row_weights as times_weights
-from ..epilogue import swiglu
 from ..ops.dense import fp8_gemm_nt
 from ..ops.grouped import m_grouped_fp8_gemm_nt_masked, m_grouped_fp8_gemm_nt_offsets
 from ..quantize import quantize_1x128
@@ -15,6 +15,8 @@ from .routing import route
 
 Operand = tuple[Tensor, Tensor]
 """e4m3 values and their scales."""
+
+SWIGLU = swiglu()
 
 
 def expert_layer(
@@ -26,16 +28,16 @@ def expert_layer(
     *,
     first_expert: int = 0,
     shared: tuple[Operand, Operand] | None = None,
-    limit: float | None = None,
+    activation: Epilogue = SWIGLU,
     out: Tensor | None = None,
 ) -> Tensor:
     """The layer of a mixture of experts: of each token the weighted sum of what its experts make of it.
 
     Token t becomes the sum over its choices j of ``weights[t, j] * E(x[t])``, where E is expert
-    ``expert_ids[t, j]``, ``down @ (silu(gate @ x) * (up @ x))`` (Shazeer, arXiv:2002.05202). Rows are sorted by
-    expert as they are, without padding. Nothing depends on what the host knows of the choices, so a call may
-    be captured into a CUDA graph once it ran before. The same call always gives the same bits; within
-    ``cute_gemm.config(batch_invariant=True)`` a token's do not depend on what else the batch holds.
+    ``expert_ids[t, j]``, ``down @ (silu(gate @ x) * (up @ x))`` (Shazeer, arXiv:2002.05202). Rows are
+    sorted by expert as they are, without padding. Nothing depends on what the host knows of the choices, so a
+    call may be captured into a CUDA graph once it ran before. The same call always gives the same bits, and
+    within ``cute_gemm.config(batch_invariant=True)`` a token's do not depend on what else the batch holds.
 
     Args:
         x: bf16, fp16 or fp32 ``[T, K]``.
@@ -46,9 +48,10 @@ def expert_layer(
             nothing.
         weights: fp32 ``[T, k]``, contiguous.
         first_expert: the number of the first expert that is here.
-        shared: gate and up, and down, of experts that see every token: ``[2 I', K]`` and ``[N, I']`` with their
-            scales. Their result is added as it is.
-        limit: as of :func:`cute_gemm.epilogue.swiglu`.
+        shared: gate and up, and down, of experts that see every token: ``[2 I', K]`` and ``[N, I']`` with
+            their scales. Their result is added as it is.
+        activation: what becomes of gate and up, such as ``epilogue.swiglu(limit=7.0)``, or
+            ``epilogue.swiglu(turn=128)`` for weights that were quantised before they were laid out.
         out: bf16 ``[T, N]`` to write; None to allocate.
 
     Returns:
@@ -60,8 +63,10 @@ def expert_layer(
     """
     routing = route(expert_ids, gate_up[0].shape[0], weights, first_expert=first_expert)
     lhs = quantize_1x128(x, rows=routing.tokens)
-    rows = experts(lhs, gate_up, down, offsets=routing.ends, row_weights=routing.weights, limit=limit)
-    base = None if shared is None else mlp(x, *shared, limit=limit)
+    rows = experts(
+        lhs, gate_up, down, offsets=routing.ends, row_weights=routing.weights, activation=activation
+    )
+    base = None if shared is None else mlp(x, *shared, activation=activation)
     return combine(rows, routing.places, base=base, out=out)
 
 
@@ -74,10 +79,10 @@ def experts(
     valid_rows: Tensor | None = None,
     expected_rows: int | None = None,
     row_weights: Tensor | None = None,
-    limit: float | None = None,
+    activation: Epilogue = SWIGLU,
     out: Tensor | None = None,
 ) -> Tensor:
-    """What experts make of rows that are sorted and quantised already, as a dispatch between devices has them.
+    """What experts make of rows that are sorted and quantised already, as a dispatch between devices does it.
 
     Args:
         lhs: e4m3 ``[M, K]``, or of ``valid_rows`` ``[E, capacity, K]``, and its scales.
@@ -85,7 +90,8 @@ def experts(
         offsets: int32 ``[E]``: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`.
         valid_rows, expected_rows: instead of it: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`.
         row_weights: fp32 ``[M]`` or ``[E, capacity]``: what each row's result is multiplied with, if any.
-        limit: as of :func:`cute_gemm.epilogue.swiglu`.
+        activation: what becomes of gate and up, such as ``epilogue.swiglu(limit=7.0)``, or
+            ``epilogue.swiglu(turn=128)`` for weights that were quantised before they were laid out.
         out: bf16 ``[M, N]`` or ``[E, capacity, N]`` to write; None to allocate.
 
     Returns:
@@ -100,15 +106,15 @@ def experts(
         raise TypeError("experts() wants either offsets or valid_rows, which say whose rows are whose")
     if (expected_rows is None) != (valid_rows is None):
         raise TypeError("expected_rows goes with valid_rows: about how many valid rows an expert has")
-    opened = swiglu(limit) | quantized()
+    opened = activation | quantized()
     weighted = None if row_weights is None else times_weights(row_weights)
-    if offsets is not None:
-        middle = m_grouped_fp8_gemm_nt_offsets(lhs, gate_up, offsets, epilogue=opened)
-        return m_grouped_fp8_gemm_nt_offsets(middle, down, offsets, out, epilogue=weighted)
-    assert valid_rows is not None and expected_rows is not None
-    count = valid_rows, expected_rows
-    middle = m_grouped_fp8_gemm_nt_masked(lhs, gate_up, *count, epilogue=opened)
-    return m_grouped_fp8_gemm_nt_masked(middle, down, *count, out, epilogue=weighted)
+    if valid_rows is not None and expected_rows is not None:
+        count = valid_rows, expected_rows
+        middle = m_grouped_fp8_gemm_nt_masked(lhs, gate_up, *count, epilogue=opened)
+        return m_grouped_fp8_gemm_nt_masked(middle, down, *count, out, epilogue=weighted)
+    assert offsets is not None
+    middle = m_grouped_fp8_gemm_nt_offsets(lhs, gate_up, offsets, epilogue=opened)
+    return m_grouped_fp8_gemm_nt_offsets(middle, down, offsets, out, epilogue=weighted)
 
 
 def mlp(
@@ -116,7 +122,7 @@ def mlp(
     gate_up: Operand,
     down: Operand,
     *,
-    limit: float | None = None,
+    activation: Epilogue = SWIGLU,
     out: Tensor | None = None,
 ) -> Tensor:
     """The feed-forward layer of a dense model, or of experts that see every token.
@@ -125,7 +131,8 @@ def mlp(
         x: bf16, fp16 or fp32 ``[T, K]``; or e4m3 and scales, as :func:`cute_gemm.quantize_1x128` makes them.
         gate_up: e4m3 ``[2 I, K]`` and its scales, as of :func:`expert_layer`.
         down: e4m3 ``[N, I]`` and its scales.
-        limit: as of :func:`cute_gemm.epilogue.swiglu`.
+        activation: what becomes of gate and up, such as ``epilogue.swiglu(limit=7.0)``, or
+            ``epilogue.swiglu(turn=128)`` for weights that were quantised before they were laid out.
         out: bf16 ``[T, N]`` to write; None to allocate.
 
     Returns:
@@ -136,5 +143,5 @@ def mlp(
             :func:`cute_gemm.fp8_gemm_nt`.
     """
     lhs = quantize_1x128(x) if isinstance(x, Tensor) else x
-    middle = fp8_gemm_nt(lhs, gate_up, epilogue=swiglu(limit) | quantized())
+    middle = fp8_gemm_nt(lhs, gate_up, epilogue=activation | quantized())
     return fp8_gemm_nt(middle, down, out, epilogue=None)

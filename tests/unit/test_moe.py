@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch import library as torch_library
 from torch._dynamo.testing import CompileCounter
 
-from cute_gemm import moe
+import cute_gemm
+from cute_gemm import epilogue, moe
 
 CASES = st.tuples(
     st.integers(0, 40), st.integers(1, 9), st.integers(1, 17), st.integers(0, 5), st.integers(0, 2**32)
@@ -165,3 +167,106 @@ def test_what_is_refused_when_compiled_is_said() -> None:
     compiled = torch.compile(lambda ids: moe.route(ids, 6), fullgraph=True, backend="eager")
     with pytest.raises(Exception, match=r"wanted \[T, k\]"):
         compiled(IDS[0])
+
+
+class Experts:
+    """Experts of random weights, and shared ones."""
+
+    def __init__(self, experts: int, k: int, inner: int, turn: int = 8) -> None:
+        draw = torch.Generator().manual_seed(inner)
+        self.gate, self.up = (torch.randn(experts, inner, k, generator=draw) / k**0.5 for _ in range(2))
+        self.down = torch.randn(experts, k, inner, generator=draw) / inner**0.5
+        if turn == 8:
+            gate_up = cute_gemm.quantize_128x128(cute_gemm.interleave_gate_up(self.gate, self.up))
+        else:
+            pairs = (cute_gemm.quantize_128x128(each) for each in (self.gate, self.up))
+            gate_up = cute_gemm.interleave_gate_up(*pairs, turn=turn)
+        self.operands = gate_up, cute_gemm.quantize_128x128(self.down)
+
+    def answer(self, expert: int, x: Tensor) -> Tensor:
+        """What an expert makes of a token, not quantised."""
+        x, gate, up, down = (
+            each.double() for each in (x, self.gate[expert], self.up[expert], self.down[expert])
+        )
+        return down @ (torch.nn.functional.silu(gate @ x) * (up @ x))
+
+
+TOKENS = torch.randn(12, 256, generator=torch.Generator().manual_seed(3)).bfloat16()
+
+
+@pytest.mark.parametrize("turn", [8, 128])
+def test_a_layer_is_the_weighted_sum_of_its_experts(turn: int) -> None:
+    some = Experts(6, 256, 128, turn)
+    found = moe.expert_layer(TOKENS, *some.operands, IDS, WEIGHTS, activation=epilogue.swiglu(turn=turn))
+    wanted = torch.zeros(12, 256, dtype=torch.float64)
+    for token, (ids, weights) in enumerate(zip(IDS.tolist(), WEIGHTS.tolist(), strict=True)):
+        for expert, weight in zip(ids, weights, strict=True):
+            if 0 <= expert < 6:
+                wanted[token] += weight * some.answer(expert, TOKENS[token])
+    # e4m3 keeps four bits, twice: 3.6 % of each product's terms, and these are of random sign.
+    assert (found.double() - wanted).norm() < 0.08 * wanted.norm()
+    assert (found == 0).all(1).tolist() == ((IDS < 0) | (IDS > 5)).all(1).tolist()
+
+
+def test_experts_may_be_spread_over_devices() -> None:
+    some = Experts(6, 256, 128)
+    whole = moe.expert_layer(TOKENS, *some.operands, IDS, WEIGHTS).double()
+    parts = torch.zeros_like(whole)
+    for first, last in (0, 2), (2, 6):
+        own = [tuple(each[first:last] for each in pair) for pair in some.operands]
+        parts += moe.expert_layer(TOKENS, *own, IDS, WEIGHTS, first_expert=first).double()
+    assert (parts - whole).norm() < 5e-3 * whole.norm()
+
+
+def test_a_shared_expert_is_added_as_it_is() -> None:
+    some, shared = Experts(6, 256, 128), Experts(1, 256, 384)
+    own = [tuple(each[0] for each in pair) for pair in shared.operands]
+    alone = moe.mlp(TOKENS, *own)
+    wanted = torch.stack([shared.answer(0, x) for x in TOKENS])
+    assert (alone.double() - wanted).norm() < 0.08 * wanted.norm()
+    nobody = torch.full_like(IDS, -1)
+    assert torch.equal(moe.expert_layer(TOKENS, *some.operands, nobody, WEIGHTS, shared=tuple(own)), alone)
+    both = moe.expert_layer(TOKENS, *some.operands, IDS, WEIGHTS, shared=tuple(own)).double()
+    apart = moe.expert_layer(TOKENS, *some.operands, IDS, WEIGHTS).double() + alone.double()
+    assert (both - apart).norm() < 5e-3 * apart.norm()
+
+
+def test_a_token_is_the_same_in_any_batch() -> None:
+    some = Experts(6, 256, 128)
+    whole = moe.expert_layer(TOKENS, *some.operands, IDS, WEIGHTS)
+    for rows in slice(0, 1), slice(3, 9):
+        assert torch.equal(
+            moe.expert_layer(TOKENS[rows], *some.operands, IDS[rows], WEIGHTS[rows]), whole[rows]
+        )
+
+
+def test_experts_of_masked_groups_are_those_of_offsets() -> None:
+    some, found = Experts(6, 256, 128), moe.route(IDS, 6, WEIGHTS)
+    assert found.weights is not None
+    q, s = cute_gemm.quantize_1x128(TOKENS, rows=found.tokens)
+    rows = moe.experts((q, s), *some.operands, offsets=found.ends, row_weights=found.weights)
+    ends = [0, *found.ends.tolist()]
+    places = torch.full((6, 16), -1, dtype=torch.int32)
+    weights = torch.zeros(6, 16)
+    for expert, (first, end) in enumerate(itertools.pairwise(ends)):
+        places[expert, : end - first] = found.tokens[first:end]
+        weights[expert, : end - first] = found.weights[first:end]
+    x = TOKENS[places.clamp(min=0).long()]
+    masked = moe.experts(
+        cute_gemm.quantize_1x128(x),
+        *some.operands,
+        valid_rows=torch.tensor(ends, dtype=torch.int32).diff(),
+        expected_rows=8,
+        row_weights=weights,
+    )
+    for expert, (first, end) in enumerate(itertools.pairwise(ends)):
+        assert torch.equal(masked[expert, : end - first], rows[first:end])
+    with pytest.raises(TypeError, match="either offsets or valid_rows"):
+        moe.experts((q, s), *some.operands)
+    with pytest.raises(TypeError, match="expected_rows goes with"):
+        moe.experts((q, s), *some.operands, offsets=found.ends, expected_rows=3)
+
+
+def test_no_tokens() -> None:
+    some = Experts(6, 256, 128)
+    assert moe.expert_layer(TOKENS[:0], *some.operands, IDS[:0], WEIGHTS[:0]).shape == (0, 256)
