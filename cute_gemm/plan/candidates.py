@@ -19,8 +19,8 @@ from .problem import GemmProblem
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 _MAX_STAGES = 16
-# Of dense tiles that one math warpgroup computes and no CTA shares operands of: they wait for DRAM, which is
-# slower the more is asked of it at once (docs/performance.md, 34).
+# Of overlapped tiles no CTA shares operands of: they wait for DRAM, which is slower the more is asked of it at
+# once (docs/performance.md, 34).
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 # Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
@@ -144,13 +144,15 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
 
 
 def _candidates(out_dtype: str, layout: Layout, recipe: Recipe) -> Iterator[KernelConfig]:
-    for block_m, block_ns in layout.widths.items():
-        for block_n in block_ns:
-            for cluster_m, cluster_n in _clusters(block_m, block_n):
-                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, out_dtype, layout, recipe)
+    common = out_dtype, layout, recipe
+    for overlapped, widths in (True, layout.overlapped_widths), (False, layout.widths):
+        for block_m, block_ns in widths.items():
+            for block_n in block_ns:
+                for cluster_m, cluster_n in _clusters(block_m, block_n):
+                    yield _fill(block_m, block_n, cluster_m, cluster_n, 1, overlapped, *common)
     for (block_m, block_n), each in layout.splits.items():
         for splits in each:
-            yield _fill(block_m, block_n, 1, 1, splits, out_dtype, layout, recipe)
+            yield _fill(block_m, block_n, 1, 1, splits, block_m <= MMA_M, *common)
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
@@ -172,11 +174,15 @@ def _fill(
     cluster_m: int,
     cluster_n: int,
     splits: int,
+    overlapped: bool,
     out_dtype: str,
     layout: Layout,
     recipe: Recipe,
 ) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
+
+    Tiles that are ``overlapped`` multiply a k-block while they promote the last, and have scales asked for
+    ahead: what they wait for is latency.
 
     Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage.
     """
@@ -196,18 +202,18 @@ def _fill(
         epi_stages=0,
         splits=splits,
         # A second one gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
-        # Groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of stages
-        # (61).
-        partial_accumulators=2 if few_rows and not layout.is_grouped else 1,
+        # Many groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of
+        # stages (61).
+        partial_accumulators=2 if overlapped else 1,
         raster_width=RASTER_WIDTH // cluster_m,
         out_dtype=out_dtype,
         layout=layout,
         # Dense tiles of 64 rows gain by it, others lose (12).
-        prefetch_scales=few_rows and not layout.is_grouped,
+        prefetch_scales=overlapped,
         early_k_blocks=0 if layout.is_grouped else _early_k_blocks(block_n, recipe),
-        dynamic_persistence=_draws(few_rows, cluster_m * cluster_n, splits, layout),
+        dynamic_persistence=not overlapped and (few_rows or _draws(cluster_m * cluster_n, splits)),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
-        l2_promotion=256 if few_rows == layout.is_grouped else 128,
+        l2_promotion=256 if few_rows == layout.is_grouped and not overlapped else 128,
         block_k=recipe.promote_k,
         recipe=recipe,
     )
@@ -216,7 +222,7 @@ def _fill(
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
     if tile.m_fragments > 1 and layout.tall_store_stages is not None:
         tile = replace(tile, epi_stages=layout.tall_store_stages)
-    alone = few_rows and cluster_m == cluster_n == 1 and not layout.is_grouped
+    alone = overlapped and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
     if tile.partial_accumulators == 1 and stages > 8:
@@ -228,14 +234,12 @@ def _early_k_blocks(block_n: int, recipe: Recipe) -> int:
     return _EARLY_BYTES // (block_n * recipe.promote_k * ELEMENT_BYTES[recipe.b_dtype])
 
 
-def _draws(few_rows: bool, cluster: int, splits: int, layout: Layout) -> bool:
-    """Whether clusters draw their tiles, rather than take those that are theirs.
+def _draws(cluster: int, splits: int) -> bool:
+    """Whether clusters draw their tiles of many rows, rather than take those that are theirs.
 
-    It pays for clusters of several CTAs, and for groups of few rows; tiles of 128 rows without clusters take
-    up to 5 % longer (docs/performance.md, 64). Clusters that share out k-blocks have one tile.
+    It pays for clusters of several CTAs; tiles of 128 rows without clusters take up to 5 % longer
+    (docs/performance.md, 64). Clusters that share out k-blocks have one tile.
     """
-    if few_rows:
-        return layout.is_grouped
     return cluster > 1 and splits == 1
 
 

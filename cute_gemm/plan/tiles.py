@@ -13,11 +13,14 @@ Widths = Mapping[int, tuple[int, ...]]
 Splits = Mapping[tuple[int, int], tuple[int, ...]]
 """By tile: among how many CTAs of a cluster its k-blocks may be shared out."""
 
-DENSE_WIDTHS: Widths = {
-    64: (16, 32, 48, 64, 80, 96, 112, 128),
-    128: (64, 80, 96, 112, 128, 144, 160, 192),
-    256: (112, 128),
-}
+DENSE_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 80, 96, 112, 128)}
+"""Of tiles that multiply a k-block while they promote the last."""
+
+DENSE_WIDTHS: Widths = {128: (32, 48, 64, 80, 96, 112, 128, 144, 160, 192), 256: (112, 128)}
+"""Of the others."""
+
+GROUPED_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 96, 128)}
+"""For few groups of few rows."""
 
 GROUPED_WIDTHS: Widths = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
 """Grouped problems have many tiles, so few widths do."""
