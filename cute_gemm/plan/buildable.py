@@ -8,7 +8,7 @@ from .config import KernelConfig
 from .layouts import Layout
 from .limits import OUT_BYTES, SMEM_CAPACITY
 
-_HEIGHTS = 8, 64, 128, 256
+_HEIGHTS = 8, 16, 64, 128, 256
 _MAX_FRAGMENT_N = 256  # columns of one WGMMA
 _MAX_CLUSTER = 8  # CTAs that every Hopper GPU can run as one cluster
 

@@ -19,8 +19,8 @@ from .problem import GemmProblem
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 _MAX_STAGES = 16
-# Of overlapped tiles no CTA shares operands of: they wait for DRAM, which is slower the more is asked of it at
-# once (docs/performance.md, 34).
+# Of overlapped tiles no CTA shares operands of: they wait for DRAM, which is slower the more is asked of it
+# at once (docs/performance.md, 34).
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 # Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
@@ -86,16 +86,16 @@ def can_be_built(config: KernelConfig) -> bool:
 def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether the kernel of ``config`` computes all of ``problem``, and in the order that it asks for.
 
-    A tile of 8 rows must hold all rows. Where k-blocks are shared out, each CTA needs one, and partial sums
-    are added up in another order, which a batch-invariant problem excludes. No kernel adds to what D holds,
-    or takes operands in which another dimension than K is contiguous.
+    A tile of few rows must hold all rows of a dense product. Where k-blocks are shared out, each CTA needs
+    one, and partial sums are added up in another order, which a batch-invariant problem excludes. No kernel
+    adds to what D holds, or takes operands in which another dimension than K is contiguous.
     """
-    return problem.m <= _most_rows(config) and _suits(problem, config)
+    return problem.m <= most_rows(config) and _suits(problem, config)
 
 
-def _most_rows(config: KernelConfig) -> int:
-    """The most rows of a problem that a kernel computes."""
-    return config.block_m if config.block_m < MMA_M else sys.maxsize
+def most_rows(config: KernelConfig) -> int:
+    """The most rows of a problem that a kernel computes: groups may have several tiles of few rows."""
+    return config.block_m if config.block_m < MMA_M and not config.layout.is_grouped else sys.maxsize
 
 
 def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
@@ -115,7 +115,8 @@ def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether ``config`` is worth comparing for ``problem``: it computes it, and wastes little.
 
     A cluster fits the multiprocessors given. At most half of a tile's rows lie beyond a group's rows. Where
-    k-blocks are shared out, all CTAs run at once. Groups fill a tile of two m-fragments, as a warpgroup
+    k-blocks are shared out, all CTAs run at once. Groups have no more rows on average than a tile of fewer
+    than 64. They fill a tile of two m-fragments, as a warpgroup
     without rows in a group's last tile skips the multiplication, but always multiplies both fragments.
     """
     rows = candidate_rows(problem, config)
@@ -130,7 +131,9 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     if config.cluster_size > problem.num_sms or not _suits(problem, config):
         return range(0)
     groups, height = problem.groups, config.block_m
-    least, most = 1, _most_rows(config)
+    least, most = 1, most_rows(config)
+    if config.block_m < MMA_M:
+        most = height * groups
     if config.splits > 1:
         tiles = problem.card.clusters_at_once(config.splits, problem.num_sms)
         most = min(most, tiles // ceil_div(problem.n, config.block_n) * height)
@@ -164,6 +167,8 @@ def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
     alone, four = (1, 1), (1, 4)
     if block_m > 64:
         return alone, (2, 1), (1, 2)
+    if block_m < 64:
+        return (alone,)
     pairs = ((2, 1), (1, 2)) if block_n in (64, 96, 128) else ()
     return (alone, *pairs, four) if block_n <= 64 else (alone, *pairs)
 

@@ -25,6 +25,10 @@ GROUPED_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 96, 128)}
 GROUPED_WIDTHS: Widths = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
 """Grouped problems have many tiles, so few widths do."""
 
+SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
+SMALL_WIDTHS: Widths = {16: (64, 128), **GROUPED_WIDTHS}
+"""Where groups are not padded: of a tile of 64 rows most might be of other groups, or nobody's."""
+
 DENSE_SPLITS: Splits = {
     (8, 64): (1, 2, 4, 8),
     (64, 48): (2, 3),
