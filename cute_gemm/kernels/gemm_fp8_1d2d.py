@@ -387,7 +387,13 @@ class Fp8Gemm1D2D:
             scales.start(following)
             value = TileValue(self.value, operands.value, fetched, place)
             first = first_row, tile.n_tile * out_n, tile.m_group
-            sums = Sums(accs, config.n_fragments, value, first, tile.row_end)
+            sums = Sums(accs, config.n_fragments, value, first, self.row_end(tile))
             self.store(sums, operands.out, smem.store, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0, read=True)
+
+    def row_end(self, tile):
+        """Where rows to be stored end: in a tile of fewer than 64, no further than it, as 64 are multiplied."""
+        if self.config.block_m >= MMA_M:
+            return tile.row_end
+        return tile.row + cutlass.min(tile.row_end - tile.row, self.config.block_m)

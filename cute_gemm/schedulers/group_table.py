@@ -7,7 +7,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Constexpr, Int32, const_expr
 
-from ..plan.limits import MAX_GROUPS, MMA_M
+from ..plan.limits import MAX_GROUPS
 from . import warp
 from .base import WorkTile
 from .raster import banded
@@ -157,12 +157,9 @@ class GroupTableScheduler:
         if const_expr(self.cluster_m > 1):
             shares_b = first_block <= first and cutlass.min(first + self.cluster_m, blocks) <= end_block
         m_group, first_row, row_end = self.rows_of(group)
-        row = first_row + (block - first_block) * self.block_m
-        if const_expr(self.block_m < MMA_M):
-            row_end = cutlass.min(row_end, row + self.block_m)  # 64 are multiplied
         return WorkTile(
             index=index,
-            row=row,
+            row=first_row + (block - first_block) * self.block_m,
             row_end=row_end,
             n_tile=n_cluster * self.cluster_n + rank_n,
             m_group=m_group,
