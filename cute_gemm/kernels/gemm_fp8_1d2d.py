@@ -393,7 +393,7 @@ class Fp8Gemm1D2D:
         cute.arch.cp_async_bulk_wait_group(0, read=True)
 
     def row_end(self, tile):
-        """Where rows to be stored end: in a tile of fewer than 64, no further than it, as 64 are multiplied."""
+        """Where rows to be stored end: those of a tile of fewer than 64 no further than it."""
         if self.config.block_m >= MMA_M:
             return tile.row_end
         return tile.row + cutlass.min(tile.row_end - tile.row, self.config.block_m)
