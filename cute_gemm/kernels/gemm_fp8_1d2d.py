@@ -56,6 +56,7 @@ No role reads or writes global memory before the kernels ahead on the stream hav
 loads find them.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import cutlass
@@ -379,7 +380,7 @@ class Fp8Gemm1D2D:
         scales.start(tile)
         while tile.is_valid:
             first_row = tile.row + wg * rows
-            place = Place.of(tile, first_row, tile.n_tile * config.block_n, tidx)
+            place = Place.of(self.own_rows(tile), first_row, tile.n_tile * config.block_n, tidx)
             fetched = self.value.prefetch(operands.value, place)
             state = self.mainloop(inputs, state, tile, first_row < tile.row_end, accs)
             # The next tile's first scales arrive while this one is stored.
@@ -387,13 +388,14 @@ class Fp8Gemm1D2D:
             scales.start(following)
             value = TileValue(self.value, operands.value, fetched, place)
             first = first_row, tile.n_tile * out_n, tile.m_group
-            sums = Sums(accs, config.n_fragments, value, first, self.row_end(tile))
+            sums = Sums(accs, config.n_fragments, value, first, place.row_end)
             self.store(sums, operands.out, smem.store, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0, read=True)
 
-    def row_end(self, tile):
-        """Where rows to be stored end: those of a tile of fewer than 64 no further than it."""
+    def own_rows(self, tile):
+        """The tile; of fewer than 64 rows, of which 64 are multiplied, only its own are stored."""
         if self.config.block_m >= MMA_M:
-            return tile.row_end
-        return tile.row + cutlass.min(tile.row_end - tile.row, self.config.block_m)
+            return tile
+        end = tile.row + cutlass.min(tile.row_end - tile.row, self.config.block_m)
+        return replace(tile, row_end=end)
