@@ -56,7 +56,6 @@ No role reads or writes global memory before the kernels ahead on the stream hav
 loads find them.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import cutlass
@@ -380,7 +379,7 @@ class Fp8Gemm1D2D:
         scales.start(tile)
         while tile.is_valid:
             first_row = tile.row + wg * rows
-            place = Place.of(self.own_rows(tile), first_row, tile.n_tile * config.block_n, tidx)
+            place = Place.of(tile, config.block_m, (first_row, tile.n_tile * config.block_n), tidx)
             fetched = self.value.prefetch(operands.value, place)
             state = self.mainloop(inputs, state, tile, first_row < tile.row_end, accs)
             # The next tile's first scales arrive while this one is stored.
@@ -392,10 +391,3 @@ class Fp8Gemm1D2D:
             self.store(sums, operands.out, smem.store, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0, read=True)
-
-    def own_rows(self, tile):
-        """The tile; of fewer than 64 rows, of which 64 are multiplied, only its own are stored."""
-        if self.config.block_m >= MMA_M:
-            return tile
-        end = tile.row + cutlass.min(tile.row_end - tile.row, self.config.block_m)
-        return replace(tile, row_end=end)
