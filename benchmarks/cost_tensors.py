@@ -31,7 +31,7 @@ KNOTS = {
 _LEAST = 0.02  # rates of 0 are tried from here
 
 SHARINGS = "alone", "along M", "along N"
-HEIGHTS = 8, 64, 128, 256
+HEIGHTS = 8, 16, 64, 128, 256
 
 Parameters = dict[str, Tensor]
 """Logarithms of rates, by the fields of `Rates`, and of factors: ``tiles``, and one for each curve."""

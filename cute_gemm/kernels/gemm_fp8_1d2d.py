@@ -379,7 +379,7 @@ class Fp8Gemm1D2D:
         scales.start(tile)
         while tile.is_valid:
             first_row = tile.row + wg * rows
-            place = Place.of(tile, first_row, tile.n_tile * config.block_n, tidx)
+            place = Place.of(tile, config.block_m, (first_row, tile.n_tile * config.block_n), tidx)
             fetched = self.value.prefetch(operands.value, place)
             state = self.mainloop(inputs, state, tile, first_row < tile.row_end, accs)
             # The next tile's first scales arrive while this one is stored.
@@ -387,7 +387,7 @@ class Fp8Gemm1D2D:
             scales.start(following)
             value = TileValue(self.value, operands.value, fetched, place)
             first = first_row, tile.n_tile * out_n, tile.m_group
-            sums = Sums(accs, config.n_fragments, value, first, tile.row_end)
+            sums = Sums(accs, config.n_fragments, value, first, place.row_end)
             self.store(sums, operands.out, smem.store, wg, tidx)
             tile = following
         cute.arch.cp_async_bulk_wait_group(0, read=True)

@@ -152,8 +152,8 @@ class SerialMainloop:
 class OverlappedMainloop:
     """Two partial accumulators: the next k-block is multiplied while this warpgroup promotes the last.
 
-    For one fragment, and dense tiles with one math warpgroup, beside which no other keeps the tensor cores
-    busy (docs/performance.md, 14). It multiplies whether it has rows or not: a CTA is without rows only where
+    For one fragment, and tiles with one math warpgroup, beside which no other keeps the tensor cores busy
+    (docs/performance.md, 14). It multiplies whether it has rows or not: a CTA is without rows only where
     another one of its cluster has some.
     """
 

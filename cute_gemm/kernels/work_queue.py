@@ -60,16 +60,20 @@ class WorkQueue:
     @cute.jit
     def produce(self):
         """Role of the scheduler warp: finds all tiles but the first, and the end."""
+        queue = replace(self, persistence=self.persistence.over(self.scheduler))
+        draws = queue.persistence.is_dynamic()
+        if self.persistence.is_dynamic() and not draws:
+            cute.arch.griddepcontrol_launch_dependents()
         slot = pipeline.make_pipeline_state(pipeline.PipelineUserType.Producer, SLOTS)
         tile, state = self.scheduler.initial_work(), self.start()
         while tile.is_valid:
-            if self.persistence.is_dynamic():
+            if draws:
                 # As late as possible, when all have taken the tile before: a cluster that draws early need
                 # not be free (docs/performance.md, 64).
                 before = slot.clone()
                 before.advance()
                 self.pipe.producer_acquire(before)
-            tile, state = self.after(tile, state)
+            tile, state = queue.after(tile, state)
             self.pipe.producer_acquire(slot)
             if cute.arch.lane_idx() == 0:
                 fields = cute.make_rmem_tensor(FIELDS, Int32)
@@ -79,10 +83,10 @@ class WorkQueue:
                 cute.autovec_copy(fields, self.slots[None, slot.index])
                 self.pipe.producer_commit(slot)
             slot.advance()
-        self.persistence.finish(state)
+        queue.persistence.finish(state)
         # Not before: one that waits for nothing might let another of ours come to the same semaphore. No lane
         # may be ahead of the one that resets it.
-        if self.persistence.is_dynamic():
+        if draws:
             cute.arch.sync_warp()
             cute.arch.griddepcontrol_launch_dependents()
 

@@ -9,7 +9,7 @@ from .layouts import Layout
 from .limits import SMEM_CAPACITY, STORED_BYTES
 from .quantizer import BLOCK
 
-_HEIGHTS = 8, 64, 128, 256
+_HEIGHTS = 8, 16, 64, 128, 256
 _COUNTS = "cluster_m", "cluster_n", "splits", "raster_width", "n_fragments", "narrowing", "stages", "epi_n"
 _MAX_FRAGMENT_N = 256  # columns of one WGMMA
 _MAX_CLUSTER = 8  # CTAs that every Hopper GPU can run as one cluster

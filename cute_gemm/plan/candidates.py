@@ -20,8 +20,8 @@ from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 from .tiles import QUANTIZED_WIDTHS, Widths
 
 _MAX_STAGES = 16
-# Of dense tiles that one math warpgroup computes and no CTA shares operands of: they wait for DRAM, which is
-# slower the more is asked of it at once (docs/performance.md, 34).
+# Of overlapped tiles no CTA shares operands of: they wait for DRAM, which is slower the more is asked of it
+# at once (docs/performance.md, 34).
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 # Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
@@ -104,16 +104,16 @@ def can_be_built(config: KernelConfig) -> bool:
 def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether the kernel of ``config`` computes all of ``problem``, and in the order that it asks for.
 
-    A tile of 8 rows must hold all rows. Where k-blocks are shared out, each CTA needs one, and partial sums
-    are added up in another order, which a batch-invariant problem excludes. No kernel adds to what D holds,
-    or takes operands in which another dimension than K is contiguous.
+    A tile of few rows must hold all rows of a dense product. Where k-blocks are shared out, each CTA needs
+    one, and partial sums are added up in another order, which a batch-invariant problem excludes. No kernel
+    adds to what D holds, or takes operands in which another dimension than K is contiguous.
     """
-    return problem.m <= _most_rows(config) and _suits(problem, config)
+    return problem.m <= most_rows(config) and _suits(problem, config)
 
 
-def _most_rows(config: KernelConfig) -> int:
-    """The most rows of a problem that a kernel computes."""
-    return config.block_m if config.block_m < MMA_M else sys.maxsize
+def most_rows(config: KernelConfig) -> int:
+    """The most rows of a problem that a kernel computes: groups may have several tiles of few rows."""
+    return config.block_m if config.block_m < MMA_M and not config.layout.is_grouped else sys.maxsize
 
 
 def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
@@ -133,7 +133,8 @@ def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether ``config`` is worth comparing for ``problem``: it computes it, and wastes little.
 
     A cluster fits the multiprocessors given. At most half of a tile's rows lie beyond a group's rows. Where
-    k-blocks are shared out, all CTAs run at once. Groups fill a tile of two m-fragments, as a warpgroup
+    k-blocks are shared out, all CTAs run at once. Groups have no more rows on average than a tile of fewer
+    than 64. They fill a tile of two m-fragments, as a warpgroup
     without rows in a group's last tile skips the multiplication, but always multiplies both fragments.
     """
     rows = candidate_rows(problem, config)
@@ -148,7 +149,9 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     if config.cluster_size > problem.num_sms or not _suits(problem, config):
         return range(0)
     groups, height = problem.groups, config.block_m
-    least, most = 1, _most_rows(config)
+    least, most = 1, most_rows(config)
+    if config.block_m < MMA_M:
+        most = height * groups
     if config.splits > 1:
         tiles = problem.card.clusters_at_once(config.splits, problem.num_sms)
         most = min(most, tiles // ceil_div(problem.n, config.block_n) * height)
@@ -162,23 +165,33 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
 
 
 def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) -> Iterator[KernelConfig]:
-    out = out_dtype, narrowing
-    for block_m, block_ns in _widths(layout, *out).items():
-        for block_n in block_ns:
-            for cluster_m, cluster_n in _clusters(block_m, block_n):
-                yield _fill(block_m, block_n, cluster_m, cluster_n, 1, *out, layout, recipe)
+    what = out_dtype, narrowing, layout, recipe
+    for overlapped, widths in zip((True, False), _widths(layout, out_dtype, narrowing), strict=True):
+        for block_m, block_ns in widths.items():
+            for block_n in block_ns:
+                for cluster_m, cluster_n in _clusters(block_m, block_n):
+                    yield _fill(block_m, block_n, cluster_m, cluster_n, 1, overlapped, *what)
     if narrowing > 1 or out_dtype == QUANTIZED:
         return
     for (block_m, block_n), each in layout.splits.items():
         for splits in each:
-            yield _fill(block_m, block_n, 1, 1, splits, *out, layout, recipe)
+            yield _fill(block_m, block_n, 1, 1, splits, block_m <= MMA_M, *what)
 
 
-def _widths(layout: Layout, out_dtype: str, narrowing: int) -> Widths:
+def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Widths]:
+    """Of tiles that are overlapped, for which they have one fragment; and of the others."""
     if out_dtype == QUANTIZED:
-        return QUANTIZED_WIDTHS.get(narrowing, {})
+        every = QUANTIZED_WIDTHS.get(narrowing, {})
+        low = {
+            height: each for height, each in every.items() if height <= MMA_M and max(each) <= _MAX_FRAGMENT
+        }
+        return low, {height: each for height, each in every.items() if layout.is_grouped or height not in low}
     unit = _STORED_COLUMNS * narrowing
-    return {height: tuple(n for n in each if n % unit == 0) for height, each in layout.widths.items()}
+    low, others = (
+        {height: tuple(n for n in each if n % unit == 0) for height, each in widths.items()}
+        for widths in (layout.overlapped_widths, layout.widths)
+    )
+    return low, others
 
 
 def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
@@ -190,6 +203,8 @@ def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
     alone, four = (1, 1), (1, 4)
     if block_m > 64:
         return alone, (2, 1), (1, 2)
+    if block_m < 64:
+        return (alone,)
     pairs = ((2, 1), (1, 2)) if block_n in (64, 96, 128) else ()
     return (alone, *pairs, four) if block_n <= 64 else (alone, *pairs)
 
@@ -200,12 +215,16 @@ def _fill(
     cluster_m: int,
     cluster_n: int,
     splits: int,
+    overlapped: bool,
     out_dtype: str,
     narrowing: int,
     layout: Layout,
     recipe: Recipe,
 ) -> KernelConfig:
     """The configuration of a tile: store buffers for all of it within a budget, and stages in the rest.
+
+    Tiles that are ``overlapped`` multiply a k-block while they promote the last, and have scales asked for
+    ahead: what they wait for is latency.
 
     Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage; what is
     quantised has one, of the columns that share a scale.
@@ -227,19 +246,19 @@ def _fill(
         epi_stages=0,
         splits=splits,
         # A second one gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
-        # Groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of stages
-        # (61).
-        partial_accumulators=2 if few_rows and not layout.is_grouped and n_fragments == 1 else 1,
+        # Many groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of
+        # stages (61).
+        partial_accumulators=2 if overlapped else 1,
         raster_width=RASTER_WIDTH // cluster_m,
         out_dtype=out_dtype,
         narrowing=narrowing,
         layout=layout,
         # Dense tiles of 64 rows gain by it, others lose (12).
-        prefetch_scales=few_rows and not layout.is_grouped,
+        prefetch_scales=overlapped,
         early_k_blocks=0 if layout.is_grouped else _early_k_blocks(block_n, recipe),
-        dynamic_persistence=_draws(few_rows, cluster_m * cluster_n, splits, layout),
+        dynamic_persistence=not overlapped and (few_rows or _draws(cluster_m * cluster_n, splits)),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
-        l2_promotion=256 if few_rows == layout.is_grouped else 128,
+        l2_promotion=256 if few_rows == layout.is_grouped and not overlapped else 128,
         n_fragments=n_fragments,
         block_k=recipe.promote_k,
         recipe=recipe,
@@ -249,7 +268,7 @@ def _fill(
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
     if tile.m_fragments > 1 and not tile.is_quantized and layout.tall_store_stages is not None:
         tile = replace(tile, epi_stages=layout.tall_store_stages)
-    alone = few_rows and cluster_m == cluster_n == 1 and not layout.is_grouped
+    alone = overlapped and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
     if tile.partial_accumulators == 1 and stages > 8:
@@ -261,14 +280,12 @@ def _early_k_blocks(block_n: int, recipe: Recipe) -> int:
     return _EARLY_BYTES // (block_n * recipe.promote_k * ELEMENT_BYTES[recipe.b_dtype])
 
 
-def _draws(few_rows: bool, cluster: int, splits: int, layout: Layout) -> bool:
-    """Whether clusters draw their tiles, rather than take those that are theirs.
+def _draws(cluster: int, splits: int) -> bool:
+    """Whether clusters draw their tiles of many rows, rather than take those that are theirs.
 
-    It pays for clusters of several CTAs, and for groups of few rows; tiles of 128 rows without clusters take
-    up to 5 % longer (docs/performance.md, 64). Clusters that share out k-blocks have one tile.
+    It pays for clusters of several CTAs; tiles of 128 rows without clusters take up to 5 % longer
+    (docs/performance.md, 64). Clusters that share out k-blocks have one tile.
     """
-    if few_rows:
-        return layout.is_grouped
     return cluster > 1 and splits == 1
 
 

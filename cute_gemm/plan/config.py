@@ -23,8 +23,9 @@ class KernelConfig:
     follows from them by arithmetic, such as sizes in shared memory; none is a choice.
 
     Args:
-        block_m: rows of the tile one CTA computes: 8 or 64 (one math warpgroup), 128 or 256 (two). With 8,
-            which is for M up to 8, WGMMA takes what follows in shared memory for the other 56.
+        block_m: rows of the tile one CTA computes: 8, 16 or 64 (one math warpgroup), 128 or 256 (two). With
+            fewer than 64 WGMMA takes what follows in shared memory for the others; a dense product must have
+            no more rows than that.
         block_n: columns of that tile, a multiple of 16.
         stages: depth of the shared-memory ring, in k-blocks; with a multiple of four and one partial
             accumulator, tiles go through it by groups of four, which takes fewer instructions.

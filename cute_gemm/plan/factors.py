@@ -23,9 +23,10 @@ BUSY_STEPS = 64
 
 
 def tile_name(config: KernelConfig) -> str:
-    """What tells the tiles of candidates apart, such as ``64x96 c1x2 k1``."""
+    """What tells the tiles of candidates apart, such as ``64x96 c1x2 k1 t2``."""
     cluster = f"c{config.cluster_m}x{config.cluster_n}"
-    return f"{config.block_m}x{config.block_n} {cluster} k{config.splits}"
+    partials = f"t{config.partial_accumulators}"
+    return f"{config.block_m}x{config.block_n} {cluster} k{config.splits} {partials}"
 
 
 def sharing(config: KernelConfig) -> str:

@@ -13,11 +13,14 @@ Widths = Mapping[int, tuple[int, ...]]
 Splits = Mapping[tuple[int, int], tuple[int, ...]]
 """By tile: among how many CTAs of a cluster its k-blocks may be shared out."""
 
-DENSE_WIDTHS: Widths = {
-    64: (16, 32, 48, 64, 80, 96, 112, 128),
-    128: (64, 80, 96, 112, 128, 144, 160, 192),
-    256: (112, 128),
-}
+DENSE_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 80, 96, 112, 128)}
+"""Of tiles that multiply a k-block while they promote the last."""
+
+DENSE_WIDTHS: Widths = {128: (32, 48, 64, 80, 96, 112, 128, 144, 160, 192), 256: (112, 128)}
+"""Of the others."""
+
+GROUPED_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 96, 128)}
+"""For few groups of few rows."""
 
 GROUPED_WIDTHS: Widths = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
 """Grouped problems have many tiles, so few widths do."""
@@ -27,6 +30,10 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     2: {64: (256,), 128: (256,)},
 }
 """Of tiles whose result is quantised, by columns of sums for each of it: 128 of it share a scale."""
+
+SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
+SMALL_WIDTHS: Widths = {16: (64, 128), **GROUPED_WIDTHS}
+"""Where groups are not padded: of a tile of 64 rows most might be of other groups, or nobody's."""
 
 DENSE_SPLITS: Splits = {
     (8, 64): (1, 2, 4, 8),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import contract, settings
+from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import TMA_ALIGNMENT, ceil_div
@@ -130,7 +131,7 @@ def _require_fit(config: KernelConfig, call: contract.Call, unit: int) -> None:
     """
     if call.out_dtype is not getattr(torch, config.out_dtype):
         raise ValueError(f"{config.name} writes {config.out_dtype}, but out is {call.out_dtype}")
-    if config.block_m < 64 and call.a.shape[-2] > config.block_m:
+    if call.a.shape[-2] > candidates.most_rows(config):
         raise ValueError(f"{config.name} is for at most {config.block_m} rows, but a has {call.a.shape[-2]}")
     if call.a.shape[-1] == 0:
         raise ValueError("K is 0: there is nothing for a kernel to sum up")

@@ -1,6 +1,6 @@
 """Which tile of a schedule a cluster computes next: every C-th, or the one that a semaphore gives out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cutlass
 import cutlass.cute as cute
@@ -32,6 +32,10 @@ class StaticPersistence:
     def is_dynamic(self) -> bool:
         """Whether which tile is next depends on which cluster is free."""
         return False
+
+    def over(self, scheduler) -> "StaticPersistence":
+        """What to walk the tiles of ``scheduler`` with, which is prepared; the work of a whole warp."""
+        return self
 
     def next(self, index: Int32, state):
         """The number of the tile after ``index``, maybe beyond the last, and the advanced ``state``."""
@@ -94,6 +98,17 @@ class DynamicPersistence:
     def is_dynamic(self) -> Boolean:
         """As :meth:`StaticPersistence.is_dynamic`."""
         return self.semaphore != 0
+
+    @cute.jit
+    def over(self, scheduler) -> "DynamicPersistence":
+        """As :meth:`StaticPersistence.over`: static where clusters have all tiles from the start.
+
+        Else each would wait for a draw that finds nothing, and then for another to have reset the semaphore.
+        All clusters see as many tiles.
+        """
+        _, _, clusters = cute.arch.grid_dim()
+        are_left = scheduler.at(clusters).is_valid
+        return replace(self, semaphore=cutlass.select_(are_left, self.semaphore, Int64(0)))
 
     @cute.jit
     def next(self, index: Int32, state):

@@ -159,8 +159,8 @@ def test_the_end_of_earlier_kernels_is_awaited_before_global_memory_is_touched(i
     """
     code = [opcode.partition(".")[0] for opcode in instance.stats.code]
     assert code.count("ACQBULK") == 1
-    # Dependents start at once, or where tiles are drawn, when none is left.
-    assert code.count("PREEXIT") == 1 + instance.config.dynamic_persistence
+    # Dependents start at once, or where tiles may be drawn, as soon as none is to be, or when none is left.
+    assert code.count("PREEXIT") == 1 + 2 * instance.config.dynamic_persistence
     wait = code.index("ACQBULK")
     early = [opcode for opcode in code[:wait] if opcode in GLOBAL_MEMORY]
     assert early == ["UTMAPF"] * (instance.config.early_k_blocks > 0)

@@ -248,6 +248,23 @@ def test_masked_groups_may_have_fewer_tiles_than_there_are_clusters(
     assert_the_same_however_tiles_are_taken(config, inputs)
 
 
+@pytest.mark.every_config(
+    where=lambda config: config.layout is MASKED and config.dynamic_persistence and not config.tma_scales
+)
+def test_nothing_is_drawn_where_clusters_have_all_tiles(config: KernelConfig) -> None:
+    """So what the semaphore holds does not matter, and stays."""
+    inputs = make_masked_inputs([70, 0, 130], 512, 264, 400, device="cuda")
+    (a, _), (b, _) = inputs.lhs, inputs.rhs
+    shape = *a.shape[:-1], b.shape[1]
+    out, static = (torch.full(shape, 7, dtype=DTYPES[config.out_dtype], device="cuda") for _ in range(2))
+    used = semaphore() + torch.tensor([5, 11], dtype=torch.int32, device="cuda")
+    before = used.clone()
+    for result, address in (out, used.data_ptr()), (static, 0):
+        builder.instance(config)(*inputs.lhs, *inputs.rhs, result, 132, 0, address, 0, inputs.index)
+    assert torch.equal(bits(out), bits(static))
+    assert torch.equal(used, before)
+
+
 def assert_the_same_however_tiles_are_taken(
     config: KernelConfig, inputs: GroupedInputs, num_sms: int = 132
 ) -> None:

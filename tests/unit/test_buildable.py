@@ -14,7 +14,7 @@ from cute_gemm.runtime import builder
 CONFIG = KernelConfig(128, 128, 4)
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "height": ({"block_m": 96}, "block_m is 96; wanted one of 8, 64, 128, 256"),
+    "height": ({"block_m": 96}, "block_m is 96; wanted one of 8, 16, 64, 128, 256"),
     "width": ({"block_n": 100}, "wanted fragments of 16 to 256 columns"),
     "no width": ({"block_n": 0}, "block_n is 0"),
     "wide fragment": ({"block_n": 512, "stages": 2}, "block_n is 512 in 1 fragments"),

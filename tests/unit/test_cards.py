@@ -136,10 +136,10 @@ def test_a_curve_is_straight_between_its_knots_over_logarithms() -> None:
 
 def test_a_tile_that_was_not_measured_has_no_factor() -> None:
     config = KernelConfig(64, 144, 6, cluster_m=2)
-    assert tile_name(config) == "64x144 c2x1 k1"
+    assert tile_name(config) == "64x144 c2x1 k1 t1"
     assert NO_FACTORS.of_tile(config) == (1.0, 1.0)
     assert NO_FACTORS.family(config) is FLAT_FAMILY
-    factors = Factors({"64x144 c2x1 k1": (1.1, 0.9)}, {"64 along M": {"waves": [(1, 1.2)]}})
+    factors = Factors({"64x144 c2x1 k1 t1": (1.1, 0.9)}, {"64 along M": {"waves": [(1, 1.2)]}})
     assert factors.of_tile(config) == (1.1, 0.9)
     assert (factors.family(config).waves.at(3), factors.family(config).busy.at(3)) == (1.2, 1.0)
     assert factors.family(replace(config, cluster_m=1)) is FLAT_FAMILY
@@ -148,7 +148,7 @@ def test_a_tile_that_was_not_measured_has_no_factor() -> None:
 def test_a_prediction_is_multiplied_by_all_its_factors() -> None:
     card = reference()
     problem = GemmProblem(100, 640, 1024, card=card)
-    config = next(c for c in candidates.all_configs() if tile_name(c) == "64x64 c1x1 k1")
+    config = next(c for c in candidates.all_configs() if tile_name(c) == "64x64 c1x1 k1 t2")
     bare = replace(rates_of(card, DENSE), factors=NO_FACTORS)
     (plain,) = cost_model.predict_all(problem, [config], bare)
     # 2 x 10 tiles: 9 64ths of the SMs, eight k-blocks, one wave.
@@ -163,7 +163,7 @@ def test_a_prediction_is_multiplied_by_all_its_factors() -> None:
     (found,) = cost_model.predict_all(problem, [config], curved)
     assert found.factor == pytest.approx(1.1 * 1.2 * 1.3 * 1.4 * 1.5)
     assert found.cost_us == pytest.approx(plain.cost_us * found.factor)
-    slow = replace(bare, factors=Factors({"64x64 c1x1 k1": (2.0, 3.0)}, {}))
+    slow = replace(bare, factors=Factors({"64x64 c1x1 k1 t2": (2.0, 3.0)}, {}))
     (of_tile,) = cost_model.predict_all(problem, [config], slow)
     assert plain.tiles_us < of_tile.tiles_us < 3 * plain.tiles_us
 

@@ -42,7 +42,7 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
     assert all(candidates.can_be_built(config) for config in configs)
     # A tile of 256 rows would be of two contiguous groups.
     heights = {64, 128} if layout is CONTIGUOUS else {64, 128, 256}
-    few_rows = {8} if layout is DENSE else set()
+    few_rows = {DENSE: {8}, CONTIGUOUS: set()}.get(layout, {16})
     assert {config.block_m for config in configs} == heights | few_rows
     assert any(config.block_n & (config.block_n - 1) for config in configs)
     assert {config.layout for config in configs if config.splits > 1} <= {DENSE}
@@ -55,9 +55,9 @@ def test_all_configurations_are_legal_and_of_their_type(out_dtype: str, layout: 
 def test_shared_memory_is_used_up(config: KernelConfig) -> None:
     left = SMEM_CAPACITY - replace(config, tma_scales=False).smem_bytes
     assert left >= config.scales_bytes
-    alone = config.layout is DENSE and config.block_m <= 64 and config.cluster_m == config.cluster_n == 1
-    # Serial loops of one math warpgroup that have eight stages or more have whole groups of four.
-    step = 4 if config.block_m == 64 and config.partial_accumulators == 1 and config.stages >= 8 else 1
+    alone = config.partial_accumulators == 2 and config.cluster_m == config.cluster_n == 1
+    # Serial loops that have eight stages or more have whole groups of four.
+    step = 4 if config.partial_accumulators == 1 and config.stages >= 8 else 1
     assert config.stages % step == 0
     assert left < step * config.stage_bytes or config.stages == (8 if alone else 16)
 
@@ -148,11 +148,12 @@ def test_what_candidates_are_compiled_for_beside_their_tile(layout: Layout) -> N
     """Policy, each with its measurement in `candidates`; for the store and the stages see above."""
     for config in candidates.all_configs(layout=layout):
         few_rows, grouped = config.block_m <= 64, layout is not DENSE
-        assert config.partial_accumulators == (2 if few_rows and not grouped else 1)
-        assert config.prefetch_scales == (few_rows and not grouped)
-        assert config.l2_promotion == (256 if few_rows == grouped else 128)
-        pays = grouped if few_rows else config.splits == 1 and config.cluster_size > 1
-        assert config.dynamic_persistence == pays
+        overlapped = config.partial_accumulators == 2
+        assert overlapped == few_rows if not grouped else overlapped <= few_rows
+        assert config.prefetch_scales == overlapped
+        assert config.l2_promotion == (256 if few_rows == grouped and not overlapped else 128)
+        pays = few_rows or (config.splits == 1 and config.cluster_size > 1)
+        assert config.dynamic_persistence == (pays and not overlapped)
         assert config.raster_width * config.cluster_m == RASTER_WIDTH
         assert (config.n_fragments, config.block_k, config.recipe) == (1, 128, FP8_1D2D)
         assert not config.tma_scales

@@ -277,7 +277,7 @@ CALLS = st.builds(
     groups=st.just(1),
     alignment=st.just(1),
     num_sms=st.integers(1, 160),
-    block_m=st.sampled_from([64, 128, 256]),
+    block_m=st.sampled_from([16, 64, 128, 256]),
     block_n=st.integers(2, 16).map(lambda n: 16 * n),
 )
 # Fewer columns, as there may be many groups.
@@ -289,7 +289,7 @@ GROUPED_CALLS = st.builds(
     groups=st.just(0),
     num_sms=st.integers(1, 160),
     alignment=st.sampled_from([1, 16, 128]),
-    block_m=st.sampled_from([64, 128, 256]),
+    block_m=st.sampled_from([16, 64, 128, 256]),
     block_n=st.sampled_from([64, 128, 192]),
 )
 GROUPS = st.sampled_from([1, 2, 3, 7, 31, 32, 33, 64, 255, 256])

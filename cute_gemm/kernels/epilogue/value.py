@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
+from ...plan.limits import MMA_M
 from ..sm90.mma import column_offset, columns_of, row_offset, thread_column, thread_row
 
 
@@ -26,9 +28,15 @@ class Place:
     thread: Int32
 
     @staticmethod
-    def of(tile, first_row: Int32, first_column: Int32, thread: Int32) -> "Place":
-        """That of a fragment of ``tile`` whose first row and column are given, for one ``thread``."""
-        return Place(first_row, first_column, tile.row_end, tile.m_group, tile.group, thread)
+    def of(tile, height: int, first: tuple, thread: Int32) -> "Place":
+        """That of a fragment whose ``first`` row and column are given, for one ``thread``.
+
+        Of a ``tile`` of fewer than 64 rows, 64 are multiplied: the others are not stored.
+        """
+        end = tile.row_end
+        if height < MMA_M:
+            end = tile.row + cutlass.min(end - tile.row, height)
+        return Place(*first, end, tile.m_group, tile.group, thread)
 
     def moved(self, rows: Int32, columns: Int32) -> "Place":
         """The place of what lies so many rows and columns further."""

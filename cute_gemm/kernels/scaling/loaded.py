@@ -86,11 +86,12 @@ class LoadedFeed:
     def start(self, tile):
         """Goes to ``tile``, and fetches the first group.
 
-        Rows beyond the end are clamped: their products are never stored.
+        Rows beyond the end are clamped: their products are never stored. A tile's end may be before it.
         """
         matrix = tile.m_group * Int32(self.mSFA.stride[2])
+        last = cutlass.max(tile.row_end - 1, 0)
         for half, m in coordinates(self.rA):
-            row = cutlass.min(tile.row + self.row + (64 * m + 8 * half), self.mSFA.shape[0] - 1)
+            row = cutlass.min(tile.row + self.row + (64 * m + 8 * half), last)
             self.rA_offset[half, m] = matrix + row * Int32(self.mSFA.stride[0])
         self.columns.start(tile)
         for place in cutlass.range_constexpr(GROUP):

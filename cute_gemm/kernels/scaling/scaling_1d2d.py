@@ -73,7 +73,7 @@ class Scaling1D2D:
 
     @cute.jit
     def fetch_ahead(self, operands: Scales, tiles):
-        """As :meth:`base.Scaling.fetch_ahead`, of a dense product whose scales are not staged.
+        """As :meth:`base.Scaling.fetch_ahead`, where scales are not staged.
 
         Scales that are contiguous along K are asked for by the sector, and those of A once for tiles of the
         same rows that follow each other (docs/performance.md, 12 and 54): a feed looks four k-blocks ahead,
@@ -91,16 +91,19 @@ class Scaling1D2D:
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, step, unroll=1):
                 if has_new_rows:
                     for i in cutlass.range_constexpr(-(-self.block_m // WARP)):
-                        prefetch(mSFA, tile.row + i * WARP + lane, k)
+                        prefetch(mSFA, tile.row + i * WARP + lane, tile.row_end, k, tile.m_group)
                 if lane < num_b * step:
-                    prefetch(mSFB, self.columns.row(tile.n_tile, 0) + lane % num_b, k + lane // num_b)
+                    block = self.columns.row(tile.n_tile, 0) + lane % num_b
+                    prefetch(mSFB, block, mSFB.shape[0], k + lane // num_b, tile.group)
             following, state = tiles.after(tile, state)
-            has_new_rows = following.row != tile.row
+            has_new_rows = following.row != tile.row or following.m_group != tile.m_group
             tile = following
 
 
 @cute.jit
-def prefetch(tensor: cute.Tensor, row: Int32, k: Int32):
-    if row < tensor.shape[0] and k < tensor.shape[1]:
+def prefetch(tensor: cute.Tensor, row: Int32, row_end: Int32, k: Int32, matrix: Int32):
+    """Asks L2 for a scale of (rows, k-blocks, matrices), if its row is before ``row_end``."""
+    if row < row_end and k < tensor.shape[1]:
         offset = row * Int32(tensor.stride[0]) + k * Int32(tensor.stride[1])
+        offset += matrix * Int32(tensor.stride[2])
         cute.arch.prefetch((tensor.iterator + offset).to_llvm_ptr(), cache_level="L2")

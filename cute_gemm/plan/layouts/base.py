@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..limits import ceil_div
-from ..tiles import GROUPED_WIDTHS, Splits, Widths
+from ..tiles import GROUPED_OVERLAPPED_WIDTHS, GROUPED_WIDTHS, Splits, Widths
 
 if TYPE_CHECKING:
     from ..config import KernelConfig
@@ -85,8 +85,11 @@ class Layout:
     has_padding: ClassVar[bool] = False
     """Whether some tiles may be padding, which the scheduler skips."""
 
+    overlapped_widths: ClassVar[Widths] = GROUPED_OVERLAPPED_WIDTHS
+    """Of the tiles that are candidates and multiply a k-block while they promote the last."""
+
     widths: ClassVar[Widths] = GROUPED_WIDTHS
-    """Of the tiles that are candidates."""
+    """Of the other tiles that are candidates."""
 
     splits: ClassVar[Splits] = {}
     """Of those whose k-blocks may be shared out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..limits import ceil_div
-from ..tiles import DENSE_SPLITS, DENSE_WIDTHS
+from ..tiles import DENSE_OVERLAPPED_WIDTHS, DENSE_SPLITS, DENSE_WIDTHS
 from .base import Layout
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class Dense(Layout):
 
     name = "dense"
     is_grouped = False
+    overlapped_widths = DENSE_OVERLAPPED_WIDTHS
     widths = DENSE_WIDTHS
     splits = DENSE_SPLITS
 

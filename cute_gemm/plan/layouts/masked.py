@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..limits import TABLE_SMEM
+from ..tiles import SMALL_OVERLAPPED_WIDTHS, SMALL_WIDTHS
 from .base import Count, Index, Layout
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Masked(Layout):
         None,
         is_a_vector="an index of groups comes before it, and `out` behind it, unlike in DeepGEMM",
     )
+    overlapped_widths = SMALL_OVERLAPPED_WIDTHS
+    widths = SMALL_WIDTHS
     table_bytes = TABLE_SMEM
     # The table takes some of the room (docs/performance.md, 39 and 47).
     tall_store_bytes = 64

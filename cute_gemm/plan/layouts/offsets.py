@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..limits import MAX_ALIGNMENT, TABLE_SMEM
+from ..tiles import SMALL_OVERLAPPED_WIDTHS, SMALL_WIDTHS
 from .base import Count, Index, Layout
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class Offsets(Layout):
     )
     count = Count("alignment", MAX_ALIGNMENT)
     gives_count_to_kernel = True
+    overlapped_widths = SMALL_OVERLAPPED_WIDTHS
+    widths = SMALL_WIDTHS
     table_bytes = TABLE_SMEM
     # Half as wide, or two of them, lost 1 % (docs/performance.md, 39 and 47).
     tall_store_stages = None
