@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..measure.arguments import number_from, shape
-from ..measure.records import ALL_REGIMES, GROUPED
-from .peers.registry import PEERS
+from ..measure.arguments import number_from, shape_of_any
+from ..measure.records import ALL_REGIMES, GROUPED, QUANTIZERS
+from .peers.registry import NAMES
 from .suite import SUITES
+
+_OPS = *GROUPED, *QUANTIZERS
 
 DEFAULT_OUT = Path("bench-results")
 
@@ -16,23 +18,40 @@ DEFAULT_OUT = Path("bench-results")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them to a parser, for `command.run`."""
     instead = parser.add_mutually_exclusive_group()
-    parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
-    parser.add_argument("--regime", choices=(*ALL_REGIMES, "all"), default="all")
+    parser.add_argument(
+        "--suite",
+        choices=(*SUITES, "all"),
+        default="all",
+        help="dense or grouped products, or what quantises their operands (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--regime",
+        choices=(*ALL_REGIMES, "all"),
+        default="all",
+        help="cold L2, a chain of calls in a CUDA graph, or calls at the power limit (default: %(default)s)",
+    )
     parser.add_argument(
         "--shapes",
-        type=shape,
+        type=shape_of_any,
         nargs="+",
-        metavar="[Gx]MxNxK",
-        help="only these, such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows"
-        " (default: those that peers' figures are of)",
+        metavar="SHAPE",
+        help="only these: MxNxK such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows, or"
+        " MxK such as 4096x7168 to quantise (default: those that peers' figures are of, and of models)",
     )
-    parser.add_argument("--ops", choices=GROUPED, nargs="+", default=GROUPED, help="grouped ones: only these")
+    parser.add_argument(
+        "--ops",
+        choices=_OPS,
+        nargs="+",
+        default=_OPS,
+        metavar="NAME",
+        help=f"of the grouped ones and of those that quantise only these, of {', '.join(_OPS)}",
+    )
     parser.add_argument(
         "--peers",
         type=_peers,
-        default=tuple(PEERS),
+        default=NAMES,
         metavar="NAME,...",
-        help=f"of {', '.join(PEERS)}; or none (default: all that are installed)",
+        help=f"of {', '.join(NAMES)}; or none (default: all that are installed)",
     )
     parser.add_argument(
         "--out",
@@ -62,6 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _peers(text: str) -> tuple[str, ...]:
     names = () if text == "none" else tuple(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"want some of {','.join(PEERS)}, or none; got {name!r}")
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"want some of {','.join(NAMES)}, or none; got {name!r}")
     return names

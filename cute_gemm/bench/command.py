@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..measure.console import failed, say, wide_console
@@ -16,13 +16,14 @@ from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
 from ..runtime import hardware
-from . import changes, tables
+from . import changes, shares, tables
 from .arguments import DEFAULT_OUT
 from .comparison import compare, speeds_without_padding, text_table
-from .peers.registry import split_available
+from .peers import Peer, QuantizerPeer
+from .peers.registry import PEERS, QUANTIZERS, P, split_available
 from .results import read_results
 from .run import Bench, kernels_of, run_trials
-from .suite import SUITES, plan
+from .suite import SUITES, Trial, plan
 
 TABLES = "tables.md"
 _TABLE_WIDTH = 140
@@ -66,7 +67,7 @@ def measure(
 
     Args:
         suites, regimes, ops, shapes: as for `suite.plan`.
-        peer_names: of `peers.registry.PEERS`.
+        peer_names: of `peers.registry.NAMES`.
         out: the directory that is written to.
 
     Returns:
@@ -78,19 +79,29 @@ def measure(
     trials = plan(suites, regimes, ops, shapes)
     require_hopper("bench", "--plot and --compare work without one, on results")
     require_writable(out)
-    peers, missing = split_available(peer_names)
+    peers, missing = _peers(trials, False, peer_names, PEERS)
+    quantizers, also_missing = _peers(trials, True, peer_names, QUANTIZERS)
     timers, replaced = timers_of(regimes, Sustained())
-    for note in (*missing, *replaced):
+    for note in dict.fromkeys((*missing, *also_missing, *replaced)):
         say(note)
     card = hardware.card()
     compile_kernels(kernel for trial in trials for kernel in kernels_of(trial, card))
-    versions = {name: version for peer in peers for name, version in peer.versions().items()}
-    bench = Bench(timers, peers, describe_origin(versions), card)
+    named: list[Peer | QuantizerPeer] = [*peers, *quantizers]
+    versions = {name: version for peer in named for name, version in peer.versions().items()}
+    bench = Bench(timers, peers, describe_origin(versions), card, quantizers=quantizers)
     rows, failures = run_trials(bench, track(trials, "measuring"), out)
     _print_comparisons(rows)
     if rows:
         write_pictures(rows, out)
     return failures
+
+
+def _peers(
+    trials: Sequence[Trial], of_quantizers: bool, names: Sequence[str], registry: Mapping[str, P]
+) -> tuple[list[P], list[str]]:
+    """As `split_available`, where trials of that kind are to be measured."""
+    is_asked = any(trial.is_of_quantizers == of_quantizers for trial in trials)
+    return split_available(names if is_asked else (), registry)
 
 
 def draw(source: Path, out: Path) -> None:
@@ -152,3 +163,5 @@ def _print_comparisons(rows: Sequence[Row]) -> None:
         if speeds := speeds_without_padding(rows, regime):
             mean, least = geometric_mean(speeds), min(speeds)
             print(f"\n{regime} offsets, relative to contiguous: {mean:.3f}, least {least:.3f}")
+    if quantized := shares.summary(rows):
+        say(f"\n{quantized}")

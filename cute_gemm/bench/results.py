@@ -11,18 +11,21 @@ from ..measure.files import named
 from ..measure.records import (
     CONTIGUOUS,
     DENSE,
-    M_MAJOR,
     MASKED,
     OFFSETS,
     OURS,
+    QUANTIZERS,
     Row,
+    main_layout,
     read_rows,
     shape_of,
 )
 from ..measure.shapes import Shape
 from .rows import escaped, objection
 
-PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED}
+PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED} | {
+    op: op for op in QUANTIZERS
+}
 """What peers are measured at: none has an operation on groups without padding, so they need it padded."""
 
 
@@ -63,9 +66,9 @@ def by_kind(rows: Iterable[Row], op: str, regime: str) -> dict[tuple[str, str | 
     return found
 
 
-def ours_with(rows: Iterable[Row], op: str, regime: str, scale_layout: str = M_MAJOR) -> dict[Shape, Row]:
-    """Our rows of ``op`` in ``regime``; unless asked otherwise, of the scales that DeepGEMM takes."""
-    return by_kind(rows, op, regime).get((OURS, scale_layout), {})
+def ours_with(rows: Iterable[Row], op: str, regime: str, scale_layout: str | None = None) -> dict[Shape, Row]:
+    """Our rows of ``op`` in ``regime``; unless asked otherwise, of the layout of scales that is compared."""
+    return by_kind(rows, op, regime).get((OURS, scale_layout or main_layout(op)), {})
 
 
 def peers_beside(rows: Iterable[Row], op: str, regime: str) -> dict[str, dict[Shape, Row]]:
