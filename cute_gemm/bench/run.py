@@ -240,7 +240,7 @@ def run_trials(bench: Bench, trials: Iterable[Trial], directory: Path) -> tuple[
                 write_rows(path, rows)
                 bench.say(f"{trial.title} {_describe(row)}")
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{trial.title}: {type(error).__name__}: {in_a_line(error)}")
+            failures.append(f"{trial.full_title}: {type(error).__name__}: {in_a_line(error)}")
             bench.say(f"FAILED {failures[-1]}")
     for path, rows in files.items():
         bench.say(f"{len(rows)} rows: {path}")

@@ -45,6 +45,11 @@ class Trial:
     def title(self) -> str:
         return f"{self.regime} {shape_text(self.shape)}"
 
+    @property
+    def full_title(self) -> str:
+        """The same, and where a shape has several trials, which one."""
+        return f"{self.title} {self.ops[0]}" if self.is_of_quantizers else self.title
+
 
 def plan(
     suites: Sequence[str],
@@ -87,16 +92,22 @@ def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape]
 
 
 def _check(shape: Shape) -> None:
-    if len(shape) == 2:
-        why = f"K = {shape[1]} is not a positive multiple of {K_MULTIPLE}" if shape[1] % K_MULTIPLE else ""
-        groups, m = [], shape[0]
+    why: str | None
+    if min(shape) < 1:
+        groups, m, why = [], 0, "numbers start at 1"
+    elif len(shape) == 2:
+        groups, m, why = [], shape[0], _why_not_quantized(shape[1])
     else:
         *groups, m, n, k = shape
-        why = "numbers start at 1" if min(shape) < 1 else why_impossible(n, k, *groups)
+        why = why_impossible(n, k, *groups)
     if not why and math.prod((*groups, m)) > MAX_EXTENT:
         why = f"more than {MAX_EXTENT} rows"
     if why:
         raise CommandError(f"{shape_text(shape)}: {why}")
+
+
+def _why_not_quantized(k: int) -> str | None:
+    return f"K = {k} is not a positive multiple of {K_MULTIPLE}" if k % K_MULTIPLE else None
 
 
 def _dense(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
@@ -117,7 +128,7 @@ def _grouped(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) ->
 
 
 def _quantizing(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
-    """All forms that a kernel has, a trial each: together their operands would be more than need be there."""
+    """A trial for each form that has a kernel: operands of all together would take more memory."""
     of_models = [(m, k) for k, m in itertools.product(_QUANTIZED_K, _QUANTIZED_M)]
     chosen = of_models if shapes is None else [shape for shape in shapes if len(shape) == 2]
     for shape in chosen:

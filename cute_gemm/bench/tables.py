@@ -67,8 +67,8 @@ what the peer took on one H200 in another run. A result marked **wrong** was bey
 are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major.
 
 Quantisers move bytes: beside them stands the share of the speed of a copy of as many; with few rows what
-they take over a kernel that does nothing, and their host time beside that of a small `torch.mm` to a given result.
-Their scales are row-major, unless a column says that they are M-major."""
+they take over a kernel that does nothing, and their host time beside that of a small `torch.mm` to a given
+result. Their scales are row-major, unless a column says that they are M-major."""
 
 
 _LAYOUT_NAMES = {ROW_MAJOR: "row-major", M_MAJOR: "M-major"}

@@ -164,8 +164,8 @@ def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
         (["--shapes", "64x8x-16"], "want MxNxK"),
         (
             ["--peers", "cutlass"],
-            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy,torch,torch_compile,empty, or none;"
-            " got 'cutlass'",
+            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy,torch,torch_compile,empty, or none"
+            "; got 'cutlass'",
         ),
         (["--threshold", "-1"], "want percent"),
         (["--threshold", "nan"], "want percent"),
