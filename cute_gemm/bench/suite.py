@@ -94,13 +94,14 @@ def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape]
 def _check(shape: Shape) -> None:
     why: str | None
     if min(shape) < 1:
-        groups, m, why = [], 0, "numbers start at 1"
+        why = "numbers start at 1"
     elif len(shape) == 2:
-        groups, m, why = [], shape[0], _why_not_quantized(shape[1])
+        why = _why_not_quantized(shape[1])
     else:
-        *groups, m, n, k = shape
+        *groups, _, n, k = shape
         why = why_impossible(n, k, *groups)
-    if not why and math.prod((*groups, m)) > MAX_EXTENT:
+    rows = shape[0] if len(shape) == 2 else math.prod(shape[:-2])
+    if not why and rows > MAX_EXTENT:
         why = f"more than {MAX_EXTENT} rows"
     if why:
         raise CommandError(f"{shape_text(shape)}: {why}")
