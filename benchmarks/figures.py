@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pictures
+import quantizer_figures
 
 from cute_gemm.bench.comparison import (
     Comparison,
@@ -64,9 +65,12 @@ writes ([benchmarking.md](benchmarking.md) says how). Kernels have the names of 
 
 def render(rows: Sequence[Row]) -> str:
     """Markdown for the results in `rows` of one card, of any operations and regimes."""
+    return "\n\n".join(_parts(rows)) or _NOTHING
+
+
+def _parts(rows: Sequence[Row]) -> list[str]:
     parts = [_section(rows, op, regime) for op in _OPS for regime in _REGIMES]
-    parts = [part for part in parts if part]
-    return "\n\n".join(parts) if parts else _NOTHING
+    return [*filter(None, parts), *quantizer_figures.sections(rows, _origin)]
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -82,7 +86,9 @@ def summary(rows: Sequence[Row]) -> str:
     ]
     names = {pictures.SPEED: "Speed relative to DeepGEMM", pictures.LIMIT: "Share of the data sheet's limit"}
     shown = [f"![{names[name]}](docs/{name})" for name in pictures.data_of(_cold(rows))]
-    everything = [_origin([each for group in found.values() for each in group]) for found in cards.values()]
+    everything = [
+        _origin([each.row for group in found.values() for each in group]) for found in cards.values()
+    ]
     return "\n".join(
         [
             f"On {'; '.join(everything)}:",
@@ -111,7 +117,8 @@ def _heads(devices: Sequence[str]) -> Iterator[str]:
 
 def results_page(rows: Sequence[Row]) -> str:
     """The text of docs/results.md."""
-    sections = [f"## {device}\n\n{render(own)}" for device, own in by_card(rows).items() if _compared(own)]
+    cards = {device: "\n\n".join(_parts(own)) for device, own in by_card(rows).items()}
+    sections = [f"## {device}\n\n{text}" for device, text in cards.items() if text]
     return "\n".join([_RESULTS_HEAD, "\n\n".join(sections) or _NOTHING, ""])
 
 
@@ -176,7 +183,7 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
         return ""
     columns = [*dimension_names(op), "kernel", "us", "TFLOP/s", "DeepGEMM us", "speed / DeepGEMM"]
     lines = [
-        f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(comparisons)}):",
+        f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(each.row for each in comparisons)}):",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "".join("---|" if column == "kernel" else "--:|" for column in columns),
@@ -241,14 +248,14 @@ def _notes_on_padding(rows: Sequence[Row], regime: str) -> Iterable[str]:
         )
 
 
-def _origin(comparisons: Iterable[Comparison]) -> str:
+def _origin(rows: Iterable[Row]) -> str:
     """Device, date and versions: those of every row, which are one and the same unless runs were mixed."""
     origins = set()
-    for each in comparisons:
-        versions = each.row["versions"]
+    for row in rows:
+        versions = row["versions"]
         names = [name for name in ("nvidia-cutlass-dsl", "torch") if name in versions]
         listed = [f"{name} {versions[name]}" for name in names]
-        origins.add(", ".join([each.row["device"], each.row["date"], *listed]))
+        origins.add(", ".join([row["device"], row["date"], *listed]))
     return "; ".join(sorted(origins))
 
 

@@ -310,6 +310,42 @@ def test_a_second_card_adds_columns_to_the_readme_and_a_section_to_results(root,
     assert pictures.is_up_to_date(root / "docs" / pictures.SPEED, data[pictures.SPEED])
 
 
+def quantizer_row(us, shape=(4096, 7168), **more):
+    made = {"op": "quantize_1x128", "m": shape[0], "k": shape[1], "scale_layout": "row_major"}
+    found = row((0, 0, 0), us) | made | {"copy_share": 22.9 / us} | more
+    return {key: value for key, value in found.items() if key not in ("n", "tflops")}
+
+
+def test_quantisers_have_tables_of_their_own():
+    rows = [
+        quantizer_row(25.42),
+        quantizer_row(25.9, scale_layout="m_major"),
+        quantizer_row(2.4, (16, 7168)),
+        quantizer_row(9.4, (4096, 2048), op="quantize_128x128"),
+        quantizer_row(1.8, (16, 7168), regime="chain", over_empty_us=0.554),
+        quantizer_row(20.0, peer="copy"),
+        row((4096, 4096, 7168), 200.0),
+    ]
+    dense, cold, few = figures.render(rows).split("\n\n**")
+    assert dense.startswith("**Cold L2")
+    assert cold.startswith("Quantising bf16, cold L2: ")
+    assert (
+        "copy of as many bytes** (NVIDIA H200, 2026-11-23, nvidia-cutlass-dsl 4.8.1, torch 2.11.0):" in cold
+    )
+    assert [line for line in cold.splitlines() if line.startswith("| ")] == [
+        "| K = 7168 | M = 16 | M = 4096 |",
+        "| Quantising 1x128 | 2.4 (9.54) | 25.4 (0.90) |",
+        "| Quantising 1x128, M-major scales |  | 25.9 (0.88) |",
+        "| K = 2048 | M = 4096 |",
+        "| Quantising 128x128 | 9.4 (2.44) |",
+    ]
+    assert few.splitlines()[2:] == ["| K = 7168 | M = 16 |", "|---|--:|", "| Quantising 1x128 | 0.55 |"]
+    # A card may have nothing else; the README has room for products alone.
+    page = figures.results_page(rows[:5])
+    assert "## NVIDIA H200\n\n**Quantising bf16" in page
+    assert figures.summary(rows[:5]) == "No figures yet."
+
+
 def test_a_card_without_anything_to_compare_with_is_not_shown():
     alone = row((4096, 4096, 7168), 180.0) | H100
     rows = [row((4096, 4096, 7168), 200.0), alone]
