@@ -1,4 +1,4 @@
-"""What docs/results.md says of quantisers: shares of a copy's speed, and with few rows what a launch costs."""
+"""What docs/results.md says of quantisers: shares of a copy's speed, and what a launch of few rows costs."""
 
 from __future__ import annotations
 
