@@ -1,6 +1,7 @@
 """The suite of quantisers, as far as it goes without a GPU: plan, operands, judges, peers, rows, pictures."""
 
 import math
+import subprocess
 import sys
 from types import ModuleType
 
@@ -578,3 +579,41 @@ def test_a_shape_that_fails_leaves_the_others(on_gpu, monkeypatch, tmp_path):
     rows, failures = run_trials(bench(), trials, tmp_path)
     assert {each["m"] for each in rows} == {32}
     assert failures == ["cold 16x128 quantize_1x128: RuntimeError: no such kernel"]
+
+
+# In a process of its own: what interprets kernels must be chosen before they are defined.
+_INTERPRET = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+import torch
+from cute_gemm.bench.peers import triton_quantizers
+from cute_gemm.measure.quantizing import QuantizerCase
+
+configs = list(triton_quantizers._CONFIGS)
+for config in configs:
+    # With one there is nothing to tune, which needs a GPU.
+    triton_quantizers._quantize.configs = [config]
+    for op in ("quantize_1x128", "quantize_1x128_gathered", "swiglu_quantize_1x128"):
+        for shape in [(1, 16), (70, 272)]:
+            case = QuantizerCase.make(op, shape, "cpu")
+            if op != "swiglu_quantize_1x128":
+                case.sources["x"][0, :16] = 0
+            q, s = case.poisoned_results("row_major")
+            triton_quantizers.quantize(case.sources["x"], case.sources.get("rows"), q, s)
+            wanted_q, wanted_s = case.form.formula(**case.sources)
+            torch.testing.assert_close(s, wanted_s, rtol=1e-5, atol=0)
+            # Its interpreter loses the carry where it rounds up to a power of two.
+            settled = (wanted_q.view(torch.uint8) & 7) != 0
+            found, wanted = q.float()[settled], wanted_q.float()[settled]
+            torch.testing.assert_close(found, wanted, rtol=1 / 8, atol=2**-9)
+            assert (found != wanted).float().mean() < 0.02, (config, op, shape)
+print(len(configs))
+"""
+
+
+def test_triton_kernels_are_right():
+    pytest.importorskip("triton", minversion="3.8", reason="its interpreter needs Triton 3.8 for NumPy 2.4")
+    command = [sys.executable, "-c", _INTERPRET]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) > 1
