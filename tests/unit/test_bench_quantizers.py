@@ -594,7 +594,7 @@ for config in configs:
     # With one there is nothing to tune, which needs a GPU.
     triton_quantizers._quantize.configs = [config]
     for op in ("quantize_1x128", "quantize_1x128_gathered", "swiglu_quantize_1x128"):
-        for shape in [(1, 16), (70, 272)]:
+        for shape in [(1, 144), (70, 272)]:
             case = QuantizerCase.make(op, shape, "cpu")
             if op != "swiglu_quantize_1x128":
                 case.sources["x"][0, :16] = 0
