@@ -10,9 +10,13 @@ from ..measure.records import ALL_REGIMES, GROUPED, QUANTIZERS
 from .peers.registry import NAMES
 from .suite import SUITES
 
-_OPS = *GROUPED, *QUANTIZERS
+OPS = *GROUPED, *QUANTIZERS
 
 DEFAULT_OUT = Path("bench-results")
+DEFAULT_THRESHOLD = 2.0
+
+MEASURING = "suite", "regime", "shapes", "ops", "peers", "resume"
+"""Arguments that say what is measured. Those that are not given are None or False."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         choices=(*SUITES, "all"),
-        default="all",
-        help="dense or grouped products, or what quantises their operands (default: %(default)s)",
+        help="dense or grouped products, or what quantises their operands (default: all)",
     )
     parser.add_argument(
         "--regime",
         choices=(*ALL_REGIMES, "all"),
-        default="all",
-        help="cold L2, a chain of calls in a CUDA graph, or calls at the power limit (default: %(default)s)",
+        help="cold L2, a chain of calls in a CUDA graph, or calls at the power limit (default: all)",
     )
     parser.add_argument(
         "--shapes",
@@ -40,16 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ops",
-        choices=_OPS,
+        choices=OPS,
         nargs="+",
-        default=_OPS,
         metavar="NAME",
-        help=f"of the grouped ones and of those that quantise only these, of {', '.join(_OPS)}",
+        help=f"of the grouped ones and of those that quantise only these, of {', '.join(OPS)}",
     )
     parser.add_argument(
         "--peers",
         type=_peers,
-        default=NAMES,
         metavar="NAME,...",
         help=f"of {', '.join(NAMES)}; or none (default: all that are installed)",
     )
@@ -57,7 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"where lines, tables and plots go (default: {DEFAULT_OUT})",
+        help="where lines, tables and plots go; files of what is measured are replaced"
+        f" (default: {DEFAULT_OUT})",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what files in --out have, and measure only what they lack; device and versions must be the"
+        " same",
     )
     instead.add_argument(
         "--plot", type=Path, metavar="DIR", help="measure nothing: make tables and plots of results"
@@ -72,9 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=number_from(0, "percent, a number"),
-        default=2.0,
         metavar="PERCENT",
-        help="with --compare: by how much a time may grow (default: %(default)g)",
+        help=f"with --compare: by how much a time may grow (default: {DEFAULT_THRESHOLD:g})",
     )
 
 

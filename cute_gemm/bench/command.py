@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..measure.console import failed, say, wide_console
 from ..measure.device import compile_kernels, require_hopper
+from ..measure.errors import CommandError
 from ..measure.files import require_writable
 from ..measure.origin import describe_origin
 from ..measure.progress import track
@@ -17,11 +18,12 @@ from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
 from ..runtime import hardware
 from . import changes, shares, tables
-from .arguments import DEFAULT_OUT
+from .arguments import DEFAULT_OUT, DEFAULT_THRESHOLD, MEASURING, OPS
 from .comparison import compare, speeds_without_padding, text_table
 from .peers import Peer, QuantizerPeer
-from .peers.registry import PEERS, QUANTIZERS, P, split_available
+from .peers.registry import NAMES, PEERS, QUANTIZERS, P, split_available
 from .results import read_results
+from .resume import Rest, rest_of
 from .run import Bench, kernels_of, run_trials
 from .suite import SUITES, Trial, plan
 
@@ -38,21 +40,40 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: it cannot be done.
     """
+    _require_fitting(args)
     if args.plot:
         draw(args.plot, args.out or (args.plot.parent if args.plot.is_file() else args.plot))
         return 0
     if args.compare:
         old, new = args.compare
-        return compare_runs(old, new, args.threshold / 100)
+        threshold = DEFAULT_THRESHOLD if args.threshold is None else args.threshold
+        return compare_runs(old, new, threshold / 100)
     failures = measure(
-        SUITES if args.suite == "all" else (args.suite,),
-        ALL_REGIMES if args.regime == "all" else (args.regime,),
-        args.ops,
+        SUITES if args.suite in (None, "all") else (args.suite,),
+        ALL_REGIMES if args.regime in (None, "all") else (args.regime,),
+        OPS if args.ops is None else args.ops,
         args.shapes,
-        args.peers,
+        NAMES if args.peers is None else args.peers,
         args.out or DEFAULT_OUT,
+        args.resume,
     )
     return failed(failures)
+
+
+def _require_fitting(args: argparse.Namespace) -> None:
+    """What has no effect was meant to have one.
+
+    Raises:
+        CommandError: options do not go together.
+    """
+    given = [name for name in MEASURING if getattr(args, name) not in (None, False)]
+    instead = "--plot" if args.plot else "--compare" if args.compare else None
+    if instead and given:
+        raise CommandError(f"--{given[0]} says what is measured, and {instead} measures nothing")
+    if args.compare and args.out:
+        raise CommandError("--compare writes nothing, so --out does not go with it")
+    if args.threshold is not None and not args.compare:
+        raise CommandError("--threshold goes with --compare")
 
 
 def measure(
@@ -62,6 +83,7 @@ def measure(
     shapes: Sequence[Shape] | None,
     peer_names: Sequence[str],
     out: Path,
+    is_resumed: bool = False,
 ) -> list[str]:
     """Time what is asked for, print how it went, and write JSON lines, tables and plots.
 
@@ -69,12 +91,14 @@ def measure(
         suites, regimes, ops, shapes: as for `suite.plan`.
         peer_names: of `peers.registry.NAMES`.
         out: the directory that is written to.
+        is_resumed: whether what is in it is kept, and only the rest measured.
 
     Returns:
         What failed, a line each.
 
     Raises:
-        CommandError: there is no Hopper GPU, or nothing to measure, or ``out`` cannot be written to.
+        CommandError: there is no Hopper GPU, or nothing to measure, or ``out`` cannot be written to, or has
+            what cannot be gone on with.
     """
     trials = plan(suites, regimes, ops, shapes)
     require_hopper("bench", "--plot and --compare work without one, on results")
@@ -85,11 +109,15 @@ def measure(
     for note in dict.fromkeys((*missing, *also_missing, *replaced)):
         say(note)
     card = hardware.card()
-    compile_kernels(kernel for trial in trials for kernel in kernels_of(trial, card))
     named: list[Peer | QuantizerPeer] = [*peers, *quantizers]
     versions = {name: version for peer in named for name, version in peer.versions().items()}
-    bench = Bench(timers, peers, describe_origin(versions), card, quantizers=quantizers)
-    rows, failures = run_trials(bench, track(trials, "measuring"), out)
+    origin = describe_origin(versions)
+    rest = rest_of(trials, out, origin) if is_resumed else Rest(trials)
+    if is_resumed:
+        say(f"{len(trials) - len(rest.trials)} of {len(trials)} trials are in {out}; the others follow")
+    compile_kernels(kernel for trial in rest.trials for kernel in kernels_of(trial, card))
+    bench = Bench(timers, peers, origin, card, quantizers=quantizers)
+    rows, failures = run_trials(bench, track(rest.trials, "measuring"), out, rest.kept)
     _print_comparisons(rows)
     if rows:
         write_pictures(rows, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from ..runtime import selection
 from . import shares
 from .peers import C, Peer, PeerOf, QuantizerPeer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
+from .resume import file_of
 from .rows import measurement
 from .suite import FEW_ROWS, Trial
 
@@ -216,32 +217,39 @@ def kernels_of(trial: Trial, card: Card) -> Iterator[KernelConfig | Quantizer]:
             yield selection.select(problem, tma_scales=layout == M_MAJOR)
 
 
-def run_trials(bench: Bench, trials: Iterable[Trial], directory: Path) -> tuple[list[Row], list[str]]:
-    """Takes all measurements; each row is in its file before the next trial is measured.
+def run_trials(
+    bench: Bench, trials: Iterable[Trial], directory: Path, kept: Mapping[Path, Sequence[Row]] | None = None
+) -> tuple[list[Row], list[str]]:
+    """Takes all measurements; the rows of a trial are in their file before the next one is measured.
 
     Args:
         bench: how.
         trials: what, those of one file together.
         directory: of the files, ``SUITE_REGIME.jsonl``. Each is replaced when its first trial starts.
+        kept: what files begin with, of an earlier run.
 
     Returns:
-        The rows, and what went wrong: a line for each trial that was left when it failed.
+        The rows, with those that were kept, and what went wrong: a line for each trial that was left when it
+        failed.
     """
-    files: dict[Path, list[Row]] = {}
+    files: dict[Path, list[Row]] = {path: list(rows) for path, rows in (kept or {}).items()}
+    begun: set[Path] = set()
     failures: list[str] = []
     for trial in trials:
-        path = directory / f"{trial.suite}_{trial.regime}.jsonl"
-        if path not in files:
-            write_rows(path, [])
+        path = file_of(trial, directory)
         rows = files.setdefault(path, [])
+        if path not in begun:
+            write_rows(path, rows)
+            begun.add(path)
         try:
             for row in bench.measure(trial):
                 rows.append(row)
-                write_rows(path, rows)
                 bench.say(f"{trial.title} {_describe(row)}")
         except (AssertionError, RuntimeError) as error:
             failures.append(f"{trial.full_title}: {type(error).__name__}: {in_a_line(error)}")
             bench.say(f"FAILED {failures[-1]}")
+        # All of a trial or nothing: whoever goes on with it sees what is missing.
+        write_rows(path, rows)
     for path, rows in files.items():
         bench.say(f"{len(rows)} rows: {path}")
     return [row for rows in files.values() for row in rows], failures

@@ -70,6 +70,8 @@ def plan(
     Raises:
         CommandError: a shape that no operation takes, or no trials at all.
     """
+    # What is asked for twice is one thing, and would be refused where two rows are of it.
+    ops, shapes = tuple(dict.fromkeys(ops)), shapes and list(dict.fromkeys(shapes))
     for shape in shapes or ():
         _check(shape)
     trials = [
