@@ -106,7 +106,8 @@ def measure(
     peers, missing = _peers(trials, False, peer_names, PEERS)
     quantizers, also_missing = _peers(trials, True, peer_names, QUANTIZERS)
     timers, replaced = timers_of(regimes, Sustained())
-    for note in dict.fromkeys((*missing, *also_missing, *replaced)):
+    idle = [] if peer_names == NAMES else _idle(trials, peer_names)
+    for note in dict.fromkeys((*missing, *also_missing, *idle, *replaced)):
         say(note)
     card = hardware.card()
     named: list[Peer | QuantizerPeer] = [*peers, *quantizers]
@@ -130,6 +131,22 @@ def _peers(
     """As `split_available`, where trials of that kind are to be measured."""
     is_asked = any(trial.is_of_quantizers == of_quantizers for trial in trials)
     return split_available(names if is_asked else (), registry)
+
+
+def _idle(trials: Sequence[Trial], names: Sequence[str]) -> list[str]:
+    """A line for each name of a peer that has no part in any trial."""
+    kinds = {(trial.is_of_quantizers, trial.regime) for trial in trials}
+    busy = {
+        name
+        for of_quantizers, regime in kinds
+        for name, peer in (QUANTIZERS if of_quantizers else PEERS).items()
+        if regime in peer.regimes
+    }
+    return [
+        f"{name} is not timed: it has no part in what is measured (docs/benchmarking.md says which has)"
+        for name in names
+        if name not in busy
+    ]
 
 
 def draw(source: Path, out: Path) -> None:

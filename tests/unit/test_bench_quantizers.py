@@ -556,14 +556,24 @@ def test_only_peers_of_what_is_measured_are_looked_for(on_gpu, monkeypatch, tmp_
     missing = [
         f"{name} is not timed: the package {name} is not installed" for name in ("triton", "deep_gemm")
     ]
+    idle = "is not timed: it has no part in what is measured (docs/benchmarking.md says which has)"
     for shapes, notes in [
-        (["16x128"], missing[:1]),
+        (["16x128"], [missing[0], f"deep_gemm {idle}"]),
         (["8x32x128"], missing),
         (["16x128", "8x32x128"], missing),
     ]:
         assert cli.main([*arguments, "--ops", "quantize_1x128", "--shapes", *shapes]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line for line in lines if "is not timed" in line] == notes
+
+
+def test_peers_that_are_named_in_vain_are_told(on_gpu, tmp_path, capsys):
+    arguments = ["bench", "--out", str(tmp_path), "--regime", "cold", "--shapes", "8x32x128"]
+    idle = "is not timed: it has no part in what is measured (docs/benchmarking.md says which has)"
+    assert cli.main([*arguments, "--peers", "copy,floor,torch"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        f"{name} {idle}" for name in ("copy", "floor", "torch")
+    ]
 
 
 def test_a_shape_that_fails_leaves_the_others(on_gpu, monkeypatch, tmp_path):
