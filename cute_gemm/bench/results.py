@@ -40,7 +40,9 @@ def read_results(path: Path) -> list[Row]:
     files = sorted(filter(Path.is_file, path.glob("*.jsonl"))) if path.is_dir() else [path]
     rows = [(file, row) for file in files for row in read_rows(file)]
     if not rows:
-        raise CommandError(f"{named(path)}: no JSON lines in it")
+        below = sorted({file.parent for file in path.glob("*/*.jsonl")}) if path.is_dir() else []
+        hint = f"; there are some in {', '.join(map(named, below))}" if below else ""
+        raise CommandError(f"{named(path)}: no JSON lines in it{hint}")
     for file, row in rows:
         if why := objection(row):
             raise CommandError(f"{named(file)}: not a line of a benchmark: {why}: {json.dumps(row)[:80]}")

@@ -223,6 +223,15 @@ def test_results_that_are_not_there(run, tmp_path):
         assert err == f"cute-gemm: {tmp_path}: no JSON lines in it\n"
 
 
+def test_results_that_are_in_a_folder_below(run, tmp_path):
+    for name in ("h200", "h100"):
+        records.write_rows(tmp_path / name / "dense_cold.jsonl", [row()])
+    status, _, err = run("--plot", tmp_path)
+    assert status == 1
+    where = f"{tmp_path / 'h100'}, {tmp_path / 'h200'}"
+    assert err == f"cute-gemm: {tmp_path}: no JSON lines in it; there are some in {where}\n"
+
+
 def test_comparing(run, tmp_path):
     old, new = tmp_path / "old.jsonl", tmp_path / "new"
     # As wide as rows get: the verdict comes last, and must not be cut off.
