@@ -53,3 +53,7 @@ class CombineConfig:
     def name(self) -> str:
         """Such as ``combine_bf16_base``."""
         return f"combine_{_SHORT_NAMES[self.dtype]}{'_base' if self.has_base else ''}"
+
+
+MoeConfig = RouteConfig | CombineConfig
+"""Either."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..plan.moe import CombineConfig, RouteConfig
-from .quantizer_builder import Built, _index, _launch, _source, build
+from . import symbols
+from .quantizer_builder import Built, build
 
 
 @build.register
@@ -22,9 +23,19 @@ def _(config: RouteConfig) -> Built:
         each = make_fake_tensor(cutlass.Float32, (choices,), (1,), assumed_align=4)
         return (each,) if config.has_weights else ()
 
-    tensors = _index(config.index_dtype, choices), *(_index("int32", choices) for _ in range(2))
+    tensors = (
+        symbols.vector(config.index_dtype, choices),
+        *(symbols.vector("int32", choices) for _ in range(2)),
+    )
     numbers = cutlass.Int32(0), cutlass.Int32(1)
-    arguments = *tensors, _index("int32", experts), *weights(), *_launch(), *weights(), *numbers
+    arguments = (
+        *tensors,
+        symbols.vector("int32", experts),
+        *weights(),
+        *symbols.launch(),
+        *weights(),
+        *numbers,
+    )
     return RouteTokens(config), arguments
 
 
@@ -35,6 +46,10 @@ def _(config: CombineConfig) -> Built:
     from ..kernels.moe.combine import CombineRows
 
     tokens, n, rows, choices = (cute.sym_int32() for _ in range(4))
-    base = (_source(config.dtype, tokens, n),) if config.has_base else ()
-    arguments = _source(config.dtype, rows, n), _index("int32", choices), _source(config.dtype, tokens, n)
-    return CombineRows(config), (*arguments, *_launch(), *base)
+    base = (symbols.rows(config.dtype, tokens, n),) if config.has_base else ()
+    arguments = (
+        symbols.rows(config.dtype, rows, n),
+        symbols.vector("int32", choices),
+        symbols.rows(config.dtype, tokens, n),
+    )
+    return CombineRows(config), (*arguments, *symbols.launch(), *base)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
-from ..plan.limits import SCALE_BYTES
+from ..plan.moe import MoeConfig
 from ..plan.quantizer import (
     SOURCE_BYTES,
     BlockQuantizer,
@@ -15,20 +15,20 @@ from ..plan.quantizer import (
     Quantizer,
     RowQuantizer,
 )
-from . import compiler
+from . import compiler, symbols
 
 Built = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def instance(config: Quantizer) -> Callable[..., None]:
+def instance(config: Quantizer | MoeConfig) -> Callable[..., None]:
     """The kernel of ``config``: from this process, from disk, or compiled now, as `compiler.instance`."""
     return compiler.instance((type(config).__name__, config), lambda: build(config), config.name)
 
 
 @singledispatch
-def build(config: Quantizer) -> Built:
+def build(config: Quantizer | MoeConfig) -> Built:
     """The kernel of ``config``, and the arguments it takes."""
-    raise TypeError(f"no kernel quantises as {config}")
+    raise TypeError(f"no kernel does {config}")
 
 
 @build.register
@@ -41,12 +41,12 @@ def _(config: RowQuantizer) -> Built:
     matrices = (groups,) if config.has_matrices else ()
     m_of_x = _rows_of_source(config, m)
     tensors = (
-        _source(config.dtype, *matrices, m_of_x, k if config.source == "plain" else k_of_x),
-        _e4m3(*matrices, m, k),
-        _scales(*matrices, m, blocks),
+        symbols.rows(config.dtype, *matrices, m_of_x, k if config.source == "plain" else k_of_x),
+        symbols.e4m3(*matrices, m, k),
+        symbols.scales(*matrices, m, blocks),
     )
     vectors, numbers = _selection(config, m, groups)
-    return QuantizeByRows(config), (*tensors, *_launch(), *vectors, *numbers)
+    return QuantizeByRows(config), (*tensors, *symbols.launch(), *vectors, *numbers)
 
 
 @build.register
@@ -57,8 +57,13 @@ def _(config: BlockQuantizer) -> Built:
 
     n, k, n_blocks, k_blocks, groups = (cute.sym_int32() for _ in range(5))
     matrices = (groups,) if config.has_matrices else ()
-    source, quantized = _source(config.dtype, *matrices, n, k), _e4m3(*matrices, n, k)
-    return QuantizeByBlocks(config), (source, quantized, _scales(*matrices, n_blocks, k_blocks), *_launch())
+    source, quantized = symbols.rows(config.dtype, *matrices, n, k), symbols.e4m3(*matrices, n, k)
+    return QuantizeByBlocks(config), (
+        source,
+        quantized,
+        symbols.scales(*matrices, n_blocks, k_blocks),
+        *symbols.launch(),
+    )
 
 
 @build.register
@@ -69,10 +74,10 @@ def _(config: BothWaysQuantizer) -> Built:
 
     m, k, m_blocks, k_blocks, groups = (cute.sym_int32() for _ in range(5))
     matrices = (groups,) if config.has_matrices else ()
-    along_k = _e4m3(*matrices, m, k), _scales(*matrices, m, k_blocks)
-    along_m = _e4m3(*matrices, k, m), _scales(*matrices, k, m_blocks)
-    source = _source(config.dtype, *matrices, m, k)
-    return QuantizeBothWays(config), (source, *along_k, *along_m, *_launch())
+    along_k = symbols.e4m3(*matrices, m, k), symbols.scales(*matrices, m, k_blocks)
+    along_m = symbols.e4m3(*matrices, k, m), symbols.scales(*matrices, k, m_blocks)
+    source = symbols.rows(config.dtype, *matrices, m, k)
+    return QuantizeBothWays(config), (source, *along_k, *along_m, *symbols.launch())
 
 
 @build.register
@@ -86,14 +91,14 @@ def _(config: NormQuantizer) -> Built:
 
     m, k, blocks, groups = (cute.sym_int32() for _ in range(4))
     matrices = (groups,) if config.has_matrices else ()
-    source = _source(config.dtype, *matrices, _rows_of_source(config, m), k)
+    source = symbols.rows(config.dtype, *matrices, _rows_of_source(config, m), k)
     size = SOURCE_BYTES[config.dtype]
     weight = make_fake_tensor(DTYPES[config.dtype], (k,), (1,), assumed_align=size)
-    residual = (_source(config.dtype, *matrices, m, k),) if config.has_residual else ()
-    results = _e4m3(*matrices, m, k), _scales(*matrices, m, blocks)
+    residual = (symbols.rows(config.dtype, *matrices, m, k),) if config.has_residual else ()
+    results = symbols.e4m3(*matrices, m, k), symbols.scales(*matrices, m, blocks)
     vectors, numbers = _selection(config, m, groups)
     behind = *residual, *vectors, cutlass.Float32(0), *numbers
-    return QuantizeNormed(config), (source, weight, *results, *_launch(), *behind)
+    return QuantizeNormed(config), (source, weight, *results, *symbols.launch(), *behind)
 
 
 def _rows_of_source(config: RowQuantizer | NormQuantizer, m: Any) -> Any:
@@ -119,51 +124,4 @@ def _selection(
         "offsets": cute.sym_int32,
     }
     numbers = (cutlass.Int32(1),) if config.rows == "offsets" else ()
-    return (_index(config.index_dtype, lengths[config.rows]()),), numbers
-
-
-def _launch() -> tuple[Any, ...]:
-    """Flags, status and stream."""
-    import cutlass
-    from cutlass.cute.runtime import make_fake_stream
-
-    return cutlass.Int32(0), cutlass.Int64(0), make_fake_stream(use_tvm_ffi_env_stream=True)
-
-
-def _source(dtype: str, *shape: Any) -> Any:
-    """A matrix, or one of several, columns contiguous."""
-    from ..kernels.quantize.by_rows import DTYPES
-
-    return _matrix(DTYPES[dtype], SOURCE_BYTES[dtype], shape)
-
-
-def _e4m3(*shape: Any) -> Any:
-    import cutlass
-
-    return _matrix(cutlass.Float8E4M3FN, 1, shape)
-
-
-def _matrix(dtype: Any, size: int, shape: tuple[Any, ...]) -> Any:
-    from cutlass import cute
-    from cutlass.cute.runtime import make_fake_tensor
-
-    # Alignment is the host code's to judge: what TVM FFI raises takes long.
-    strides = (*(cute.sym_int64() for _ in shape[1:]), 1)
-    return make_fake_tensor(dtype, shape, strides, assumed_align=size)
-
-
-def _scales(*shape: Any) -> Any:
-    import cutlass
-    from cutlass import cute
-    from cutlass.cute.runtime import make_fake_tensor
-
-    strides = tuple(cute.sym_int64() for _ in shape)
-    return make_fake_tensor(cutlass.Float32, shape, strides, assumed_align=SCALE_BYTES)
-
-
-def _index(dtype: str, length: Any) -> Any:
-    import cutlass
-    from cutlass.cute.runtime import make_fake_tensor
-
-    of, size = {"int32": (cutlass.Int32, 4), "int64": (cutlass.Int64, 8)}[dtype]
-    return make_fake_tensor(of, (length,), (1,), assumed_align=size)
+    return (symbols.vector(config.index_dtype, lengths[config.rows]()),), numbers

@@ -21,6 +21,7 @@ from ..contract import OWNING_TYPES
 from ..contract.quantizing import SCALE_DTYPE
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
+from ..plan.moe import MoeConfig
 from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
 from . import hardware, quantizer_builder, selection
 from .caller import caller, several_devices
@@ -79,7 +80,7 @@ def _call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple
 
 def launch(
     key: Hashable,
-    config: Quantizer,
+    config: Quantizer | MoeConfig,
     device: int,
     arguments: tuple[Any, ...],
     behind: tuple[Any, ...] = (),
