@@ -170,7 +170,7 @@ def kernel_of(op: str, shape: Shape) -> Quantizer | None:
     if op == BOTH_WAYS:
         return None if m % 16 else BothWaysQuantizer(_DTYPE_NAME)
     if op in (NORMED, SUMMED):
-        return NormQuantizer.of(_DTYPE_NAME, k, op == SUMMED, False)
+        return NormQuantizer.of(_DTYPE_NAME, k, has_residual=op == SUMMED, is_power_of_two=False)
     source = {SWIGLU: "swiglu", INTERLEAVED: "swiglu_interleaved"}.get(op, "plain")
     passes = 1 if m * k * FORMS[op].columns <= FEW_ELEMENTS else PASSES
     return RowQuantizer(
