@@ -40,7 +40,7 @@ from .peers import C, Peer, PeerOf, QuantizerPeer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
 from .resume import file_of
 from .rows import measurement
-from .suite import FEW_ROWS, Trial
+from .suite import Trial
 
 _FORCED = {OURS_DEPENDENT: True, OURS_INDEPENDENT: False}
 """Ways to launch that are timed in a chain beside the default."""
@@ -114,7 +114,8 @@ class Bench:
                 row["wrong"] = objection
             if calibration and call.peer == OURS:
                 row["calibration"] = calibration
-            if trial.is_of_quantizers and call.peer == OURS and trial.shape[0] <= FEW_ROWS:
+            if trial.is_of_quantizers and trial.regime == CHAIN and call.peer == OURS:
+                # Of few rows, so that the device keeps up.
                 row |= shares.host_times(call, self.host_time, self.device)
             rows.append(row)
         yield from shares.with_shares(rows) if trial.is_of_quantizers else rows

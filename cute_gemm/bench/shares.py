@@ -44,7 +44,7 @@ def host_times(call: Call, host_time: Callable[[Callable[[], object]], float], d
     """``host_us`` of a call, and beside it ``host_mm_us``: that of a small ``torch.mm`` to a given result.
 
     Args:
-        call: of few rows, so that the device keeps up.
+        call: of so few rows that the device keeps up.
         host_time: as `clocks.host_time`.
         device: where the product is.
     """

@@ -170,7 +170,7 @@ def kernel_of(op: str, shape: Shape) -> Quantizer | None:
     if op == BOTH_WAYS:
         return None if m % 16 else BothWaysQuantizer(_DTYPE_NAME)
     if op in (NORMED, SUMMED):
-        return NormQuantizer.of(_DTYPE_NAME, k, has_residual=op == SUMMED)
+        return NormQuantizer.of(_DTYPE_NAME, k, has_residual=op == SUMMED, is_power_of_two=False)
     source = {SWIGLU: "swiglu", INTERLEAVED: "swiglu_interleaved"}.get(op, "plain")
     passes = 1 if m * k * FORMS[op].columns <= FEW_ELEMENTS else PASSES
     return RowQuantizer(
@@ -213,11 +213,15 @@ class QuantizerCase:
         return FORMS[self.op]
 
     def ours(self, layout: str, pdl: bool | None = None) -> Call:
-        """Our function, with scales in ``layout``; ``pdl`` as of :func:`cute_gemm.config`."""
+        """Our function, with scales in ``layout``; ``pdl`` as of :func:`cute_gemm.config`.
+
+        Where it is None, a call costs the host what it costs a user: nothing is set around it.
+        """
         read, kernel = self.own_sources(), kernel_of(self.op, self.shape)
+        run = self._run_of_ours(read, layout)
         return Call(
             OURS,
-            cute_gemm.config(pdl=pdl)(self._run_of_ours(read, layout)),
+            run if pdl is None else cute_gemm.config(pdl=pdl)(run),
             partial(self._judge_ours, read),
             scale_layout=layout,
             config=kernel.name if kernel else None,

@@ -35,10 +35,10 @@ def test_quantisers_beside_a_copy_and_an_empty_kernel(tmp_path: Path) -> None:
             assert {row["op"] for row in of_peer(here, peer)} == set(records.QUANTIZERS), (regime, peer)
         for row in of_peer(here, records.OURS):
             assert 0.2 < row["copy_share"] < 5
-            assert 0 < row["host_us"] < 1000
-            assert 0 < row["host_mm_us"] < 1000
     for row in ours:
         if row["regime"] == "chain":
+            assert 0 < row["host_us"] < 1000
+            assert 0 < row["host_mm_us"] < 1000
             # The target is 1.5; what is asked here is that graphs were timed, and not the host.
             assert -0.5 < row["over_empty_us"] < 5, row
 
@@ -60,7 +60,6 @@ def test_many_rows_are_no_slower_than_half_a_copy(tmp_path: Path) -> None:
     for row in of_peer(rows, records.OURS):
         # Clocks and cards differ: what is asked of a figure is asked of the benchmark's own.
         assert 0.5 < row["copy_share"] < 1.5, row
-        assert "host_us" not in row
 
 
 def test_products_beside_a_chain_of_copies(tmp_path: Path) -> None:
