@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32
 
 from ...plan.quantizer import INTERLEAVE
 from ..sm90.mma import columns_of
@@ -70,11 +70,11 @@ class FunctionValue:
                 element = first + 2 * half
                 own = []
                 for number, (kind, each) in enumerate(zip(kinds, operands, strict=True)):
-                    if kind in BY_ROW and (number, half) not in rows:
-                        rows[number, half] = BY_ROW[kind](each, place, element)
                     if kind == "like_out":
-                        own.append(pair_at(each, rows[number, half], place.column_of(element)))
+                        own.append(pair_at(each, place, element))
                     elif kind == "per_row":
+                        if (number, half) not in rows:
+                            rows[number, half] = of_row(each, place, element)
                         own.append((rows[number, half],) * 2)
                     else:
                         own.append((by_column[0][number], by_column[1][number]))
@@ -155,22 +155,14 @@ def of_row(operand: cute.Tensor, place: Place, element: int) -> Float32:
     return operand[place.m_group, row].to(Float32)
 
 
-def row_address(operand: cute.Tensor, place: Place, element: int) -> Int64:
-    """The address of an element's row."""
+def pair_at(operand: cute.Tensor, place: Place, element: int) -> tuple[Float32, Float32]:
+    """The numbers of an element and of the next in its row, by one load."""
     row = cutlass.min(place.row_of(element), operand.shape[-2] - 1)
+    column = cutlass.min(place.column_of(element), operand.shape[-1] - 2)
     matrix = (place.m_group,) if len(operand.shape) == 3 else ()
-    return cute.domain_offset((*matrix, row, 0), operand).iterator.toint()
-
-
-BY_ROW = {"per_row": of_row, "like_out": row_address}
-"""What of operands depends on an element's row, and is the same for all of it."""
-
-
-def pair_at(operand: cute.Tensor, row: Int64, column: Int32) -> tuple[Float32, Float32]:
-    """The numbers of a column and of the next, of a row that begins at an address, by one load."""
     dtype = operand.element_type
+    address = cute.domain_offset((*matrix, row, column), operand).iterator.toint()
     align = dtype.width // 4
-    address = row + Int64(cutlass.min(column, operand.shape[-1] - 2)) * (align // 2)
     pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.gmem, assumed_align=align)
     pair = cute.make_rmem_tensor(2, dtype)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(2)), pair)
