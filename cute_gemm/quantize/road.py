@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE
 from ..plan.quantizer import Quantizer
-from ..runtime import quantizers
+from ..runtime import quantizers, torch_internals
 from . import library
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -174,14 +174,10 @@ class Form(ABC):
 
     def _made(self, asked: Any, given: Given) -> Results:
         """Results, on the current device, of a call that may be in order."""
+        new = torch_internals.empty_strided_cuda
         sizes = _sizes(self, self.extents(asked), getattr(asked, "m_major_scales", False))
-        # A list: a generator would take longer.
-        return tuple(
-            [
-                quantizers.fresh(*size) if each is None else each
-                for each, size in zip(given, sizes, strict=True)
-            ]
-        )
+        # Of a list: a generator would take longer.
+        return tuple([new(*size) if each is None else each for each, size in zip(given, sizes, strict=True)])
 
     def _merged(self, asked: Any, given: Given) -> tuple[Any, Given]:
         """The same call with as few dimensions as can be; as it is, where something has gaps.

@@ -18,7 +18,7 @@ from cute_gemm import (
     swiglu_quantize_1x128,
 )
 from cute_gemm.quantize import m_major
-from cute_gemm.runtime import quantizers
+from cute_gemm.runtime import quantizers, torch_internals
 from cute_gemm.runtime.caller import caller
 
 
@@ -41,7 +41,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(quantizers, "known", lambda key: made if 2 in key or 3 in key else None)
     monkeypatch.setattr(caller, "has_context", True)
     monkeypatch.setattr(
-        quantizers,
+        torch_internals,
         "empty_strided_cuda",
         lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype),
     )
