@@ -8,13 +8,11 @@ from torch import Tensor
 
 from ..contract import quantizing
 from ..contract.quantizing import scale_blocks
-from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer
+from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, PASSES, SOURCES, RowQuantizer
 from ..runtime import quantizers
 from . import formula, selection
 from .road import Form, Request, Results, Shapes
 from .selection import Selection
-
-_PASSES = 2
 
 
 def quantize_1x128(
@@ -183,7 +181,7 @@ class _Rows(Form):
             rows=chosen.kind,
             index_dtype="int32" if chosen.index is None else quantizers.NAMES[chosen.index.dtype],
             is_power_of_two=asked.power_of_two_scales,
-            passes=1 if x.numel() <= FEW_ELEMENTS else _PASSES,
+            passes=1 if x.numel() <= FEW_ELEMENTS else PASSES,
         )
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
