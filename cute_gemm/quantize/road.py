@@ -269,10 +269,10 @@ class Form(ABC):
 
 @functools.lru_cache(4096)
 def _sizes(form: Form, extents: tuple[int, ...], m_major: bool) -> tuple[tuple[Any, ...], ...]:
-    """Shape, strides and dtype of each new result."""
+    """Shape, strides and dtype of each new result; a `torch.Size` is no tuple to what makes them."""
     kinds = (E4M3, False), (SCALE_DTYPE, m_major)
     return tuple(
-        (shape, quantizers.strides_of_scales(shape, is_m_major), dtype)
+        (tuple(shape), quantizers.strides_of_scales(shape, is_m_major), dtype)
         for number, shape in enumerate(form.shapes(extents))
         for dtype, is_m_major in (kinds[number % 2],)
     )
