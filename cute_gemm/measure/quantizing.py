@@ -40,6 +40,7 @@ from .shapes import Shape
 
 _DTYPE, _DTYPE_NAME = torch.bfloat16, "bfloat16"
 _EPS = 1e-6
+_RESULTS = "out", "scales_out", "out_t", "scales_out_t"
 # Where functions are approximated: of scales, and how many elements may be the neighbour of the right one.
 _SCALES_DIFFER, _ELEMENTS_DIFFER = 2.0**-18, 0.002
 _STEP, _LEAST_STEP = 1 / 8, 2.0**-9
@@ -231,15 +232,13 @@ class QuantizerCase:
         quantizer = getattr(cute_gemm, self.form.name)
         x, options = read["x"], {name: read[name] for name in self.form.more} | dict(self.form.options)
 
+        given = dict(zip(_RESULTS, self.poisoned_results(layout), strict=False))
+
         def both_ways() -> Results:
-            along_k, along_m = quantizer(x)
+            along_k, along_m = quantizer(x, **given)
             return *along_k, *along_m
 
-        if self.op == BOTH_WAYS:
-            # It takes no results.
-            return both_ways
-        q, s = self.poisoned_results(layout)
-        return lambda: quantizer(x, **options, out=q, scales_out=s)
+        return both_ways if self.op == BOTH_WAYS else lambda: quantizer(x, **options, **given)
 
     def own_sources(self) -> Sources:
         """The sources, with a residual that no other call adds to."""
@@ -274,14 +273,16 @@ class QuantizerCase:
     def poisoned_results(self, layout: str) -> Results:
         """Results of NaN, as they are before a call."""
         m, k = self.shape
+        shapes = [(m, k), (k, m)] if self.op == BOTH_WAYS else [(m, k)]
+        return tuple(each for shape in shapes for each in self._poisoned(*shape, layout))
+
+    def _poisoned(self, m: int, k: int, layout: str) -> Results:
         blocks = quantize.scale_blocks
         device = self.sources["x"].device
         q = torch.full((m, k), torch.nan, device=device).to(formula.E4M3)
         rows = blocks(m) if self.op == BLOCKS else m
         s = torch.full((rows, blocks(k)), torch.nan, device=device)
-        if layout == M_MAJOR:
-            s = quantize.m_major(s)
-        return q, s
+        return q, quantize.m_major(s) if layout == M_MAJOR else s
 
     def _judge_ours(self, read: Sources, results: Results) -> float:
         """The worst tile's error of a result of ours.

@@ -4,11 +4,11 @@ The granularity is that of the DeepSeek-V3 technical report (arXiv:2412.19437, s
 one scale per row and 128 consecutive elements of K ("1x128"), weights one per 128x128 block. A scale
 multiplies the stored e4m3 values: ``x`` is about ``q * s``.
 
-    by_rows.py     1x128, also of what SwiGLU makes of x     formula.py      the same in torch
-    normed.py      1x128 of normalised rows                  road.py         what any such call goes through
-    by_blocks.py   128x128                                   selection.py    which rows
-    both_ways.py   1x128 along rows and along columns        library.py      ops
-    gate_up.py     weights by turns                          dequantize.py   the inverses
+    by_rows.py     1x128, also of what SwiGLU makes of x     road.py        what each call goes through
+    normed.py      1x128 of normalised rows                  library.py     as ops of torch's dispatcher
+    by_blocks.py   128x128                                   selection.py   which rows
+    both_ways.py   1x128 along rows and along columns        formula.py     the same in torch
+    gate_up.py     weights by turns                          dequantize.py  the inverses
 
 What is set around a call changes no result, as for a product: see :mod:`cute_gemm.contract.ambient`.
 """

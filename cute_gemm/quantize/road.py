@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE
 from ..plan.quantizer import Quantizer
-from ..runtime import quantizers
+from ..runtime import quantizers, torch_internals
 from . import library
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -178,14 +178,10 @@ class Form(ABC):
 
     def _made(self, asked: Any, given: Given) -> Results:
         """Results, on the current device, of a call that may be in order."""
+        new = torch_internals.empty_strided_cuda
         sizes = _sizes(self, self.extents(asked), getattr(asked, "m_major_scales", False))
-        # A list: a generator would take longer.
-        return tuple(
-            [
-                quantizers.fresh(*size) if each is None else each
-                for each, size in zip(given, sizes, strict=True)
-            ]
-        )
+        # Of a list: a generator would take longer.
+        return tuple([new(*size) if each is None else each for each, size in zip(given, sizes, strict=True)])
 
     def _merged(self, asked: Any, given: Given) -> tuple[Any, Given]:
         """The same call with as few dimensions as can be; as it is, where something has gaps.
@@ -277,10 +273,10 @@ class Form(ABC):
 
 @functools.lru_cache(4096)
 def _sizes(form: Form, extents: tuple[int, ...], m_major: bool) -> tuple[tuple[Any, ...], ...]:
-    """Shape, strides and dtype of each new result."""
+    """Shape, strides and dtype of each new result; a `torch.Size` is no tuple to what makes them."""
     kinds = (E4M3, False), (SCALE_DTYPE, m_major)
     return tuple(
-        (shape, quantizers.strides_of_scales(shape, is_m_major), dtype)
+        (tuple(shape), quantizers.strides_of_scales(shape, is_m_major), dtype)
         for number, shape in enumerate(form.shapes(extents))
         for dtype, is_m_major in (kinds[number % 2],)
     )

@@ -25,7 +25,7 @@ from ..plan.moe import MoeConfig
 from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
 from . import hardware, quantizer_builder, selection
 from .caller import caller, several_devices
-from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
+from .torch_internals import derivatives_may_be_tracked
 
 NAMES = {getattr(torch, name): name for name in (*SOURCE_BYTES, "int32", "int64")}
 """Of dtypes, as configurations have them."""
@@ -174,11 +174,6 @@ def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
         ):
             return False
     return not several_devices() or bool(read[0].get_device() == torch.cuda.current_device())
-
-
-def fresh(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A new tensor on the current device."""
-    return empty_strided_cuda(shape, strides, dtype)
 
 
 def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:

@@ -107,6 +107,7 @@ def draw_quantising(draw: random.Random, device: torch.device) -> None:
         (q, s), again = quantize(x, **options), quantize(x, **options)
         back = dequantize(q, _lies_anyhow(draw, s), dtype)
         m_major = cute_gemm.m_major(s) if s.dim() in (2, 3) else None
+        both = cute_gemm.quantize_both_ways(x, **options) if chance(draw, 0.3) else ()
     for one, other in zip((q, s), again, strict=True):
         assert torch.equal(one.view(torch.uint8), other.view(torch.uint8)), "the second call gave other bits"
     assert_same_memory({"x": x}, before["x"], "quantised")
@@ -115,6 +116,8 @@ def draw_quantising(draw: random.Random, device: torch.device) -> None:
     # On the host, as a GPU that processes share is slow to start so many kernels.
     x, q, s, back = (each.cpu() for each in (x, q, s, back))
     _judge(x, q, s, height, "power_of_two_scales" in options)
+    for source, made in zip((x, x.mT), both, strict=False):
+        _judge(source, *(each.cpu() for each in made), 1, "power_of_two_scales" in options)
     wide = s.repeat_interleave(height, -2)[..., :rows, :].repeat_interleave(WIDTH, -1)[..., :k]
     work = torch.float64 if dtype is torch.float64 else torch.float32
     torch.testing.assert_close(back, (q.to(work) * wide.to(work)).to(dtype), rtol=0, atol=0, equal_nan=True)

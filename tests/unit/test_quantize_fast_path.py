@@ -18,7 +18,7 @@ from cute_gemm import (
     swiglu_quantize_1x128,
 )
 from cute_gemm.quantize import m_major
-from cute_gemm.runtime import quantizers
+from cute_gemm.runtime import quantizers, torch_internals
 from cute_gemm.runtime.caller import caller
 
 
@@ -40,11 +40,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(quantizers, "known", lambda key: made if 2 in key or 3 in key else None)
     monkeypatch.setattr(caller, "has_context", True)
-    monkeypatch.setattr(
-        quantizers,
-        "empty_strided_cuda",
-        lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype),
-    )
+    # It takes plain tuples only, as the one of CUDA does.
+    monkeypatch.setattr(torch_internals, "empty_strided_cuda", torch._C._dynamo.guards._empty_strided_cpu)
     return made
 
 
