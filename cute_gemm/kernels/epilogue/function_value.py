@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32
 
 from ...plan.quantizer import INTERLEAVE
 from ..sm90.mma import columns_of
+from .operand_readers import READ_BY_COLUMN, READERS
 from .store import columns
 from .value import Place
 
 Stage = tuple[Callable[..., Any], tuple[str, ...]]
 
 _MOST_AT_ONCE = 32
-"""Registers whose numbers of D's shape are loaded at once: with more of them, wide tiles spill."""
+"""Registers for which numbers are loaded at once: with more of them, wide tiles spill."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +57,14 @@ class FunctionValue:
         """What becomes of the sums, in their place."""
         made, place = columns(sums, 0, self.out_columns(columns_of(sums))), place.made_by(self)
         kinds = [kind for _, kinds in self.stages for kind in kinds]
-        rows: dict[tuple[int, int], Any] = {}
-        for first in range(0, cute.size(made), 4):
-            if "like_out" in kinds and first and first % _MOST_AT_ONCE == 0:
+        readers = [READERS[kind](each, place) for kind, each in zip(kinds, operands, strict=True)]
+        for element in range(0, cute.size(made), 2):
+            if READ_BY_COLUMN & set(kinds) and element and element % _MOST_AT_ONCE == 0:
                 cute.arch.sync_warp()
-            # Registers i and i + 1 are columns of a row, i + 2 and i + 3 the same of the row eight below.
-            by_column = [
-                [of_column(kind, each, place, first + j) for kind, each in zip(kinds, operands, strict=True)]
-                for j in range(2)
-            ]
-            for half in range(2):
-                element = first + 2 * half
-                own = []
-                for number, (kind, each) in enumerate(zip(kinds, operands, strict=True)):
-                    if kind in BY_ROW and (number, half) not in rows:
-                        rows[number, half] = BY_ROW[kind](each, place, element)
-                    if kind == "like_out":
-                        own.append(pair_at(each, rows[number, half], place.column_of(element)))
-                    elif kind == "per_row":
-                        own.append((rows[number, half],) * 2)
-                    else:
-                        own.append((by_column[0][number], by_column[1][number]))
-                for j in range(2):
-                    given = self.given(sums, element + j)
-                    made[element + j] = self.applied(given, [pair[j] for pair in own])
+            pairs = [reader.pair(element) for reader in readers]
+            for j in range(2):
+                given = self.given(sums, element + j)
+                made[element + j] = self.applied(given, [pair[j] for pair in pairs])
         return made
 
     def applied(self, x: Any, values: list) -> Float32:
@@ -130,48 +114,3 @@ def chained(stages: Sequence[Stage], x: Float32, values: list) -> Float32:
         own, values = values[: len(kinds)], values[len(kinds) :]
         x = Float32(function(x, *own))
     return x
-
-
-def of_column(kind: str, operand: Any, place: Place, element: int) -> Any:
-    """A number that does not depend on an element's row; None of operands that do."""
-    if kind == "number":
-        return operand
-    if kind == "scalar":
-        return operand[0].to(Float32)
-    if kind not in ("per_column", "per_group_column"):
-        return None
-    # A tile's columns may lie beyond the last.
-    column = cutlass.min(place.column_of(element), operand.shape[-1] - 1)
-    if kind == "per_column":
-        return operand[column].to(Float32)
-    return operand[place.group, column].to(Float32)
-
-
-def of_row(operand: cute.Tensor, place: Place, element: int) -> Float32:
-    """The number of an element's row."""
-    row = cutlass.min(place.row_of(element), operand.shape[-1] - 1)
-    if len(operand.shape) == 1:
-        return operand[row].to(Float32)
-    return operand[place.m_group, row].to(Float32)
-
-
-def row_address(operand: cute.Tensor, place: Place, element: int) -> Int64:
-    """The address of an element's row."""
-    row = cutlass.min(place.row_of(element), operand.shape[-2] - 1)
-    matrix = (place.m_group,) if len(operand.shape) == 3 else ()
-    return cute.domain_offset((*matrix, row, 0), operand).iterator.toint()
-
-
-BY_ROW = {"per_row": of_row, "like_out": row_address}
-"""What of operands depends on an element's row, and is the same for all of it."""
-
-
-def pair_at(operand: cute.Tensor, row: Int64, column: Int32) -> tuple[Float32, Float32]:
-    """The numbers of a column and of the next, of a row that begins at an address, by one load."""
-    dtype = operand.element_type
-    align = dtype.width // 4
-    address = row + Int64(cutlass.min(column, operand.shape[-1] - 2)) * (align // 2)
-    pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.gmem, assumed_align=align)
-    pair = cute.make_rmem_tensor(2, dtype)
-    cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(2)), pair)
-    return pair[0].to(Float32), pair[1].to(Float32)
