@@ -221,10 +221,15 @@ def test_a_compiled_caller_gets_the_same_bits() -> None:
         q, s = fp8_gemm_nt(LHS, RHS, epilogue=made)
         return q, s * 2
 
-    (q, s), (want_q, want_s) = torch.compile(caller, backend="eager")(), caller()
-    torch._dynamo.reset()
-    assert torch.equal(bits(q), bits(want_q))
-    assert torch.equal(s, want_s)
+    def composing_caller() -> tuple[Tensor, Tensor]:
+        q, s = fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu(7.0) | epilogue.quantize_1x128())
+        return q, s * 2
+
+    for each in (caller, composing_caller):
+        (q, s), (want_q, want_s) = torch.compile(each, backend="eager")(), each()
+        torch._dynamo.reset()
+        assert torch.equal(bits(q), bits(want_q))
+        assert torch.equal(s, want_s)
 
 
 # What fits a call
