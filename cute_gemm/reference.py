@@ -73,7 +73,8 @@ def compute(call: Call, apply: Apply | None = None, power_of_two_scales: bool = 
     Args:
         call: the call.
         apply: what becomes of sums before they are rounded; None if they are stored as they are.
-        power_of_two_scales: of what is quantised then, to `scales_out` of the call, if that is given.
+        power_of_two_scales: of what is quantised then, to `scales_out` of the call, if that is given: of the
+            FP32 values, which are not rounded before.
     """
     if apply is not None:
         return _compute_and_apply(call, apply, power_of_two_scales)

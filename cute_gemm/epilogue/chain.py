@@ -62,10 +62,15 @@ class Epilogue:
         if not isinstance(other, Epilogue):
             return NotImplemented
         stages = self.stages + other.stages
-        gated = [stage.function.__name__.lstrip("_") for stage in stages if stage.takes > 1]
+        gated = [stage for stage in stages if stage.takes > 1]
         if len(gated) > 1:
-            raise ValueError(f"{' and '.join(gated)} both make one column of two; wanted one of them")
-        return replace(other, stages=stages)
+            names = " and ".join(stage.function.__name__.lstrip("_") for stage in gated)
+            raise ValueError(f"{names} both make one column of two; wanted one of them")
+        return other.of(stages)
+
+    def of(self, stages: tuple[Stage, ...]) -> Epilogue:
+        """The same of other stages."""
+        return Epilogue(stages)
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -144,6 +149,9 @@ class QuantizingEpilogue(Epilogue):
         raise TypeError(
             "nothing follows quantize_1x128; wanted it last, such as `swiglu() | quantize_1x128()`"
         )
+
+    def of(self, stages: tuple[Stage, ...]) -> QuantizingEpilogue:
+        return QuantizingEpilogue(stages, self.has_power_of_two_scales, self.has_m_major_scales)
 
     @property
     def key(self) -> Hashable:

@@ -47,6 +47,18 @@ def test_poison_sees_one_missing_element(dtype):
         check()
 
 
+def test_poison_of_e4m3_is_no_nan_that_is_made():
+    view, check = poisoned(5, 32, torch.float8_e4m3fn)
+    assert view.stride() == (64, 1)
+    with pytest.raises(AssertionError, match="160 elements not written"):
+        check()
+    view.copy_(torch.full((5, 32), torch.nan))
+    check()
+    view[4:, 31:].view(torch.uint8).fill_(0xFF)
+    with pytest.raises(AssertionError, match="1 elements not written; the first at row 4, column 31"):
+        check()
+
+
 SOME_ROWS = {
     "one matrix": [True, False, True, True, False],
     "two matrices": [[True, False, False], [True, True, False]],

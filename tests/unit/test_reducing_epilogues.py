@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -221,10 +222,43 @@ def test_a_compiled_caller_gets_the_same_bits() -> None:
         q, s = fp8_gemm_nt(LHS, RHS, epilogue=made)
         return q, s * 2
 
-    (q, s), (want_q, want_s) = torch.compile(caller, backend="eager")(), caller()
-    torch._dynamo.reset()
+    def composing_caller() -> tuple[Tensor, Tensor]:
+        q, s = fp8_gemm_nt(LHS, RHS, epilogue=epilogue.swiglu(7.0) | epilogue.quantize_1x128())
+        return q, s * 2
+
+    for each in (caller, composing_caller):
+        (q, s), (want_q, want_s) = torch.compile(each, backend="eager")(), each()
+        torch._dynamo.reset()
+        assert torch.equal(bits(q), bits(want_q))
+        assert torch.equal(s, want_s)
+
+
+@contextlib.contextmanager
+def default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+STATES: dict[str, Callable[[], Any]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default dtype": default_dtype,
+    "default device": lambda: torch.device("meta"),
+    "inference mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_set_around_a_call_changes_nothing(state: str) -> None:
+    made = epilogue.bias(BIAS) | epilogue.swiglu(1.5) | epilogue.row_weights(WEIGHTS) | QUANTIZE
+    want_q, want_s = fp8_gemm_nt(LHS, RHS, epilogue=made)
+    with STATES[state]():
+        q, s = fp8_gemm_nt(LHS, RHS, epilogue=made)
+        both = interleave_gate_up(BIAS[:8], BIAS[8:16], dim=-1)
     assert torch.equal(bits(q), bits(want_q))
     assert torch.equal(s, want_s)
+    assert torch.equal(both, BIAS[:16])
 
 
 # What fits a call

@@ -95,6 +95,12 @@ class ByteRowStore(ByteStore):
         return cute.make_tiled_copy_tv(atom, threads, cute.make_layout((1, PIECE)))
 
     @cute.jit
+    def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
+        """As :meth:`ByteStore.__call__`; a warpgroup without rows computes nothing."""
+        if sums.first[0] < sums.row_end:
+            ByteStore.__call__(self, sums, operands, sD, warpgroup_idx, tidx)
+
+    @cute.jit
     def put(self, buffer, operands: TmaOut, first, row_end: Int32, issues_tma, thread: Int32):
         """As :meth:`ByteStore.put`, but rows of D from ``row_end`` on are left alone."""
         if first[0] + MMA_M <= row_end:
