@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "reference": {"contract", "plan", "quantize"},
     "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
+    "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
     # The package as users import it.
     "": {"epilogue", "interrupts", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
