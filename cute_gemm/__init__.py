@@ -7,6 +7,7 @@ The DSL takes seconds to import, so this module does not: the first call on a GP
 from . import interrupts as interrupts  # isort: split
 
 from . import epilogue as epilogue
+from . import moe as moe
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
@@ -43,6 +44,7 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_offsets",
     "m_major",
+    "moe",
     "quantize_1x128",
     "quantize_128x128",
     "quantize_both_ways",

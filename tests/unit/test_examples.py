@@ -76,7 +76,12 @@ def test_02_moe_layer(tokens, hidden, inner, experts, top_k):
         "3. Contiguous",
         "4. Offsets",
         "5. Masked",
+        "6. Fused",
     ]
+    *steps, fused = steps
+    assert re.fullmatch(r"   the whole layer: \d+ us", fused[1])
+    errors = re.fullmatch(r"   off what it is without FP8 by (.*)%, the loop by (.*)%", fused[2]).groups()
+    assert all(1 < float(each) < 8 for each in errors)
     loop, contiguous, offsets, masked = (lines[1].strip() for lines in steps[1:])
     assert loop == offsets == f"{rows} rows"
     padded, share = re.fullmatch(r"(\d+) rows, (\d+)% of them empty", contiguous).groups()
@@ -94,8 +99,8 @@ def test_02_moe_layer_is_the_layer():
     torch.manual_seed(1)
     tokens, hidden, inner, experts, top_k = 70, 256, 128, 5, 2
     x = moe.embed(tokens, hidden, torch.device("cpu"))
-    gate_up = moe.random_weights(experts, 2 * inner, hidden, x.device)
-    down = moe.random_weights(experts, hidden, inner, x.device)
+    gate_up = cute_gemm.quantize_128x128(moe.random_matrices(experts, 2 * inner, hidden, x.device))
+    down = cute_gemm.quantize_128x128(moe.random_matrices(experts, hidden, inner, x.device))
     routing = moe.route(x, experts, top_k)
     y, _ = moe.layer(x, routing, moe.loop(routing), gate_up, down)
 

@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
     # The package as users import it.
-    "": {"epilogue", "interrupts", "ops", "quantize", "settings"},
+    "": {"epilogue", "interrupts", "moe", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
