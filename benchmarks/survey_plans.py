@@ -21,7 +21,7 @@ ROUNDS, WARM_UP, CHAIN_ROUNDS = 5, 1, 3
 CHAIN_US = 300.0
 """How long a graph is replayed in a round, at least."""
 
-_MOST_NEAR, _MOST_FAR = 16, 2
+_MOST_NEAR, _MOST_FAR = 24, 2
 _FARTHEST = 4.0  # times what the best is predicted to take: slower ones would only cost time
 _MOST_CALLS, _MOST_US = 200, 8e6  # of a batch
 _FLUSH_US, _GRAPH_US, _NODE_US = 90.0, 500.0, 20.0
@@ -62,7 +62,7 @@ class Plan:
 
 
 def plan_of(draw: Draw, card: Card, within: float, seed: int) -> Plan:
-    """The candidates near the best, at most 16; two others, drawn; and the one that a call launches.
+    """The candidates near the best, at most 24; two others, drawn; and the one that a call launches.
 
     Args:
         draw: the problem.
