@@ -1,7 +1,7 @@
 """Writes what README.md and docs/ say of speed from the JSON lines in benchmarks/results/, or checks it.
 
-The README gets geometric means and two pictures, docs/results.md a row for each shape. Of each operation and
-regime, the results are those of the card that was measured last.
+The README gets geometric means and two pictures, docs/results.md a row for each shape. Every card that has
+results stands there, by the name of its device.
 
 After new results: ``python benchmarks/figures.py``. With ``--check``, it writes nothing and exits with 1 if
 that was forgotten. Drawing needs matplotlib.
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pictures
+import quantizer_figures
 
 from cute_gemm.bench.comparison import (
     Comparison,
@@ -42,6 +43,8 @@ _OPS = {
     OFFSETS: "Grouped, offsets: the same rows without padding. ",
     MASKED: "Grouped, masked. ",
 }
+_NOTHING = "No figures yet."
+_NO_MEANS = " |  | "
 _TITLES = {DENSE: "dense", CONTIGUOUS: "contiguous", OFFSETS: "offsets", MASKED: "masked"}
 
 _RESULTS_HEAD = """\
@@ -61,35 +64,37 @@ writes ([benchmarking.md](benchmarking.md) says how). Kernels have the names of 
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Markdown for the results in `rows`, of any operations and regimes."""
+    """Markdown for the results in `rows` of one card, of any operations and regimes."""
+    return "\n\n".join(_parts(rows)) or _NOTHING
+
+
+def _parts(rows: Sequence[Row]) -> list[str]:
     parts = [_section(rows, op, regime) for op in _OPS for regime in _REGIMES]
-    parts = [part for part in parts if part]
-    return "\n\n".join(parts) if parts else "No figures yet."
+    return [*filter(None, parts), *quantizer_figures.sections(rows, _origin)]
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Markdown for the README: geometric means of each operation and regime, and the pictures."""
-    lines, everything = [], []
-    for op in _OPS:
-        for regime in _REGIMES:
-            comparisons = compare(_of_the_last_card(rows, op, regime), regime, op)
-            everything += comparisons
-            for label, members in by_rows(comparisons).items():
-                ratios = [each.ratio for each in members]
-                lines.append(
-                    f"| {_TITLES[op]} | {regime} | {label} | {len(ratios)} | {geometric_mean(ratios):.3f} |"
-                    f" {min(ratios):.3f} |"
-                )
-    if not lines:
-        return "No figures yet."
+    """Markdown for the README: geometric means of each operation, regime and card, and the pictures."""
+    cards = {device: found for device, own in by_card(rows).items() if (found := _compared(own))}
+    if not cards:
+        return _NOTHING
+    of_cards = [_means_by_rows(found) for found in cards.values()]
+    keys = sorted(dict.fromkeys(key for means in of_cards for key in means), key=_place)
+    lines = [
+        f"| {' | '.join(key)} | {' | '.join(means.get(key, _NO_MEANS) for means in of_cards)} |"
+        for key in keys
+    ]
     names = {pictures.SPEED: "Speed relative to DeepGEMM", pictures.LIMIT: "Share of the data sheet's limit"}
     shown = [f"![{names[name]}](docs/{name})" for name in pictures.data_of(_cold(rows))]
+    everything = [
+        _origin([each.row for group in found.values() for each in group]) for found in cards.values()
+    ]
     return "\n".join(
         [
-            f"On {_origin(everything)}:",
+            f"On {'; '.join(everything)}:",
             "",
-            "| operation | regime | rows | shapes | speed / DeepGEMM, geometric mean | least |",
-            "|---|---|---|--:|--:|--:|",
+            f"| operation | regime | rows | {' | '.join(_heads(list(cards)))} |",
+            f"|---|---|---|{'--:|--:|--:|' * len(cards)}",
             *lines,
             "",
             *shown,
@@ -97,9 +102,24 @@ def summary(rows: Sequence[Row]) -> str:
     )
 
 
+def _place(key: tuple[str, ...]) -> tuple[int, int]:
+    """Where an operation and regime come in the README's table; rows stay as they are."""
+    title, regime, _ = key
+    return list(_TITLES.values()).index(title), list(_REGIMES).index(regime)
+
+
+def _heads(devices: Sequence[str]) -> Iterator[str]:
+    """What heads the columns of each card; one alone is named above the table."""
+    for device in devices:
+        on = f" on {device}" if len(devices) > 1 else ""
+        yield f"shapes | speed / DeepGEMM{on}, geometric mean | least"
+
+
 def results_page(rows: Sequence[Row]) -> str:
     """The text of docs/results.md."""
-    return f"{_RESULTS_HEAD}\n{render(rows)}\n"
+    cards = {device: "\n\n".join(_parts(own)) for device, own in by_card(rows).items()}
+    sections = [f"## {device}\n\n{text}" for device, text in cards.items() if text]
+    return "\n".join([_RESULTS_HEAD, "\n\n".join(sections) or _NOTHING, ""])
 
 
 def replaced(text: str, figures: str) -> str:
@@ -118,31 +138,52 @@ def read_results(directory: Path = RESULTS) -> list[Row]:
     return [row for path in sorted(directory.rglob("*.jsonl")) for row in read_rows(path)]
 
 
-def _of_the_last_card(rows: Sequence[Row], op: str, regime: str) -> list[Row]:
-    """The rows of the card on which ``op`` was measured last."""
-    dates = {
-        row["device"]: row["date"]
-        for row in sorted(rows, key=lambda row: row["date"])
-        if (row["op"], row["regime"]) == (op, regime)
+def by_card(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each card, by its name."""
+    cards: dict[str, list[Row]] = {device: [] for device in sorted({row["device"] for row in rows})}
+    for row in rows:
+        cards[row["device"]].append(row)
+    return cards
+
+
+def _compared(rows: Sequence[Row]) -> dict[tuple[str, str], list[Comparison]]:
+    """What of one card's rows is compared, by operation and regime: none is empty."""
+    found = {(op, regime): compare(rows, regime, op) for op in _OPS for regime in _REGIMES}
+    return {key: comparisons for key, comparisons in found.items() if comparisons}
+
+
+def _means_by_rows(compared: Mapping[tuple[str, str], Sequence[Comparison]]) -> dict[tuple[str, ...], str]:
+    """How many shapes there are, the mean of their ratios and the least, as cells of the README's table.
+
+    By title of the operation, regime and number of rows.
+    """
+    cells = {}
+    for (op, regime), comparisons in compared.items():
+        for label, members in by_rows(comparisons).items():
+            ratios = [each.ratio for each in members]
+            numbers = f"{len(ratios)} | {geometric_mean(ratios):.3f} | {min(ratios):.3f}"
+            cells[_TITLES[op], regime, label] = numbers
+    return cells
+
+
+def _cold(rows: Sequence[Row]) -> dict[str, dict[str, list[Comparison]]]:
+    """Cold comparisons of each card that has some, by its name and the title of the operation."""
+    found = {
+        device: {
+            _TITLES[op]: comparisons for (op, regime), comparisons in _compared(own).items() if regime == COLD
+        }
+        for device, own in by_card(rows).items()
     }
-    last = max(dates, key=lambda device: dates[device], default=None)
-    return [row for row in rows if row["device"] == last]
-
-
-def _cold(rows: Sequence[Row]) -> dict[str, list[Comparison]]:
-    """Cold comparisons of each operation that has some, by its title."""
-    found = {_TITLES[op]: compare(_of_the_last_card(rows, op, COLD), COLD, op) for op in _OPS}
-    return {title: comparisons for title, comparisons in found.items() if comparisons}
+    return {device: comparisons for device, comparisons in found.items() if comparisons}
 
 
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
-    rows = _of_the_last_card(rows, op, regime)
     comparisons = compare(rows, regime, op)
     if not comparisons:
         return ""
     columns = [*dimension_names(op), "kernel", "us", "TFLOP/s", "DeepGEMM us", "speed / DeepGEMM"]
     lines = [
-        f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(comparisons)}):",
+        f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(each.row for each in comparisons)}):",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "".join("---|" if column == "kernel" else "--:|" for column in columns),
@@ -207,14 +248,14 @@ def _notes_on_padding(rows: Sequence[Row], regime: str) -> Iterable[str]:
         )
 
 
-def _origin(comparisons: Iterable[Comparison]) -> str:
+def _origin(rows: Iterable[Row]) -> str:
     """Device, date and versions: those of every row, which are one and the same unless runs were mixed."""
     origins = set()
-    for each in comparisons:
-        versions = each.row["versions"]
+    for row in rows:
+        versions = row["versions"]
         names = [name for name in ("nvidia-cutlass-dsl", "torch") if name in versions]
         listed = [f"{name} {versions[name]}" for name in names]
-        origins.add(", ".join([each.row["device"], each.row["date"], *listed]))
+        origins.add(", ".join([row["device"], row["date"], *listed]))
     return "; ".join(sorted(origins))
 
 

@@ -19,40 +19,49 @@ SPEED, LIMIT = "speed.png", "limit.png"
 
 _KEY = "cute_gemm data"
 _BLUE, _ORANGE, _GREEN, _PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # of Okabe and Ito
-_COLOURS = _BLUE, _ORANGE, _GREEN, _PINK
-_MARKERS = "osD^"
+_LOOK = {
+    "dense": (_BLUE, "o"),
+    "contiguous": (_ORANGE, "s"),
+    "offsets": (_GREEN, "D"),
+    "masked": (_PINK, "^"),
+}
 
 Data = dict[str, Any]
-"""What a picture shows, in types that JSON keeps."""
+"""What a picture shows, in types that JSON keeps: of each card, by its name, what is in its panel."""
 
 
-def data_of(comparisons: Mapping[str, Sequence[Comparison]]) -> dict[str, Data]:
-    """What each picture shows, by the name of its file.
+def data_of(cards: Mapping[str, Mapping[str, Sequence[Comparison]]]) -> dict[str, Data]:
+    """What each picture shows of each card, by the name of its file.
 
     Args:
-        comparisons: cold ones, by the title of the operation; none is empty.
+        cards: by the name of a card, cold comparisons by the title of the operation; none is empty.
     """
-    if not comparisons:
-        return {}
-    devices = sorted({each.row["device"] for found in comparisons.values() for each in found})
     speed = {
-        title: {
-            label: [round(each.ratio, 4) for each in members] for label, members in by_rows(found).items()
+        device: {
+            title: {
+                label: [round(each.ratio, 4) for each in members] for label, members in by_rows(found).items()
+            }
+            for title, found in comparisons.items()
         }
-        for title, found in comparisons.items()
+        for device, comparisons in cards.items()
     }
     limit = {
-        title: [
-            [each.row["limit_us"], round(each.us, 3), round(each.deepgemm_us, 3)]
-            for each in found
-            if each.row.get("limit_us")
-        ]
-        for title, found in comparisons.items()
+        device: {
+            title: points for title, found in comparisons.items() if (points := _points_below_limit(found))
+        }
+        for device, comparisons in cards.items()
     }
-    pictures = {SPEED: {"devices": devices, "speed": speed}}
-    if any(limit.values()):
-        pictures[LIMIT] = {"devices": devices, "limit": limit}
-    return pictures
+    data = {SPEED: speed, LIMIT: {device: found for device, found in limit.items() if found}}
+    return {name: shown for name, shown in data.items() if shown}
+
+
+def _points_below_limit(comparisons: Sequence[Comparison]) -> list[list[float]]:
+    """The limit in microseconds, our time and DeepGEMM's, where the data sheet of the card is known."""
+    return [
+        [each.row["limit_us"], round(each.us, 3), round(each.deepgemm_us, 3)]
+        for each in comparisons
+        if each.row.get("limit_us")
+    ]
 
 
 def is_up_to_date(path: Path, data: Data) -> bool:
@@ -73,16 +82,19 @@ def write(path: Path, data: Data) -> None:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.6), layout="constrained", facecolor="white")
-        _DRAW[path.name](figure.subplots(), data)
+        figure = Figure(figsize=(8, 3.6 * len(data)), layout="constrained", facecolor="white")
+        panels = figure.subplots(len(data), squeeze=False)[:, 0]
+        for axes, (device, shown) in zip(panels, data.items(), strict=True):
+            _DRAW[path.name](axes, device, shown)
         metadata = {_KEY: json.dumps(data, separators=(",", ":")), "Software": None}
         figure.savefig(path, dpi=130, metadata=metadata)
 
 
-def _speed(axes: Any, data: Data) -> None:
+def _speed(axes: Any, device: str, shown: Data) -> None:
     """Speed relative to DeepGEMM: a mark for each shape, a bar for the geometric mean."""
     place, places, labels = 0.0, [], []
-    for (title, classes), colour, marker in zip(data["speed"].items(), _COLOURS, _MARKERS, strict=False):
+    for title, classes in shown.items():
+        colour, marker = _LOOK[title]
         for label, ratios in classes.items():
             spread = [place + 0.4 * ((i + 0.5) / len(ratios) - 0.5) for i in range(len(ratios))]
             axes.scatter(spread, ratios, s=16, marker=marker, facecolors="none", edgecolors=colour)
@@ -100,18 +112,17 @@ def _speed(axes: Any, data: Data) -> None:
     axes.grid(visible=True, axis="y")
     axes.legend(loc="upper right", fontsize=8)
     axes.set_title(
-        f"Speed relative to DeepGEMM, cold L2 ({', '.join(data['devices'])}).\n"
+        f"Speed relative to DeepGEMM, cold L2 ({device}).\n"
         "Above 1: faster. A mark is a shape; a bar, and the number at the bottom, the geometric mean.",
         loc="left",
         fontsize=9,
     )
 
 
-def _limit(axes: Any, data: Data) -> None:
+def _limit(axes: Any, device: str, shown: Data) -> None:
     """Share of the data sheet's limit over that limit: filled ours, a thin line to DeepGEMM's."""
-    for (title, points), colour, marker in zip(data["limit"].items(), _COLOURS, _MARKERS, strict=False):
-        if not points:
-            continue
+    for title, points in shown.items():
+        colour, marker = _LOOK[title]
         limits = [limit for limit, _, _ in points]
         ours = [100 * limit / us for limit, us, _ in points]
         theirs = [100 * limit / us for limit, _, us in points]
@@ -128,7 +139,7 @@ def _limit(axes: Any, data: Data) -> None:
     axes.set_ylabel("share of the limit in %")
     axes.grid(visible=True)
     axes.legend(loc="lower right", fontsize=8)
-    axes.set_title(f"How near to the limit, cold L2 ({', '.join(data['devices'])})", loc="left", fontsize=9)
+    axes.set_title(f"How near to the limit, cold L2 ({device})", loc="left", fontsize=9)
 
 
 _DRAW = {SPEED: _speed, LIMIT: _limit}

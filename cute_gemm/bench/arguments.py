@@ -5,40 +5,66 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..measure.arguments import number_from, shape
-from ..measure.records import ALL_REGIMES, GROUPED
-from .peers.registry import PEERS
+from ..measure.arguments import number_from, shape_of_any
+from ..measure.records import ALL_REGIMES, GROUPED, QUANTIZERS
+from .peers.registry import NAMES
 from .suite import SUITES
 
+OPS = *GROUPED, *QUANTIZERS
+
 DEFAULT_OUT = Path("bench-results")
+DEFAULT_THRESHOLD = 2.0
+
+MEASURING = "suite", "regime", "shapes", "ops", "peers", "resume"
+"""Arguments that say what is measured. Those that are not given are None or False."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them to a parser, for `command.run`."""
     instead = parser.add_mutually_exclusive_group()
-    parser.add_argument("--suite", choices=(*SUITES, "all"), default="all")
-    parser.add_argument("--regime", choices=(*ALL_REGIMES, "all"), default="all")
+    parser.add_argument(
+        "--suite",
+        choices=(*SUITES, "all"),
+        help="dense or grouped products, or what quantises their operands (default: all)",
+    )
+    parser.add_argument(
+        "--regime",
+        choices=(*ALL_REGIMES, "all"),
+        help="cold L2, a chain of calls in a CUDA graph, or calls at the power limit (default: all)",
+    )
     parser.add_argument(
         "--shapes",
-        type=shape,
+        type=shape_of_any,
         nargs="+",
-        metavar="[Gx]MxNxK",
-        help="only these, such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows"
-        " (default: those that peers' figures are of)",
+        metavar="SHAPE",
+        help="only these: MxNxK such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows, or"
+        " MxK such as 4096x7168 to quantise (default: those that peers' figures are of, and of models)",
     )
-    parser.add_argument("--ops", choices=GROUPED, nargs="+", default=GROUPED, help="grouped ones: only these")
+    parser.add_argument(
+        "--ops",
+        choices=OPS,
+        nargs="+",
+        metavar="NAME",
+        help=f"of the grouped ones and of those that quantise only these, of {', '.join(OPS)}",
+    )
     parser.add_argument(
         "--peers",
         type=_peers,
-        default=tuple(PEERS),
         metavar="NAME,...",
-        help=f"of {', '.join(PEERS)}; or none (default: all that are installed)",
+        help=f"of {', '.join(NAMES)}; or none (default: all that are installed)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"where lines, tables and plots go (default: {DEFAULT_OUT})",
+        help="where lines, tables and plots go; files of what is measured are replaced"
+        f" (default: {DEFAULT_OUT})",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what files in --out have, and measure only what they lack; device and versions must be the"
+        " same",
     )
     instead.add_argument(
         "--plot", type=Path, metavar="DIR", help="measure nothing: make tables and plots of results"
@@ -53,15 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=number_from(0, "percent, a number"),
-        default=2.0,
         metavar="PERCENT",
-        help="with --compare: by how much a time may grow (default: %(default)g)",
+        help=f"with --compare: by how much a time may grow (default: {DEFAULT_THRESHOLD:g})",
     )
 
 
 def _peers(text: str) -> tuple[str, ...]:
     names = () if text == "none" else tuple(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"want some of {','.join(PEERS)}, or none; got {name!r}")
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"want some of {','.join(NAMES)}, or none; got {name!r}")
     return names

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..measure.console import failed, say, wide_console
 from ..measure.device import compile_kernels, require_hopper
+from ..measure.errors import CommandError
 from ..measure.files import require_writable
 from ..measure.origin import describe_origin
 from ..measure.progress import track
@@ -16,13 +17,15 @@ from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
 from ..runtime import hardware
-from . import changes, tables
-from .arguments import DEFAULT_OUT
+from . import changes, shares, tables
+from .arguments import DEFAULT_OUT, DEFAULT_THRESHOLD, MEASURING, OPS
 from .comparison import compare, speeds_without_padding, text_table
-from .peers.registry import split_available
+from .peers import Peer, QuantizerPeer
+from .peers.registry import NAMES, PEERS, QUANTIZERS, P, split_available
 from .results import read_results
+from .resume import Rest, rest_of
 from .run import Bench, kernels_of, run_trials
-from .suite import SUITES, plan
+from .suite import SUITES, Trial, plan
 
 TABLES = "tables.md"
 _TABLE_WIDTH = 140
@@ -37,21 +40,40 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: it cannot be done.
     """
+    _require_fitting(args)
     if args.plot:
         draw(args.plot, args.out or (args.plot.parent if args.plot.is_file() else args.plot))
         return 0
     if args.compare:
         old, new = args.compare
-        return compare_runs(old, new, args.threshold / 100)
+        threshold = DEFAULT_THRESHOLD if args.threshold is None else args.threshold
+        return compare_runs(old, new, threshold / 100)
     failures = measure(
-        SUITES if args.suite == "all" else (args.suite,),
-        ALL_REGIMES if args.regime == "all" else (args.regime,),
-        args.ops,
+        SUITES if args.suite in (None, "all") else (args.suite,),
+        ALL_REGIMES if args.regime in (None, "all") else (args.regime,),
+        OPS if args.ops is None else args.ops,
         args.shapes,
-        args.peers,
+        NAMES if args.peers is None else args.peers,
         args.out or DEFAULT_OUT,
+        args.resume,
     )
     return failed(failures)
+
+
+def _require_fitting(args: argparse.Namespace) -> None:
+    """What has no effect was meant to have one.
+
+    Raises:
+        CommandError: options do not go together.
+    """
+    given = [name for name in MEASURING if getattr(args, name) not in (None, False)]
+    instead = "--plot" if args.plot else "--compare" if args.compare else None
+    if instead and given:
+        raise CommandError(f"--{given[0]} says what is measured, and {instead} measures nothing")
+    if args.compare and args.out:
+        raise CommandError("--compare writes nothing, so --out does not go with it")
+    if args.threshold is not None and not args.compare:
+        raise CommandError("--threshold goes with --compare")
 
 
 def measure(
@@ -61,36 +83,70 @@ def measure(
     shapes: Sequence[Shape] | None,
     peer_names: Sequence[str],
     out: Path,
+    is_resumed: bool = False,
 ) -> list[str]:
     """Time what is asked for, print how it went, and write JSON lines, tables and plots.
 
     Args:
         suites, regimes, ops, shapes: as for `suite.plan`.
-        peer_names: of `peers.registry.PEERS`.
+        peer_names: of `peers.registry.NAMES`.
         out: the directory that is written to.
+        is_resumed: whether what is in it is kept, and only the rest measured.
 
     Returns:
         What failed, a line each.
 
     Raises:
-        CommandError: there is no Hopper GPU, or nothing to measure, or ``out`` cannot be written to.
+        CommandError: there is no Hopper GPU, or nothing to measure, or ``out`` cannot be written to, or has
+            what cannot be gone on with.
     """
     trials = plan(suites, regimes, ops, shapes)
     require_hopper("bench", "--plot and --compare work without one, on results")
     require_writable(out)
-    peers, missing = split_available(peer_names)
+    peers, missing = _peers(trials, False, peer_names, PEERS)
+    quantizers, also_missing = _peers(trials, True, peer_names, QUANTIZERS)
     timers, replaced = timers_of(regimes, Sustained())
-    for note in (*missing, *replaced):
+    idle = [] if peer_names == NAMES else _idle(trials, peer_names)
+    for note in dict.fromkeys((*missing, *also_missing, *idle, *replaced)):
         say(note)
     card = hardware.card()
-    compile_kernels(kernel for trial in trials for kernel in kernels_of(trial, card))
-    versions = {name: version for peer in peers for name, version in peer.versions().items()}
-    bench = Bench(timers, peers, describe_origin(versions), card)
-    rows, failures = run_trials(bench, track(trials, "measuring"), out)
+    named: list[Peer | QuantizerPeer] = [*peers, *quantizers]
+    versions = {name: version for peer in named for name, version in peer.versions().items()}
+    origin = describe_origin(versions)
+    rest = rest_of(trials, out, origin) if is_resumed else Rest(trials)
+    if is_resumed:
+        say(f"{len(trials) - len(rest.trials)} of {len(trials)} trials are in {out}; the others follow")
+    compile_kernels(kernel for trial in rest.trials for kernel in kernels_of(trial, card))
+    bench = Bench(timers, peers, origin, card, quantizers=quantizers)
+    rows, failures = run_trials(bench, track(rest.trials, "measuring"), out, rest.kept)
     _print_comparisons(rows)
     if rows:
         write_pictures(rows, out)
     return failures
+
+
+def _peers(
+    trials: Sequence[Trial], of_quantizers: bool, names: Sequence[str], registry: Mapping[str, P]
+) -> tuple[list[P], list[str]]:
+    """As `split_available`, where trials of that kind are to be measured."""
+    is_asked = any(trial.is_of_quantizers == of_quantizers for trial in trials)
+    return split_available(names if is_asked else (), registry)
+
+
+def _idle(trials: Sequence[Trial], names: Sequence[str]) -> list[str]:
+    """A line for each name of a peer that has no part in any trial."""
+    kinds = {(trial.is_of_quantizers, trial.regime) for trial in trials}
+    busy = {
+        name
+        for of_quantizers, regime in kinds
+        for name, peer in (QUANTIZERS if of_quantizers else PEERS).items()
+        if regime in peer.regimes
+    }
+    return [
+        f"{name} is not timed: it has no part in what is measured (docs/benchmarking.md says which has)"
+        for name in names
+        if name not in busy
+    ]
 
 
 def draw(source: Path, out: Path) -> None:
@@ -152,3 +208,5 @@ def _print_comparisons(rows: Sequence[Row]) -> None:
         if speeds := speeds_without_padding(rows, regime):
             mean, least = geometric_mean(speeds), min(speeds)
             print(f"\n{regime} offsets, relative to contiguous: {mean:.3f}, least {least:.3f}")
+    if quantized := shares.summary(rows):
+        say(f"\n{quantized}")

@@ -12,14 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from ..measure.records import BLOCKWISE, CONTIGUOUS, DEEPGEMM, DENSE, FAST, MASKED, OFFSETS, OURS, TRITON, Row
+from ..measure.records import (
+    BLOCKWISE,
+    COMPILED,
+    CONTIGUOUS,
+    COPY,
+    DEEPGEMM,
+    DENSE,
+    FAST,
+    MASKED,
+    OFFSETS,
+    OURS,
+    QUANTIZERS,
+    TORCH,
+    TRITON,
+    Row,
+)
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.work import Work
 from ..plan.data_sheets import DataSheet, data_sheet
 from .published import peer_times
 from .results import ours_with, peers_beside, right_times
-from .tables import OPS, REGIMES, TITLES, dimension_names
+from .tables import OPS, REGIMES, dimension_names, titles_of
 
 # The colours of Okabe and Ito, which the colour-blind tell apart; markers say the same again.
 _BLACK, _BLUE, _ORANGE, _GREEN, _PINK, _RED = (
@@ -43,6 +58,8 @@ _LOOK = {
     FAST: (_BLACK, "^"),
     TRITON: (_ORANGE, "v"),
 }
+_PEERS = tuple(_LOOK)
+_PEERS_OF_QUANTIZERS = COPY, TRITON, COMPILED, TORCH
 STYLE: Any = {
     "font.size": 9,
     "axes.axisbelow": True,
@@ -91,7 +108,8 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
         ours = {op: found for op in OPS if (found := ours_with(rows, op, regime))}
         if ours:
             yield f"roofline_{regime}", _roofline(ours, regime)
-        for op, found in ours.items():
+        quantizers = {op: found for op in QUANTIZERS if (found := ours_with(rows, op, regime))}
+        for op, found in (ours | quantizers).items():
             if peers := _peer_times(rows, op, regime):
                 yield f"speedup_{op}_{regime}", _speedups(found, peers, op, regime)
         if (dense := ours.get(DENSE)) and len({m for m, _, _ in dense}) > 1:
@@ -104,7 +122,7 @@ def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:
     beside = peers_beside(rows, op, regime)
     published = peer_times(regime, op)
     found: dict[str, _Times] = {}
-    for peer in _LOOK:
+    for peer in _PEERS_OF_QUANTIZERS if op in QUANTIZERS else _PEERS:
         if peer in beside:
             times, label = right_times(beside[peer]), peer
         else:
@@ -207,7 +225,8 @@ def _speedups(ours: Mapping[Shape, Row], peers: Mapping[str, _Times], op: str, r
     axes.set_xlim(low - margin, high + margin)
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel(" x ".join(dimension_names(op)))
-    title = f"{TITLES[op]}\n{REGIMES[regime]} ({_devices(ours)})"
+    operation, how = titles_of(op, regime)
+    title = f"{operation}\n{how} ({_devices(ours)})"
     figure.suptitle(f"Speed of cute_gemm relative to peers (above 1: faster)\n{title}", fontsize=10)
     figure.supxlabel("time of the peer / time of cute_gemm", fontsize=9)
     return figure

@@ -11,18 +11,21 @@ from ..measure.files import named
 from ..measure.records import (
     CONTIGUOUS,
     DENSE,
-    M_MAJOR,
     MASKED,
     OFFSETS,
     OURS,
+    QUANTIZERS,
     Row,
+    main_layout,
     read_rows,
     shape_of,
 )
 from ..measure.shapes import Shape
 from .rows import escaped, objection
 
-PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED}
+PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED} | {
+    op: op for op in QUANTIZERS
+}
 """What peers are measured at: none has an operation on groups without padding, so they need it padded."""
 
 
@@ -37,7 +40,9 @@ def read_results(path: Path) -> list[Row]:
     files = sorted(filter(Path.is_file, path.glob("*.jsonl"))) if path.is_dir() else [path]
     rows = [(file, row) for file in files for row in read_rows(file)]
     if not rows:
-        raise CommandError(f"{named(path)}: no JSON lines in it")
+        below = sorted({file.parent for file in path.glob("*/*.jsonl")}) if path.is_dir() else []
+        hint = f"; there are some in {', '.join(map(named, below))}" if below else ""
+        raise CommandError(f"{named(path)}: no JSON lines in it{hint}")
     for file, row in rows:
         if why := objection(row):
             raise CommandError(f"{named(file)}: not a line of a benchmark: {why}: {json.dumps(row)[:80]}")
@@ -63,9 +68,9 @@ def by_kind(rows: Iterable[Row], op: str, regime: str) -> dict[tuple[str, str | 
     return found
 
 
-def ours_with(rows: Iterable[Row], op: str, regime: str, scale_layout: str = M_MAJOR) -> dict[Shape, Row]:
-    """Our rows of ``op`` in ``regime``; unless asked otherwise, of the scales that DeepGEMM takes."""
-    return by_kind(rows, op, regime).get((OURS, scale_layout), {})
+def ours_with(rows: Iterable[Row], op: str, regime: str, scale_layout: str | None = None) -> dict[Shape, Row]:
+    """Our rows of ``op`` in ``regime``; unless asked otherwise, of the layout of scales that is compared."""
+    return by_kind(rows, op, regime).get((OURS, scale_layout or main_layout(op)), {})
 
 
 def peers_beside(rows: Iterable[Row], op: str, regime: str) -> dict[str, dict[Shape, Row]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..measure.console import printable
-from ..measure.records import COLD, KEYS, OURS, SUSTAINED, Row, key_of
+from ..measure.records import ALL_REGIMES, CHAIN, KEYS, OURS, PRODUCTS, QUANTIZERS, Row, key_of
 from ..measure.work import Work
 from ..plan.data_sheets import data_sheet
 from ..plan.limits import MAX_EXTENT, MAX_GROUPS
@@ -14,6 +14,7 @@ from ..plan.limits import MAX_EXTENT, MAX_GROUPS
 # In microseconds: 0.001 is the least that is written, and ten days are more than anybody waits.
 _LEAST_US, _MOST_US = 1e-3, 1e12
 _MOST_SHARE = _MOST_RATE = 1e9
+_MOST_BYTES = 1e18
 _LONGEST = 200
 
 
@@ -41,20 +42,26 @@ def measurement(
         median, spread: over the rounds; the spread is longest less shortest, as a share of the median.
         rounds: how many there were.
         timer: what measured: see `timers`.
-        regime: ``"cold"`` or ``"sustained"``.
+        regime: of `records.ALL_REGIMES`.
         scale_layout, config: None for peers to which they do not apply.
         error_worst_tile: of the result that the last timed call left.
         origin: ``versions``, ``device`` and ``date``.
 
     Returns:
-        The row. ``limit_us`` and ``share_of_limit`` are in it where the data sheet of the device is known.
+        The row. Of a product it has ``tflops``, of a quantiser ``bytes``. ``limit_us`` and ``share_of_limit``
+        are in it where the data sheet of the device is known, and says what limits: in a chain a quantiser
+        reads from L2.
     """
+    is_quantizer = work.op in QUANTIZERS
+    amount: Row = (
+        {"bytes": work.bytes_moved} if is_quantizer else {"tflops": round(work.flops / us * 1e-6, 1)}
+    )
     row: Row = {
         "op": work.op,
         **key_of(work.op, work.shape),
         "peer": peer,
         "us": round(us, 3),
-        "tflops": round(work.flops / us * 1e-6, 1),
+        **amount,
         "gb_per_s": round(work.bytes_moved / us * 1e-3, 1),
         "median": None if median is None else round(median, 3),
         "spread": None if spread is None else round(spread, 4),
@@ -65,7 +72,8 @@ def measurement(
         "scale_layout": scale_layout,
         "error_worst_tile": None if error_worst_tile is None else float(f"{error_worst_tile:.3e}"),
     }
-    if sheet := data_sheet(origin["device"]):
+    sheet = data_sheet(origin["device"])
+    if sheet and not (is_quantizer and regime == CHAIN):
         limit = sheet.limit_us(work)
         row |= {"limit_us": round(limit, 3), "share_of_limit": round(limit / us, 4)}
     return row | origin
@@ -81,7 +89,7 @@ def objection(row: Any) -> str:
     op = row.get("op")
     if not isinstance(op, str) or op not in KEYS:
         return "op is none of a benchmark's"
-    rules = _RULES | dict.fromkeys(KEYS[op], _EXTENT)
+    rules = _RULES | _RULES_OF[op] | dict.fromkeys(KEYS[op], _EXTENT)
     if missing := [key for key in rules if key not in row and key not in _OPTIONAL]:
         return f"it lacks {', '.join(missing)}"
     for key, (is_right, wanted) in rules.items():
@@ -131,15 +139,25 @@ _TEXT: _Rule = _is_text, f"a text of at most {_LONGEST} characters"
 _RULES: dict[str, _Rule] = {
     "peer": _TEXT,
     "us": _TIME,
-    "tflops": (_number(0, _MOST_RATE), "a rate"),
     "median": _or_null(_TIME),
     "spread": _or_null(_SHARE),
     "timer": _TEXT,
-    "regime": ((lambda value: value in (COLD, SUSTAINED)), f"{COLD} or {SUSTAINED}"),
+    "regime": ((lambda value: value in ALL_REGIMES), f"{', '.join(ALL_REGIMES[:-1])} or {ALL_REGIMES[-1]}"),
     "config": _or_null(_TEXT),
     "scale_layout": _or_null(_TEXT),
     "device": _TEXT,
     "date": _TEXT,
     "versions": (_are_versions, "an object of texts"),
 }
-_OPTIONAL = "median", "timer"
+_RATE: _Rule = _number(0, _MOST_RATE), "a rate"
+_OF_PRODUCTS: dict[str, _Rule] = {"tflops": _RATE}
+_OF_QUANTIZERS: dict[str, _Rule] = {
+    "bytes": (_number(1, _MOST_BYTES), "a number of bytes"),
+    "gb_per_s": _RATE,
+    "copy_share": (_number(0, _MOST_SHARE), "a share"),
+    "over_empty_us": (_number(-_MOST_US, _MOST_US), "microseconds"),
+    "host_us": _TIME,
+    "host_mm_us": _TIME,
+}
+_RULES_OF = dict.fromkeys(PRODUCTS, _OF_PRODUCTS) | dict.fromkeys(QUANTIZERS, _OF_QUANTIZERS)
+_OPTIONAL = "median", "timer", "copy_share", "over_empty_us", "host_us", "host_mm_us"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..measure import clocks, layers
 from ..measure.calls import Call
 from ..measure.cases import Case, make_case
 from ..measure.console import in_a_line, say
 from ..measure.layers import Chain, layers_of
+from ..measure.quantizing import QuantizerCase
+from ..measure.quantizing import kernel_of as quantizer_of
 from ..measure.records import (
     CHAIN,
     COLD,
@@ -20,7 +23,9 @@ from ..measure.records import (
     OURS,
     OURS_DEPENDENT,
     OURS_INDEPENDENT,
+    QUANTIZERS,
     ROW_MAJOR,
+    ROWS,
     Row,
     write_rows,
 )
@@ -28,9 +33,12 @@ from ..measure.timers import Timer, Times
 from ..measure.work import Work, problem_of
 from ..plan.card import Card
 from ..plan.config import KernelConfig
+from ..plan.quantizer import Quantizer
 from ..runtime import selection
-from .peers import Peer
+from . import shares
+from .peers import C, Peer, PeerOf, QuantizerPeer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
+from .resume import file_of
 from .rows import measurement
 from .suite import Trial
 
@@ -44,11 +52,13 @@ class Bench:
 
     Args:
         timers: by regime.
-        peers: who is timed beside us, where they take the problem.
+        peers: who is timed beside our products, where they take the problem.
         origin: ``versions``, ``device`` and ``date``.
         card: the device.
         device: where operands are made.
         say: prints a line.
+        quantizers: who is timed beside our quantisers.
+        host_time: microseconds of a call's caller.
     """
 
     timers: dict[str, Timer]
@@ -57,6 +67,8 @@ class Bench:
     card: Card
     device: str = "cuda"
     say: Callable[[str], None] = say
+    quantizers: Sequence[QuantizerPeer] = ()
+    host_time: Callable[[Callable[[], object]], float] = clocks.host_time
 
     def measure(self, trial: Trial) -> Iterator[Row]:
         """The rows of a trial; all its calls take turns. A peer's wrong result makes a row that says so.
@@ -71,9 +83,9 @@ class Bench:
         times = timer([chain for _, chain in timed] + ([beside] if beside else []))
         calibration = self._judged_calibration(trial, beside, times.pop().mean) if beside else None
 
-        wrong = []
+        wrong, rows = [], []
         for work, chain, total in _fastest(timed, times):
-            call, found = chain.first, total.of_each(len(chain.calls))
+            call, found = chain.first, total.of_each(chain.count)
             error, objection = None, None
             try:
                 error = chain.error()
@@ -96,43 +108,54 @@ class Bench:
                 error_worst_tile=error,
                 origin=self.origin,
             )
-            if len(chain.calls) > 1:
-                row["layers"] = len(chain.calls)
+            if chain.count > 1:
+                row["layers"] = chain.count
             if objection:
                 row["wrong"] = objection
             if calibration and call.peer == OURS:
                 row["calibration"] = calibration
-            yield row
+            if trial.is_of_quantizers and trial.regime == CHAIN and call.peer == OURS:
+                # Of few rows, so that the device keeps up.
+                row |= shares.host_times(call, self.host_time, self.device)
+            rows.append(row)
+        yield from shares.with_shares(rows) if trial.is_of_quantizers else rows
         if wrong:
             raise AssertionError("; ".join(wrong))
 
     def _chains(self, trial: Trial, op: str) -> list[Chain]:
         """Each way to compute an operation: of one layer, or in a chain of as many as the regime asks for."""
+        if trial.is_of_quantizers:
+            return self._chains_of_quantizers(trial, QuantizerCase.make(op, trial.shape, self.device))
         case = make_case(op, trial.shape, self.device)
-        layers = layers_of(case) if trial.regime == CHAIN else [case]
-        ways = zip(*(self._own_calls(trial, layer) for layer in layers), strict=True)
+        cases = layers_of(case) if trial.regime == CHAIN else [case]
+        ways = zip(*(self._own_calls(trial, layer) for layer in cases), strict=True)
         chains = [Chain(calls) for calls in ways]
-        return chains + [chain for peer in self.peers for chain in self._chains_of(peer, trial, layers)]
+        return chains + [Chain(way) for peer in self.peers for way in self._ways_of(peer, trial, cases)]
+
+    def _chains_of_quantizers(self, trial: Trial, case: QuantizerCase) -> list[Chain]:
+        """The same of a quantiser, which has no weights: in a chain a call is repeated."""
+        ways = [[case.ours(layout, _pdl(trial))] for layout in _layouts(trial, case.op)]
+        ways += [way for peer in self.quantizers for way in self._ways_of(peer, trial, [case])]
+        repeats = layers.QUANTIZER_CALLS if trial.regime == CHAIN else 1
+        return [Chain(way, repeats) for way in ways]
 
     def _own_calls(self, trial: Trial, case: Case) -> list[Call]:
-        # A kernel that waits for the flush of L2 would have its wait in its time.
-        pdl = False if trial.regime == COLD else None
-        calls = [case.ours(layout, self.card, pdl) for layout in _layouts(trial)]
+        calls = [case.ours(layout, self.card, _pdl(trial)) for layout in _layouts(trial, case.op)]
         if trial.regime == CHAIN:
             calls += [case.ours(M_MAJOR, self.card, pdl, name) for name, pdl in _FORCED.items()]
         return calls
 
-    def _chains_of(self, peer: Peer, trial: Trial, layers: Sequence[Case]) -> list[Chain]:
+    def _ways_of(self, peer: PeerOf[C], trial: Trial, cases: Sequence[C]) -> list[list[Call]]:
         """Each way of a peer to compute all layers, none of which it refuses."""
         if trial.regime not in peer.regimes:
             return []
         try:
-            ways = list(zip(*(peer.calls(layer) for layer in layers), strict=True))
+            ways = list(zip(*(peer.calls(case) for case in cases), strict=True))
         # What peers raise is their affair.
         except Exception as refusal:
             self._note(peer.name, refusal)
             return []
-        return [Chain(calls) for calls in ways if all(map(self._takes, calls))]
+        return [list(calls) for calls in ways if all(map(self._takes, calls))]
 
     def _takes(self, call: Call) -> bool:
         try:
@@ -142,8 +165,7 @@ class Bench:
         except Exception as refusal:
             self._note(call.peer, refusal)
             return False
-        if call.result is not None:
-            call.result.fill_(torch.nan)
+        call.poison()
         return True
 
     def _calibration(self, trial: Trial) -> Call | None:
@@ -153,6 +175,7 @@ class Bench:
         """
         if (
             trial.ops == (DENSE,)
+            or trial.is_of_quantizers
             or trial.regime == CHAIN
             or not any(isinstance(peer, Cublas) for peer in self.peers)
         ):
@@ -183,51 +206,81 @@ def _fastest(timed: Sequence[tuple[Work, Chain]], times: Sequence[Times]) -> lis
     return list(found.values())
 
 
-def kernels_of(trial: Trial, card: Card) -> Iterator[KernelConfig]:
+def kernels_of(trial: Trial, card: Card) -> Iterator[KernelConfig | Quantizer]:
     """What a trial launches of ours on ``card``."""
     for op in trial.ops:
+        if trial.is_of_quantizers:
+            if kernel := quantizer_of(op, trial.shape):
+                yield kernel
+            continue
         problem = problem_of(op, trial.shape, card)
-        for layout in _layouts(trial):
+        for layout in _layouts(trial, op):
             yield selection.select(problem, tma_scales=layout == M_MAJOR)
 
 
-def run_trials(bench: Bench, trials: Iterable[Trial], directory: Path) -> tuple[list[Row], list[str]]:
-    """Takes all measurements; each row is in its file before the next trial is measured.
+def run_trials(
+    bench: Bench, trials: Iterable[Trial], directory: Path, kept: Mapping[Path, Sequence[Row]] | None = None
+) -> tuple[list[Row], list[str]]:
+    """Takes all measurements; the rows of a trial are in their file before the next one is measured.
 
     Args:
         bench: how.
         trials: what, those of one file together.
         directory: of the files, ``SUITE_REGIME.jsonl``. Each is replaced when its first trial starts.
+        kept: what files begin with, of an earlier run.
 
     Returns:
-        The rows, and what went wrong: a line for each trial that was left when it failed.
+        The rows, with those that were kept, and what went wrong: a line for each trial that was left when it
+        failed.
     """
-    files: dict[Path, list[Row]] = {}
+    files: dict[Path, list[Row]] = {path: list(rows) for path, rows in (kept or {}).items()}
+    begun: set[Path] = set()
     failures: list[str] = []
     for trial in trials:
-        path = directory / f"{trial.suite}_{trial.regime}.jsonl"
-        if path not in files:
-            write_rows(path, [])
+        path = file_of(trial, directory)
         rows = files.setdefault(path, [])
+        if path not in begun:
+            write_rows(path, rows)
+            begun.add(path)
         try:
             for row in bench.measure(trial):
                 rows.append(row)
-                write_rows(path, rows)
                 bench.say(f"{trial.title} {_describe(row)}")
         except (AssertionError, RuntimeError) as error:
-            failures.append(f"{trial.title}: {type(error).__name__}: {in_a_line(error)}")
+            failures.append(f"{trial.full_title}: {type(error).__name__}: {in_a_line(error)}")
             bench.say(f"FAILED {failures[-1]}")
+        # All of a trial or nothing: whoever goes on with it sees what is missing.
+        write_rows(path, rows)
     for path, rows in files.items():
         bench.say(f"{len(rows)} rows: {path}")
     return [row for rows in files.values() for row in rows], failures
 
 
-def _layouts(trial: Trial) -> tuple[str, ...]:
-    """Those of A's scales that ours are timed with: M-major, as DeepGEMM takes them; cold also row-major."""
+def _layouts(trial: Trial, op: str) -> tuple[str, ...]:
+    """Those of scales that ours are timed with.
+
+    Of a product those of A: M-major, as DeepGEMM takes them; cold also row-major. Of a quantiser row-major;
+    of the plain one also M-major.
+    """
+    if op in QUANTIZERS:
+        return (ROW_MAJOR, M_MAJOR) if op == ROWS else (ROW_MAJOR,)
     return (M_MAJOR, ROW_MAJOR) if trial.regime == COLD else (M_MAJOR,)
+
+
+def _pdl(trial: Trial) -> bool | None:
+    """A kernel that waits for the flush of L2 would have its wait in its time."""
+    return False if trial.regime == COLD else None
 
 
 def _describe(row: Row) -> str:
     what = " ".join(filter(None, (row["op"], row["peer"], row["config"], row["scale_layout"])))
     wrong = f"; WRONG: {row['wrong']}" if "wrong" in row else ""
-    return f"{what}: {row['us']:.2f} us, spread {row['spread']:.1%}, {row['tflops']:.0f} TFLOP/s{wrong}"
+    return f"{what}: {row['us']:.2f} us, spread {row['spread']:.1%}, {_rate(row)}{wrong}"
+
+
+def _rate(row: Row) -> str:
+    if "tflops" in row:
+        return f"{row['tflops']:.0f} TFLOP/s"
+    share = f", {row['copy_share']:.2f} of a copy's speed" if "copy_share" in row else ""
+    over = f", {row['over_empty_us']:.2f} us over an empty kernel" if "over_empty_us" in row else ""
+    return f"{row['gb_per_s']:.0f} GB/s{share}{over}"

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..measure.errors import CommandError
-from ..measure.records import DENSE, GROUPED
+from ..measure.quantizing import kernel_of
+from ..measure.records import CHAIN, COLD, DENSE, GROUPED, QUANTIZERS
 from ..measure.shapes import Shape, shape_text
-from ..plan.limits import MAX_EXTENT
+from ..plan.limits import K_MULTIPLE, MAX_EXTENT
 from ..plan.problem import why_impossible
 from .published import peer_shapes
 from .results import PEER_OPS
 
-SUITES = "dense", "grouped"
+QUANTIZE = "quantize"
+SUITES = "dense", "grouped", QUANTIZE
+
+# Rows of K elements: hidden and expert sizes of DeepSeek-V3 (7168, 2048) and of Qwen3-MoE models (4096 and
+# 1536; 2048 and 768).
+_QUANTIZED_M = 1, 16, 128, 1024, 4096, 16384
+_QUANTIZED_K = 7168, 4096, 2048, 1536, 768
+
+FEW_ROWS = 128
+"""Up to which a quantiser is timed in a chain, too: what it reads is in L2, and its launch is most of it."""
 
 
 @dataclass(frozen=True)
@@ -27,51 +38,79 @@ class Trial:
     shape: Shape
 
     @property
+    def is_of_quantizers(self) -> bool:
+        return self.ops[0] in QUANTIZERS
+
+    @property
     def title(self) -> str:
         return f"{self.regime} {shape_text(self.shape)}"
+
+    @property
+    def full_title(self) -> str:
+        """The same, and where a shape has several trials, which one."""
+        return f"{self.title} {self.ops[0]}" if self.is_of_quantizers else self.title
 
 
 def plan(
     suites: Sequence[str],
     regimes: Sequence[str],
-    ops: Sequence[str] = GROUPED,
+    ops: Sequence[str] = (*GROUPED, *QUANTIZERS),
     shapes: Sequence[Shape] | None = None,
 ) -> list[Trial]:
     """The trials of a run, those of one suite and regime together.
 
     Args:
         suites: of `SUITES`.
-        regimes: ``"cold"`` and ``"sustained"``.
-        ops: which grouped operations.
-        shapes: ``(m, n, k)`` and ``(groups, expected_m, n, k)``; None for those of the peers' figures.
+        regimes: of `records.ALL_REGIMES`. A quantiser has no sustained one: it moves bytes, and is far from
+            the power limit.
+        ops: which grouped operations and which quantisers.
+        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)`` and, of quantisers, ``(m, k)``; None for those
+            of the peers' figures, and of models.
 
     Raises:
         CommandError: a shape that no operation takes, or no trials at all.
     """
+    # What is asked for twice is one thing, and would be refused where two rows are of it.
+    ops, shapes = tuple(dict.fromkeys(ops)), shapes and list(dict.fromkeys(shapes))
     for shape in shapes or ():
         _check(shape)
     trials = [
-        trial
-        for suite in suites
-        for regime in regimes
-        for trial in (_dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes))
+        trial for suite in suites for regime in regimes for trial in _trials(suite, regime, ops, shapes)
     ]
     if not trials:
-        given = f"the shapes {', '.join(map(shape_text, shapes))}" if shapes else "the peers' shapes"
+        given = f"the shapes {', '.join(map(shape_text, shapes))}" if shapes else "the shapes"
         raise CommandError(
             f"nothing to measure: none of {given} is of the suite {' or '.join(suites)}"
-            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK"
+            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK, quantisers' MxK; these"
+            f" are timed {COLD}, and with at most {FEW_ROWS} rows in a {CHAIN}"
         )
     return trials
 
 
+def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
+    if suite == QUANTIZE:
+        return _quantizing(regime, ops, shapes)
+    return _dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes)
+
+
 def _check(shape: Shape) -> None:
-    *groups, m, n, k = shape
-    why = "numbers start at 1" if min(shape) < 1 else why_impossible(n, k, *groups)
-    if not why and math.prod((*groups, m)) > MAX_EXTENT:
+    why: str | None
+    if min(shape) < 1:
+        why = "numbers start at 1"
+    elif len(shape) == 2:
+        why = _why_not_quantized(shape[1])
+    else:
+        *groups, _, n, k = shape
+        why = why_impossible(n, k, *groups)
+    rows = shape[0] if len(shape) == 2 else math.prod(shape[:-2])
+    if not why and rows > MAX_EXTENT:
         why = f"more than {MAX_EXTENT} rows"
     if why:
         raise CommandError(f"{shape_text(shape)}: {why}")
+
+
+def _why_not_quantized(k: int) -> str | None:
+    return f"K = {k} is not a positive multiple of {K_MULTIPLE}" if k % K_MULTIPLE else None
 
 
 def _dense(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
@@ -82,10 +121,20 @@ def _dense(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
 
 def _grouped(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
     shared: dict[tuple[str, Shape], tuple[str, ...]] = {}
-    for op in ops:
+    for op in (op for op in ops if op in GROUPED):
         chosen = peer_shapes(regime, op) if shapes is None else [shape for shape in shapes if len(shape) == 4]
         for shape in chosen:
             key = PEER_OPS[op], shape
             shared[key] = (*shared.get(key, ()), op)
     for (_, shape), timed in shared.items():
         yield Trial("grouped", regime, timed, shape)
+
+
+def _quantizing(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
+    """A trial for each form that has a kernel: operands of all together would take more memory."""
+    of_models = [(m, k) for k, m in itertools.product(_QUANTIZED_K, _QUANTIZED_M)]
+    chosen = of_models if shapes is None else [shape for shape in shapes if len(shape) == 2]
+    for shape in chosen:
+        if regime == COLD or (regime == CHAIN and shape[0] <= FEW_ROWS):
+            for op in (op for op in ops if op in QUANTIZERS and kernel_of(op, shape)):
+                yield Trial(QUANTIZE, regime, (op,), shape)

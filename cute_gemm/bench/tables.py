@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..measure.records import CHAIN, COLD, CONTIGUOUS, DENSE, KEYS, MASKED, OFFSETS, ROW_MAJOR, SUSTAINED, Row
+from ..measure.records import (
+    BLOCKS,
+    BOTH_WAYS,
+    CHAIN,
+    COLD,
+    CONTIGUOUS,
+    DENSE,
+    GATHERED,
+    INTERLEAVED,
+    KEYS,
+    M_MAJOR,
+    MASKED,
+    NORMED,
+    OFFSETS,
+    QUANTIZERS,
+    ROW_MAJOR,
+    ROWS,
+    SUMMED,
+    SUSTAINED,
+    SWIGLU,
+    Row,
+    main_layout,
+)
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.work import Work
@@ -17,11 +39,22 @@ REGIMES = {
     CHAIN: "chain of layers in a CUDA graph, each with weights of its own",
     SUSTAINED: "sustained, at the power limit",
 }
+QUANTIZER_REGIMES = REGIMES | {CHAIN: "chain of calls in a CUDA graph, operands in L2"}
 OPS = {
     DENSE: "Dense",
     CONTIGUOUS: "Grouped, contiguous",
     OFFSETS: "Grouped, offsets",
     MASKED: "Grouped, masked",
+}
+QUANTIZER_TITLES = {
+    ROWS: "Quantising 1x128",
+    GATHERED: "Quantising 1x128, rows through an index",
+    SWIGLU: "Quantising 1x128, SwiGLU of halves",
+    INTERLEAVED: "Quantising 1x128, SwiGLU of interleaved columns",
+    NORMED: "Quantising 1x128, RMSNorm",
+    SUMMED: "Quantising 1x128, RMSNorm of a sum with the residual",
+    BOTH_WAYS: "Quantising 1x128 both ways",
+    BLOCKS: "Quantising 128x128",
 }
 TITLES = OPS | {OFFSETS: "Grouped, offsets (peers: the same rows, padded)"}
 """The same where peers stand beside ours."""
@@ -31,8 +64,21 @@ Times are in microseconds, means over rounds in which all took turns; the spread
 the shortest, as a share of the median. The limit is the larger of the times that FLOP and bytes take at the
 peaks of the card's data sheet. Behind a peer's time stands how many times as fast ours is. "Reference" is
 what the peer took on one H200 in another run. A result marked **wrong** was beyond the limit on errors. Ours
-are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major."""
+are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major.
 
+Quantisers move bytes: beside them stands the share of the speed of a copy of as many; with few rows what
+they take over a kernel that does nothing, and their host time beside that of a small `torch.mm` to a given
+result. Their scales are row-major, unless a column says that they are M-major."""
+
+
+_LAYOUT_NAMES = {ROW_MAJOR: "row-major", M_MAJOR: "M-major"}
+_BESIDE = {
+    "copy_share": "of a copy",
+    "over_empty_us": "us over an empty kernel",
+    "host_us": "host us",
+    "host_mm_us": "host us of `torch.mm`",
+}
+"""What a row of a quantiser may have, and what heads its column."""
 
 # A bar that ends no cell.
 _BAR = "\\|"
@@ -44,7 +90,7 @@ def render(rows: Sequence[Row]) -> str:
     Raises:
         CommandError: two rows measured the same thing.
     """
-    sections = [_section(rows, op, regime) for op in OPS for regime in REGIMES]
+    sections = [_section(rows, op, regime) for op in (*OPS, *QUANTIZERS) for regime in REGIMES]
     return "\n\n".join(["# Benchmark", _LEGEND, *filter(None, sections)]) + "\n"
 
 
@@ -54,26 +100,38 @@ def dimension_names(op: str) -> list[str]:
     return [names.get(key, key.upper()) for key in KEYS[op]]
 
 
+def titles_of(op: str, regime: str) -> tuple[str, str]:
+    """An operation, beside peers, and a regime in words."""
+    if op in QUANTIZERS:
+        return QUANTIZER_TITLES[op], QUANTIZER_REGIMES[regime]
+    return TITLES[op], REGIMES[regime]
+
+
 def _section(rows: Sequence[Row], op: str, regime: str) -> str:
-    ours, row_major = ours_with(rows, op, regime), ours_with(rows, op, regime, ROW_MAJOR)
+    ours = ours_with(rows, op, regime)
+    other_layout = {ROW_MAJOR: M_MAJOR, M_MAJOR: ROW_MAJOR}[main_layout(op)]
+    others = ours_with(rows, op, regime, other_layout)
     if not ours:
         return ""
     measured = peers_beside(rows, op, regime)
     reference = {peer: times for peer, times in peer_times(regime, op).items() if times.keys() & ours.keys()}
-    has_limit = any(data_sheet(row["device"]) for row in ours.values())
+    reads_from_l2 = op in QUANTIZERS and regime == CHAIN
+    has_limit = not reads_from_l2 and any(data_sheet(row["device"]) for row in ours.values())
+    beside = [key for key in _BESIDE if any(key in row for row in ours.values())]
     header = [
         *dimension_names(op),
         "kernel",
         "us",
         "spread",
-        *(["row-major us"] if row_major else []),
-        "TFLOP/s",
+        *([f"{_LAYOUT_NAMES[other_layout]} us"] if others else []),
+        "GB/s" if op in QUANTIZERS else "TFLOP/s",
         *(["limit us", "of it"] if has_limit else []),
+        *(_BESIDE[key] for key in beside),
         *measured,
         *(f"{peer}, reference" for peer in reference),
     ]
     lines = [
-        f"## {TITLES[op]}: {REGIMES[regime]}",
+        f"## {': '.join(titles_of(op, regime))}",
         "",
         _origins(ours.values()),
         "",
@@ -82,11 +140,12 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
     ]
     for shape, row in ours.items():
         cells = [*map(str, shape), f"`{row['config']}`", f"{row['us']:.2f}", _share(row["spread"])]
-        if row_major:
-            cells.append(f"{row_major[shape]['us']:.2f}" if shape in row_major else "")
-        cells.append(f"{row['tflops']:.0f}")
+        if others:
+            cells.append(f"{others[shape]['us']:.2f}" if shape in others else "")
+        cells.append(f"{row['gb_per_s' if op in QUANTIZERS else 'tflops']:.0f}")
         if has_limit:
             cells += _limit(row)
+        cells += [f"{row[key]:.2f}" if key in row else "" for key in beside]
         cells += [_measured(row, found.get(shape)) for found in measured.values()]
         cells += [_time(row, times.get(shape)) for times in reference.values()]
         lines.append(_line(cells))

@@ -36,10 +36,20 @@ def number_from(least: float, what: str = "a number") -> Callable[[str], float]:
 
 def shape(text: str) -> Shape:
     """``MxNxK``, or ``GxMxNxK`` for groups of about M rows: ``"64x2112x7168"`` as (64, 2112, 7168)."""
+    return _shape(text, ("MxNxK", "GxMxNxK"))
+
+
+def shape_of_any(text: str) -> Shape:
+    """The same, or ``MxK`` of a quantiser."""
+    return _shape(text, ("MxNxK", "GxMxNxK", "MxK"))
+
+
+def _shape(text: str, wanted: tuple[str, ...]) -> Shape:
     parts = text.split("x")
-    if len(parts) not in (3, 4) or not all(map(_is_extent, parts)):
+    lengths = [each.count("x") + 1 for each in wanted]
+    if len(parts) not in lengths or not all(map(_is_extent, parts)):
         raise argparse.ArgumentTypeError(
-            f"want MxNxK or GxMxNxK, numbers from 1 on; got {_shown(text)} (at most {MAX_EXTENT} each)"
+            f"want {' or '.join(wanted)}, numbers from 1 on; got {_shown(text)} (at most {MAX_EXTENT} each)"
         )
     return tuple(map(int, parts))
 

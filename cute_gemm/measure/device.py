@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from ..plan.config import KernelConfig
+from ..plan.quantizer import Quantizer
 from ..runtime import hardware
 from ..runtime.warmup import compile_and_report
 from .console import in_a_line
@@ -29,7 +30,7 @@ def require_hopper(command: str, otherwise: str) -> None:
         raise CommandError(f"{command} times a Hopper GPU; this is {hardware.describe()}")
 
 
-def compile_kernels(configs: Iterable[KernelConfig]) -> None:
+def compile_kernels(configs: Iterable[KernelConfig | Quantizer]) -> None:
     """Compile what will be timed, as `warmup.compile_and_report`.
 
     Raises:

@@ -19,6 +19,10 @@ WEIGHTS_BYTES = 256 << 20
 
 LEAST_LAYERS, MOST_LAYERS = 4, 256
 
+QUANTIZER_CALLS = 200
+"""Of a quantiser in a chain. What it reads stays in L2, as the kernel before has just written it; there are
+so many that what two replays have between them does not count."""
+
 C = TypeVar("C", bound=Case)
 
 
@@ -47,17 +51,25 @@ class Chain:
 
     Args:
         calls: at least one; what they have in common is that of the first.
+        repeats: how often all of them are called.
     """
 
     calls: Sequence[Call]
+    repeats: int = 1
 
     @property
     def first(self) -> Call:
         return self.calls[0]
 
+    @property
+    def count(self) -> int:
+        """How many calls it makes."""
+        return self.repeats * len(self.calls)
+
     def __call__(self) -> None:
-        for call in self.calls:
-            call()
+        for _ in range(self.repeats):
+            for call in self.calls:
+                call()
 
     def error(self) -> float:
         """The largest error of a worst tile of all results.

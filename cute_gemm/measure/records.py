@@ -18,7 +18,23 @@ CONTIGUOUS = "m_grouped_contiguous"
 OFFSETS = "m_grouped_offsets"
 MASKED = "m_grouped_masked"
 GROUPED = CONTIGUOUS, OFFSETS, MASKED
-KEYS = {DENSE: ("m", "n", "k")} | dict.fromkeys(GROUPED, ("groups", "expected_m", "n", "k"))
+PRODUCTS = DENSE, *GROUPED
+
+ROWS = "quantize_1x128"
+GATHERED = "quantize_1x128_gathered"
+SWIGLU = "swiglu_quantize_1x128"
+INTERLEAVED = "swiglu_quantize_1x128_interleaved"
+NORMED = "rms_norm_quantize_1x128"
+SUMMED = "add_rms_norm_quantize_1x128"
+BOTH_WAYS = "quantize_both_ways"
+BLOCKS = "quantize_128x128"
+QUANTIZERS = ROWS, GATHERED, SWIGLU, INTERLEAVED, NORMED, SUMMED, BOTH_WAYS, BLOCKS
+
+KEYS = (
+    {DENSE: ("m", "n", "k")}
+    | dict.fromkeys(GROUPED, ("groups", "expected_m", "n", "k"))
+    | dict.fromkeys(QUANTIZERS, ("m", "k"))
+)
 """What names a problem within an operation, in the order of a :data:`Shape`."""
 
 OURS = "cute_gemm"
@@ -26,6 +42,9 @@ OURS_DEPENDENT = "cute_gemm, dependent launch"
 OURS_INDEPENDENT = "cute_gemm, no dependent launch"
 FLOOR = "floor"
 COPY = "copy"
+EMPTY = "empty kernel"
+TORCH = "torch"
+COMPILED = "torch.compile"
 DEEPGEMM = "DeepGEMM"
 DEEPGEMM_DEPENDENT = "DeepGEMM, dependent launch"
 FAST = "cuBLASLt tensorwise fast-accumulate"
@@ -34,6 +53,11 @@ TRITON = "Triton"
 
 COLD, CHAIN, SUSTAINED = ALL_REGIMES = "cold", "chain", "sustained"
 ROW_MAJOR, M_MAJOR = "row_major", "m_major"
+
+
+def main_layout(op: str) -> str:
+    """Of scales, in rows that are compared: as DeepGEMM takes those of A, or as a quantiser makes them."""
+    return ROW_MAJOR if op in QUANTIZERS else M_MAJOR
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[int, ...]
-"""What names a problem within an operation: ``(m, n, k)``, or ``(groups, rows of each, n, k)``."""
+"""What names a problem within an operation: ``(m, n, k)``, or ``(groups, rows of each, n, k)``; of a
+quantiser ``(m, k)``."""
 
 
 def shape_text(shape: Sequence[int]) -> str:

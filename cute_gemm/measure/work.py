@@ -11,7 +11,21 @@ from ..plan.layouts import DENSE as DENSE_LAYOUT
 from ..plan.layouts import LAYOUTS, Layout
 from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..plan.problem import GemmProblem
-from .records import DENSE, GROUPED, Row, shape_of
+from ..plan.quantizer import BLOCK
+from .records import (
+    BLOCKS,
+    BOTH_WAYS,
+    DENSE,
+    GATHERED,
+    GROUPED,
+    INTERLEAVED,
+    NORMED,
+    QUANTIZERS,
+    SUMMED,
+    SWIGLU,
+    Row,
+    shape_of,
+)
 from .shapes import Shape
 
 DRAWN_SHARES = 0.7, 1.3
@@ -40,8 +54,11 @@ class Work:
     def of(op: str, shape: Shape) -> Work:
         """The work of an operation at a shape.
 
-        Of groups it is counted as in DeepGEMM's figures: padding counts, scales do not.
+        Of groups it is counted as in DeepGEMM's figures: padding counts, scales do not. Of a quantiser, of
+        bf16, all that is read and written counts, and nothing that is computed.
         """
+        if op in QUANTIZERS:
+            return Work(op, shape, 0, _bytes_quantized(op, *shape))
         if not layout_of(op).is_grouped:
             problem = problem_of(op, shape)
             return Work(op, shape, problem.flops, problem.bytes_moved)
@@ -57,6 +74,26 @@ class Work:
     def intensity(self) -> float:
         """FLOP for each byte moved."""
         return self.flops / self.bytes_moved
+
+
+_BF16, _FP32, _INT32 = 2, 4, 4
+
+
+def _bytes_quantized(op: str, m: int, k: int) -> int:
+    """Bytes that a quantiser reads and writes of a result ``[M, K]``."""
+    m_blocks, k_blocks = ceil_div(m, BLOCK), ceil_div(k, BLOCK)
+    elements = m * k
+    more = {
+        GATHERED: _INT32 * m,
+        SWIGLU: _BF16 * elements,
+        INTERLEAVED: _BF16 * elements,
+        NORMED: _BF16 * k,
+        # The residual is read, and the sum written.
+        SUMMED: _BF16 * k + 2 * _BF16 * elements,
+        BOTH_WAYS: elements + _FP32 * k * m_blocks,
+    }
+    scales = m_blocks * k_blocks if op == BLOCKS else m * k_blocks
+    return _BF16 * elements + elements + _FP32 * scales + more.get(op, 0)
 
 
 def layout_of(op: str) -> Layout:

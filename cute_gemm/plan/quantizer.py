@@ -32,6 +32,9 @@ FEW_ELEMENTS = 1 << 20
 """Of a source, up to which each thread has part of one row: more threads than an H100 runs at once do not
 come of it."""
 
+PASSES = 2
+"""Rows of which each thread has part, of a source with more elements."""
+
 SOURCES = ("plain", "swiglu", "swiglu_interleaved")
 """What may be made of a matrix before it is quantised."""
 

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
-from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer
+from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, PASSES, SOURCES, RowQuantizer
 from ..runtime import quantizers
 from . import formula, library
 from .selection import KINDS, Selection
 
-_PASSES = 2
 _Size = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -215,7 +214,7 @@ def _launch(x: Tensor, q: Tensor, s: Tensor, asked: _Asked, chosen: Selection) -
         rows=kind,
         index_dtype="int32" if index is None else quantizers.NAMES[index.dtype],
         is_power_of_two=asked.power_of_two_scales,
-        passes=1 if x.numel() <= FEW_ELEMENTS else _PASSES,
+        passes=1 if x.numel() <= FEW_ELEMENTS else PASSES,
     )
     key = _key(x, asked.source, asked.power_of_two_scales, kind, index)
     return quantizers.launch(key, config, x.get_device(), (x, q, s), chosen.behind)

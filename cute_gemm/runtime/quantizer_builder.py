@@ -15,8 +15,14 @@ from ..plan.quantizer import (
     Quantizer,
     RowQuantizer,
 )
+from . import compiler
 
 Built = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def instance(config: Quantizer) -> Callable[..., None]:
+    """The kernel of ``config``: from this process, from disk, or compiled now, as `compiler.instance`."""
+    return compiler.instance((type(config).__name__, config), lambda: build(config), config.name)
 
 
 @singledispatch

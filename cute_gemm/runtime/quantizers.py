@@ -21,7 +21,7 @@ from ..contract import OWNING_TYPES
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
 from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
-from . import compiler, hardware, quantizer_builder, selection
+from . import hardware, quantizer_builder, selection
 from .caller import caller, several_devices
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
 
@@ -103,9 +103,7 @@ def launch(
     """
     with torch.cuda.device(device):
         selection.require_loaded(config, f"quantising needs the kernel {config.name}", "", device)
-        kernel = compiler.instance(
-            (type(config).__name__, config), lambda: quantizer_builder.build(config), config.name
-        )
+        kernel = quantizer_builder.instance(config)
         if not _call(kernel, arguments, behind):
             return False
         selection.note_launched(config, device)

@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from ..plan.config import KernelConfig
-from . import builder
+from ..plan.quantizer import Quantizer
+from . import builder, quantizer_builder
 
 _MOST_WORKERS = 16
 
@@ -21,7 +22,7 @@ class KilledWorker(RuntimeError):
     """A process that compiled kernels has ended before it was done."""
 
 
-def compile_and_report(configs: Iterable[KernelConfig]) -> None:
+def compile_and_report(configs: Iterable[KernelConfig | Quantizer]) -> None:
     """As :func:`compile_configs`; prints how many there were and how long they took."""
     different = set(configs)
     started = time.perf_counter()
@@ -30,13 +31,14 @@ def compile_and_report(configs: Iterable[KernelConfig]) -> None:
 
 
 def compile_configs(
-    configs: Iterable[KernelConfig], make: Callable[[KernelConfig], builder.Program] | None = None
+    configs: Iterable[KernelConfig | Quantizer],
+    make: Callable[[KernelConfig], builder.Program] | None = None,
 ) -> None:
     """Compile kernels, several at a time, in processes of their own.
 
     Args:
         configs: what they are of.
-        make: a function of a module, if not the package's own kernels are wanted.
+        make: a function of a module, if of a product not the package's own kernels are wanted.
 
     Raises:
         KilledWorker: one of them was killed, as Linux does where memory runs out.
@@ -66,8 +68,13 @@ def compile_configs(
             raise
 
 
-def _compile_one(make: Callable[[KernelConfig], builder.Program] | None, config: KernelConfig) -> None:
-    builder.instance(make(config) if make else config)
+def _compile_one(
+    make: Callable[[KernelConfig], builder.Program] | None, config: KernelConfig | Quantizer
+) -> None:
+    if isinstance(config, KernelConfig):
+        builder.instance(make(config) if make else config)
+    else:
+        quantizer_builder.instance(config)
 
 
 @contextmanager

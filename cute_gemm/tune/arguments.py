@@ -39,8 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help=f"with --model: rows of A, or of each group (default: {' '.join(map(str, DEFAULT_M))})",
     )
-    parser.add_argument("--op", choices=LAYOUTS, default="dense", help="default: %(default)s")
-    parser.add_argument("--out-dtype", choices=tuple(OUT_BYTES), default="bfloat16", help="type of D")
+    parser.add_argument(
+        "--op",
+        choices=LAYOUTS,
+        default="dense",
+        help="one product, or which grouped operation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out-dtype", choices=tuple(OUT_BYTES), default="bfloat16", help="type of D (default: %(default)s)"
+    )
     parser.add_argument(
         "--num-sms", type=positive, metavar="N", help="as of cute_gemm.config (default: all of the device)"
     )

@@ -53,13 +53,13 @@ class TuningTask:
 def plan_shapes(
     layout: Layout, shapes: Iterable[Shape], out_dtype: str, num_sms: int, card: Card = H100
 ) -> list[TuningTask]:
-    """A task for each of ``shapes``, which are as `TuningTask.shape`.
+    """A task for each of ``shapes``, which are as `TuningTask.shape`; one for what is named twice.
 
     Raises:
         CommandError: a shape that the operation does not take.
     """
     found = []
-    for shape in shapes:
+    for shape in dict.fromkeys(shapes):
         if len(shape) != (4 if layout.is_grouped else 3):
             wanted = "GxMxNxK, the groups and the rows of each in front," if layout.is_grouped else "MxNxK"
             raise CommandError(f"{shape_text(shape)}: want {wanted} for --op {layout.name}")
@@ -91,7 +91,7 @@ def plan_layers(
     return [
         _task(layout, groups, m, n, k, out_dtype, num_sms, card, label)
         for (groups, n, k), label in names.items()
-        for m in ms
+        for m in dict.fromkeys(ms)
     ]
 
 

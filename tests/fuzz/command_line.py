@@ -162,12 +162,16 @@ def bench(draw: random.Random, folder: Path) -> CommandLine:
         "2147482624x8x16",
         "1022x2147482624x8x16",
         "9x9",
+        "64x128",
+        "2147482624x16",
+        "17x7168",
     ]
     options = [
         ["--shapes", *draw.sample(shapes, draw.randint(1, 2))],
-        ["--suite", draw.choice(["dense", "grouped", "all", "none"])],
-        ["--regime", draw.choice(["cold", "sustained"])],
-        ["--peers", draw.choice(["none", "cublas", "deep_gemm", "", ","])],
+        ["--suite", draw.choice(["dense", "grouped", "quantize", "all", "none"])],
+        ["--regime", draw.choice(["cold", "chain", "sustained"])],
+        ["--peers", draw.choice(["none", "cublas", "deep_gemm", "copy,torch", "", ","])],
+        ["--ops", *draw.sample(["m_grouped_masked", "quantize_1x128", "quantize_both_ways", "x"], 2)],
         ["--out", odd_place(draw, folder)],
     ]
     chosen = [word for option in options if draw.random() < 0.8 for word in option]
@@ -386,11 +390,11 @@ def stand_in_gpu(draw: random.Random, stack: contextlib.ExitStack) -> None:
         bench.timers[trial.regime]([])
         if draw.random() < 0.1:
             raise AssertionError("tile (0, 0)\nis off")
+        of = {"regime": trial.regime, "device": bench.origin["device"]}
         if len(trial.shape) == 3:
-            yield odd_files.row(draw, trial.shape) | {
-                "regime": trial.regime,
-                "device": bench.origin["device"],
-            }
+            yield odd_files.row(draw, trial.shape) | of
+        elif trial.is_of_quantizers:
+            yield odd_files.quantizer_row(draw, trial.shape) | of | {"op": trial.ops[0]}
 
     name = draw.choice(["NVIDIA H200", *ODD_TEXTS]).replace("\ud800", "?")
     origin = {"versions": {"torch": "2.13.0"}, "device": name, "date": "2026-11-29"}
@@ -399,6 +403,7 @@ def stand_in_gpu(draw: random.Random, stack: contextlib.ExitStack) -> None:
     patch(hardware, "card", lambda *_: H100)
     patch(hardware, "is_hopper", lambda *_: True)
     patch(timers, "cold_timer", lambda: (StandInTimer(draw), draw.choice(["", "no CUPTI: \x1b[31m"])))
+    patch(timers, "GraphReplay", lambda: StandInTimer(draw))
     patch(warmup, "compile_configs", compile_configs)
     patch(bench_command, "Sustained", lambda **_: StandInTimer(draw))
     patch(bench_command, "describe_origin", lambda versions: origin)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from cute_gemm.measure.records import QUANTIZERS
+
 ODD_TEXTS = (
     "[/b]",
     "[red]x[/red]",
@@ -78,9 +80,29 @@ def row(draw: random.Random, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def quantizer_row(draw: random.Random, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A line of results of a quantiser that is in order."""
+    m, k = shape
+    found = row(draw, (m, 8, k)) | {"op": draw.choice(QUANTIZERS), "bytes": 4 * m * k, "copy_share": 0.9}
+    if draw.random() < 0.5:
+        found |= {
+            "regime": "chain",
+            "over_empty_us": -0.1,
+            "host_us": 11.7,
+            "host_mm_us": 14.1,
+            "layers": 200,
+        }
+    return {key: value for key, value in found.items() if key not in ("n", "tflops")} | {
+        "scale_layout": draw.choice(["row_major", "m_major"])
+    }
+
+
 def rows(draw: random.Random) -> list[dict[str, Any]]:
-    """A run, with a peer for some shapes."""
+    """A run, with a peer for some shapes, and maybe quantisers."""
     found = []
+    for shape in [(16, 7168), (4096, 7168)][: draw.randint(0, 2)]:
+        ours = quantizer_row(draw, shape)
+        found += [ours, ours | {"peer": "copy", "us": 2.0}]
     for shape in [(1, 2112, 7168), (64, 2112, 7168), (4096, 4096, 7168)][: draw.randint(1, 3)]:
         ours = row(draw, shape)
         found.append(ours)

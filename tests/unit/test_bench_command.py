@@ -50,7 +50,8 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(command, "Sustained", StandInTimer)
     monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
     monkeypatch.setattr(warmup, "compile_configs", compiled.extend)
-    monkeypatch.setattr(command, "Bench", lambda *arguments: Bench(*arguments, device="cpu"))
+    on_cpu = {"device": "cpu", "host_time": lambda call: 12.0}
+    monkeypatch.setattr(command, "Bench", lambda *arguments, **more: Bench(*arguments, **more, **on_cpu))
     return compiled
 
 
@@ -157,12 +158,14 @@ def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--shapes", "64x8"], "want MxNxK or GxMxNxK, numbers from 1 on; got '64x8'"),
+        (["--shapes", "64"], "want MxNxK or GxMxNxK or MxK, numbers from 1 on; got '64'"),
+        (["--shapes", "64x8x"], "want MxNxK or GxMxNxK or MxK, numbers from 1 on; got '64x8x'"),
         (["--shapes", "0x8x16"], "want MxNxK"),
         (["--shapes", "64x8x-16"], "want MxNxK"),
         (
             ["--peers", "cutlass"],
-            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy, or none; got 'cutlass'",
+            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy,torch,torch_compile,empty, or none"
+            "; got 'cutlass'",
         ),
         (["--threshold", "-1"], "want percent"),
         (["--threshold", "nan"], "want percent"),
@@ -220,6 +223,15 @@ def test_results_that_are_not_there(run, tmp_path):
         assert err == f"cute-gemm: {tmp_path}: no JSON lines in it\n"
 
 
+def test_results_that_are_in_a_folder_below(run, tmp_path):
+    for name in ("h200", "h100"):
+        records.write_rows(tmp_path / name / "dense_cold.jsonl", [row()])
+    status, _, err = run("--plot", tmp_path)
+    assert status == 1
+    where = f"{tmp_path / 'h100'}, {tmp_path / 'h200'}"
+    assert err == f"cute-gemm: {tmp_path}: no JSON lines in it; there are some in {where}\n"
+
+
 def test_comparing(run, tmp_path):
     old, new = tmp_path / "old.jsonl", tmp_path / "new"
     # As wide as rows get: the verdict comes last, and must not be cut off.
@@ -260,7 +272,7 @@ def test_a_time_that_no_clock_gives_is_refused(run, tmp_path, key, value):
         ({"spread": -0.1}, "spread is not a share"),
         ({"m": 0}, "m is not a whole number"),
         ({"m": 4096.0}, "m is not a whole number"),
-        ({"regime": "\x1b[31m"}, "regime is not cold or sustained"),
+        ({"regime": "\x1b[31m"}, "regime is not cold, chain or sustained"),
         ({"device": 7}, "device is not a text"),
         ({"device": "x" * 1000}, "device is not a text"),
         ({"versions": ["torch"]}, "versions is not an object"),

@@ -36,7 +36,7 @@ def grouped(monkeypatch):
 def test_missing_peers_say_why(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(torch.version, "cuda", None)
-    peers, notes = split_available(tuple(PEERS))
+    peers, notes = split_available(tuple(PEERS), PEERS)
     assert peers == []
     assert notes == [
         "cublas is not timed: this torch is built without CUDA",
@@ -47,7 +47,7 @@ def test_missing_peers_say_why(monkeypatch):
         "copy is not timed: this torch is built without CUDA",
     ]
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    peers, notes = split_available(["cublas"])
+    peers, notes = split_available(["cublas", "torch"], PEERS)
     assert ([peer.name for peer in peers], notes) == (["cublas"], [])
 
 

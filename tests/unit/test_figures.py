@@ -116,8 +116,8 @@ def test_pictures_are_judged_by_the_numbers_they_show(root, results):
     speed, limit = (root / "docs" / name for name in (pictures.SPEED, pictures.LIMIT))
     assert "![Speed relative to DeepGEMM](docs/speed.png)" in (root / "README.md").read_text()
     data = pictures.data_of(figures._cold(figures.read_results()))
-    assert data[pictures.SPEED]["speed"] == {"dense": {"M = 4096": [0.8436]}}
-    assert data[pictures.LIMIT]["limit"] == {"dense": [[121.6, 200.0, 168.73]]}
+    assert data[pictures.SPEED] == {"NVIDIA H200": {"dense": {"M = 4096": [0.8436]}}}
+    assert data[pictures.LIMIT] == {"NVIDIA H200": {"dense": [[121.6, 200.0, 168.73]]}}
 
     # Other pixels of the same numbers are as good.
     pictures.STYLE["font.size"] += 1
@@ -252,17 +252,106 @@ def test_a_readme_without_its_markers_is_refused(text):
         figures.replaced(text, "new")
 
 
-def test_figures_are_those_of_the_card_that_was_measured_last(results):
-    shape, other = (4096, 4096, 7168), {"device": "NVIDIA H100 80GB HBM3"}
-    newer = [
-        each | other | {"date": "2026-12-01"} for each in (row(shape, 180.0), row(shape, 150.0, "DeepGEMM"))
+H100 = {"device": "NVIDIA H100 80GB HBM3", "date": "2026-12-01", "limit_us": 121.6}
+
+
+def beside(shape, us, deepgemm_us, **more):
+    """Rows of an H100 on which DeepGEMM took turns with ours."""
+    return [row(shape, us, **more) | H100, row(shape, deepgemm_us, "DeepGEMM", **more) | H100]
+
+
+def test_readme_has_columns_for_each_card():
+    other = (64, 2112, 7168)
+    rows = [
+        row((4096, 4096, 7168), 168.73 / 0.9),
+        row(other, 10.02),
+        *beside((4096, 4096, 7168), 180.0, 150.0),
+        *beside((4096, 2112, 7168), 100.0, 110.0),
+        *beside((4096, 4096, 7168), 220.0, 210.0, regime="sustained"),
     ]
-    older = [row(shape, 200.0, regime="sustained") | other | {"date": "2026-11-01"}]
-    text = figures.render([row(shape, 200.0), *newer, row(shape, 210.0, regime="sustained"), *older])
-    assert "| 180.0 | 1234 | 150.0 | 0.83 |" in text
-    assert "| 200.0 |" not in text
-    assert "| 210.0 |" in text
-    assert "DeepGEMM took turns with our kernels at 1 of 1 shapes." in text
+    text = figures.summary(rows)
+    versions = "nvidia-cutlass-dsl 4.8.1, torch 2.11.0"
+    origins = f"NVIDIA H100 80GB HBM3, 2026-12-01, {versions}; NVIDIA H200, 2026-11-23, {versions}"
+    assert text.startswith(
+        f"On {origins}:\n\n| operation | regime | rows | shapes | speed / DeepGEMM on NVIDIA H100"
+    )
+    header, rule, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert header.count("|") == rule.count("|") == 10
+    assert header.endswith("| shapes | speed / DeepGEMM on NVIDIA H200, geometric mean | least |")
+    assert lines == [
+        "| dense | cold | M = 4096 | 2 | 0.957 | 0.833 | 1 | 0.900 | 0.900 |",
+        "| dense | cold | M = 64 |  |  |  | 1 | 1.000 | 1.000 |",
+        "| dense | sustained | M = 4096 | 1 | 0.955 | 0.955 |  |  |  |",
+    ]
+
+
+def test_a_second_card_adds_columns_to_the_readme_and_a_section_to_results(root, results, tmp_path):
+    shape = (4096, 4096, 7168)
+    records.write_rows(tmp_path / "results" / "h100" / "dense_cold.jsonl", beside(shape, 180.0, 150.0))
+    assert figures.main([], root) == 0
+    alone = (root / "README.md").read_text().splitlines()
+    records.write_rows(
+        tmp_path / "results" / "h200" / "dense_cold.jsonl", [row(shape, 200.0) | {"limit_us": 121.6}]
+    )
+    assert figures.main(["--check"], root) == 1
+    assert figures.main([], root) == 0
+    assert figures.main(["--check"], root) == 0
+    both = (root / "README.md").read_text().splitlines()
+    # The README is as long as it may be.
+    assert len(both) == len(alone)
+    _, first, second = (root / "docs" / "results.md").read_text().split("\n## ")
+    assert first.startswith("NVIDIA H100 80GB HBM3\n\n**Cold L2")
+    assert "| 180.0 | 1234 | 150.0 | 0.83 |" in first
+    assert second.startswith("NVIDIA H200\n\n**Cold L2")
+    assert "| 200.0 | 1234 | 168.7 | 0.84 |" in second
+    data = pictures.data_of(figures._cold(figures.read_results()))
+    for shown in data.values():
+        assert list(shown) == ["NVIDIA H100 80GB HBM3", "NVIDIA H200"]
+    assert pictures.is_up_to_date(root / "docs" / pictures.SPEED, data[pictures.SPEED])
+
+
+def quantizer_row(us, shape=(4096, 7168), **more):
+    made = {"op": "quantize_1x128", "m": shape[0], "k": shape[1], "scale_layout": "row_major"}
+    found = row((0, 0, 0), us) | made | {"copy_share": 22.9 / us} | more
+    return {key: value for key, value in found.items() if key not in ("n", "tflops")}
+
+
+def test_quantisers_have_tables_of_their_own():
+    rows = [
+        quantizer_row(25.42),
+        quantizer_row(25.9, scale_layout="m_major"),
+        quantizer_row(2.4, (16, 7168)),
+        quantizer_row(9.4, (4096, 2048), op="quantize_128x128"),
+        quantizer_row(1.8, (16, 7168), regime="chain", over_empty_us=0.554),
+        quantizer_row(20.0, peer="copy"),
+        row((4096, 4096, 7168), 200.0),
+    ]
+    dense, cold, few = figures.render(rows).split("\n\n**")
+    assert dense.startswith("**Cold L2")
+    assert cold.startswith("Quantising bf16, cold L2: ")
+    assert (
+        "copy of as many bytes** (NVIDIA H200, 2026-11-23, nvidia-cutlass-dsl 4.8.1, torch 2.11.0):" in cold
+    )
+    assert [line for line in cold.splitlines() if line.startswith("| ")] == [
+        "| K = 7168 | M = 16 | M = 4096 |",
+        "| Quantising 1x128 | 2.4 (9.54) | 25.4 (0.90) |",
+        "| Quantising 1x128, M-major scales |  | 25.9 (0.88) |",
+        "| K = 2048 | M = 4096 |",
+        "| Quantising 128x128 | 9.4 (2.44) |",
+    ]
+    assert few.splitlines()[2:] == ["| K = 7168 | M = 16 |", "|---|--:|", "| Quantising 1x128 | 0.55 |"]
+    # A card may have nothing else; the README has room for products alone.
+    page = figures.results_page(rows[:5])
+    assert "## NVIDIA H200\n\n**Quantising bf16" in page
+    assert figures.summary(rows[:5]) == "No figures yet."
+
+
+def test_a_card_without_anything_to_compare_with_is_not_shown():
+    alone = row((4096, 4096, 7168), 180.0) | H100
+    rows = [row((4096, 4096, 7168), 200.0), alone]
+    assert "H100" not in figures.summary(rows) + figures.results_page(rows)
+    assert figures.summary([alone]) == "No figures yet."
+    assert figures.results_page([alone]).endswith("\nNo figures yet.\n")
 
 
 def test_results_are_read_whatever_folder_they_are_in(tmp_path):

@@ -1,18 +1,21 @@
-"""Who else multiplies such operands, as far as it can be had on this machine."""
+"""Who else multiplies such operands, or quantises them, as far as it can be had on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
 from ...measure.calls import Call
 from ...measure.cases import Case
+from ...measure.quantizing import QuantizerCase
+
+C = TypeVar("C", contravariant=True)
 
 
-class Peer(Protocol):
-    """One library."""
+class PeerOf(Protocol[C]):
+    """One library, in what it does with cases of one kind."""
 
     @property
     def name(self) -> str:
@@ -28,12 +31,19 @@ class Peer(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of the distributions it needs beyond torch, by their names."""
 
-    def calls(self, case: Case) -> Sequence[Call]:
+    def calls(self, case: C) -> Sequence[Call]:
         """Its ways to compute a case; none where it has no such operation.
 
         Scales are in the layout it wants. Making a call or calling it may raise whatever the library raises:
         the case is then refused.
         """
+
+
+Peer = PeerOf[Case]
+"""Who multiplies."""
+
+QuantizerPeer = PeerOf[QuantizerCase]
+"""Who quantises."""
 
 
 def why_no_cuda() -> str | None:
@@ -49,3 +59,7 @@ by 0.6 of the tile's RMS is beyond it."""
 FAST_LIMIT = 1e-3
 """The same where sums stay in the tensor core, with 14 bits of them: an error that goes with K. A tile that
 misses one k-block of 128 is at 4e-3 for K = 16384."""
+
+QUANTIZED_LIMIT = 2e-3
+"""The same of a peer that quantises: rounding to e4m3 gives 3.5e-4, and up to 1e-3 in tiles of few elements.
+A row of a full tile with twice the scale it should have is at 4e-3."""

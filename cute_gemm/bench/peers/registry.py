@@ -1,16 +1,21 @@
-"""The peers by name."""
+"""The peers by name: of products, and of quantisers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
+from ...measure.cases import Case
+from ...measure.quantizing import QuantizerCase
 from ...measure.records import CHAIN, DEEPGEMM_DEPENDENT
-from . import Peer
-from .copy import Copy
+from . import Peer, PeerOf, QuantizerPeer
+from .copy import Copy, CopyOfQuantizer
 from .cublas import Cublas
 from .deep_gemm import DeepGemm
+from .empty import Empty
 from .floor import Floor
-from .triton import Triton
+from .formulas import COMPILED_FORMULAS, EAGER
+from .triton import Triton, TritonQuantizers
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
@@ -24,9 +29,18 @@ PEERS: dict[str, Peer] = {
     )
 }
 
+QUANTIZERS: dict[str, QuantizerPeer] = {
+    peer.name: peer for peer in (CopyOfQuantizer(), EAGER, COMPILED_FORMULAS, TritonQuantizers(), Empty())
+}
 
-def split_available(names: Sequence[str]) -> tuple[list[Peer], list[str]]:
-    """Those of ``names`` that can be timed here; and for each of the others a line that says why not."""
-    reasons = {name: PEERS[name].available() for name in names}
-    peers = [PEERS[name] for name, reason in reasons.items() if reason is None]
+NAMES = tuple(dict.fromkeys((*PEERS, *QUANTIZERS)))
+"""Some name a peer of both."""
+
+P = TypeVar("P", PeerOf[Case], PeerOf[QuantizerCase])
+
+
+def split_available(names: Sequence[str], registry: Mapping[str, P]) -> tuple[list[P], list[str]]:
+    """Those of ``names`` in ``registry`` that can be timed, and for each other a line that says why not."""
+    reasons = {name: registry[name].available() for name in names if name in registry}
+    peers = [registry[name] for name, reason in reasons.items() if reason is None]
     return peers, [f"{name} is not timed: {reason}" for name, reason in reasons.items() if reason]

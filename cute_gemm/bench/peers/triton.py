@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from importlib import metadata
 
 from torch import Tensor
 
-from ...measure.calls import Call, judge_within
+from ...measure.calls import Call, Results, judge_within
 from ...measure.cases import Case, GroupedCase
-from ...measure.records import ALL_REGIMES, CONTIGUOUS, DENSE, ROW_MAJOR, TRITON
-from . import PROMOTED_LIMIT
+from ...measure.quantizing import QuantizerCase
+from ...measure.records import (
+    ALL_REGIMES,
+    CHAIN,
+    COLD,
+    CONTIGUOUS,
+    DENSE,
+    GATHERED,
+    ROW_MAJOR,
+    ROWS,
+    SWIGLU,
+    TRITON,
+)
+from . import PROMOTED_LIMIT, QUANTIZED_LIMIT
 
 
-class Triton:
-    """Dense and contiguous products by the kernels of `triton_kernels`."""
-
+class _OfTriton:
     name = "triton"
-    regimes = ALL_REGIMES
 
     def available(self) -> str | None:
         return None if importlib.util.find_spec("triton") else "the package triton is not installed"
 
     def versions(self) -> dict[str, str]:
         return {"triton": metadata.version("triton")}
+
+
+class Triton(_OfTriton):
+    """Dense and contiguous products by the kernels of `triton_kernels`."""
+
+    regimes = ALL_REGIMES
 
     def calls(self, case: Case) -> Sequence[Call]:
         if case.op not in (DENSE, CONTIGUOUS):
@@ -41,3 +57,24 @@ class Triton:
             return out
 
         return [Call(TRITON, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=ROW_MAJOR)]
+
+
+class TritonQuantizers(_OfTriton):
+    """1x128 of rows, of rows through an index and of SwiGLU, by the kernel of `triton_quantizers`."""
+
+    regimes = COLD, CHAIN
+
+    def calls(self, case: QuantizerCase) -> Sequence[Call]:
+        if case.op not in (ROWS, GATHERED, SWIGLU):
+            return []
+        from . import triton_quantizers
+
+        read, (q, s) = case.own_sources(), case.poisoned_results(ROW_MAJOR)
+        x, rows = read["x"], read.get("rows")
+
+        def run() -> Results:
+            triton_quantizers.quantize(x, rows, q, s)
+            return q, s
+
+        error = functools.partial(case.error, read)
+        return [Call(TRITON, run, judge_within(error, QUANTIZED_LIMIT), scale_layout=ROW_MAJOR)]
