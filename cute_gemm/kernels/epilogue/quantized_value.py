@@ -16,6 +16,8 @@ from .value import Place
 QUAD = 4
 """Lanes that have a row."""
 
+_PARTS = 4
+
 
 @dataclass(frozen=True)
 class QuantizedValue:
@@ -55,10 +57,8 @@ class QuantizedValue:
             clear_from(columns, sums, place)
         for half in cutlass.range_constexpr(2):
             own = [i for i in range(cute.size(sums)) if row_offset(i) == 8 * half]
-            most = Float32(0.0)
-            for i in own:
-                most = cute.arch.fmax(most, cute.math.absf(sums[i]), nan=True)
-            scale = scale_of(largest_of_lanes(most.bitcast(Int32), QUAD), self.is_power_of_two)
+            amax = largest_of_lanes(largest([sums[i] for i in own]).bitcast(Int32), QUAD)
+            scale = scale_of(amax, self.is_power_of_two)
             row = place.row_of(2 * half)
             if place.thread % QUAD == 0 and row < place.row_end and place.first_column < columns:
                 scales[row, place.first_column // BLOCK, place.m_group] = scale
@@ -66,6 +66,16 @@ class QuantizedValue:
             for i in own:
                 sums[i] = sums[i] * inverse
         return sums
+
+
+def largest(values: list[Float32]) -> Float32:
+    """The largest magnitude; NaN where one is. Found in several parts at once, as each step takes a while."""
+    most = [Float32(0.0)] * _PARTS
+    for i, value in enumerate(values):
+        most[i % _PARTS] = cute.arch.fmax(most[i % _PARTS], cute.math.absf(value), nan=True)
+    for other in most[1:]:
+        most[0] = cute.arch.fmax(most[0], other, nan=True)
+    return most[0]
 
 
 def clear_from(end: Int32, values: cute.Tensor, place: Place):
