@@ -33,7 +33,7 @@ from survey_file import Measured, SurveyFile
 from survey_plans import Plan, batches, plan_of
 from survey_trials import judged, measure, note
 
-from cute_gemm.bench.peers.registry import split_available
+from cute_gemm.bench.peers.registry import PEERS, split_available
 from cute_gemm.measure import arguments
 from cute_gemm.measure.device import compile_kernels, require_hopper
 from cute_gemm.measure.errors import CommandError
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace, budget: Budget) -> int:
     card = hardware.card()
     plans = [plan_of(draw, card, options.within, options.seed) for draw in draws_of(options, card)]
     names = list(dict.fromkeys(options.peers))
-    peers, reasons = split_available(names)
+    peers, reasons = split_available(names, PEERS)
     for reason in reasons:
         note(reason)
     more = {name: version for peer in peers for name, version in peer.versions().items()}
