@@ -145,7 +145,7 @@ def plan_of(draw, within=1.4, seed=0):
 @pytest.mark.parametrize("draw", DRAWS, ids=lambda draw: f"{draw.op}_{draw.k}")
 def test_candidates_are_the_near_ones_two_others_and_what_a_call_launches(draw):
     plan = plan_of(draw)
-    near = configs_to_time(plan.problem, 1.4)[:16]
+    near = configs_to_time(plan.problem, 1.4)[:24]
     assert list(plan.configs[: len(near)]) == near
     assert plan.chosen in plan.configs
     assert kernel_of(plan.problem, plan.chosen) == selection.select(plan.problem, True)
