@@ -181,7 +181,8 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
 def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Widths]:
     """Of tiles that are overlapped, for which they have one fragment; and of the others."""
     if out_dtype == QUANTIZED:
-        every = QUANTIZED_WIDTHS.get(narrowing, {})
+        heights = {*layout.overlapped_widths, *layout.widths}
+        every = {m: each for m, each in QUANTIZED_WIDTHS.get(narrowing, {}).items() if m in heights}
         low = {
             height: each for height, each in every.items() if height <= MMA_M and max(each) <= _MAX_FRAGMENT
         }
