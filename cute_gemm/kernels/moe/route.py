@@ -9,7 +9,7 @@ Choices of all tokens are a few hundred KiB at most, which L2 hands to each CTA 
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, Int64, const_expr
+from cutlass import Boolean, Float32, Int32, Int64, const_expr
 
 from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
@@ -97,7 +97,7 @@ class RouteTokens:
         choices, experts = gChoices.shape[0], gEnds.shape[0]
         share = cute.ceil_div(choices, self.threads) * WARP
         begin = cutlass.min(warp * share, choices)
-        end = cutlass.min(begin + share, choices)
+        end = begin + cutlass.min(share, choices - begin)  # begin + share may overflow
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
 
@@ -136,6 +136,8 @@ class RouteTokens:
         if own == experts - 1:
             for row in cutlass.range(behind + thread, choices, self.threads, unroll=1):
                 gTokens[row] = Int32(NOBODY)
+                if const_expr(self.config.has_weights):
+                    weights[0][row] = Float32(0.0)
 
     @cute.jit
     def expert(self, gChoices, choice: Int32, end: Int32, first_expert: Int32, experts: Int32) -> Int32:
