@@ -145,6 +145,14 @@ def test_both_are_ops() -> None:
     )
 
 
+def test_schemas_are_documented(request: pytest.FixtureRequest) -> None:
+    text = " ".join((request.config.rootpath / "docs" / "torch_compile.md").read_text().split())
+    for name in "route_tokens", "combine_rows", "combine_rows_out":
+        op = getattr(torch.ops.cute_gemm, name).default
+        assert f" {str(op._schema).removeprefix('cute_gemm::')} " in text
+        assert torch.Tag.needs_exact_strides in op.tags
+
+
 def test_a_compiled_layer_is_one_graph_for_any_number_of_tokens() -> None:
     counter = CompileCounter()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
