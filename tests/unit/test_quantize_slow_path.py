@@ -15,7 +15,7 @@ from cute_gemm.runtime import quantizers
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of kernels that would be launched, were this a GPU that they are for; torch computes after all."""
+    """Names of kernels that would be launched on a GPU that they are for; torch computes after all."""
     names: list[str] = []
     monkeypatch.setattr(quantizers, "is_on_hopper", lambda x: True)
     monkeypatch.setattr(quantizers, "known", lambda key: None)

@@ -52,13 +52,27 @@ class RouteTokens:
             go = self.hold(gChoices, (gTokens, gPlaces, gEnds), weights, per_token)
             report(status, Int32(go))
         if go:
-            divisor = cute.FastDivmodDivisorV2(per_token)
-            self.kernel(gChoices, gTokens, gPlaces, gEnds, weights, first_expert, divisor).launch(
-                grid=(gEnds.shape[0], 1, 1),
-                block=(self.threads, 1, 1),
+            self.start(
+                gChoices,
+                gTokens,
+                gPlaces,
+                gEnds,
+                weights,
+                first_expert,
+                per_token,
+                flags=flags,
                 stream=stream,
-                use_pdl=flags & LaunchFlags.PDL,
             )
+
+    def start(self, gChoices, gTokens, gPlaces, gEnds, weights, first_expert, per_token, *, flags, stream):
+        """Launches the kernel for tensors that are in order."""
+        divisor = cute.FastDivmodDivisorV2(per_token)
+        self.kernel(gChoices, gTokens, gPlaces, gEnds, weights, first_expert, divisor).launch(
+            grid=(gEnds.shape[0], 1, 1),
+            block=(self.threads, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
 
     def parts(self, rest: tuple) -> tuple:
         """Weights of rows and of choices, if there are some; what a launch takes; and numbers."""
