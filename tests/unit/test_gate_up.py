@@ -116,3 +116,33 @@ def test_weights_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_gradients_flow(dtype: torch.dtype) -> None:
+    gate, up = (normal(16, 4).to(dtype).requires_grad_() for _ in range(2))
+    both = interleave_gate_up(gate, up)
+    assert both.dtype is dtype
+    weight = normal(32, 4).to(dtype)
+    (both * weight).sum().backward()
+    assert all(torch.equal(x.grad, y) for x, y in zip((gate, up), split_gate_up(weight), strict=True))
+    whole = weight.clone().requires_grad_()
+    first, second = split_gate_up(whole)
+    (first.sum() - second.sum()).backward()
+    assert torch.equal(whole.grad, interleave_gate_up(torch.ones_like(gate), -torch.ones_like(up)))
+
+
+@pytest.mark.parametrize("turn", [8, 128])
+def test_a_compiled_caller_lays_out_alike(turn: int) -> None:
+    gate, up = normal(256, K), normal(256, K)
+    pairs = quantize_128x128(gate), quantize_128x128(up)
+
+    def caller(gate: Tensor, up: Tensor) -> tuple[Any, ...]:
+        both = interleave_gate_up(gate, up, turn=turn)
+        return both, *split_gate_up(both, turn=turn), *interleave_gate_up(*pairs, turn=128)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
+    for found, want in zip(compiled(gate, up), caller(gate, up), strict=True):
+        assert torch.equal(found.float(), want.float())
+        assert found.stride() == want.stride()
