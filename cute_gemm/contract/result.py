@@ -21,7 +21,7 @@ class Form:
     """What an epilogue makes of a result, beside its type.
 
     Args:
-        narrowing: columns of sums that one of the result is made of: 1, or 2 of a gate and what it opens for.
+        narrowing: how many columns of sums make one of the result: 1, or 2, a gate's and what it opens for.
         is_quantized: whether it is e4m3, with a scale for each row and 128 columns.
         turn: columns of a gate, and of what it opens for, that alternate.
     """

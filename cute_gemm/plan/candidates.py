@@ -20,8 +20,8 @@ from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 from .tiles import QUANTIZED_WIDTHS, Widths
 
 _MAX_STAGES = 16
-# Of overlapped tiles no CTA shares operands of: they wait for DRAM, which is slower the more is asked of it
-# at once (docs/performance.md, 34).
+# Of overlapped tiles whose operands no other CTA shares: they wait for DRAM, which is slower the more is asked
+# of it at once (docs/performance.md, 34).
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 # Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
@@ -43,9 +43,9 @@ _STORED_COLUMNS = 16  # of D, that one instruction moves to shared memory
 def all_configs(
     out_dtype: str = "bfloat16", layout: Layout = DENSE, recipe: Recipe = FP8_1D2D, narrowing: int = 1
 ) -> tuple[KernelConfig, ...]:
-    """Every configuration that can be chosen for a type of D, a layout and a recipe.
+    """Every configuration that can be chosen for a type of D, a layout, a recipe and a narrowing.
 
-    With ``narrowing`` for so many columns of sums for each of D. What reduces over columns is of whole sums.
+    Where an epilogue reduces over columns, no k-blocks are shared out: it takes whole sums.
     """
     candidates = _candidates(out_dtype, layout, recipe, narrowing)
     return tuple(config for config in candidates if can_be_built(config))
@@ -133,9 +133,9 @@ def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether ``config`` is worth comparing for ``problem``: it computes it, and wastes little.
 
     A cluster fits the multiprocessors given. At most half of a tile's rows lie beyond a group's rows. Where
-    k-blocks are shared out, all CTAs run at once. Groups have no more rows on average than a tile of fewer
-    than 64. They fill a tile of two m-fragments, as a warpgroup
-    without rows in a group's last tile skips the multiplication, but always multiplies both fragments.
+    k-blocks are shared out, all CTAs run at once. A tile of fewer than 64 rows is for groups that have at most
+    as many on average. Groups fill a tile of two m-fragments, as a warpgroup without rows in a group's last
+    tile skips the multiplication, but always multiplies both fragments.
     """
     rows = candidate_rows(problem, config)
     return rows.start <= problem.m < rows.stop

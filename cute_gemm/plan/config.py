@@ -41,7 +41,7 @@ class KernelConfig:
         raster_width: clusters along M that are walked before the next column of them, for the sake of L2. In
             layouts whose groups may be of any size, they are of those that begin in one group.
         out_dtype: ``"bfloat16"`` or ``"float32"``; or ``"float8_e4m3fn"``, of what an epilogue quantises.
-        narrowing: columns of sums that an epilogue makes one of D of.
+        narrowing: how many columns of sums an epilogue makes one column of D of.
         layout: how rows find their matrix B.
         tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use
             them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's

@@ -21,7 +21,7 @@ class GemmProblem:
     Args:
         m, n, k: extents.
         out_dtype: of D, by the name of torch; ``"float8_e4m3fn"`` of what an epilogue quantises.
-        narrowing: columns of sums that an epilogue makes one of D of.
+        narrowing: how many columns of sums an epilogue makes one column of D of.
         num_sms: the multiprocessors that a kernel may use.
         layout: how rows of A find their B.
         groups: matrices B.

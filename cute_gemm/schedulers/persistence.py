@@ -34,7 +34,7 @@ class StaticPersistence:
         return False
 
     def over(self, scheduler) -> "StaticPersistence":
-        """What to walk the tiles of ``scheduler`` with, which is prepared; the work of a whole warp."""
+        """What finds the next tiles of ``scheduler``, which is prepared. A whole warp calls this."""
         return self
 
     def next(self, index: Int32, state):
