@@ -20,8 +20,8 @@ from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 from .tiles import QUANTIZED_WIDTHS, Widths
 
 _MAX_STAGES = 16
-# Of overlapped tiles whose operands no other CTA shares: they wait for DRAM, which is slower the more is asked
-# of it at once (docs/performance.md, 34).
+# Of overlapped tiles whose operands no other CTA shares: they wait for DRAM, which is slower the more is
+# asked of it at once (docs/performance.md, 34).
 _MAX_STAGES_ALONE = 8
 _STORE_BUDGET = 64 * 1024
 # Tiles of two m-fragments are walked in bands half as high where their rows of A are more bytes than L2 keeps
@@ -133,9 +133,9 @@ def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether ``config`` is worth comparing for ``problem``: it computes it, and wastes little.
 
     A cluster fits the multiprocessors given. At most half of a tile's rows lie beyond a group's rows. Where
-    k-blocks are shared out, all CTAs run at once. A tile of fewer than 64 rows is for groups that have at most
-    as many on average. Groups fill a tile of two m-fragments, as a warpgroup without rows in a group's last
-    tile skips the multiplication, but always multiplies both fragments.
+    k-blocks are shared out, all CTAs run at once. A tile of fewer than 64 rows is for groups that have at
+    most as many on average. Groups fill a tile of two m-fragments, as a warpgroup without rows in a group's
+    last tile skips the multiplication, but always multiplies both fragments.
     """
     rows = candidate_rows(problem, config)
     return rows.start <= problem.m < rows.stop
