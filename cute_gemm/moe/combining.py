@@ -20,7 +20,9 @@ def combine(rows: Tensor, places: Tensor, *, base: Tensor | None = None, out: Te
     batch holds.
 
     Args:
-        rows: bf16, fp16 or fp32 ``[R, N]``, contiguous along N.
+        rows: bf16, fp16 or fp32 ``[R, N]``, any strides. On a Hopper GPU a kernel adds them up in one pass
+            where those of ``rows``, ``base`` and the result are contiguous, a multiple of 16 bytes long, and
+            begin at one; elsewhere torch does.
         places: int32 ``[T, k]``, contiguous, as :func:`route` gives it: the row of each choice. What is no
             row that there is, such as -1, adds nothing.
         base: ``[T, N]`` of the same dtype, such as what a shared expert or a residual gives: is added first.

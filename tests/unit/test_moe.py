@@ -76,6 +76,15 @@ def test_sums_are_in_fp32_and_in_order(dtype: torch.dtype, has_base: bool) -> No
     assert torch.equal(out, found)
 
 
+def test_rows_and_what_is_added_lie_anyhow() -> None:
+    rows, base, places = torch.randn(30, 24), torch.randn(11, 24), torch.arange(22).view(11, 2).int()
+    want = moe.combine(rows, places, base=base)
+    out = torch.full((24, 11), torch.nan).t()
+    apart = torch.stack([rows, torch.full_like(rows, torch.nan)], -1)[..., 0]
+    assert moe.combine(apart, places, base=base.t().contiguous().t(), out=out) is out
+    assert torch.equal(out, want)
+
+
 def test_nothing_to_sort_or_to_add() -> None:
     for shape in (0, 4), (4, 0):
         found = moe.route(torch.zeros(shape, dtype=torch.int32), 3, torch.zeros(shape))
