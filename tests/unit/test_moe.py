@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -345,3 +347,41 @@ def test_a_compiled_caller_of_a_layer_gets_the_same_bits(dtype: torch.dtype) -> 
     torch._dynamo.reset()
     x = TOKENS.to(dtype)
     assert torch.equal(torch.compile(caller, backend="eager")(x), caller(x))
+
+
+@contextlib.contextmanager
+def of_doubles() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+STATES: dict[str, Callable[[], Any]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default dtype": of_doubles,
+    "default device": lambda: torch.device("meta"),
+    "inference mode": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "deterministic": deterministic,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_set_around_a_layer_changes_nothing(state: str) -> None:
+    shared = tuple(tuple(each[0] for each in pair) for pair in SOME.operands)
+
+    def call() -> Tensor:
+        return moe.expert_layer(TOKENS, *SOME.operands, IDS, WEIGHTS, shared=shared)  # type: ignore[arg-type]
+
+    want = call()
+    with STATES[state]():
+        found = call()
+    assert torch.equal(found, want)
