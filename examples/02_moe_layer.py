@@ -234,7 +234,8 @@ def fused(x: Tensor, routing: Routing, wide: Tensor, down: Operand) -> tuple[Ten
     # second product reads what the first has written, as it is. The second multiplies by the weights of
     # routing. What is left is to sort the rows before, while they are quantised, and to add them up behind.
     print("6. Fused: five kernels, from choices to the result")
-    gate_up = cute_gemm.quantize_128x128(cute_gemm.interleave_gate_up(*wide.chunk(2, 1)))
+    gate, up = wide.chunk(2, 1)
+    gate_up = cute_gemm.quantize_128x128(cute_gemm.interleave_gate_up(gate, up))
     chosen, weight = routing.expert.view(routing.weight.shape), routing.weight.contiguous()
 
     def compute() -> Tensor:
