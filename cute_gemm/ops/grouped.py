@@ -24,6 +24,7 @@ def m_grouped_fp8_gemm_nt_contiguous(  # type: ignore[overload-overlap]
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: QuantizingEpilogue,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -38,6 +39,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor: ...
 
@@ -51,6 +53,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Any:
     """Products of rows of A, in groups that lie one behind the other, with their groups' matrices of B.
@@ -107,8 +110,8 @@ def m_grouped_fp8_gemm_nt_contiguous(
     """
     if epilogue is not None:
         given = lhs, rhs, out, out_dtype, group_index, 0, epilogue
-        return epilogued.run(CONTIGUOUS, *given, validate=validate)
-    return run(CONTIGUOUS, lhs, rhs, out, out_dtype, group_index, validate=validate)
+        return epilogued.run(CONTIGUOUS, *given, validate=validate, fill=fill)
+    return run(CONTIGUOUS, lhs, rhs, out, out_dtype, group_index, validate=validate, fill=fill)
 
 
 def contiguous_alignment() -> int:
@@ -127,6 +130,7 @@ def m_grouped_fp8_gemm_nt_offsets(  # type: ignore[overload-overlap]
     out_dtype: torch.dtype = ...,
     alignment: int = 1,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: QuantizingEpilogue,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -142,6 +146,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     out_dtype: torch.dtype = ...,
     alignment: int = 1,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor: ...
 
@@ -156,6 +161,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     out_dtype: torch.dtype = torch.bfloat16,
     alignment: int = 1,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Any:
     """Products of rows of A, in groups of any size, with their groups' matrices of B.
@@ -199,8 +205,8 @@ def m_grouped_fp8_gemm_nt_offsets(
     """
     if epilogue is not None:
         given = lhs, rhs, out, out_dtype, offsets, alignment, epilogue
-        return epilogued.run(OFFSETS, *given, validate=validate)
-    return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate)
+        return epilogued.run(OFFSETS, *given, validate=validate, fill=fill)
+    return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate, fill=fill)
 
 
 @overload
@@ -214,6 +220,7 @@ def m_grouped_fp8_gemm_nt_masked(  # type: ignore[overload-overlap]
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: QuantizingEpilogue,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -229,6 +236,7 @@ def m_grouped_fp8_gemm_nt_masked(
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor: ...
 
@@ -243,6 +251,7 @@ def m_grouped_fp8_gemm_nt_masked(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Any:
     """Products of G matrices of the same size, of which only the first rows count.
@@ -287,5 +296,5 @@ def m_grouped_fp8_gemm_nt_masked(
     """
     if epilogue is not None:
         given = lhs, rhs, out, out_dtype, valid_rows, expected_rows, epilogue
-        return epilogued.run(MASKED, *given, validate=validate)
-    return run(MASKED, lhs, rhs, out, out_dtype, valid_rows, expected_rows, validate=validate)
+        return epilogued.run(MASKED, *given, validate=validate, fill=fill)
+    return run(MASKED, lhs, rhs, out, out_dtype, valid_rows, expected_rows, validate=validate, fill=fill)
