@@ -195,7 +195,7 @@ class GroupTableScheduler:
         """As :mod:`.taken` says; each lane looks at its own groups, as their ends may be in any order."""
         found = Int32(0)
         first, last = self.groups_in(matrix)
-        for group in cutlass.range(first + cute.arch.lane_idx(), last, warp.SIZE, unroll=4):
+        for group in cutlass.range(first + cute.arch.lane_idx(), last, warp.SIZE, unroll=1):
             _, first_row, row_end = self.rows_of(group)
             found = found | taken.bits(first_row - row, row_end - row)
         return cute.arch.warp_redux_sync(found, "or")
