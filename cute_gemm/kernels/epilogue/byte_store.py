@@ -8,6 +8,7 @@ from cutlass import Int32, const_expr
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync
 
 from ...plan.limits import MMA_M
+from ..quantize.memory import matrix_of
 from ..quantize.memory import store as store_piece
 from ..sm90.mma import fragment_mma
 from ..sm90.opaque import hide_lane
@@ -114,4 +115,4 @@ class ByteRowStore(ByteStore):
                 row = first[0] + thread // per_row + i * (WARPGROUP // per_row)
                 if row < row_end and column < operands.mD.shape[1]:
                     cute.autovec_copy(tSR_sD[None, i, 0], piece)
-                    store_piece(piece, 0, PIECE, operands.mD, (row, column, first[2]))
+                    store_piece(piece, 0, PIECE, matrix_of(operands.mD, first[2]), (row, column))
