@@ -133,7 +133,7 @@ def test_a_launch_says_whether_rows_of_no_group_are_filled(kernel: Kernel, layou
 @pytest.mark.parametrize("fill", [1, -1, False, True, 0.0, torch.zeros(())], ids=repr)
 @every_grouped_layout
 def test_what_else_is_to_be_filled_in_is_for_the_contract(kernel: Kernel, layout: Layout, fill: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="^fill is "):
+    with pytest.raises((TypeError, ValueError), match=r"^fill is "):
         arguments(layout).run(fill=fill)
     assert not kernel.calls
 

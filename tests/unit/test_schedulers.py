@@ -689,9 +689,7 @@ def test_rows_between_offsets(schedule: Schedule, call: Call, m: int, ends: list
 @examples(60)
 @example(call=Call(m=0, n=8), capacity=100, valid=[101, -1, 2**31 - 1, -(2**31), 100, 99, 96, 31, 32, 33])
 @given(call=GROUPED_CALLS, capacity=st.integers(1, 500), valid=lists(st.one_of(SIZES, EXTREMES)))
-def test_rows_behind_the_valid_ones(
-    schedule: Schedule, call: Call, capacity: int, valid: list[int]
-) -> None:
+def test_rows_behind_the_valid_ones(schedule: Schedule, call: Call, capacity: int, valid: list[int]) -> None:
     check_taken(schedule, call._replace(m=capacity, groups=len(valid)), valid)
 
 
