@@ -85,8 +85,8 @@ def m_grouped_fp8_gemm_nt_contiguous(
     allocated one holds anything. M need not be a multiple of 128. A block of padding alone is skipped for the
     price of a look at it. Where persistence is static, as with a short K, or on a stream that is not
     PyTorch's, such blocks at a regular distance, as with slots of 256 rows half empty, may leave most of the
-    work to few multiprocessors. For such data there are :func:`m_grouped_fp8_gemm_nt_offsets` with an `alignment`, and
-    :func:`m_grouped_fp8_gemm_nt_masked`.
+    work to few multiprocessors. For such data there are :func:`m_grouped_fp8_gemm_nt_offsets` with an
+    `alignment`, and :func:`m_grouped_fp8_gemm_nt_masked`.
 
     Without `validate` nothing on the host depends on `group_index`, and no value in it leads to a read or a
     write out of bounds. All negative numbers are padding, and so is a block that starts with a number of G or

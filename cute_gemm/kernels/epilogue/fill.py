@@ -44,7 +44,7 @@ def zero_other_rows(mD: cute.Tensor, scheduler):
 
 @cute.jit
 def zero(matrix: cute.Tensor, row: Int32, sharer: Int32, sharers: Int32):
-    """Writes zeros to one of ``sharers``' share of a row: in turns, as many columns as a warp stores at once."""
+    """Writes zeros to what is one sharer's of a row: as many columns as a warp stores at once, in turns."""
     at_once = _BYTES * 8 // matrix.element_type.width
     zeros = cute.make_rmem_tensor(at_once, matrix.element_type)
     zeros.fill(0)
