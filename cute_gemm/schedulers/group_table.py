@@ -77,8 +77,8 @@ class GroupTableScheduler:
         raise NotImplementedError
 
     def groups_in(self, matrix: Int32) -> tuple[Int32, Int32]:
-        """The first group whose rows are in ``matrix`` of A, and the one behind the last."""
-        raise NotImplementedError
+        """The first of groups among which are all that have rows in ``matrix``, and the one behind them."""
+        return Int32(0), self.groups
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -196,6 +196,7 @@ class GroupTableScheduler:
         found = Int32(0)
         first, last = self.groups_in(matrix)
         for group in cutlass.range(first + cute.arch.lane_idx(), last, warp.SIZE, unroll=1):
-            _, first_row, row_end = self.rows_of(group)
-            found = found | taken.bits(first_row - row, row_end - row)
+            m_group, first_row, row_end = self.rows_of(group)
+            if m_group == matrix:
+                found = found | taken.bits(first_row - row, row_end - row)
         return cute.arch.warp_redux_sync(found, "or")

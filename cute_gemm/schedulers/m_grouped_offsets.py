@@ -46,9 +46,5 @@ class MGroupedOffsetsScheduler(GroupTableScheduler):
         first = before + cutlass.min(gap, self.m - before)
         return Int32(0), first, self.end_of(group)
 
-    def groups_in(self, matrix: Int32) -> tuple[Int32, Int32]:
-        """All of them."""
-        return Int32(0), self.groups
-
     def end_of(self, group: Int32) -> Int32:
         return cutlass.max(cutlass.min(self.ends[group], self.m), 0)
