@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import settings
 from ..contract import OWNING_TYPES, Call
+from ..plan.launch_policy import LaunchFlags
 from ..plan.layouts import Layout
 from ..plan.limits import (
     K_MULTIPLE,
@@ -35,6 +36,7 @@ from .selection import Launch
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
 
 _MOST = 65536
+_FILL = int(LaunchFlags.FILL)
 
 _launches: dict[Hashable, Launch] = {}
 """What to launch for a key, after the slow path has launched it."""
@@ -50,6 +52,7 @@ def launch(
     out_dtype: torch.dtype,
     index: Tensor | None = None,
     count: int = 0,
+    fill: int | None = None,
 ) -> Tensor | None:
     """Launches an operation with these arguments, whatever they are, if a kernel finds them in order.
 
@@ -57,6 +60,7 @@ def launch(
         layout: of the operation.
         lhs, rhs, out, out_dtype: as of :func:`cute_gemm.fp8_gemm_nt`.
         index, count: what the layout's :attr:`Layout.index` and :attr:`Layout.count` say.
+        fill: 0 to write zeros to rows of no group, None to leave them alone.
 
     Returns:
         The result, or None where nothing was done.
@@ -109,6 +113,10 @@ def launch(
     ):
         return None
     kernel, num_sms, flags, is_drawn = found
+    if fill is not None:
+        if type(fill) is not int or fill != 0:
+            return None
+        flags |= _FILL
     semaphore = semaphores.address(device) if is_drawn else 0
     if not caller.has_context:
         caller.get_ready()
@@ -153,7 +161,8 @@ def launch_with(found: Launch, call: Call, result: Tensor, *more: Tensor | float
     a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
     index = () if call.index is None else (_for_tma(call.index),)
     grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index
-    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *more)
+    options = found.options(device, more_flags=0 if call.fill is None else _FILL)
+    found.kernel(a, call.sa, b, call.sb, of_tma, *options, *grouping, *more)
 
 
 def forget() -> None:

@@ -20,6 +20,7 @@ from tensors import DTYPES, FLAGS, scales_for, semaphore
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
 from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import builder
@@ -178,12 +179,16 @@ VALUES = {
 CASES = DENSE_CASES | GROUPED_CASES | UNRULY | VALUES
 
 
+ROWS_BEHIND = 40
+"""Of no group, behind the last."""
+
+
 def grouped_inputs(case: Case) -> GroupedInputs:
     config, sizes, n, k, index, _ = case
     if config.layout is CONTIGUOUS:
         inputs = make_contiguous_inputs(sizes, n, k)
     elif config.layout is OFFSETS:
-        inputs = make_offsets_inputs(sizes, n, k)
+        inputs = make_offsets_inputs(sizes, n, k, m=sum(sizes) + ROWS_BEHIND)
     else:
         inputs = make_masked_inputs(sizes, max(sizes), n, k)
     if index:
@@ -199,12 +204,14 @@ def run(case: Case) -> float:
     """
     config, n, value = case.config, case.n, case.value
     grouping: list[torch.Tensor | int] = []
+    flags = FLAGS
     if config.layout is DENSE:
         (m,) = case.sizes
         lhs, rhs = make_inputs(m, n, case.k)
     else:
         inputs = grouped_inputs(case)
         lhs, rhs = inputs.lhs, inputs.rhs
+        flags |= int(LaunchFlags.FILL)
         grouping = [inputs.index, 1] if config.layout.gives_count_to_kernel else [inputs.index]
     columns = n if value is None else value.out_columns(n)
     out = torch.full((*lhs[0].shape[:-1], columns), torch.nan, dtype=DTYPES[config.out_dtype])
@@ -215,7 +222,7 @@ def run(case: Case) -> float:
         for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping, *factors)
     )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
-    launch(a, sa, b, sb, out, NUM_SMS, FLAGS, semaphore().data_ptr(), 0, *behind)
+    launch(a, sa, b, sb, out, NUM_SMS, flags, semaphore().data_ptr(), 0, *behind)
     torch.cuda.synchronize()
     out = out.cpu()
     if case.index:
@@ -228,6 +235,7 @@ def run(case: Case) -> float:
         out /= 2
     if config.layout is DENSE:
         return assert_correct(out, *lhs, *rhs)
+    assert not out[inputs.row_groups < 0].any()
     return assert_grouped_correct(out, lhs, rhs, inputs.row_groups)
 
 
