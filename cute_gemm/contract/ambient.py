@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import words
+
 
 def require_no_derivatives(**tensors: Tensor) -> None:
     """No tensor asks for a derivative, which would be lost without a word.
@@ -104,7 +106,7 @@ def require_no_negation(name: str, x: Tensor) -> None:
     if x.is_neg():
         raise ValueError(
             f"{name} is part of a conjugated complex tensor, a view with a pending negation; wanted its "
-            f"values in memory: `{name}.resolve_neg()`"
+            f"values in memory: {words.remake(name, x, 'resolve_neg')}"
         )
 
 

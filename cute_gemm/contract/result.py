@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..plan.limits import OUT_BYTES, TMA_ALIGNMENT
 from ..plan.quantizer import INTERLEAVE
-from . import memory, quantizing, sizes, words
+from . import ambient, memory, quantizing, sizes, words
 
 _DEFAULT = torch.bfloat16
 _PIECE = TMA_ALIGNMENT  # columns of e4m3 that take as many bytes
@@ -103,6 +103,7 @@ def require_quantized(
         memory.require_tma("out[0]", q)
     if s is not None and s.numel():
         memory.require_address("out[1]", s, quantizing.SCALE_DTYPE.itemsize)
+        ambient.require_no_negation("out[1]", s)
     return q, s
 
 

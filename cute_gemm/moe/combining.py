@@ -60,9 +60,9 @@ def _new(rows: Tensor, places: Tensor) -> Tensor:
 
 def _launched(rows: Tensor, places: Tensor, base: Tensor | None, result: Tensor) -> bool:
     """On a Hopper GPU, if there is anything to add, in rows that threads can load by 16 bytes."""
-    if not quantizers.is_on_hopper(rows) or not (rows.numel() and result.numel() and places.numel()):
-        return False
     tensors = rows, result, *(() if base is None else (base,))
+    if not quantizers.is_on_hopper(rows) or not quantizers.are_in_memory(places, *tensors):
+        return False
     if rows.shape[1] * rows.element_size() % PIECE or not all(map(quantizers.is_aligned, tensors)):
         return False
     device = rows.get_device()

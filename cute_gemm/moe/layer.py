@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..epilogue import Epilogue, swiglu
+from ..contract import memory, sizes, words
+from ..epilogue import Epilogue, QuantizingEpilogue, swiglu
 from ..epilogue import quantize_1x128 as quantized
 from ..epilogue import row_weights as times_weights
 from ..ops.dense import fp8_gemm_nt
@@ -58,10 +59,18 @@ def expert_layer(
         bf16 ``[T, N]``, contiguous, or ``out``.
 
     Raises:
+        TypeError: ``gate_up`` is no pair; or ``activation`` makes no column of two, or quantises.
+        ValueError: ``x`` has other tokens than ``expert_ids``, or ``gate_up`` no matrix for each expert.
         TypeError, ValueError, RuntimeError: as :func:`route`, :func:`cute_gemm.quantize_1x128`,
             :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets` and :func:`combine`.
     """
-    routing = route(expert_ids, gate_up[0].shape[0], weights, first_expert=first_expert)
+    memory.require_tensor("x", x)
+    routing = route(expert_ids, _experts_of(gate_up), weights, first_expert=first_expert)
+    if sizes.differ(x.shape[:-1], expert_ids.shape[:1]):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; wanted [{expert_ids.shape[0]}, K], a row for each token of "
+            f"expert_ids, which has shape {tuple(expert_ids.shape)}"
+        )
     lhs = quantize_1x128(x, rows=routing.tokens)
     rows = experts(
         lhs, gate_up, down, offsets=routing.ends, row_weights=routing.weights, activation=activation
@@ -99,14 +108,14 @@ def experts(
 
     Raises:
         TypeError: neither or both of ``offsets`` and ``valid_rows`` are given, or ``expected_rows`` without
-            the latter; or as the products.
+            the latter; ``activation`` makes no column of two, or quantises; or as the products.
         ValueError, RuntimeError: as the products.
     """
     if (offsets is None) == (valid_rows is None):
         raise TypeError("experts() wants either offsets or valid_rows, which say whose rows are whose")
     if (expected_rows is None) != (valid_rows is None):
         raise TypeError("expected_rows goes with valid_rows: about how many valid rows an expert has")
-    opened = activation | quantized()
+    opened = _opened(activation)
     weighted = None if row_weights is None else times_weights(row_weights)
     if valid_rows is not None and expected_rows is not None:
         count = valid_rows, expected_rows
@@ -139,9 +148,44 @@ def mlp(
         bf16 ``[T, N]``, contiguous, or ``out``.
 
     Raises:
+        TypeError: ``activation`` makes no column of two, or quantises.
         TypeError, ValueError, RuntimeError: as :func:`cute_gemm.quantize_1x128` and
             :func:`cute_gemm.fp8_gemm_nt`.
     """
     lhs = quantize_1x128(x) if isinstance(x, Tensor) else x
-    middle = fp8_gemm_nt(lhs, gate_up, epilogue=activation | quantized())
-    return fp8_gemm_nt(middle, down, out, epilogue=None)
+    middle = fp8_gemm_nt(lhs, gate_up, epilogue=_opened(activation))
+    return fp8_gemm_nt(middle, down, out)
+
+
+def _opened(activation: Epilogue) -> QuantizingEpilogue:
+    """What the first product does with its sums.
+
+    Raises:
+        TypeError: that is no activation of a gate.
+    """
+    wanted = "an epilogue that makes one column of two, and quantises nothing: `epilogue.swiglu()`"
+    if not isinstance(activation, Epilogue):
+        raise TypeError(f"activation is {words.kind(activation)}; wanted {wanted}")
+    form = activation.form
+    if form.narrowing != 2 or form.is_quantized:
+        made = "quantises" if form.is_quantized else "makes as many columns as there are sums"
+        raise TypeError(f"activation {made}; wanted {wanted}")
+    return activation | quantized()
+
+
+def _experts_of(gate_up: Operand) -> int:
+    """How many experts there are, of weights that products have not judged yet.
+
+    Raises:
+        TypeError: they are no pair of tensors.
+        ValueError: they are of one expert.
+    """
+    if not isinstance(gate_up, (tuple, list)) or not gate_up or not isinstance(gate_up[0], Tensor):
+        raise TypeError(
+            f"gate_up is {words.kind(gate_up)}; wanted a pair of e4m3 and its scales: `quantize_128x128(w)`"
+        )
+    if gate_up[0].dim() != 3:
+        raise ValueError(
+            f"gate_up has shape {tuple(gate_up[0].shape)}; wanted [E, 2 I, K], also of one expert"
+        )
+    return gate_up[0].shape[0]

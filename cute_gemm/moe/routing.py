@@ -95,13 +95,14 @@ def _launched(
     expert_ids: Tensor, weights: Tensor | None, first_expert: int, written: tuple[Tensor, ...]
 ) -> bool:
     """On a Hopper GPU, if there is anything to sort."""
-    choices = expert_ids.numel()
-    if not choices or not quantizers.is_on_hopper(expert_ids):
+    choices, has_weights = expert_ids.numel(), weights is not None
+    of_choices = () if weights is None else (weights,)
+    if not quantizers.is_on_hopper(expert_ids) or not quantizers.are_in_memory(expert_ids, *of_choices):
         return False
-    device, has_weights = expert_ids.get_device(), weights is not None
+    device = expert_ids.get_device()
     key = "route", expert_ids.dtype, has_weights, choices <= FEW_CHOICES, device
     read = (expert_ids.view(-1), *written)
-    behind = (*(() if weights is None else (weights.view(-1),)), first_expert, expert_ids.shape[1])
+    behind = (*(each.view(-1) for each in of_choices), first_expert, expert_ids.shape[1])
     kernel = quantizers.known(key)
     if kernel is not None and torch.cuda.current_device() == device:
         return quantizers.launch_known(kernel, read, behind)

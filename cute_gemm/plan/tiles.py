@@ -29,8 +29,8 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},
 }
-"""Of tiles whose result is quantised, by columns of sums for each of it: 128 of it share a scale. A layout has
-those of its heights."""
+"""Of tiles whose result is quantised, by how many columns of sums make one of it; 128 of it share a scale. A
+layout has the tiles of its heights."""
 
 SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
 SMALL_WIDTHS: Widths = {16: (64, 128), **GROUPED_WIDTHS}

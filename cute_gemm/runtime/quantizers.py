@@ -127,7 +127,7 @@ def may_launch(read: tuple[Tensor, ...], results: tuple[Tensor, ...], behind: tu
     x, matrices = read[0], results[::2]
     if not is_on_hopper(x):
         return False
-    if x.dim() not in (2, 3) or not all(each.numel() for each in (*read, *matrices, *behind)):
+    if x.dim() not in (2, 3) or not are_in_memory(*read, *results, *behind):
         return False
     if not all(map(is_aligned, (*read, *matrices, *(each for each in behind if each.dim() > 1)))):
         return False
@@ -139,6 +139,11 @@ def may_launch(read: tuple[Tensor, ...], results: tuple[Tensor, ...], behind: tu
 def is_on_hopper(x: Tensor) -> bool:
     """Whether it owns memory of a GPU that kernels are for."""
     return type(x) in OWNING_TYPES and x.is_cuda and hardware.is_hopper(x.get_device())
+
+
+def are_in_memory(*tensors: Tensor) -> bool:
+    """Whether each has elements, and memory holds them as they are: no negation is pending."""
+    return all(each.numel() and not each.is_neg() for each in tensors)
 
 
 def is_aligned(x: Tensor) -> bool:

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 
+from cute_gemm.kernels.moe.route import _UNROLL
 from cute_gemm.plan.moe import CombineConfig, MoeConfig, RouteConfig
 from cute_gemm.plan.quantizer import SOURCE_BYTES
 from cute_gemm.runtime import compiler, moe_builder, quantizer_builder
@@ -31,6 +32,13 @@ def test_routes_are_found_without_atomics_and_spills(config: RouteConfig) -> Non
     # Two of the largest CTAs, or eight of the smallest, at once.
     assert stats.registers * config.warps * 32 * (2 if config.warps == 32 else 8) <= REGISTER_FILE
     assert not {opcode for opcode in stats.opcodes if opcode.startswith(("ATOM", "RED."))}
+
+
+@pytest.mark.parametrize("warps", [8, 32])
+def test_a_row_has_a_weight_wherever_it_has_a_token(warps: int) -> None:
+    """Behind the last row, too: of choices in four steps of a loop, then of rows without one."""
+    plain, weighted = (compiled(RouteConfig("int32", has_weights, warps)) for has_weights in (False, True))
+    assert weighted.count("STG") - plain.count("STG") == _UNROLL + 1
 
 
 @pytest.mark.parametrize("config", COMBINES, ids=lambda config: config.name)

@@ -145,6 +145,14 @@ def test_both_are_ops() -> None:
     )
 
 
+def test_schemas_are_documented(request: pytest.FixtureRequest) -> None:
+    text = " ".join((request.config.rootpath / "docs" / "torch_compile.md").read_text().split())
+    for name in "route_tokens", "combine_rows", "combine_rows_out":
+        op = getattr(torch.ops.cute_gemm, name).default
+        assert f" {str(op._schema).removeprefix('cute_gemm::')} " in text
+        assert torch.Tag.needs_exact_strides in op.tags
+
+
 def test_a_compiled_layer_is_one_graph_for_any_number_of_tokens() -> None:
     counter = CompileCounter()
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
@@ -270,3 +278,61 @@ def test_experts_of_masked_groups_are_those_of_offsets() -> None:
 def test_no_tokens() -> None:
     some = Experts(6, 256, 128)
     assert moe.expert_layer(TOKENS[:0], *some.operands, IDS[:0], WEIGHTS[:0]).shape == (0, 256)
+
+
+SOME = Experts(6, 256, 128)
+BAD_LAYERS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "choices of some tokens": (
+        {"expert_ids": IDS[:3], "weights": WEIGHTS[:3]},
+        ValueError,
+        r"x has shape \(12, 256\); wanted \[3, K\], a row for each token of expert_ids",
+    ),
+    "some tokens": ({"x": TOKENS[:2]}, ValueError, r"x has shape \(2, 256\); wanted \[12, K\]"),
+    "tokens of sequences": ({"x": TOKENS[None]}, ValueError, r"x has shape \(1, 12, 256\); wanted \[12, K\]"),
+    "choices of one dimension": ({"expert_ids": IDS[:, 0]}, ValueError, r"expert_ids has .*wanted \[T, k\]"),
+    "tokens in a list": ({"x": TOKENS.tolist()}, TypeError, "x is a builtins.list"),
+    "weights without scales": ({"gate_up": SOME.operands[0][0]}, TypeError, "gate_up is .*wanted a pair of"),
+    "weights of one expert": (
+        {"gate_up": tuple(each[0] for each in SOME.operands[0])},
+        ValueError,
+        r"gate_up has shape \(256, 256\); wanted \[E, 2 I, K\]",
+    ),
+    "no activation": (
+        {"activation": None},
+        TypeError,
+        "activation is None; wanted an epilogue that makes one",
+    ),
+    "an activation of all": ({"activation": epilogue.silu()}, TypeError, "activation makes as many columns"),
+    "an activation that quantises": (
+        {"activation": epilogue.swiglu() | epilogue.quantize_1x128()},
+        TypeError,
+        "activation quantises; wanted",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LAYERS)
+def test_a_layer_says_what_does_not_fit(name: str) -> None:
+    changed, error, message = BAD_LAYERS[name]
+    gate_up, down = SOME.operands
+    given = {"x": TOKENS, "gate_up": gate_up, "down": down, "expert_ids": IDS, "weights": WEIGHTS}
+    with pytest.raises(error, match=message):
+        moe.expert_layer(**given | changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("activation", [None, epilogue.relu()])
+def test_a_dense_layer_wants_an_activation_of_a_gate(activation: Any) -> None:
+    gate_up, down = (tuple(each[0] for each in pair) for pair in SOME.operands)
+    with pytest.raises(TypeError, match=r"activation .*; wanted an epilogue that makes one column of two"):
+        moe.mlp(TOKENS, gate_up, down, activation=activation)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_compiled_caller_of_a_layer_gets_the_same_bits(dtype: torch.dtype) -> None:
+    def caller(x: Tensor) -> Tensor:
+        shared = tuple(tuple(each[0] for each in pair) for pair in SOME.operands)
+        return moe.expert_layer(x, *SOME.operands, IDS, WEIGHTS, shared=shared) * 2  # type: ignore[arg-type]
+
+    torch._dynamo.reset()
+    x = TOKENS.to(dtype)
+    assert torch.equal(torch.compile(caller, backend="eager")(x), caller(x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 import torch
 from cutlass import Float32, Int32
 from cutlass.cute import runtime as dsl
+from host_code import holds
 from torch import Tensor
 
 from cute_gemm.kernels.quantize import elements, memory
@@ -22,11 +22,10 @@ from cute_gemm.plan.quantizer import (
     BlockQuantizer,
     BothWaysQuantizer,
     NormQuantizer,
-    Quantizer,
     RowQuantizer,
 )
 from cute_gemm.quantize import formula
-from cute_gemm.runtime import cache, compiler, quantizer_builder
+from cute_gemm.runtime import cache
 from cute_gemm.runtime.quantizers import strides_of_scales
 
 E4M3 = torch.float8_e4m3fn
@@ -77,39 +76,6 @@ def test_a_scale_has_the_bits_that_torch_gives_it(is_power_of_two: bool) -> None
 
 
 # What is launched
-
-
-STREAMS = {RowQuantizer: 5, BlockQuantizer: 5, BothWaysQuantizer: 7, NormQuantizer: 6}
-"""Where kernels take their stream, which a CPU has none of."""
-
-
-@functools.cache
-def host_code(config: Quantizer) -> Callable[..., None]:
-    """That of a kernel, without the launch."""
-
-    def make() -> Any:
-        on_the_host = functools.partial(dsl.make_fake_tensor, memspace=cute.AddressSpace.generic)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dsl, "make_fake_tensor", on_the_host)
-            kernel, arguments = quantizer_builder.build(config)
-        kind = type(kernel)
-        kernel.__class__ = type("HostCode", (kind,), {"start": lambda *_: None, "kernel": None})
-        declared = list(arguments)
-        declared[STREAMS[type(config)]] = cutlass.Int64(0)
-        return kernel, tuple(declared)
-
-    return compiler.instance(("host code", config), make, "host code")
-
-
-def holds(config: Quantizer, arguments: tuple[Any, ...], behind: tuple[Any, ...] = ()) -> bool:
-    """What the host code reports; False where its argument checks raise before that."""
-    status = ctypes.c_int32(-1)
-    try:
-        host_code(config)(*arguments, 0, ctypes.addressof(status), 0, *behind)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    assert status.value in (0, 1), "nothing was reported"
-    return bool(status.value)
 
 
 def aligned(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

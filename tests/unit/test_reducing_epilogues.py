@@ -284,6 +284,11 @@ S = torch.empty(M, 3)
             r"out\[0\] has strides .* multiple of 16",
         ),
         ((Q, torch.nn.Parameter(S)), ValueError, r"out\[1\] requires a gradient"),
+        (
+            (Q, torch.zeros(M, 3, dtype=torch.complex64).conj().imag),
+            ValueError,
+            r"out\[1\] is part of a conjugated complex tensor",
+        ),
     ],
 )
 def test_results_that_do_not_fit_are_named(out: Any, error: type[Exception], message: str) -> None:

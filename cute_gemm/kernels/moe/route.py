@@ -9,7 +9,7 @@ Choices of all tokens are a few hundred KiB at most, which L2 hands to each CTA 
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, Int64, const_expr
+from cutlass import Boolean, Float32, Int32, Int64, const_expr
 
 from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
@@ -52,13 +52,27 @@ class RouteTokens:
             go = self.hold(gChoices, (gTokens, gPlaces, gEnds), weights, per_token)
             report(status, Int32(go))
         if go:
-            divisor = cute.FastDivmodDivisorV2(per_token)
-            self.kernel(gChoices, gTokens, gPlaces, gEnds, weights, first_expert, divisor).launch(
-                grid=(gEnds.shape[0], 1, 1),
-                block=(self.threads, 1, 1),
+            self.start(
+                gChoices,
+                gTokens,
+                gPlaces,
+                gEnds,
+                weights,
+                first_expert,
+                per_token,
+                flags=flags,
                 stream=stream,
-                use_pdl=flags & LaunchFlags.PDL,
             )
+
+    def start(self, gChoices, gTokens, gPlaces, gEnds, weights, first_expert, per_token, *, flags, stream):
+        """Launches the kernel for tensors that are in order."""
+        divisor = cute.FastDivmodDivisorV2(per_token)
+        self.kernel(gChoices, gTokens, gPlaces, gEnds, weights, first_expert, divisor).launch(
+            grid=(gEnds.shape[0], 1, 1),
+            block=(self.threads, 1, 1),
+            stream=stream,
+            use_pdl=flags & LaunchFlags.PDL,
+        )
 
     def parts(self, rest: tuple) -> tuple:
         """Weights of rows and of choices, if there are some; what a launch takes; and numbers."""
@@ -97,7 +111,7 @@ class RouteTokens:
         choices, experts = gChoices.shape[0], gEnds.shape[0]
         share = cute.ceil_div(choices, self.threads) * WARP
         begin = cutlass.min(warp * share, choices)
-        end = cutlass.min(begin + share, choices)
+        end = begin + cutlass.min(share, choices - begin)  # begin + share may overflow
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
 
@@ -136,6 +150,8 @@ class RouteTokens:
         if own == experts - 1:
             for row in cutlass.range(behind + thread, choices, self.threads, unroll=1):
                 gTokens[row] = Int32(NOBODY)
+                if const_expr(self.config.has_weights):
+                    weights[0][row] = Float32(0.0)
 
     @cute.jit
     def expert(self, gChoices, choice: Int32, end: Int32, first_expert: Int32, experts: Int32) -> Int32:
