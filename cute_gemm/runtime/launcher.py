@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
 from .. import settings
 from ..contract import OWNING_TYPES, Call
+from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
 from ..plan.layouts import Layout
 from ..plan.limits import (
@@ -30,7 +31,9 @@ from ..plan.limits import (
     STRIDE_END,
     TMA_ALIGNMENT,
 )
+from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
+from .builder import Program
 from .caller import caller, several_devices
 from .selection import Launch
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
@@ -219,23 +222,46 @@ def _key(
 
 
 def _launch_here(call: Call, device: int) -> Tensor:
-    layout, out = call.layout, call.out
-    result = out if out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
+    result = call.out if call.out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
+    launch_into(call, result, device)
+    return written(result, call.out)
+
+
+def launch_into(
+    call: Call,
+    result: Tensor,
+    device: int,
+    *more: Tensor | float,
+    of: Hashable = None,
+    choose: Callable[[GemmProblem, bool, int], Program | KernelConfig] = selection.choose,
+) -> None:
+    """Launches a call that the contract has found in order; what for, is thought about once.
+
+    Args:
+        call, result, more: as of :func:`launch_with`.
+        device: the index of the current CUDA device, the call's.
+        of: what the choice depends on beside the call's extents and settings.
+        choose: as :func:`selection.choose`.
+
+    Raises:
+        RuntimeError, ValueError: as :func:`launch_checked`.
+    """
     tma_scales = tma_can_load(call.sa)
-    key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
+    key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
+    if of is not None:
+        key = key, of
     found = _launches.get(key)
     if found is not None:
-        launch_with(found, call, result)
-    else:
-        problem = selection.problem_of(call, device)
-        config = selection.choose(problem, tma_scales, device)
-        found = selection.prepare(problem, config, settings.current().dependent_launch)
-        launch_with(found, call, result)
-        selection.note_launched(config, device)
-        if len(_launches) >= _MOST:
-            forget()
-        _launches[key] = found
-    return written(result, out)
+        launch_with(found, call, result, *more)
+        return
+    problem = selection.problem_of(call, device)
+    chosen = choose(problem, tma_scales, device)
+    found = selection.prepare(problem, chosen, settings.current().dependent_launch)
+    launch_with(found, call, result, *more)
+    selection.note_launched(chosen, device)
+    if len(_launches) >= _MOST:
+        forget()
+    _launches[key] = found
 
 
 def written(result: Tensor, out: Tensor | None) -> Tensor:
