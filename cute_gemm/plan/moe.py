@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+from .quantizer import SHORT_NAMES
 
 FEW_CHOICES = 4096
 """Up to which a CTA of few warps looks at all of them."""
@@ -52,7 +52,7 @@ class CombineConfig:
     @property
     def name(self) -> str:
         """Such as ``combine_bf16_base``."""
-        return f"combine_{_SHORT_NAMES[self.dtype]}{'_base' if self.has_base else ''}"
+        return f"combine_{SHORT_NAMES[self.dtype]}{'_base' if self.has_base else ''}"
 
 
 MoeConfig = RouteConfig | CombineConfig

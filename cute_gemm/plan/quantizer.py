@@ -41,12 +41,13 @@ SOURCES = ("plain", "swiglu", "swiglu_interleaved")
 SOURCE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Types that are quantised, and the size of their elements in bytes."""
 
-_SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""The same types in names of kernels."""
 
 
 def _dtype_name(of: Any) -> str:
     """What of a quantiser's name says what it takes, such as ``bf16`` or ``bf16_3d``."""
-    return _SHORT_NAMES[of.dtype] + ("_3d" if of.has_matrices else "")
+    return SHORT_NAMES[of.dtype] + ("_3d" if of.has_matrices else "")
 
 
 def _rows_names(of: Any) -> list[str]:

@@ -54,13 +54,6 @@ class Selection:
         return KINDS.get(self.name, "all")
 
     @property
-    def behind(self) -> tuple[Any, ...]:
-        """What kernels take of it."""
-        if self.index is None:
-            return ()
-        return (self.index, self.alignment) if self.kind == "offsets" else (self.index,)
-
-    @property
     def is_empty(self) -> bool:
         """Whether no row is selected, whatever rows there are: so there are no groups, or no results."""
         return self.index is not None and not self.index.numel()

@@ -1,0 +1,142 @@
+"""Kernels whose epilogues reduce over columns: who has what of a tile, and which tiles there are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cute_gemm import (
+    epilogue,
+)
+from cute_gemm.kernels.epilogue import ChainedValue, Place, QuantizedValue
+from cute_gemm.kernels.epilogue.function_value import FunctionValue, GatedValue
+from cute_gemm.plan import cost_model
+from cute_gemm.plan.buildable import why_unbuildable
+from cute_gemm.plan.candidates import all_configs, every_reducing_config, is_candidate
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.layouts import DENSE, LAYOUTS, Layout
+from cute_gemm.plan.limits import QUANTIZED
+from cute_gemm.plan.problem import GemmProblem
+
+QUANTIZE = epilogue.quantize_1x128()
+
+# Which thread has what
+
+
+def places_of(first_column: int, thread: int) -> Any:
+    return Place(0, first_column, 64, 0, 0, thread)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("turn", [8, 128])
+def test_a_thread_has_both_columns_of_what_it_makes(turn: int) -> None:
+    """And a quad of lanes has the 128 columns of a row that share a scale."""
+    value, seen = GatedValue(((lambda gate, up: gate, ()),), turn), {}
+    for thread in range(128):
+        place = places_of(512, thread)
+        sums = [(place.row_of(i), place.column_of(i)) for i in range(128)]
+        made = place.made_by(value)
+        for i in range(64):
+            row, column = made.row_of(i), made.column_of(i)
+            gate, up = value.given(sums, i)  # type: ignore[arg-type]
+            assert gate == (row, 2 * turn * (column // turn) + column % turn)
+            assert up == (row, gate[1] + turn)
+            assert (row, column) not in seen
+            seen[row, column] = thread
+    assert seen.keys() == {(row, column) for row in range(64) for column in range(256, 384)}
+    for row in range(64):
+        assert len({seen[row, column] // 4 for column in range(256, 384)}) == 1
+
+
+def test_values_behind_each_other_take_whole_units() -> None:
+    first, gated, last = FunctionValue(()), GatedValue(((lambda x, y: x, ()),)), QuantizedValue(False)
+    chain = ChainedValue(ChainedValue(first, gated), last)
+    assert chain.unit == 256
+    assert chain.out_columns(512) == 256
+    assert chain.tensors == 2
+    assert ChainedValue(first, last).unit == 128
+    assert ChainedValue(gated, first).unit == 16
+
+
+def test_a_tile_of_few_rows_ends_before_those_that_are_multiplied() -> None:
+    """Nor do rows of the next tile or of another group get what this one makes of them."""
+    for height, row, row_end, end in (
+        (16, 32, 200, 48),
+        (16, 32, 40, 40),
+        (16, 48, 32, 32),
+        (8, 0, 5, 5),
+        (64, 64, 200, 200),
+        (128, 128, 150, 150),
+    ):
+        tile = SimpleNamespace(row=row, row_end=row_end, m_group=2, group=3)
+        place = Place.of(tile, height, (row, 0), 0)  # type: ignore[arg-type]
+        assert place.row_end == end
+        assert place.moved(64, 8).row_end == end
+
+
+# Which kernels there are
+
+OUTS = [(QUANTIZED, 1), (QUANTIZED, 2), ("bfloat16", 2), ("float32", 2)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
+@pytest.mark.parametrize("out", OUTS, ids=str)
+def test_every_problem_has_a_kernel(layout: Layout, out: tuple[str, int]) -> None:
+    out_dtype, narrowing = out
+    for m in (1, 64, 65, 128, 300, 4096, 16384):
+        for n, k in ((32, 16), (576, 7168), (4096, 7168)):
+            groups = 1 if layout is DENSE else 8
+            problem = GemmProblem(
+                m, n, k, out_dtype, layout=layout, groups=groups, batch_invariant=m > 128, narrowing=narrowing
+            )
+            config = cost_model.best(problem)
+            assert is_candidate(problem, config)
+            assert config.splits == 1
+            assert config.out_dtype == out_dtype
+            assert config.narrowing == narrowing
+
+
+def test_a_tile_has_all_columns_of_a_scale() -> None:
+    for config in every_reducing_config():
+        assert not why_unbuildable(config)
+        assert config.block_n == config.narrowing * config.out_n
+        assert config.splits == 1
+        if config.is_quantized:
+            assert config.out_n % 128 == 0
+            assert config.epi_n == 128
+    assert len({config.name for config in every_reducing_config()}) == len(every_reducing_config())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (KernelConfig(128, 192, 4, epi_n=128, out_dtype=QUANTIZED), "has 192 columns of sums and 1 for each"),
+        (KernelConfig(128, 128, 4, epi_n=128, out_dtype=QUANTIZED, narrowing=2), "wanted 256 or a multiple"),
+        (
+            KernelConfig(128, 128, 4, epi_n=64, out_dtype=QUANTIZED),
+            "epi_n is 64; wanted 128, the columns of D",
+        ),
+        (
+            KernelConfig(128, 128, 4, epi_n=128, splits=2, out_dtype=QUANTIZED),
+            "splits is 2, and D is quantised",
+        ),
+        (
+            KernelConfig(128, 96, 4, epi_n=32, narrowing=2),
+            "epi_n is 32, which does not divide the columns of D",
+        ),
+        (
+            KernelConfig(128, 128, 4, epi_n=32, epi_stages=1, narrowing=2),
+            "epi_stages is 1; wanted at least 2",
+        ),
+        (KernelConfig(128, 128, 4, narrowing=0), "narrowing is 0; wanted at least 1"),
+    ],
+)
+def test_what_cannot_be_built_is_named(config: KernelConfig, message: str) -> None:
+    assert message in why_unbuildable(config)
+
+
+def test_plain_problems_choose_what_they_chose() -> None:
+    plain = all_configs("bfloat16", DENSE)
+    assert all(config.narrowing == 1 and not config.is_quantized for config in plain)
+    assert not set(plain) & set(every_reducing_config())
