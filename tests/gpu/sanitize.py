@@ -95,10 +95,10 @@ DENSE_CASES = {
 # not, between which store buffers are used again.
 GROUPED_CASES = {
     "contiguous, 64, multicast of A": Case(
-        pick(layout=CONTIGUOUS, block_m=64, cluster_n=2), (64, 0, 70), 136, 912
+        pick(layout=CONTIGUOUS, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
     ),
     "contiguous, 64, fp32, cluster of four": Case(
-        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4), (0, 64, 70), 72, 1168
+        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 70), 72, 1168
     ),
     "contiguous, 128, fp32": Case(
         pick("float32", CONTIGUOUS, block_m=128, cluster_size=1), (128, 0, 130), 200, 400
@@ -111,10 +111,13 @@ GROUPED_CASES = {
         pick(layout=CONTIGUOUS, block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
     ),
     "offsets, 64, cluster of four": Case(
-        pick(layout=OFFSETS, block_m=64, cluster_n=4), (0, 64, 0, 70), 72, 1168
+        pick(layout=OFFSETS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 0, 70), 72, 1168
     ),
     "offsets, 64, fp32": Case(
-        pick("float32", OFFSETS, block_m=64, cluster_size=1), (1, 64, 0, 127), 200, 528
+        pick("float32", OFFSETS, block_m=64, cluster_size=1, partial_accumulators=1),
+        (1, 64, 0, 127),
+        200,
+        528,
     ),
     # The second CTA of a cluster may have nothing to store.
     "offsets, 128, fp32, multicast of B": Case(
@@ -123,9 +126,11 @@ GROUPED_CASES = {
     "offsets, 256, multicast of A": Case(
         pick(layout=OFFSETS, block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272
     ),
-    "masked, 64, multicast of A": Case(pick(layout=MASKED, block_m=64, cluster_n=2), (64, 0, 70), 136, 912),
+    "masked, 64, multicast of A": Case(
+        pick(layout=MASKED, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
+    ),
     "masked, 64, cluster of four": Case(
-        pick("float32", MASKED, block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
+        pick("float32", MASKED, block_m=64, cluster_n=4, partial_accumulators=1), (64, 0, 70), 72, 1168
     ),
     "masked, 128": Case(pick(layout=MASKED, block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 528),
     "masked, 256, multicast of A, scales by TMA": Case(
@@ -133,6 +138,21 @@ GROUPED_CASES = {
     ),
     "masked, 256, fp32, multicast of B": Case(
         pick("float32", MASKED, block_m=256, cluster_m=2), (0, 200, 512), 136, 272
+    ),
+    # Two accumulators, and a warp that asks for scales ahead, also of groups.
+    "contiguous, 64, two accumulators": Case(
+        pick(layout=CONTIGUOUS, block_m=64, cluster_size=1, partial_accumulators=2), (64, 0, 70), 200, 1040
+    ),
+    "offsets, 64, fp32, two accumulators, multicast of B": Case(
+        pick("float32", OFFSETS, block_m=64, cluster_m=2, partial_accumulators=2), (64, 0, 70, 1), 136, 912
+    ),
+    "masked, 64, two accumulators": Case(
+        pick(layout=MASKED, block_m=64, cluster_size=1, partial_accumulators=2), (64, 0, 70), 200, 1040
+    ),
+    # 16 rows, of which a group may have several tiles, each multiplied with what is behind it.
+    "offsets, 16": Case(pick(layout=OFFSETS, block_m=16, partial_accumulators=1), (16, 0, 20, 1), 200, 1552),
+    "masked, 16, fp32, two accumulators": Case(
+        pick("float32", MASKED, block_m=16, partial_accumulators=2), (16, 0, 20), 136, 1040
     ),
 }
 # An index that breaks all rules: for memcheck, as what comes out is not judged.
