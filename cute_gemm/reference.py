@@ -89,11 +89,13 @@ def compute(call: Call, apply: Apply | None = None, power_of_two_scales: bool = 
         else:
             row_groups = resolve(layout.row_groups)(call.index, call.count, m, groups)
             _multiply_groups(call.a, call.sa, call.b, call.sb, result, row_groups)
+            if call.fill is not None:
+                result.masked_fill_((row_groups < 0)[..., None], call.fill)
     return result
 
 
 def _compute_and_apply(call: Call, apply: Apply, power_of_two_scales: bool) -> Tensor:
-    sums = compute(replace(call, out=None, out_dtype=torch.float32, shape=call.shape_of_sums))
+    sums = compute(replace(call, out=None, out_dtype=torch.float32, shape=call.shape_of_sums, fill=None))
     result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
     if 0 in call.shape:
         return result
@@ -109,7 +111,8 @@ def _compute_and_apply(call: Call, apply: Apply, power_of_two_scales: bool) -> T
         elif is_written is None:
             result[:] = made.to(result.dtype)
         else:
-            result[:] = torch.where(is_written[..., None], made.to(result.dtype), result)
+            others = result if call.fill is None else torch.full_like(result, call.fill)
+            result[:] = torch.where(is_written[..., None], made.to(result.dtype), others)
     return result
 
 

@@ -69,22 +69,22 @@ def main() -> None:
     down = cute_gemm.quantize_128x128(back)
 
     routing = route(x, args.experts, args.top_k)
-    expected, times = None, []
+    results: list[Tensor] = []
+    times = []
     for layout in (loop(routing), contiguous(routing), offsets(routing), masked(routing)):
         print(layout.title)
         y, us = layer(x, routing, layout, gate_up, down)
         rows, used = math.prod(layout.shape), len(routing.expert)
         print(f"   {rows} rows" + (f", {1 - used / rows:.0%} of them empty" if rows > used else ""))
         print(f"   both products: {us:.0f} us")
-        if expected is None:
-            expected = y.double()
-        else:
-            print(f"   difference from the loop: {worst_tile_error(y, expected):.1e}")
+        if results:
+            print(f"   difference from the loop: {worst_tile_error(y, results[0]):.1e}")
+        results.append(y.double())
         times.append(us)
     y, us = fused(x, routing, wide, down)
     print(f"   the whole layer: {us:.0f} us")
     truth = in_full(x, routing, wide, back)
-    own, of_loop = ((each - truth).norm() / truth.norm() for each in (y, expected))
+    own, of_loop = ((each - truth).norm() / truth.norm() for each in (y, results[0]))
     print(f"   off what it is without FP8 by {own:.1%}, the loop by {of_loop:.1%}")
     if on_gpu:
         print(f"Padding to 128 took {times[1] / times[2] - 1:+.0%} time over offsets without it.")
@@ -234,7 +234,8 @@ def fused(x: Tensor, routing: Routing, wide: Tensor, down: Operand) -> tuple[Ten
     # second product reads what the first has written, as it is. The second multiplies by the weights of
     # routing. What is left is to sort the rows before, while they are quantised, and to add them up behind.
     print("6. Fused: five kernels, from choices to the result")
-    gate_up = cute_gemm.quantize_128x128(cute_gemm.interleave_gate_up(*wide.chunk(2, 1)))
+    gate, up = wide.chunk(2, 1)
+    gate_up = cute_gemm.quantize_128x128(cute_gemm.interleave_gate_up(gate, up))
     chosen, weight = routing.expert.view(routing.weight.shape), routing.weight.contiguous()
 
     def compute() -> Tensor:

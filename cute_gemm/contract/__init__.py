@@ -39,6 +39,7 @@ class Call:
         count: the number that goes with it, or 0.
         form: what an epilogue makes of the result.
         scales_out: where to write scales, if the result is quantised; None to allocate.
+        fill: what is written to rows of no group: 0, or None for nothing.
     """
 
     layout: Layout
@@ -53,6 +54,7 @@ class Call:
     count: int
     form: Form = PLAIN
     scales_out: Tensor | None = None
+    fill: int | None = None
 
     @property
     def shape_of_sums(self) -> tuple[int, ...]:
@@ -78,6 +80,7 @@ def check(
     *,
     has_memory: bool = True,
     form: Form = PLAIN,
+    fill: int | None = None,
 ) -> Call:
     """Checks the arguments of an operation, whatever they are.
 
@@ -89,6 +92,7 @@ def check(
         has_memory: whether the tensors are there. Else they are stand-ins, as `FakeTensorMode` and compilers
             have them: their memory is not judged, nor sizes that are not known yet.
         form: what an epilogue makes of the result; where that is quantised, `out` is a pair.
+        fill: what is to be written to rows of no group, or None.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype.
@@ -97,6 +101,7 @@ def check(
         RuntimeError: ``validate`` in the capture of a CUDA graph.
     """
     options.require_flag("validate", validate)
+    options.require_fill(fill, is_quantized=form.is_quantized)
     if layout.count is not None:
         grouping.require_count(layout.count, count)
     a, sa = operands.require_operand(operands.A, lhs, layout.a_rank, has_memory=has_memory)
@@ -142,7 +147,7 @@ def check(
         if validate and has_memory:
             resolve(layout.validation)(index, count, a.shape[-2], len(b))
     dtype = out_dtype if out is None else out.dtype
-    return Call(layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out)
+    return Call(layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out, fill)
 
 
 __all__ = ["OWNING_TYPES", "PLAIN", "Call", "Form", "check"]

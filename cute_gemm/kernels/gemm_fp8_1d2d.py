@@ -14,7 +14,8 @@ Roles, all of which walk the same tiles:
     warp 0 of the last group    `load`  TMA of A, B and staged scales into a ring of stages in shared memory
     warp 1 of the last group            finds tiles ahead (persistence.py) and hands them on (work_queue.py)
     warp 2 of the last group            if the scaling asks for it: has L2 fetch scales ahead (scaling/)
-    warp 3 of the last group            has L2 fetch B while the kernels ahead on the stream still run
+    warp 3 of the last group            has L2 fetch B while the kernels ahead on the stream still run; if it
+                                        is asked to, writes zeros to rows that no tile stores (epilogue/)
     warps without a role                hand their registers over and leave
 
 A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. A
@@ -112,6 +113,7 @@ class Fp8Gemm1D2D:
     ):
         self.config, self.scheduler = config, scheduler
         self.value, self.store = value, store.taking(value)
+        self.can_fill = hasattr(self.store, "fill") and hasattr(scheduler, "rows_taken")
         self.scaling = scaling or scaling_1d2d(config)
         self.cluster_mnk = (config.cluster_m, config.cluster_n, config.splits)
         dtype_a, dtype_b = DTYPES[config.recipe.a_dtype], DTYPES[config.recipe.b_dtype]
@@ -205,8 +207,8 @@ class Fp8Gemm1D2D:
         if const_expr(config.l2_promotion > 128):
             operand_tiles = (mA, self.tile_a), (mB, self.tile_b)
             maps = tuple(tensor_maps.promoting_map(*each) for each in operand_tiles)
-        is_dependent = flags & LaunchFlags.PDL
-        self.kernel(maps, operands, scheduler, options.semaphore, is_dependent).launch(
+        is_dependent, fills = flags & LaunchFlags.PDL, flags & LaunchFlags.FILL
+        self.kernel(maps, operands, scheduler, options.semaphore, is_dependent, fills).launch(
             grid=scheduler.grid_shape(),
             block=(self.threads, 1, 1),
             cluster=self.cluster_mnk if config.cluster_size > 1 else None,
@@ -223,6 +225,7 @@ class Fp8Gemm1D2D:
         scheduler,
         semaphore: Int64,
         is_dependent: Int32,
+        fills: Int32,
     ):
         """Sets up shared memory and barriers, then sends each warp to its role."""
         config = self.config
@@ -270,14 +273,14 @@ class Fp8Gemm1D2D:
         # (docs/performance.md, 41). With two math warpgroups it makes 256x128 tiles of offsets spill.
         if const_expr(config.math_warpgroups == 1):
             if warp >= self.math_warps:
-                self.produce(operands, maps, smem, warp)
+                self.produce(operands, maps, smem, warp, fills)
             else:
                 self.mma(operands, smem, tidx)
         else:
             if warp < self.math_warps:
                 self.mma(operands, smem, tidx)
             else:
-                self.produce(operands, maps, smem, warp)
+                self.produce(operands, maps, smem, warp, fills)
 
     def prefetch(self, maps: tuple, operands: Operands):
         """The TMA warp, before all else: asks for the descriptors that it will use."""
@@ -301,7 +304,7 @@ class Fp8Gemm1D2D:
             b.fetch(sB, self.tile_b, first_row, tile.group, tile.k_start, count)
 
     @cute.jit
-    def produce(self, operands: Operands, maps, smem: Smem, warp):
+    def produce(self, operands: Operands, maps, smem: Smem, warp, fills):
         """Sends each warp of the last warpgroup to its role."""
         cute.arch.setmaxregister_decrease(self.producer_registers)
         if warp == self.tma_warp:
@@ -311,6 +314,9 @@ class Fp8Gemm1D2D:
         if const_expr(self.scaling.fetches_ahead):
             if warp == self.prefetch_warp:
                 self.scaling.fetch_ahead(operands.scales, smem.tiles)
+        if const_expr(self.can_fill):
+            if warp == self.early_warp and fills != 0:
+                self.store.fill(operands.out, smem.tiles.scheduler)
 
     @cute.jit
     def load(self, operands: Operands, maps, smem: Smem):

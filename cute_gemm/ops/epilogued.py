@@ -26,13 +26,14 @@ def run(
     epilogue: Epilogue,
     *,
     validate: bool = False,
+    fill: int | None = None,
 ) -> Any:
     """As :func:`.road.run`, of what ``epilogue`` makes of sums: where that is quantised, of pairs."""
     if torch.compiler.is_compiling():
         from . import untraced
 
-        return untraced.epilogued(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate)
-    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate)
+        return untraced.epilogued(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill)
+    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill)
 
 
 def run_checked(
@@ -45,6 +46,7 @@ def run_checked(
     count: int,
     epilogue: Epilogue,
     validate: bool,
+    fill: int | None,
 ) -> Any:
     """The result, or an error that says what is not in order."""
     if not isinstance(epilogue, Epilogue):
@@ -52,7 +54,9 @@ def run_checked(
             f"epilogue is {words.kind(epilogue)}; wanted one of cute_gemm.epilogue, such as "
             "`cute_gemm.epilogue.bias_silu(bias)`"
         )
-    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate, form=epilogue.form)
+    call = contract.check(
+        layout, lhs, rhs, out, out_dtype, index, count, validate, form=epilogue.form, fill=fill
+    )
     epilogue.check(call)
     if isinstance(epilogue, QuantizingEpilogue):
         call = _with_results(call, epilogue.has_m_major_scales)

@@ -24,6 +24,7 @@ def m_grouped_fp8_gemm_nt_contiguous(  # type: ignore[overload-overlap]
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: QuantizingEpilogue,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -38,6 +39,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor: ...
 
@@ -51,6 +53,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Any:
     """Products of rows of A, in groups that lie one behind the other, with their groups' matrices of B.
@@ -73,19 +76,23 @@ def m_grouped_fp8_gemm_nt_contiguous(
         out_dtype: as for :func:`fp8_gemm_nt`.
         validate: read `group_index` and raise a ValueError where it breaks the rules above. The host waits
             for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA graph.
+        fill: 0 to write zeros to rows of padding, in the same launch, whatever `epilogue` would make of them;
+            None to leave them alone. With an `epilogue` that quantises it is an error, as no scales of such
+            rows are written.
         epilogue: as for :func:`fp8_gemm_nt`.
 
-    Rows of padding are not written: a given `out` keeps what it has there, an allocated one holds anything. M
-    need not be a multiple of 128. A block of padding alone is skipped for the price of a look at it. Where
-    persistence is static, as with a short K, or on a stream that is not PyTorch's, such blocks at a regular
-    distance, as with slots of 256 rows half empty, may leave most of the work to few multiprocessors.
-    For such data there are :func:`m_grouped_fp8_gemm_nt_offsets` with an `alignment`, and
-    :func:`m_grouped_fp8_gemm_nt_masked`.
+    Rows of padding are not written, unless `fill=0` asks for zeros: a given `out` keeps what it has there, an
+    allocated one holds anything. M need not be a multiple of 128. A block of padding alone is skipped for the
+    price of a look at it. Where persistence is static, as with a short K, or on a stream that is not
+    PyTorch's, such blocks at a regular distance, as with slots of 256 rows half empty, may leave most of the
+    work to few multiprocessors. For such data there are :func:`m_grouped_fp8_gemm_nt_offsets` with an
+    `alignment`, and :func:`m_grouped_fp8_gemm_nt_masked`.
 
     Without `validate` nothing on the host depends on `group_index`, and no value in it leads to a read or a
     write out of bounds. All negative numbers are padding, and so is a block that starts with a number of G or
     above. Of a block that mixes groups, or has rows behind padding, it is not specified which rows are
-    written and which of the block's groups they are multiplied with; other blocks are not affected.
+    written and which of the block's groups they are multiplied with (with `fill=0` the others become zero);
+    other blocks are not affected.
 
     Sizes, layouts, devices, the overlap of `out` with what is read, compilation and gradients: as for
     :func:`fp8_gemm_nt`. Of B, also the distance between matrices is a multiple of 16 bytes and below 2^40
@@ -100,15 +107,16 @@ def m_grouped_fp8_gemm_nt_contiguous(
         `out`, the very tensor, if given; else a new contiguous tensor.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`fp8_gemm_nt`; ValueError also for what `validate`
-            finds, RuntimeError also for `validate` in the capture of a CUDA graph.
+        TypeError, ValueError, RuntimeError: as :func:`fp8_gemm_nt`; TypeError also for a `fill` that is no
+            int, ValueError also for one that is not 0 or cannot be, and for what `validate` finds,
+            RuntimeError also for `validate` in the capture of a CUDA graph.
 
     When it raises one of these, `out` is as it was.
     """
     if epilogue is not None:
         given = lhs, rhs, out, out_dtype, group_index, 0, epilogue
-        return epilogued.run(CONTIGUOUS, *given, validate=validate)
-    return run(CONTIGUOUS, lhs, rhs, out, out_dtype, group_index, validate=validate)
+        return epilogued.run(CONTIGUOUS, *given, validate=validate, fill=fill)
+    return run(CONTIGUOUS, lhs, rhs, out, out_dtype, group_index, validate=validate, fill=fill)
 
 
 def contiguous_alignment() -> int:
@@ -127,6 +135,7 @@ def m_grouped_fp8_gemm_nt_offsets(  # type: ignore[overload-overlap]
     out_dtype: torch.dtype = ...,
     alignment: int = 1,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: QuantizingEpilogue,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -142,6 +151,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     out_dtype: torch.dtype = ...,
     alignment: int = 1,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor: ...
 
@@ -156,6 +166,7 @@ def m_grouped_fp8_gemm_nt_offsets(
     out_dtype: torch.dtype = torch.bfloat16,
     alignment: int = 1,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Any:
     """Products of rows of A, in groups of any size, with their groups' matrices of B.
@@ -175,10 +186,12 @@ def m_grouped_fp8_gemm_nt_offsets(
         validate: read `offsets` and raise a ValueError where an end is below the one before it, inside the
             padding that follows that, or beyond M. The host waits for the device, so it is for finding
             errors; and it cannot be done in the capture of a CUDA graph.
+        fill: as for :func:`m_grouped_fp8_gemm_nt_contiguous`, of rows of no group.
         epilogue: as for :func:`fp8_gemm_nt`.
 
-    Rows of no group, which are those between the groups and behind the last, are not written: a given `out`
-    keeps what it has there, an allocated one holds anything. What they hold in A does not matter.
+    Rows of no group, which are those between the groups and behind the last, are not written, unless `fill=0`
+    asks for zeros: a given `out` keeps what it has there, an allocated one holds anything. What they hold in
+    A does not matter.
 
     Without `validate` nothing on the host depends on `offsets`, and no value in it leads to a read or a write
     out of bounds. Ends are clamped to 0..M, and a group that ends at its start or before is empty. Where ends
@@ -199,8 +212,8 @@ def m_grouped_fp8_gemm_nt_offsets(
     """
     if epilogue is not None:
         given = lhs, rhs, out, out_dtype, offsets, alignment, epilogue
-        return epilogued.run(OFFSETS, *given, validate=validate)
-    return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate)
+        return epilogued.run(OFFSETS, *given, validate=validate, fill=fill)
+    return run(OFFSETS, lhs, rhs, out, out_dtype, offsets, alignment, validate=validate, fill=fill)
 
 
 @overload
@@ -214,6 +227,7 @@ def m_grouped_fp8_gemm_nt_masked(  # type: ignore[overload-overlap]
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: QuantizingEpilogue,
 ) -> tuple[Tensor, Tensor]: ...
 
@@ -229,6 +243,7 @@ def m_grouped_fp8_gemm_nt_masked(
     *,
     out_dtype: torch.dtype = ...,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Tensor: ...
 
@@ -243,6 +258,7 @@ def m_grouped_fp8_gemm_nt_masked(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    fill: int | None = None,
     epilogue: Epilogue | None = None,
 ) -> Any:
     """Products of G matrices of the same size, of which only the first rows count.
@@ -264,10 +280,11 @@ def m_grouped_fp8_gemm_nt_masked(
         validate: read `valid_rows` and raise a ValueError where it is below 0 or above the capacity. The host
             waits for the device, so it is for finding errors; and it cannot be done in the capture of a CUDA
             graph.
+        fill: as for :func:`m_grouped_fp8_gemm_nt_contiguous`, of rows beyond the valid ones.
         epilogue: as for :func:`fp8_gemm_nt`.
 
-    Rows beyond the valid ones are not written: a given `out` keeps what it has there, an allocated one holds
-    anything. What they hold in A does not matter.
+    Rows beyond the valid ones are not written, unless `fill=0` asks for zeros: a given `out` keeps what it
+    has there, an allocated one holds anything. What they hold in A does not matter.
 
     Without `validate` nothing on the host depends on `valid_rows`, and no value in it leads to a read or a
     write out of bounds: it is clamped to 0..capacity.
@@ -287,5 +304,5 @@ def m_grouped_fp8_gemm_nt_masked(
     """
     if epilogue is not None:
         given = lhs, rhs, out, out_dtype, valid_rows, expected_rows, epilogue
-        return epilogued.run(MASKED, *given, validate=validate)
-    return run(MASKED, lhs, rhs, out, out_dtype, valid_rows, expected_rows, validate=validate)
+        return epilogued.run(MASKED, *given, validate=validate, fill=fill)
+    return run(MASKED, lhs, rhs, out, out_dtype, valid_rows, expected_rows, validate=validate, fill=fill)

@@ -26,24 +26,24 @@ NAMESPACE = "cute_gemm"
 
 _OPERANDS = "Tensor a, Tensor sa, Tensor b, Tensor sb"
 _SETTINGS = "int? num_sms=None, bool? batch_invariant=None, bool? pdl=None"
-_VALIDATE = "bool validate=False"
+_OF_GROUPS = "bool validate=False, int? fill=None"
 
 SCHEMAS: dict[str, tuple[Layout, str, str]] = {
     "fp8_gemm_nt": (DENSE, _OPERANDS, _SETTINGS),
     "m_grouped_fp8_gemm_nt_contiguous": (
         CONTIGUOUS,
         f"{_OPERANDS}, Tensor group_index",
-        f"{_VALIDATE}, {_SETTINGS}",
+        f"{_OF_GROUPS}, {_SETTINGS}",
     ),
     "m_grouped_fp8_gemm_nt_offsets": (
         OFFSETS,
         f"{_OPERANDS}, Tensor offsets, SymInt alignment",
-        f"{_VALIDATE}, {_SETTINGS}",
+        f"{_OF_GROUPS}, {_SETTINGS}",
     ),
     "m_grouped_fp8_gemm_nt_masked": (
         MASKED,
         f"{_OPERANDS}, Tensor valid_rows, SymInt expected_rows",
-        f"{_VALIDATE}, {_SETTINGS}",
+        f"{_OF_GROUPS}, {_SETTINGS}",
     ),
 }
 """By the name of an op: its layout, what it takes by place, and by keyword. Numbers that change from call to
@@ -96,6 +96,7 @@ def _product(
     out: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
+    fill: int | None = None,
     num_sms: int | None = None,
     batch_invariant: bool | None = None,
     pdl: bool | None = None,
@@ -103,7 +104,8 @@ def _product(
     """What ``answer``, which takes arguments as :func:`.road.run` does, makes of those of an op."""
     _require_no_forward_mode()
     with _scope(num_sms, batch_invariant, pdl):
-        return answer(layout, (a, sa), (b, sb), out, out_dtype, index, count, validate=validate)
+        given = layout, (a, sa), (b, sb), out, out_dtype, index, count
+        return answer(*given, validate=validate, fill=fill)
 
 
 def _describe(
@@ -115,9 +117,11 @@ def _describe(
     index: Tensor | None,
     count: int,
     validate: bool,
+    fill: int | None,
 ) -> Tensor:
     """Of tensors without memory: what the result will be, after the rules that can be judged without it."""
-    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate, has_memory=False)
+    given = layout, lhs, rhs, out, out_dtype, index, count, validate
+    call = contract.check(*given, has_memory=False, fill=fill)
     return call.a.new_empty(call.shape, dtype=call.out_dtype) if out is None else out
 
 

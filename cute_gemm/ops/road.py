@@ -20,6 +20,7 @@ def run(
     count: int = 0,
     *,
     validate: bool = False,
+    fill: int | None = None,
 ) -> Tensor:
     """The result of the operation of ``layout``: launched at once by a kernel that finds all in order.
 
@@ -30,16 +31,16 @@ def run(
         # Dynamo would trace the rules, and compile anew for whatever they look at: it sees an op.
         from . import traced
 
-        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate)
+        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
     if validate is False:
-        launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count)
+        launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count, fill)
         if launched is not None:
             return launched
     from . import traced
 
     if traced.is_needed(lhs, rhs, out, index):
-        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate)
-    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate)
+        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
+    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
 
 
 def run_checked(
@@ -51,13 +52,14 @@ def run_checked(
     index: Tensor | None,
     count: int,
     validate: bool,
+    fill: int | None,
 ) -> Tensor:
     """The result, or an error that says what is not in order.
 
     There is nothing to compute; or the reference computes it, on the CPU; or a kernel is chosen, and compiled
     if need be.
     """
-    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate)
+    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate, fill=fill)
     if reference.serves(call):
         return reference.compute(call)
     return launcher.launch_checked(call)

@@ -36,23 +36,27 @@ def run(
     index: Tensor | None,
     count: int,
     validate: bool,
+    fill: int | None,
 ) -> Tensor:
     """As :func:`cute_gemm.ops.road.run`. What cannot be an op breaks the graph, and runs without it."""
-    why = _why_no_op(layout, lhs, rhs, out, out_dtype, index, count, validate)
+    why = _why_no_op(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
     if why:
         if torch.compiler.is_dynamo_compiling():
             # Loads Dynamo.
             from . import untraced
 
-            return untraced.run[why](layout, lhs, rhs, out, out_dtype, index, count, validate=validate)
+            given = layout, lhs, rhs, out, out_dtype, index, count
+            return untraced.run[why](*given, validate=validate, fill=fill)
         _refuse(why, lhs, rhs, out)
-        return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate)
+        return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
     grouping: tuple[Any, ...] = ()
     if layout.index is not None:
         grouping = (index,) if layout.count is None else (index, count)
     named = library.settings_as_arguments(settings.said_in_traced_code())
     if validate:
         named["validate"] = True
+    if fill is not None:
+        named["fill"] = fill
     if out is None:
         return library.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
     library.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
@@ -60,7 +64,15 @@ def run(
 
 
 def _why_no_op(
-    layout: Layout, lhs: Any, rhs: Any, out: Any, out_dtype: Any, index: Any, count: Any, validate: Any
+    layout: Layout,
+    lhs: Any,
+    rhs: Any,
+    out: Any,
+    out_dtype: Any,
+    index: Any,
+    count: Any,
+    validate: Any,
+    fill: Any,
 ) -> str:
     """Why a call cannot be an op, by the names of :data:`.untraced.run`; empty where it can."""
     for pair in (lhs, rhs):
@@ -78,6 +90,7 @@ def _why_no_op(
         isinstance(count, bool)
         or not isinstance(count, (int, torch.SymInt))
         or not isinstance(validate, bool)
+        or not (fill is None or type(fill) is int)
     ):
         return "kinds"
     if not result.agree(out, out_dtype):

@@ -1,4 +1,4 @@
-"""How a kernel that was chosen for a problem is launched. No result depends on it."""
+"""How a kernel that was chosen for a problem is launched. No product depends on it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ class LaunchFlags(IntFlag):
     """What is loaded of A leaves L2 before other lines do."""
     EVICT_FIRST_B = 4
     """The same of B."""
+    FILL = 8
+    """Rows of D that are no group's become zero. Only kernels of grouped layouts take notice, and of those
+    only such as do not quantise."""
 
 
 def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool | None = False) -> LaunchFlags:

@@ -220,11 +220,13 @@ class Form(ABC):
 
     def _new(self, asked: Any, number: int, shape: tuple[int, ...]) -> Tensor:
         new: Tensor
-        if number % 2 == 0:
-            new = asked[0].new_empty(shape, dtype=E4M3)
-        else:
-            strides = quantizers.strides_of_scales(shape, getattr(asked, "m_major_scales", False))
+        is_scales = number % 2 == 1
+        if is_scales and getattr(asked, "m_major_scales", False):
+            strides = quantizers.strides_of_scales(shape, m_major=True)
             new = asked[0].new_empty_strided(shape, strides, dtype=SCALE_DTYPE)
+        else:
+            # Strides that are worked out here are a guard on sizes to torch 2.8.
+            new = asked[0].new_empty(shape, dtype=SCALE_DTYPE if is_scales else E4M3)
         return new
 
     def _launch(self, asked: Any, results: Results) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import settings
 from ..contract import Call
 from ..plan.config import KernelConfig
 from ..plan.limits import SCALE_BYTES
+from ..plan.problem import GemmProblem
 from ..plan.quantizer import INTERLEAVE
 from . import builder, launcher, selection
 from .builder import Program
@@ -53,17 +53,18 @@ def launch(call: Call, of: Applied) -> Tensor:
     """
     device = call.a.get_device()
     launcher.require_hopper(device)
-    with torch.cuda.device(device):
-        problem = selection.problem_of(call, device)
-        config = selection.select(problem, launcher.tma_can_load(call.sa))
-        result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
-        operands = [result if each is None else each for each in of.operands]
-        made = program(config, of, operands)
+    result = call.a.new_empty(call.shape, dtype=call.out_dtype) if call.out is None else call.out
+    operands = [result if each is None else each for each in of.operands]
+
+    def choose(problem: GemmProblem, tma_scales: bool, device: int) -> Program:
+        made = program(selection.select(problem, tma_scales), of, operands)
         selection.require_capturable(made, problem, device)
-        found = selection.prepare(problem, made, settings.current().dependent_launch)
-        behind = () if call.scales_out is None else (call.scales_out, call.shape[-1])
-        launcher.launch_with(found, call, result, *operands, *behind)
-        selection.note_launched(made, device)
+        return made
+
+    more = operands if call.scales_out is None else [*operands, call.scales_out, call.shape[-1]]
+    kind = call.form, of.key, _ranks(operands)
+    with torch.cuda.device(device):
+        launcher.launch_into(call, result, device, *more, of=kind, choose=choose)
     if call.scales_out is not None:
         launcher.written(call.scales_out, call.scales_out)
     return launcher.written(result, call.out)
@@ -71,7 +72,7 @@ def launch(call: Call, of: Applied) -> Tensor:
 
 def program(config: KernelConfig, of: Applied, operands: list[Tensor | float]) -> Program:
     """The kernel of a configuration that applies an epilogue to such operands."""
-    ranks = tuple(each.dim() if isinstance(each, Tensor) else 0 for each in operands)
+    ranks = _ranks(operands)
     found = _programs.get((config, of.key, ranks))
     if found is None:
         if len(_programs) >= _MOST:
@@ -83,6 +84,10 @@ def program(config: KernelConfig, of: Applied, operands: list[Tensor | float]) -
             config, value=_value(config, of), tensors=tuple(symbols)
         )
     return found
+
+
+def _ranks(operands: list[Tensor | float]) -> tuple[int, ...]:
+    return tuple(each.dim() if isinstance(each, Tensor) else 0 for each in operands)
 
 
 def _value(config: KernelConfig, of: Applied) -> Any:

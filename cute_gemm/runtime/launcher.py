@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
 from .. import settings
 from ..contract import OWNING_TYPES, Call
+from ..plan.config import KernelConfig
+from ..plan.launch_policy import LaunchFlags
 from ..plan.layouts import Layout
 from ..plan.limits import (
     K_MULTIPLE,
@@ -29,12 +31,15 @@ from ..plan.limits import (
     STRIDE_END,
     TMA_ALIGNMENT,
 )
+from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
+from .builder import Program
 from .caller import caller, several_devices
 from .selection import Launch
 from .torch_internals import derivatives_may_be_tracked, empty_strided_cuda
 
 _MOST = 65536
+_FILL = int(LaunchFlags.FILL)
 
 _launches: dict[Hashable, Launch] = {}
 """What to launch for a key, after the slow path has launched it."""
@@ -50,6 +55,7 @@ def launch(
     out_dtype: torch.dtype,
     index: Tensor | None = None,
     count: int = 0,
+    fill: int | None = None,
 ) -> Tensor | None:
     """Launches an operation with these arguments, whatever they are, if a kernel finds them in order.
 
@@ -57,6 +63,7 @@ def launch(
         layout: of the operation.
         lhs, rhs, out, out_dtype: as of :func:`cute_gemm.fp8_gemm_nt`.
         index, count: what the layout's :attr:`Layout.index` and :attr:`Layout.count` say.
+        fill: 0 to write zeros to rows of no group, None to leave them alone.
 
     Returns:
         The result, or None where nothing was done.
@@ -109,6 +116,10 @@ def launch(
     ):
         return None
     kernel, num_sms, flags, is_drawn = found
+    if fill is not None:
+        if type(fill) is not int or fill != 0:
+            return None
+        flags |= _FILL
     semaphore = semaphores.address(device) if is_drawn else 0
     if not caller.has_context:
         caller.get_ready()
@@ -153,7 +164,8 @@ def launch_with(found: Launch, call: Call, result: Tensor, *more: Tensor | float
     a, b, of_tma = _for_tma(call.a), _for_tma(call.b), _for_tma(result)
     index = () if call.index is None else (_for_tma(call.index),)
     grouping = (*index, call.count) if call.layout.gives_count_to_kernel else index
-    found.kernel(a, call.sa, b, call.sb, of_tma, *found.options(device), *grouping, *more)
+    options = found.options(device, more_flags=0 if call.fill is None else _FILL)
+    found.kernel(a, call.sa, b, call.sb, of_tma, *options, *grouping, *more)
 
 
 def forget() -> None:
@@ -210,23 +222,46 @@ def _key(
 
 
 def _launch_here(call: Call, device: int) -> Tensor:
-    layout, out = call.layout, call.out
-    result = out if out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
+    result = call.out if call.out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
+    launch_into(call, result, device)
+    return written(result, call.out)
+
+
+def launch_into(
+    call: Call,
+    result: Tensor,
+    device: int,
+    *more: Tensor | float,
+    of: Hashable = None,
+    choose: Callable[[GemmProblem, bool, int], Program | KernelConfig] = selection.choose,
+) -> None:
+    """Launches a call that the contract has found in order; what for, is thought about once.
+
+    Args:
+        call, result, more: as of :func:`launch_with`.
+        device: the index of the current CUDA device, the call's.
+        of: what the choice depends on beside the call's extents and settings.
+        choose: as :func:`selection.choose`.
+
+    Raises:
+        RuntimeError, ValueError: as :func:`launch_checked`.
+    """
     tma_scales = tma_can_load(call.sa)
-    key = _key(layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
+    key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
+    if of is not None:
+        key = key, of
     found = _launches.get(key)
     if found is not None:
-        launch_with(found, call, result)
-    else:
-        problem = selection.problem_of(call, device)
-        config = selection.choose(problem, tma_scales, device)
-        found = selection.prepare(problem, config, settings.current().dependent_launch)
-        launch_with(found, call, result)
-        selection.note_launched(config, device)
-        if len(_launches) >= _MOST:
-            forget()
-        _launches[key] = found
-    return written(result, out)
+        launch_with(found, call, result, *more)
+        return
+    problem = selection.problem_of(call, device)
+    chosen = choose(problem, tma_scales, device)
+    found = selection.prepare(problem, chosen, settings.current().dependent_launch)
+    launch_with(found, call, result, *more)
+    selection.note_launched(chosen, device)
+    if len(_launches) >= _MOST:
+        forget()
+    _launches[key] = found
 
 
 def written(result: Tensor, out: Tensor | None) -> Tensor:

@@ -33,15 +33,17 @@ class Launch(NamedTuple):
     flags: int
     is_drawn: bool
 
-    def options(self, device: int, status: int = 0) -> tuple[int, int, int, int]:
+    def options(self, device: int, status: int = 0, more_flags: int = 0) -> tuple[int, int, int, int]:
         """What the kernel takes between its tensors and its grouping, on a device's current stream.
 
         Args:
             device: the index of the current CUDA device.
             status: the address where the kernel's host code says whether it has launched, if it is to check
                 its operands; 0 if they are known to be in order.
+            more_flags: of :class:`LaunchFlags`, beside those of the choice.
         """
-        return self.num_sms, self.flags, semaphores.address(device) if self.is_drawn else 0, status
+        semaphore = semaphores.address(device) if self.is_drawn else 0
+        return self.num_sms, self.flags | more_flags, semaphore, status
 
 
 def problem_of(call: Call, device: int) -> GemmProblem:

@@ -39,6 +39,8 @@ class TileScheduler(Protocol):
     cluster agree on ``index``, ``k_start``, ``k_count``, ``is_valid``, ``is_padding`` and ``shares_b``. What
     they read in memory must not change meanwhile: roles or CTAs that disagree wait for each other for ever,
     or load over what another reads. Whole warps make these calls: a scheduler may let lanes work together.
+
+    One whose tiles may leave rows of D out can say which (:mod:`.taken`): then they can be filled.
     """
 
     table_entries: ClassVar[int]

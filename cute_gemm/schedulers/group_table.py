@@ -8,7 +8,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Constexpr, Int32, const_expr
 
 from ..plan.limits import MAX_GROUPS
-from . import warp
+from . import taken, warp
 from .base import WorkTile
 from .raster import banded
 
@@ -75,6 +75,10 @@ class GroupTableScheduler:
         An empty group may end before it begins.
         """
         raise NotImplementedError
+
+    def groups_in(self, matrix: Int32) -> tuple[Int32, Int32]:
+        """The first of groups among which are all that have rows in ``matrix``, and the one behind them."""
+        return Int32(0), self.groups
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -185,3 +189,14 @@ class GroupTableScheduler:
     def end_block(self, group: Int32) -> Int32:
         """The blocks before the end of ``group``, all of them where there is no such group."""
         return self.table[cutlass.min(group + 1, self.groups)]
+
+    @cute.jit
+    def rows_taken(self, row: Int32, matrix: Int32) -> Int32:
+        """As :mod:`.taken` says; each lane looks at its own groups, as their ends may be in any order."""
+        found = Int32(0)
+        first, last = self.groups_in(matrix)
+        for group in cutlass.range(first + cute.arch.lane_idx(), last, warp.SIZE, unroll=1):
+            m_group, first_row, row_end = self.rows_of(group)
+            if m_group == matrix:
+                found = found | taken.bits(first_row - row, row_end - row)
+        return cute.arch.warp_redux_sync(found, "or")

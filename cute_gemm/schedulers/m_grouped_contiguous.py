@@ -8,7 +8,7 @@ import cutlass.cute as cute
 from cutlass import Int32, const_expr
 
 from ..plan.limits import CONTIGUOUS_ALIGNMENT
-from . import warp
+from . import taken, warp
 from .base import WorkTile
 from .dense import DenseScheduler
 
@@ -95,13 +95,30 @@ class MGroupedContiguousScheduler:
         A group is negative if its tile is padding. No load waits for another: every role waits for those of
         its first tile.
         """
-        rows = warp.first_where(self.dense.block_m, lambda i: self.index_of(tile.row + i) < 0)
+        rows = self.rows_before_padding(tile.row)
         group = self.group_at(tile.row)
         peer = group
         if const_expr(self.dense.cluster_m > 1):
             rank_m, _, _ = cute.arch.block_idx()
             peer = self.group_at(tile.row + (1 - 2 * rank_m) * self.dense.block_m)
         return group, peer, rows
+
+    @cute.jit
+    def rows_taken(self, row: Int32, matrix: Int32) -> Int32:
+        """As :mod:`.taken` says, of one tile after the other where they are lower."""
+        found, height = Int32(0), min(self.dense.block_m, taken.ROWS)
+        for place in cutlass.range_constexpr(0, taken.ROWS, height):
+            first = row + place
+            tile = first - first % self.dense.block_m
+            end = tile
+            if self.group_at(tile) >= 0:
+                end = cutlass.min(tile + self.rows_before_padding(tile), first + height)
+            found = found | taken.bits(place, end - row)
+        return found
+
+    def rows_before_padding(self, tile_row: Int32) -> Int32:
+        """How many rows of the tile that begins there come before the first of padding."""
+        return warp.first_where(self.dense.block_m, lambda i: self.index_of(tile_row + i) < 0)
 
     def group_at(self, row: Int32) -> Int32:
         """The group that ``row`` names; negative if there is none such."""

@@ -30,3 +30,7 @@ class MGroupedMaskedScheduler(GroupTableScheduler):
     def rows_of(self, group: Int32) -> tuple[Int32, Int32, Int32]:
         """The matrix of ``group``, its first row, and the row behind its last valid one."""
         return group, Int32(0), cutlass.max(cutlass.min(self.valid_rows[group], self.capacity), 0)
+
+    def groups_in(self, matrix: Int32) -> tuple[Int32, Int32]:
+        """The one of that number."""
+        return matrix, matrix + 1

@@ -176,9 +176,22 @@ def test_rows_of_a_tile_that_is_not_stored_whole_go_one_by_one(instance: Instanc
     width = ".E" if config.out_dtype == "bfloat16" else ".E.64"
     one_by_one = config.layout.is_grouped or config.splits > 1
     # Two words of the semaphore that clusters draw from.
-    resets = 2 * config.dynamic_persistence
-    assert stats.count("STG") == one_by_one * elements // 2 + resets
-    assert stats.count(f"STG{width}") == one_by_one * elements // 2 + (resets if width == ".E" else 0)
+    others = 2 * config.dynamic_persistence + zeros(config)
+    assert stats.count("STG") == one_by_one * elements // 2 + others
+    assert stats.count(f"STG{width}") == one_by_one * elements // 2 + (others if width == ".E" else 0)
+
+
+def zeros(config: KernelConfig) -> int:
+    """Places in a kernel where zeros are stored to rows of no group."""
+    return 1 if config.layout.is_grouped else 0
+
+
+def test_rows_of_no_group_are_filled_by_whole_vectors_where_there_may_be_any(instance: Instance) -> None:
+    stats, config = instance.stats, instance.config
+    assert instance.kernel.can_fill == config.layout.is_grouped
+    assert stats.count("STG.E.128") == zeros(config)
+    # What groups have is found out by the lanes together.
+    assert stats.count("REDUX.OR") == (config.layout.table_bytes > 0)
 
 
 def test_scales_are_read_from_the_stages_where_tma_brings_them(instance: Instance) -> None:

@@ -106,6 +106,13 @@ def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
     assert sum(stats.opcodes[name] for name in wide_stores) == (0 if config.layout is DENSE else 4)
 
 
+def test_what_is_quantised_is_not_filled() -> None:
+    """Not even by mistake: zeros without scales are none. So such a kernel has nothing that fills."""
+    for config in KINDS:
+        kernel = program(config, epilogues(config)["plain"]).kernel
+        assert kernel.can_fill == (config.layout.is_grouped and not config.is_quantized)
+
+
 def test_shared_memory_is_what_the_plan_says() -> None:
     for config in (pick(out_dtype="float8_e4m3fn", **WIDE), pick(out_dtype="float8_e4m3fn", block_m=256)):
         made = program(config, epilogues(config)["plain"])

@@ -186,7 +186,8 @@ Broken = tuple[str, type[Exception], dict[str, Any], str]
 
 def _break(draw: random.Random, layout: str, given: dict[str, Any]) -> Broken:
     tensors = [name for name, x in given.items() if isinstance(x, Tensor)]
-    others = ["pair", "overlap", "out_dtype", "contradiction", "groups", "count", "validate", "invalid index"]
+    others = ["pair", "overlap", "out_dtype", "contradiction"]
+    others += ["groups", "count", "validate", "fill", "invalid index"]
     what = draw.choice((*tensors, *tensors, *(others[:4] if layout == "dense" else others)))
     if what in tensors:
         rules = _rules(what, layout, given["a"].is_cuda)
@@ -253,6 +254,13 @@ def _validate(draw: random.Random, layout: str, given: dict[str, Any]) -> Broken
     return "validate", TypeError, {**given, "validate": value}, "no bool"
 
 
+def _fill(draw: random.Random, layout: str, given: dict[str, Any]) -> Broken:
+    if draw.random() < 0.5:
+        value = draw.choice((False, 0.0, "0", torch.zeros(()), torch.zeros(2)))
+        return "fill", TypeError, {**given, "fill": value}, "no int"
+    return "fill", ValueError, {**given, "fill": draw.choice((1, -1, 2**40))}, "not zero"
+
+
 def _invalid_index(draw: random.Random, layout: str, given: dict[str, Any]) -> Broken:
     """Numbers that only `validate` looks at."""
     name = INDEX[layout]
@@ -278,6 +286,7 @@ _OTHERS: dict[str, Callable[[random.Random, str, dict[str, Any]], Broken]] = {
     "groups": _groups,
     "count": _count,
     "validate": _validate,
+    "fill": _fill,
     "invalid index": _invalid_index,
 }
 

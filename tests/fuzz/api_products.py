@@ -57,6 +57,11 @@ class Product:
     out_dtype: torch.dtype
     is_well_conditioned: bool
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether rows of no group are to be zeros."""
+        return self.options.get("fill") is not None
+
 
 def call(layout: str, given: dict[str, Any]) -> Tensor:
     """The operation, with arguments by the names that the documentation gives them."""
@@ -119,6 +124,8 @@ def draw_product(draw: random.Random, on_gpu: bool, layout: str | None = None) -
     if chance(draw, 0.2):
         # The host then reads the index, which is in order wherever this is drawn.
         options["validate"] = bool(_is_valid(layout, index, row_groups) and chance(draw, 0.8))
+    if chance(draw, 0.3):
+        options["fill"] = draw.choice((0, 0, None))
     return _product(draw, layout, n, k, row_groups, groups, index, options)
 
 

@@ -46,7 +46,8 @@ class _Out:
 
     def __init__(self, product: Product, device: torch.device, pad_rows: int, pad_columns: int) -> None:
         n, dtype = product.b.shape[-2], product.out_dtype
-        self.host, self.check = poisoned_rows(product.row_groups >= 0, n, dtype, pad_rows, pad_columns)
+        written = (product.row_groups >= 0) | product.is_filled
+        self.host, self.check = poisoned_rows(written, n, dtype, pad_rows, pad_columns)
         size = self.host.untyped_storage().nbytes() // self.host.element_size()
         self._host_buffer = self.host.as_strided((size,), (1,), 0)
         self._buffer = self._host_buffer.to(device, copy=True)
@@ -108,7 +109,9 @@ class Trial:
             assert out is not None or result.is_contiguous()
             found = result.shape, result.dtype, result.device
             assert found == (shape, self.product.out_dtype, self.given["a"].device), found
-            rows.append((result.cpu() if out is None else out.fetch())[written])
+            found_rows = result.cpu() if out is None else out.fetch()
+            rows.append(found_rows[written])
+            assert not self.product.is_filled or not _bits(found_rows[~written]).any(), "rows are not zeros"
         assert torch.equal(*(_bits(x) for x in rows)), "the second call gave other bits"
         for (name, placed), buffer in zip(self._placed.items(), self._buffers, strict=True):
             assert torch.equal(buffer.cpu(), placed.buffer), f"{name} was written to"

@@ -150,10 +150,12 @@ def inputs_for(config: KernelConfig, inputs: GroupedInputs) -> GroupedInputs:
     return replace(inputs, lhs=(a, scales_for(config, sa)))
 
 
-def launch(config: KernelConfig, inputs: GroupedInputs, out: Tensor, num_sms: int = 132) -> None:
+def launch(
+    config: KernelConfig, inputs: GroupedInputs, out: Tensor, num_sms: int = 132, flags: int = FLAGS
+) -> None:
     """One kernel, whether it would be chosen or not, with :func:`inputs_for` it."""
     alignment = (1,) if config.layout is OFFSETS else ()
-    options = num_sms, FLAGS, semaphore().data_ptr(), 0
+    options = num_sms, flags, semaphore().data_ptr(), 0
     builder.instance(config)(*inputs.lhs, *inputs.rhs, out, *options, inputs.index, *alignment)
     assert not semaphore().any()
 

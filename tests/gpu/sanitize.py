@@ -20,6 +20,7 @@ from tensors import DTYPES, FLAGS, scales_for, semaphore
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS, Layout
 from cute_gemm.reference import dequantized_product
 from cute_gemm.runtime import builder
@@ -94,10 +95,10 @@ DENSE_CASES = {
 # not, between which store buffers are used again.
 GROUPED_CASES = {
     "contiguous, 64, multicast of A": Case(
-        pick(layout=CONTIGUOUS, block_m=64, cluster_n=2), (64, 0, 70), 136, 912
+        pick(layout=CONTIGUOUS, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
     ),
     "contiguous, 64, fp32, cluster of four": Case(
-        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4), (0, 64, 70), 72, 1168
+        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 70), 72, 1168
     ),
     "contiguous, 128, fp32": Case(
         pick("float32", CONTIGUOUS, block_m=128, cluster_size=1), (128, 0, 130), 200, 400
@@ -110,10 +111,13 @@ GROUPED_CASES = {
         pick(layout=CONTIGUOUS, block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
     ),
     "offsets, 64, cluster of four": Case(
-        pick(layout=OFFSETS, block_m=64, cluster_n=4), (0, 64, 0, 70), 72, 1168
+        pick(layout=OFFSETS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 0, 70), 72, 1168
     ),
     "offsets, 64, fp32": Case(
-        pick("float32", OFFSETS, block_m=64, cluster_size=1), (1, 64, 0, 127), 200, 528
+        pick("float32", OFFSETS, block_m=64, cluster_size=1, partial_accumulators=1),
+        (1, 64, 0, 127),
+        200,
+        528,
     ),
     # The second CTA of a cluster may have nothing to store.
     "offsets, 128, fp32, multicast of B": Case(
@@ -122,9 +126,11 @@ GROUPED_CASES = {
     "offsets, 256, multicast of A": Case(
         pick(layout=OFFSETS, block_m=256, cluster_n=2), (256, 0, 7, 300), 136, 272
     ),
-    "masked, 64, multicast of A": Case(pick(layout=MASKED, block_m=64, cluster_n=2), (64, 0, 70), 136, 912),
+    "masked, 64, multicast of A": Case(
+        pick(layout=MASKED, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
+    ),
     "masked, 64, cluster of four": Case(
-        pick("float32", MASKED, block_m=64, cluster_n=4), (64, 0, 70), 72, 1168
+        pick("float32", MASKED, block_m=64, cluster_n=4, partial_accumulators=1), (64, 0, 70), 72, 1168
     ),
     "masked, 128": Case(pick(layout=MASKED, block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 528),
     "masked, 256, multicast of A, scales by TMA": Case(
@@ -132,6 +138,21 @@ GROUPED_CASES = {
     ),
     "masked, 256, fp32, multicast of B": Case(
         pick("float32", MASKED, block_m=256, cluster_m=2), (0, 200, 512), 136, 272
+    ),
+    # Two accumulators, and a warp that asks for scales ahead, also of groups.
+    "contiguous, 64, two accumulators": Case(
+        pick(layout=CONTIGUOUS, block_m=64, cluster_size=1, partial_accumulators=2), (64, 0, 70), 200, 1040
+    ),
+    "offsets, 64, fp32, two accumulators, multicast of B": Case(
+        pick("float32", OFFSETS, block_m=64, cluster_m=2, partial_accumulators=2), (64, 0, 70, 1), 136, 912
+    ),
+    "masked, 64, two accumulators": Case(
+        pick(layout=MASKED, block_m=64, cluster_size=1, partial_accumulators=2), (64, 0, 70), 200, 1040
+    ),
+    # 16 rows, of which a group may have several tiles, each multiplied with what is behind it.
+    "offsets, 16": Case(pick(layout=OFFSETS, block_m=16, partial_accumulators=1), (16, 0, 20, 1), 200, 1552),
+    "masked, 16, fp32, two accumulators": Case(
+        pick("float32", MASKED, block_m=16, partial_accumulators=2), (16, 0, 20), 136, 1040
     ),
 }
 # An index that breaks all rules: for memcheck, as what comes out is not judged.
@@ -178,12 +199,16 @@ VALUES = {
 CASES = DENSE_CASES | GROUPED_CASES | UNRULY | VALUES
 
 
+ROWS_BEHIND = 40
+"""Of no group, behind the last."""
+
+
 def grouped_inputs(case: Case) -> GroupedInputs:
     config, sizes, n, k, index, _ = case
     if config.layout is CONTIGUOUS:
         inputs = make_contiguous_inputs(sizes, n, k)
     elif config.layout is OFFSETS:
-        inputs = make_offsets_inputs(sizes, n, k)
+        inputs = make_offsets_inputs(sizes, n, k, m=sum(sizes) + ROWS_BEHIND)
     else:
         inputs = make_masked_inputs(sizes, max(sizes), n, k)
     if index:
@@ -199,12 +224,14 @@ def run(case: Case) -> float:
     """
     config, n, value = case.config, case.n, case.value
     grouping: list[torch.Tensor | int] = []
+    flags = FLAGS
     if config.layout is DENSE:
         (m,) = case.sizes
         lhs, rhs = make_inputs(m, n, case.k)
     else:
         inputs = grouped_inputs(case)
         lhs, rhs = inputs.lhs, inputs.rhs
+        flags |= int(LaunchFlags.FILL)
         grouping = [inputs.index, 1] if config.layout.gives_count_to_kernel else [inputs.index]
     columns = n if value is None else value.out_columns(n)
     out = torch.full((*lhs[0].shape[:-1], columns), torch.nan, dtype=DTYPES[config.out_dtype])
@@ -215,7 +242,7 @@ def run(case: Case) -> float:
         for x in (lhs[0], scales_for(config, lhs[1]), *rhs, out, *grouping, *factors)
     )
     assert torch.cuda.memory_reserved() == 0, "tensors share allocations"
-    launch(a, sa, b, sb, out, NUM_SMS, FLAGS, semaphore().data_ptr(), 0, *behind)
+    launch(a, sa, b, sb, out, NUM_SMS, flags, semaphore().data_ptr(), 0, *behind)
     torch.cuda.synchronize()
     out = out.cpu()
     if case.index:
@@ -228,6 +255,7 @@ def run(case: Case) -> float:
         out /= 2
     if config.layout is DENSE:
         return assert_correct(out, *lhs, *rhs)
+    assert not out[inputs.row_groups < 0].any()
     return assert_grouped_correct(out, lhs, rhs, inputs.row_groups)
 
 

@@ -463,9 +463,10 @@ def test_a_call_neither_waits_nor_allocates(layout: Layout) -> None:
     problem.assert_equals(out, inputs)
 
 
+@pytest.mark.parametrize("fill", [None, 0])
 @pytest.mark.parametrize("scales", ["row-major", "M-major"])
 @every_layout
-def test_a_call_is_one_kernel(layout: Layout, scales: str) -> None:
+def test_a_call_is_one_kernel(layout: Layout, scales: str, fill: int | None) -> None:
     inputs = Problem.make([129, 0, 300, 71], 264, 528).arranged(layout)
     if scales == "M-major":
         a, sa = inputs.lhs
@@ -473,7 +474,7 @@ def test_a_call_is_one_kernel(layout: Layout, scales: str) -> None:
     out = call(layout, inputs)
     torch.cuda.synchronize()
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        call(layout, inputs, out)
+        call(layout, inputs, out, fill=fill)
         kinds = captured_nodes()
     assert kinds == [driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL]
 
@@ -663,4 +664,9 @@ def test_matrices_beyond_2_gib(layout: Layout) -> None:
     expected = cute_gemm.fp8_gemm_nt((a[last].clone(), sa[last]), (b[-1], sb[-1]))
     assert expected.isfinite().all()
     assert torch.equal(bits(out[last]), bits(expected))
-    assert (out.view(-1, n)[(row_groups < 0).flatten()] == 7).all()
+    is_nobodys = (row_groups < 0).flatten()
+    assert (out.view(-1, n)[is_nobodys] == 7).all()
+    call(layout, GroupedInputs(lhs, rhs, index, row_groups), out, fill=0)
+    wait()
+    assert torch.equal(bits(out[last]), bits(expected))
+    assert not out.view(-1, n)[is_nobodys].any()

@@ -345,6 +345,18 @@ def test_validate_is_a_bool(index: str, value: Any) -> None:
 
 
 @every_index
+@pytest.mark.parametrize("value", [True, False, 0.0, torch.zeros(()), torch.zeros(2), "0"], ids=repr)
+def test_fill_is_an_int(index: str, value: Any) -> None:
+    refused({**arguments(index), "fill": value}, TypeError, "fill")
+
+
+@every_index
+@pytest.mark.parametrize("value", [1, -1, 2**70])
+def test_nothing_but_zeros_is_filled_in(index: str, value: int) -> None:
+    assert f"fill is {value}; wanted 0, " in refused({**arguments(index), "fill": value}, ValueError, "fill")
+
+
+@every_index
 def test_an_index_without_a_shape_is_called_so(index: str) -> None:
     given = arguments(index)
     given[index] = torch.nn.UninitializedBuffer(dtype=torch.int32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from calls import arguments, every_layout
+from calls import arguments, every_grouped_layout, every_layout
 from stand_ins import ON_THE_CPU, SEMAPHORE, Device, stand_in
 
 from cute_gemm import config
@@ -75,6 +75,18 @@ def test_a_result_is_allocated_beside_the_operands(device: Device, layout: Layou
     result = launcher.launch_checked(given.checked(out_dtype=torch.float32))
     assert (result.shape, result.dtype, result.is_contiguous()) == (given.shape, torch.float32, True)
     assert device.launches[0][4] is result
+
+
+@every_grouped_layout
+def test_a_launch_says_whether_rows_of_no_group_are_filled(device: Device, layout: Layout) -> None:
+    """The first one, for which a kernel is chosen, and those that find it."""
+    call = arguments(layout).checked()
+    for fill in (0, 0, None):
+        launcher.launch_checked(replace(call, fill=fill))
+    flags = [LaunchFlags(launched[6]) for launched in device.launches]
+    assert [LaunchFlags.FILL in each for each in flags] == [True, True, False]
+    assert flags[0] == flags[2] | LaunchFlags.FILL
+    assert len(device.made) == 1
 
 
 def test_more_rows_cannot_be_expected_than_there_are(device: Device) -> None:

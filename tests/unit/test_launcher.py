@@ -13,6 +13,7 @@ from stand_ins import ON_THE_CPU
 
 import cute_gemm
 from cute_gemm import contract
+from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.runtime import launcher, semaphores
 from cute_gemm.runtime.selection import Launch
@@ -112,6 +113,29 @@ def test_an_index_that_is_to_be_validated_goes_through_the_contract(kernel: Kern
     wrong = given.with_(index=torch.full_like(given.index, 100))
     with pytest.raises(ValueError, match=layout.index.name):
         wrong.run(wrong.new_out(), validate=True)
+
+
+@every_grouped_layout
+def test_a_launch_says_whether_rows_of_no_group_are_filled(kernel: Kernel, layout: Layout) -> None:
+    """By a flag: it is the kernel of the same call without."""
+    given = arguments(layout)
+    out = given.new_out()
+    assert given.run(out, fill=0) is out
+    given.run(fill=0)
+    given.run(out, fill=None)
+    assert [LaunchFlags(call[6]) for call in kernel.calls] == [
+        LaunchFlags(6) | LaunchFlags.FILL,
+        LaunchFlags(6) | LaunchFlags.FILL,
+        LaunchFlags(6),
+    ]
+
+
+@pytest.mark.parametrize("fill", [1, -1, False, True, 0.0, torch.zeros(())], ids=repr)
+@every_grouped_layout
+def test_what_else_is_to_be_filled_in_is_for_the_contract(kernel: Kernel, layout: Layout, fill: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^fill is "):
+        arguments(layout).run(fill=fill)
+    assert not kernel.calls
 
 
 @every_layout

@@ -60,6 +60,17 @@ def validating(layout: Layout) -> dict[str, Any]:
     return {"validate": True} if layout.is_grouped else {}
 
 
+def filling(layout: Layout) -> dict[str, Any]:
+    return {"fill": 0} if layout.is_grouped else {}
+
+
+def with_rows_of_no_group(given: Arguments) -> Arguments:
+    """The same call, of which the last rows are no group's."""
+    by_row = given.layout.index.axis == "M"
+    index = torch.where(torch.arange(len(given.index)) < 2, given.index, -1) if by_row else given.index // 2
+    return given.with_(index=index)
+
+
 # The ops themselves
 
 
@@ -85,7 +96,7 @@ def test_torch_finds_nothing_wrong_with_an_op(layout: Layout, m_major: bool) -> 
         given = given.with_(sa=cute_gemm.m_major(given.sa))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     checks += ("test_aot_dispatch_dynamic",)
-    options = validating(layout) | {"pdl": True, "num_sms": 3}
+    options = validating(layout) | filling(layout) | {"pdl": True, "num_sms": 3}
     returning = library.returning[layout.name]
     named = {"out_dtype": torch.float32, **options}
     torch_library.opcheck(returning, (*tensors(given), *grouping(given)), named, test_utils=checks)
@@ -325,6 +336,28 @@ def test_what_an_index_holds_is_validated_by_the_call(layout: Layout, give_out: 
         run(torch.full_like(given.index, 99))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", [x for x in LAYOUTS.values() if x.is_grouped], ids=lambda x: x.name)
+def test_rows_of_no_group_are_filled_in_compiled_code_too(layout: Layout, backend: str) -> None:
+    given = with_rows_of_no_group(arguments(layout))
+    poison = torch.full(given.shape, torch.nan)
+
+    def caller(index: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        now = given.with_(index=index)
+        return now.run(out, fill=0), now.run(out_dtype=torch.float32, fill=0) + 0.0
+
+    for found in compiled(caller, backend)(given.index, poison.clone()):
+        wanted = given.run(poison.clone())
+        assert wanted.isnan().any()
+        assert torch.equal(found, wanted.nan_to_num(0))
+
+
+@pytest.mark.parametrize("fill", [1, -3])
+def test_a_fill_that_is_not_zero_is_refused_while_code_is_compiled(fill: int) -> None:
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match=f"fill is {fill}; wanted 0"):
+        compiled(lambda: GROUPED.run(fill=fill))()
+
+
 # torch.export
 
 
@@ -339,7 +372,7 @@ class Product(torch.nn.Module):
         given = Arguments(self.given.layout, a, sa, self.b, self.sb, index, self.given.count)
         with cute_gemm.config(batch_invariant=True):
             made = given.run(out_dtype=torch.float32)
-        return made, given.run(torch.zeros_like(made))
+        return made, given.run(torch.zeros_like(made), **filling(given.layout))
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -385,6 +418,7 @@ def test_fake_tensors_give_shapes_and_compute_nothing(
             result = fake.run(out_dtype=dtype, **validating(layout))
             assert isinstance(result, FakeTensor)
             assert (result.shape, result.dtype, result.device.type) == (given.shape, dtype, "cpu")
+            assert fake.run(out_dtype=dtype, **filling(layout)).shape == given.shape
             assert result.is_contiguous()
             out = torch.empty(given.shape, dtype=dtype)
             assert fake.run(out) is out
@@ -702,6 +736,7 @@ KINDS: dict[str, tuple[str, Callable[[], Any]]] = {
         r"^out_dtype is torch.float32, but out has dtype torch.bfloat16",
         lambda: GIVEN.run(torch.zeros(GIVEN.shape, dtype=torch.bfloat16), out_dtype=torch.float32),
     ),
+    "a fill that is none": (r"^fill is a builtins.bool", lambda: GROUPED.run(fill=False)),
     "a count that is none": (
         r"^alignment is a torch.Tensor",
         lambda: GROUPED.with_(count=torch.ones(2)).run(),

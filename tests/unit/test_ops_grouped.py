@@ -10,6 +10,7 @@ from hypothesis import given, settings
 
 from cute_gemm import (
     contiguous_alignment,
+    epilogue,
     m_grouped_fp8_gemm_nt_contiguous,
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
@@ -54,6 +55,20 @@ def is_right(call: Call, inputs: GroupedInputs, dtype: torch.dtype = BF16, **kwa
     torch.testing.assert_close(allocated[is_written], out[is_written])
 
 
+def is_filled(call: Call, inputs: GroupedInputs, dtype: torch.dtype = BF16, **kwargs: Any) -> None:
+    """With `fill=0` rows of groups have the bits that they have without, and all others are zeros."""
+    n, is_written = inputs.rhs[0].shape[1], inputs.row_groups >= 0
+    plain = call(inputs, out_dtype=dtype, **kwargs)
+    wanted = torch.where(is_written[..., None], plain, 0)
+    out, check = poisoned_rows(torch.ones_like(is_written), n, dtype)
+    assert call(inputs, out=out, fill=0, **kwargs) is out
+    check()
+    for filled in out, call(inputs, out_dtype=dtype, fill=0, **kwargs):
+        assert torch.equal(filled, wanted)
+        # Not those of -0.
+        assert not torch.signbit(filled[~is_written]).any()
+
+
 sizes = st.lists(st.sampled_from([0, 0, 1, 3, 127, 128, 129]), min_size=1, max_size=4)
 n_and_k = st.tuples(st.sampled_from([8, 24, 136]), st.sampled_from([16, 144, 256]))
 dtypes = st.sampled_from([BF16, FP32])
@@ -71,6 +86,7 @@ def test_contiguous_groups(
     order = data.draw(st.permutations(range(len(sizes))))
     inputs = make_contiguous_inputs(sizes, *n_k, order=order, m=m)
     is_right(contiguous, inputs, dtype, validate=validate)
+    is_filled(contiguous, inputs, dtype, validate=validate)
 
 
 @settings(max_examples=20, deadline=None)
@@ -83,6 +99,7 @@ def test_groups_by_offsets(
 ) -> None:
     inputs = make_offsets_inputs(sizes, *n_k, alignment=alignment, m=m)
     is_right(offsets, inputs, dtype, alignment=alignment, validate=validate)
+    is_filled(offsets, inputs, dtype, alignment=alignment, validate=validate)
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,7 +107,9 @@ def test_groups_by_offsets(
 def test_masked_groups(
     sizes: list[int], n_k: tuple[int, int], dtype: torch.dtype, spare: int, validate: bool
 ) -> None:
-    is_right(masked, make_masked_inputs(sizes, max(sizes) + spare, *n_k), dtype, validate=validate)
+    inputs = make_masked_inputs(sizes, max(sizes) + spare, *n_k)
+    is_right(masked, inputs, dtype, validate=validate)
+    is_filled(masked, inputs, dtype, validate=validate)
 
 
 LAYOUTS: dict[str, tuple[Call, GroupedInputs]] = {
@@ -153,6 +172,7 @@ def test_k_of_0_gives_zeros_in_the_rows_of_groups(call: Call, inputs: GroupedInp
     assert torch.equal(out == 0, (inputs.row_groups >= 0)[..., None].expand_as(out))
     assert torch.equal(out == 7, (inputs.row_groups < 0)[..., None].expand_as(out))
     assert not call(empty)[inputs.row_groups >= 0].any()
+    assert not call(empty, fill=0).any()
 
 
 @every_layout
@@ -193,6 +213,7 @@ def test_contiguous_blocks_of_no_group_are_skipped() -> None:
     index = [first for first in (2, 5, HUGE, -7, 0) for _ in range(128)]
     rows = [group for group in (2, -1, -1, -1, 0) for _ in range(128)]
     is_right(contiguous, with_index(inputs, index, rows))
+    is_filled(contiguous, with_index(inputs, index, rows))
 
 
 @pytest.mark.parametrize(
@@ -214,12 +235,48 @@ def test_offsets_that_break_the_rules(index: list[int], alignment: int, groups: 
     count = len(index)
     cut = GroupedInputs(inputs.lhs, (b[:count], sb[:count]), inputs.index, inputs.row_groups)
     is_right(offsets, with_index(cut, index, groups), alignment=alignment)
+    is_filled(offsets, with_index(cut, index, groups), alignment=alignment)
 
 
 def test_valid_rows_are_clamped() -> None:
     inputs = make_masked_inputs([4] * 4, 4, 24, 144)
     groups = [[-1] * 4, [1] * 4, [-1] * 4, [3] * 4]
     is_right(masked, with_index(inputs, [-1, 5, -(2**31), HUGE], groups))
+    is_filled(masked, with_index(inputs, [-1, 5, -(2**31), HUGE], groups))
+
+
+EPILOGUES = {
+    "bias_silu": epilogue.bias_silu(torch.ones(24, dtype=BF16)),
+    "swiglu": epilogue.swiglu(),
+    "accumulate": epilogue.accumulate(),
+    "alpha": epilogue.alpha(0.5) | epilogue.relu(),
+}
+
+
+@pytest.mark.parametrize("name", EPILOGUES)
+@every_layout
+def test_an_epilogue_makes_nothing_of_rows_that_are_filled(
+    call: Call, inputs: GroupedInputs, name: str
+) -> None:
+    of, (b, sb) = EPILOGUES[name], inputs.rhs
+    if name == "swiglu":
+        b, sb = b[:, :16], sb[:, :1]
+    inputs = GroupedInputs(inputs.lhs, (b, sb), inputs.index, inputs.row_groups)
+    is_written, columns = inputs.row_groups >= 0, 8 if name == "swiglu" else 24
+    plain, filled = (torch.full((*is_written.shape, columns), 3.0) for _ in range(2))
+    call(inputs, out=plain, epilogue=of)
+    call(inputs, out=filled, epilogue=of, fill=0)
+    assert (plain[~is_written] == 3).all()
+    assert not filled[~is_written].any()
+    assert torch.equal(filled[is_written], plain[is_written])
+
+
+@every_layout
+def test_what_is_quantised_is_not_filled(call: Call, inputs: GroupedInputs) -> None:
+    (b, sb) = inputs.rhs
+    inputs = GroupedInputs(inputs.lhs, (b[:, :16], sb), inputs.index, inputs.row_groups)
+    with pytest.raises(ValueError, match=r"^fill is 0, but the epilogue quantises"):
+        call(inputs, epilogue=epilogue.quantize_1x128(), fill=0)
 
 
 def test_an_alignment_is_needed_where_groups_are_padded() -> None:

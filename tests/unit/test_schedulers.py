@@ -1,6 +1,7 @@
 """The schedulers that GPUs run, compiled for the CPU and walked for every CTA of a grid."""
 
 import functools
+import operator
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import DENSE as DENSE_LAYOUT
 from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.plan.limits import MAX_EXTENT, MAX_GROUPS, OUT_BYTES, ceil_div
+from cute_gemm.schedulers import taken
 from cute_gemm.schedulers.dense import DenseScheduler
 from cute_gemm.schedulers.group_table import TILE_LIMIT, GroupTableScheduler
 from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
@@ -576,34 +578,36 @@ class Lanes(Stricter, host_programs.HostProgram):
     def run(self, out, table, scheduler):
         for _ in cutlass.range_constexpr(2):
             for lane in cutlass.range(self.lanes, unroll=1):
-                self.take_turn(out, lane)
+                take_turn(out, lane, self.lanes)
                 scheduler.prepare(table, lane)
         for block in cutlass.range(cutlass.min(table[scheduler.groups], ROWS // 2), unroll=1):
             for _ in cutlass.range_constexpr(3):
                 for lane in cutlass.range(self.lanes, unroll=1):
-                    self.take_turn(out, lane)
+                    take_turn(out, lane, self.lanes)
                     out[block, lane % 2] = replace(scheduler, table=table).group_of(block)
 
-    def take_turn(self, out: cute.Tensor, lane: Int32) -> None:
-        # One column for each exchange, at the end of `out`.
-        exchanges = iter(range(FIELDS))
 
-        def shuffle_up(value: Int32, distance: int) -> Int32:
-            column = next(exchanges)
-            out[ROWS - self.lanes + lane, column] = value
-            lower = out[ROWS - self.lanes + cutlass.max(lane - distance, 0), column]
-            return cutlass.select_(lane >= distance, lower, value)
+def take_turn(out: cute.Tensor, lane: Int32, lanes: int) -> None:
+    """From here on, the code that is compiled runs as this lane."""
+    # One column for each exchange, at the end of `out`.
+    exchanges = iter(range(FIELDS))
 
-        def reduce(value: Int32, kind: str) -> Int32:
-            combine = {"min": cutlass.min}[kind]
-            column = next(exchanges)
-            out[ROWS - self.lanes + lane, column] = value
-            of_lanes = [out[ROWS - self.lanes + other, column] for other in range(self.lanes)]
-            return functools.reduce(combine, of_lanes)
+    def shuffle_up(value: Int32, distance: int) -> Int32:
+        column = next(exchanges)
+        out[ROWS - lanes + lane, column] = value
+        lower = out[ROWS - lanes + cutlass.max(lane - distance, 0), column]
+        return cutlass.select_(lane >= distance, lower, value)
 
-        cute.arch.lane_idx = lambda: lane
-        cute.arch.shuffle_sync_up = shuffle_up
-        cute.arch.warp_redux_sync = reduce
+    def reduce(value: Int32, kind: str) -> Int32:
+        combine = {"min": cutlass.min, "or": operator.or_}[kind]
+        column = next(exchanges)
+        out[ROWS - lanes + lane, column] = value
+        of_lanes = [out[ROWS - lanes + other, column] for other in range(lanes)]
+        return functools.reduce(combine, of_lanes)
+
+    cute.arch.lane_idx = lambda: lane
+    cute.arch.shuffle_sync_up = shuffle_up
+    cute.arch.warp_redux_sync = reduce
 
 
 @pytest.mark.parametrize(
@@ -618,6 +622,102 @@ def test_lanes_fill_and_search_the_table_together(sizes: list[int]) -> None:
     # Even and odd lanes.
     groups = [bisect_right(table, block) - 1 for block in range(table[-1])]
     assert out[: table[-1], :2].tolist() == [[group, group] for group in groups]
+
+
+# Which rows no tile stores
+
+
+class Taken(Stricter, host_programs.HostProgram):
+    """Writes down the bits of all rows, 32 after 32 of one matrix after the other, from row 1 of `out` on."""
+
+    @cute.jit
+    def run(self, out, table, scheduler):
+        take_place(Int32(0), Int32(0), Int32(0), Int32(1))
+        prepared, (rows, matrices) = scheduler.prepare(table, Int32(0)), self.extents(scheduler)
+        high = cute.ceil_div(rows, taken.ROWS)
+        for matrix in cutlass.range(matrices, unroll=1):
+            for place in cutlass.range(high, unroll=1):
+                out[1 + matrix * high + place, 0] = prepared.rows_taken(place * taken.ROWS, matrix)
+
+    def extents(self, scheduler: Any) -> tuple[Int32, Int32]:
+        """Rows of a matrix of D, and how many there are."""
+        if isinstance(scheduler, MGroupedMaskedScheduler):
+            return scheduler.capacity, scheduler.groups
+        return getattr(scheduler, "dense", scheduler).m, Int32(1)
+
+
+class TakenByLanes(Taken):
+    """The same for the first 32 rows, found out by 32 lanes: as `Lanes`, in row 1 + lane of `out`."""
+
+    lanes = 32
+
+    @cute.jit
+    def run(self, out, table, scheduler):
+        for _ in cutlass.range_constexpr(2):
+            for lane in cutlass.range(self.lanes, unroll=1):
+                take_turn(out, lane, self.lanes)
+                out[1 + lane, 0] = scheduler.rows_taken(Int32(0), Int32(0))
+
+
+def check_taken(schedule: Schedule, call: Call, data: Sequence[int]) -> None:
+    """Of each row of D, that it is said to be taken where a tile stores it, and only there."""
+    matrices, high = (call.groups if schedule.kind == "masked" else 1), ceil_div(call.m, taken.ROWS)
+    stored = torch.zeros(matrices, high * taken.ROWS, dtype=torch.bool)
+    for span in spans(schedule, call, data):
+        stored[span.m_group, span.first : span.end] = True
+    out, _ = run(Taken, schedule, call, data)
+    bits = out[1 : 1 + matrices * high, 0, None] >> torch.arange(taken.ROWS) & 1 == 1
+    assert torch.equal(bits.view(stored.shape)[:, : call.m], stored[:, : call.m])
+    by_lanes, _ = run(TakenByLanes, schedule, call, data)
+    within = (1 << min(call.m, taken.ROWS)) - 1
+    assert {value & within for value in by_lanes[1:33, 0].tolist()} == {int(out[1, 0]) & within}
+
+
+@pytest.mark.parametrize("schedule", [OFFSETS[0], OFFSETS[2]], ids=str)
+@examples(60)
+@example(call=Call(m=0, n=8, alignment=128), m=500, ends=[0, 7, 7, 128, 300, 300])
+@example(call=Call(m=0, n=8), m=500, ends=[500, 0, 500, 0, 500, 100])
+@example(call=Call(m=0, n=8, alignment=2**31 - 1), m=500, ends=[7, 500, 500])
+@example(call=Call(m=0, n=8, alignment=16), m=64, ends=[i // 16 for i in range(MAX_GROUPS)])
+@given(call=GROUPED_CALLS, m=st.integers(1, 500), ends=lists(st.one_of(EXTREMES, st.integers(-9, 600))))
+def test_rows_between_offsets(schedule: Schedule, call: Call, m: int, ends: list[int]) -> None:
+    for data in ends, sorted(ends):
+        check_taken(schedule, call._replace(m=m, groups=len(ends)), data)
+
+
+@pytest.mark.parametrize("schedule", [MASKED[0], MASKED[2]], ids=str)
+@examples(60)
+@example(call=Call(m=0, n=8), capacity=100, valid=[101, -1, 2**31 - 1, -(2**31), 100, 99, 96, 31, 32, 33])
+@given(call=GROUPED_CALLS, capacity=st.integers(1, 500), valid=lists(st.one_of(SIZES, EXTREMES)))
+def test_rows_behind_the_valid_ones(schedule: Schedule, call: Call, capacity: int, valid: list[int]) -> None:
+    check_taken(schedule, call._replace(m=capacity, groups=len(valid)), valid)
+
+
+LOW = [Schedule("contiguous", (1, 1), 16, block_m=16)]
+
+
+@pytest.mark.parametrize("schedule", [*CONTIGUOUS, *LOW], ids=str)
+@examples(30)
+@example(call=Call(m=0, n=8), groups=2, blocks=[(2, 128), (1, 128), (2**31 - 1, 7), (0, 33)], last=40)
+@given(call=GROUPED_CALLS, groups=GROUPS, blocks=BLOCKS, last=st.integers(1, 128))
+def test_rows_of_padding(
+    schedule: Schedule, call: Call, groups: int, blocks: list[tuple[int, int]], last: int
+) -> None:
+    index = contiguous_index(blocks, last)
+    check_taken(schedule, call._replace(m=len(index), groups=groups), index)
+
+
+@pytest.mark.parametrize("schedule", [*CONTIGUOUS[:2], *LOW], ids=str)
+@examples(60)
+@given(
+    call=GROUPED_CALLS,
+    groups=st.integers(1, 9),
+    index=st.lists(st.one_of(EXTREMES, st.integers(-1, 9)), min_size=1, max_size=700),
+)
+def test_rows_of_an_index_that_makes_no_sense(
+    schedule: Schedule, call: Call, groups: int, index: list[int]
+) -> None:
+    check_taken(schedule, call._replace(m=len(index), groups=groups), index)
 
 
 class Count(Stricter, host_programs.HostProgram):

@@ -114,4 +114,5 @@ def test_options_of_a_launch() -> None:
         monkeypatch.setattr(selection.semaphores, "address", lambda device: SEMAPHORE + device)
         assert drawn.options(1) == (132, 6, SEMAPHORE + 1, 0)
         assert drawn.options(0, status=64) == (132, 6, SEMAPHORE, 64)
+        assert drawn.options(0, more_flags=8) == (132, 14, SEMAPHORE, 0)
         assert drawn._replace(is_drawn=False).options(1) == (132, 6, 0, 0)

@@ -9,6 +9,7 @@ from cutlass import Int32
 
 from ...plan.limits import MMA_M
 from ..sm90.mma import thread_column, thread_row
+from .fill import zero_other_rows
 from .store import Sums, columns
 from .tma_store import TmaOut, TmaStore
 
@@ -38,6 +39,10 @@ class RowStore(TmaStore):
                 first = sums.first[0], sums.first[1] + value.out_columns(column), sums.first[2]
                 end = sums.row_end, mD.shape[1]
                 store_rows(value(own, MMA_M * m, column), mD, first, end, tidx, rows=MMA_M * m)
+
+    def fill(self, operands: TmaOut, scheduler):
+        """One warp of each CTA: writes zeros to the rows that no tile of ``scheduler`` stores."""
+        zero_other_rows(operands.mD, scheduler)
 
 
 @cute.jit

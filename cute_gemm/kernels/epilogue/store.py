@@ -49,7 +49,12 @@ class Sums:
 
 
 class Store(Protocol):
-    """Where values go: a frozen dataclass of what is known when a kernel is compiled."""
+    """Where values go: a frozen dataclass of what is known when a kernel is compiled.
+
+    A store that can also write zeros to rows that no tile stores has one more method, ``fill(operands,
+    scheduler)``, for one warp of each CTA. The scheduler is one that :mod:`cute_gemm.schedulers.taken`
+    describes.
+    """
 
     @classmethod
     def of(cls, config: KernelConfig, dtype: type) -> "Store":
