@@ -22,7 +22,7 @@ from ..plan.layouts import Layout, resolve
 from . import ambient, grouping, memory, operands, options, result
 from .memory import OWNING_TYPES
 from .quantizing import E4M3
-from .result import PLAIN, Form
+from .result import PLAIN, ResultForm
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Call:
     shape: tuple[int, ...]
     index: Tensor | None
     count: int
-    form: Form = PLAIN
+    form: ResultForm = PLAIN
     scales_out: Tensor | None = None
     fill: int | None = None
 
@@ -79,7 +79,7 @@ def check(
     validate: bool,
     *,
     has_memory: bool = True,
-    form: Form = PLAIN,
+    form: ResultForm = PLAIN,
     fill: int | None = None,
 ) -> Call:
     """Checks the arguments of an operation, whatever they are.
@@ -150,4 +150,4 @@ def check(
     return Call(layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out, fill)
 
 
-__all__ = ["OWNING_TYPES", "PLAIN", "Call", "Form", "check"]
+__all__ = ["OWNING_TYPES", "PLAIN", "Call", "ResultForm", "check"]

@@ -17,7 +17,7 @@ _DTYPES = tuple(getattr(torch, name) for name in OUT_BYTES)
 
 
 @dataclass(frozen=True)
-class Form:
+class ResultForm:
     """What an epilogue makes of a result, beside its type.
 
     Args:
@@ -36,10 +36,10 @@ class Form:
         return ("out[0]", "out[1]") if self.is_quantized else ("out",)
 
 
-PLAIN = Form()
+PLAIN = ResultForm()
 
 
-def require_columns(form: Form, n: int) -> None:
+def require_columns(form: ResultForm, n: int) -> None:
     """The columns of sums make whole ones of the result, whose rows TMA can express.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ..contract import PLAIN, Call, Form, words
+from ..contract import PLAIN, Call, ResultForm, words
 from ..plan.quantizer import BLOCK, INTERLEAVE
 from ..runtime.epilogued import Applied
 from . import math as own_math
@@ -86,10 +86,10 @@ class Epilogue:
         )
 
     @property
-    def form(self) -> Form:
+    def form(self) -> ResultForm:
         """What it makes of a result, beside its type."""
         gated = [stage for stage in self.stages if stage.takes > 1]
-        return Form(gated[0].takes, turn=gated[0].turn) if gated else PLAIN
+        return ResultForm(gated[0].takes, turn=gated[0].turn) if gated else PLAIN
 
     @property
     def power_of_two_scales(self) -> bool:
@@ -158,7 +158,7 @@ class QuantizingEpilogue(Epilogue):
         return super().key, self.has_power_of_two_scales
 
     @property
-    def form(self) -> Form:
+    def form(self) -> ResultForm:
         return replace(super().form, is_quantized=True)
 
     @property
