@@ -94,7 +94,7 @@ def regrets(found: Rates, given: Iterable[Example]) -> dict[str, list[float]]:
     by_run: dict[str, list[float]] = defaultdict(list)
     for example in given:
         predicted = cost_model.predict_all(example.problem, example.us, found)
-        chosen = min(predicted, key=lambda choice: choice.cost_us).config
+        chosen = min(predicted, key=lambda choice: choice.fitted_us).config
         by_run[example.run].append(example.us[chosen] / example.best_us)
     return by_run
 

@@ -43,6 +43,7 @@ class Choice:
         tiles_us: all waves, if memory does not hold them up.
         dram_us: what memory takes to deliver the operands and to take the result.
         factor: measured over predicted time, as it was fitted.
+        least_us: by the data sheet; far from what was measured, factors may be too small.
     """
 
     config: KernelConfig
@@ -51,10 +52,16 @@ class Choice:
     tiles_us: float
     dram_us: float
     factor: float
+    least_us: float
 
     @property
     def cost_us(self) -> float:
         """All of it."""
+        return max(self.fitted_us, self.least_us)
+
+    @property
+    def fitted_us(self) -> float:
+        """The same without a limit: what candidates are ranked by."""
         return (self.launch_us + (self.tiles_us**4 + self.dram_us**4) ** 0.25) * self.factor
 
 
@@ -246,7 +253,7 @@ class Ranking:
         m = rows_alike(self._problem.layout, m)
         every = (rival for alike in self._rivals.values() for rival in alike)
         choices = [self.predict(m, rival) for rival in every if rival.least_m <= m <= rival.most_m]
-        return sorted(choices, key=lambda choice: choice.cost_us)
+        return sorted(choices, key=lambda choice: choice.fitted_us)
 
     def best(self, m: int) -> KernelConfig:
         """The first of :meth:`rank`, without working out all of it.
@@ -305,10 +312,17 @@ class Ranking:
             rival.tiles_us(m, row_tiles, waves, ctas),
             self._drams_us(m)[m_clusters > self._problem.groups],
             rival.factor_at(row_tiles, waves, ctas),
+            self._least_us(m),
         )
 
     def _row_blocks(self, m: int, height: int) -> int:
         return self._problem.layout.row_blocks(m, self._problem.groups, height)
+
+    def _least_us(self, m: int) -> float:
+        """By the data sheet; which groups have rows, and so whether all of B is read, is not known."""
+        if self._problem.layout.is_grouped:
+            return 0.0
+        return (m * self._bytes_of_a_row + self._bytes_of_b[0]) / self._problem.card.dram_bytes_per_us
 
     def _drams_us(self, m: int) -> tuple[float, float]:
         """What it takes to read the operands, B once or again, and to write the result."""

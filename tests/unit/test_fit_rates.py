@@ -32,7 +32,7 @@ def taken(true: Rates, layout: Layout = DENSE) -> list[fit_rates.Example]:
         problem = GemmProblem(m, n, k, layout=layout, groups=3 if layout.is_grouped else 1)
         configs = [choice.config for choice in cost_model.rank(problem)[:12]]
         choices = cost_model.predict_all(problem, configs, true)
-        us = {choice.config: choice.cost_us for choice in choices}
+        us = {choice.config: choice.fitted_us for choice in choices}
         found.append(fit_rates.Example("made up", problem, us))
     return found
 
@@ -48,7 +48,7 @@ def test_tensors_predict_what_the_package_does(layout: Layout) -> None:
     rates = rows.rates(parameters)
     predicted = rows.predicted(rows.parameters(rates)).tolist()
     choices = [
-        choice.cost_us
+        choice.fitted_us
         for example in given
         for choice in cost_model.predict_all(example.problem, example.us, rates)
     ]

@@ -6,7 +6,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from calls import every_layout, grouped_layouts
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from cute_gemm.plan import candidates, cost_model
 from cute_gemm.plan.config import RASTER_WIDTH, KernelConfig
@@ -209,6 +209,8 @@ def test_the_best_is_first_of_all_that_suit(problem: GemmProblem) -> None:
 
 
 @given(problem=PROBLEMS)
+# Far from what was fitted, by 13 %.
+@example(problem=GemmProblem(4194305, 256, 128, "float32"))
 @settings(max_examples=300, deadline=None)
 def test_no_prediction_beats_the_hardware(problem: GemmProblem) -> None:
     """Of an H200, whose limit no other Hopper GPU is below.

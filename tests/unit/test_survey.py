@@ -365,7 +365,7 @@ def test_what_is_compared_is_timed_again(gpu, tmp_path, monkeypatch, capsys):
     wrong = Peer("Wrong", factor=1.1)
     asked = []
 
-    def split_available(names):
+    def split_available(names, registry):
         asked.append(names)
         return [right, dependent, wrong], ["another is not timed: it is not installed"]
 
@@ -412,7 +412,7 @@ def test_what_is_compared_is_timed_again(gpu, tmp_path, monkeypatch, capsys):
 
 def test_a_peer_that_cannot_be_captured_costs_no_problem(gpu, tmp_path, monkeypatch, capsys):
     gpu.peers_fail = True
-    monkeypatch.setattr(survey, "split_available", lambda names: ([Peer()], []))
+    monkeypatch.setattr(survey, "split_available", lambda names, registry: ([Peer()], []))
     monkeypatch.setattr(survey, "call_peers", lambda names, draws: None)
     out = tmp_path / "judge.jsonl"
     assert survey.main(["--again", "--peers", "deep_gemm", "--count", "9", "--out", str(out)]) == 0
