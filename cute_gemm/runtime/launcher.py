@@ -233,7 +233,7 @@ def launch_into(
     device: int,
     *more: Tensor | float,
     of: Hashable = None,
-    choose: Callable[[GemmProblem, bool, int], Program | KernelConfig] = selection.choose,
+    choose: Callable[[GemmProblem, bool, int], Program | KernelConfig] | None = None,
 ) -> None:
     """Launches a call that the contract has found in order; what for, is thought about once.
 
@@ -241,7 +241,7 @@ def launch_into(
         call, result, more: as of :func:`launch_with`.
         device: the index of the current CUDA device, the call's.
         of: what the choice depends on beside the call's extents and settings.
-        choose: as :func:`selection.choose`.
+        choose: in place of :func:`selection.choose`.
 
     Raises:
         RuntimeError, ValueError: as :func:`launch_checked`.
@@ -255,7 +255,7 @@ def launch_into(
         launch_with(found, call, result, *more)
         return
     problem = selection.problem_of(call, device)
-    chosen = choose(problem, tma_scales, device)
+    chosen = (choose or selection.choose)(problem, tma_scales, device)
     found = selection.prepare(problem, chosen, settings.current().dependent_launch)
     launch_with(found, call, result, *more)
     selection.note_launched(chosen, device)
