@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from ..contract import memory, sizes, words
@@ -9,7 +13,11 @@ from ..epilogue import Epilogue, QuantizingEpilogue, swiglu
 from ..epilogue import quantize_1x128 as quantized
 from ..epilogue import row_weights as times_weights
 from ..ops.dense import fp8_gemm_nt
-from ..ops.grouped import m_grouped_fp8_gemm_nt_masked, m_grouped_fp8_gemm_nt_offsets
+from ..ops.grouped import (
+    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_gemm_nt_masked,
+    m_grouped_fp8_gemm_nt_offsets,
+)
 from ..quantize import quantize_1x128
 from .combining import combine
 from .routing import route
@@ -85,6 +93,8 @@ def experts(
     down: Operand,
     *,
     offsets: Tensor | None = None,
+    alignment: int = 1,
+    group_index: Tensor | None = None,
     valid_rows: Tensor | None = None,
     expected_rows: int | None = None,
     row_weights: Tensor | None = None,
@@ -96,8 +106,9 @@ def experts(
     Args:
         lhs: e4m3 ``[M, K]``, or of ``valid_rows`` ``[E, capacity, K]``, and its scales.
         gate_up, down: as of :func:`expert_layer`.
-        offsets: int32 ``[E]``: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`.
-        valid_rows, expected_rows: instead of it: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`.
+        offsets, alignment: int32 ``[E]``, and an int: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`.
+        group_index: instead of them: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous`.
+        valid_rows, expected_rows: instead of them: as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`.
         row_weights: fp32 ``[M]`` or ``[E, capacity]``: what each row's result is multiplied with, if any.
         activation: what becomes of gate and up, such as ``epilogue.swiglu(limit=7.0)``, or
             ``epilogue.swiglu(turn=128)`` for weights that were quantised before they were laid out.
@@ -107,23 +118,24 @@ def experts(
         bf16 ``[M, N]`` or ``[E, capacity, N]``, contiguous, or ``out``. Rows of no expert are not written.
 
     Raises:
-        TypeError: neither or both of ``offsets`` and ``valid_rows`` are given, or ``expected_rows`` without
-            the latter; ``activation`` makes no column of two, or quantises; or as the products.
+        TypeError: not one of ``offsets``, ``group_index`` and ``valid_rows`` is given, or a number without
+            what it goes with; ``activation`` makes no column of two, or quantises; or as the products.
         ValueError, RuntimeError: as the products.
     """
-    if (offsets is None) == (valid_rows is None):
-        raise TypeError("experts() wants either offsets or valid_rows, which say whose rows are whose")
+    if sum(each is not None for each in (offsets, group_index, valid_rows)) != 1:
+        raise TypeError(
+            "experts() wants one of offsets, group_index and valid_rows, which says whose rows are whose"
+        )
     if (expected_rows is None) != (valid_rows is None):
         raise TypeError("expected_rows goes with valid_rows: about how many valid rows an expert has")
+    if offsets is None and alignment != 1:
+        raise TypeError("alignment goes with offsets: what each expert's first row is a multiple of")
     opened = _opened(activation)
     weighted = None if row_weights is None else times_weights(row_weights)
-    if valid_rows is not None and expected_rows is not None:
-        count = valid_rows, expected_rows
-        middle = m_grouped_fp8_gemm_nt_masked(lhs, gate_up, *count, epilogue=opened)
-        return m_grouped_fp8_gemm_nt_masked(middle, down, *count, out, epilogue=weighted)
-    assert offsets is not None
-    middle = m_grouped_fp8_gemm_nt_offsets(lhs, gate_up, offsets, epilogue=opened)
-    return m_grouped_fp8_gemm_nt_offsets(middle, down, offsets, out, epilogue=weighted)
+    product, rows = _product(offsets, alignment, group_index, valid_rows, expected_rows)
+    middle = product(lhs, gate_up, *rows, epilogue=opened)
+    made: Tensor = product(middle, down, *rows, out, epilogue=weighted)
+    return made
 
 
 def mlp(
@@ -155,6 +167,21 @@ def mlp(
     lhs = quantize_1x128(x) if isinstance(x, Tensor) else x
     middle = fp8_gemm_nt(lhs, gate_up, epilogue=_opened(activation))
     return fp8_gemm_nt(middle, down, out)
+
+
+def _product(
+    offsets: Tensor | None,
+    alignment: int,
+    group_index: Tensor | None,
+    valid_rows: Tensor | None,
+    expected_rows: int | None,
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The operation, and what it takes to say whose rows are whose."""
+    if offsets is not None:
+        return functools.partial(m_grouped_fp8_gemm_nt_offsets, alignment=alignment), (offsets,)
+    if group_index is not None:
+        return m_grouped_fp8_gemm_nt_contiguous, (group_index,)
+    return m_grouped_fp8_gemm_nt_masked, (valid_rows, expected_rows)
 
 
 def _opened(activation: Epilogue) -> QuantizingEpilogue:

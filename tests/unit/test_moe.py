@@ -280,7 +280,23 @@ def test_experts_of_masked_groups_are_those_of_offsets() -> None:
     )
     for expert, (first, end) in enumerate(itertools.pairwise(ends)):
         assert torch.equal(masked[expert, : end - first], rows[first:end])
-    with pytest.raises(TypeError, match="either offsets or valid_rows"):
+    spread = torch.full((6 * 128,), -1)
+    for expert, (first, end) in enumerate(itertools.pairwise(ends)):
+        spread[128 * expert : 128 * expert + end - first] = torch.arange(first, end)
+    aligned = cute_gemm.quantize_1x128(TOKENS[found.tokens[spread.clamp(min=0)].clamp(min=0).long()])
+    weights = found.weights[spread.clamp(min=0)]
+    is_row = spread >= 0
+    wanted = rows[spread[is_row]]
+    index = torch.where(is_row, torch.arange(6).repeat_interleave(128), -1).to(torch.int32)
+    got = moe.experts(aligned, *some.operands, group_index=index, row_weights=weights)
+    assert torch.equal(got[is_row], wanted)
+    sizes = torch.tensor(ends, dtype=torch.int32).diff()
+    behind = 128 * torch.arange(6, dtype=torch.int32) + sizes
+    got = moe.experts(aligned, *some.operands, offsets=behind, alignment=128, row_weights=weights)
+    assert torch.equal(got[is_row], wanted)
+    with pytest.raises(TypeError, match="alignment goes with offsets"):
+        moe.experts(aligned, *some.operands, group_index=index, alignment=128)
+    with pytest.raises(TypeError, match="one of offsets, group_index and valid_rows"):
         moe.experts((q, s), *some.operands)
     with pytest.raises(TypeError, match="expected_rows goes with"):
         moe.experts((q, s), *some.operands, offsets=found.ends, expected_rows=3)
