@@ -7,17 +7,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..measure.choices import LayerShape
 from ..measure.errors import CommandError
 from ..measure.quantizing import kernel_of
-from ..measure.records import CHAIN, COLD, DENSE, GROUPED, QUANTIZERS
+from ..measure.records import CHAIN, COLD, DENSE, EXPERT_LAYER, GROUPED, LAYERS, QUANTIZERS
 from ..measure.shapes import Shape, shape_text
-from ..plan.limits import K_MULTIPLE, MAX_EXTENT
+from ..plan.limits import K_MULTIPLE, MAX_EXTENT, MAX_GROUPS
 from ..plan.problem import why_impossible
 from .published import peer_shapes
 from .results import PEER_OPS
 
 QUANTIZE = "quantize"
-SUITES = "dense", "grouped", QUANTIZE
+MOE = "moe"
+SUITES = "dense", "grouped", QUANTIZE, MOE
 
 # Rows of K elements: hidden and expert sizes of DeepSeek-V3 (7168, 2048) and of Qwen3-MoE models (4096 and
 # 1536; 2048 and 768).
@@ -25,7 +27,19 @@ _QUANTIZED_M = 1, 16, 128, 1024, 4096, 16384
 _QUANTIZED_K = 7168, 4096, 2048, 1536, 768
 
 FEW_ROWS = 128
-"""Up to which a quantiser is timed in a chain, too: what it reads is in L2, and its launch is most of it."""
+"""Up to which a quantiser is timed in a chain, too: what it reads is in L2, and its launch is most of it.
+Of tokens, up to which an expert layer is."""
+
+_LAYER_TOKENS = 1, 4, 16, 64, 128, 1024, 4096, 16384
+# Experts here and everywhere, those of a token, K, I: of DeepSeek-V3 on one of eight devices, and of
+# Qwen3-30B-A3B on one.
+_LAYER_MODELS = (32, 256, 8, 7168, 2048), (128, 128, 8, 2048, 768)
+
+# On all devices; a device has at most `MAX_GROUPS`.
+_MOST_EXPERTS = 64 * MAX_GROUPS
+
+PRODUCT, QUANTIZER, LAYER = KINDS = "product", "quantizer", "layer"
+"""What a trial may be of."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +52,17 @@ class Trial:
     shape: Shape
 
     @property
+    def kind(self) -> str:
+        """Of `KINDS`."""
+        return QUANTIZER if self.is_of_quantizers else LAYER if self.is_of_layers else PRODUCT
+
+    @property
     def is_of_quantizers(self) -> bool:
         return self.ops[0] in QUANTIZERS
+
+    @property
+    def is_of_layers(self) -> bool:
+        return self.ops[0] in LAYERS
 
     @property
     def title(self) -> str:
@@ -62,10 +85,11 @@ def plan(
     Args:
         suites: of `SUITES`.
         regimes: of `records.ALL_REGIMES`. A quantiser has no sustained one: it moves bytes, and is far from
-            the power limit.
+            the power limit. Nor has an expert layer: its stages are timed cold, or in a chain.
         ops: which grouped operations and which quantisers.
-        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)`` and, of quantisers, ``(m, k)``; None for those
-            of the peers' figures, and of models.
+        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)``, of quantisers ``(m, k)``, and of expert layers
+            those of :class:`..measure.choices.LayerShape`; None for those of the peers' figures, and of
+            models.
 
     Raises:
         CommandError: a shape that no operation takes, or no trials at all.
@@ -81,8 +105,9 @@ def plan(
         given = f"the shapes {', '.join(map(shape_text, shapes))}" if shapes else "the shapes"
         raise CommandError(
             f"nothing to measure: none of {given} is of the suite {' or '.join(suites)}"
-            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK, quantisers' MxK; these"
-            f" are timed {COLD}, and with at most {FEW_ROWS} rows in a {CHAIN}"
+            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK, quantisers' MxK,"
+            f" expert layers' TxExAxCxKxI; the last two are timed {COLD}, and with at most {FEW_ROWS} rows"
+            f" in a {CHAIN}"
         )
     return trials
 
@@ -90,6 +115,8 @@ def plan(
 def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
     if suite == QUANTIZE:
         return _quantizing(regime, ops, shapes)
+    if suite == MOE:
+        return _layers(regime, shapes)
     return _dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes)
 
 
@@ -99,14 +126,37 @@ def _check(shape: Shape) -> None:
         why = "numbers start at 1"
     elif len(shape) == 2:
         why = _why_not_quantized(shape[1])
+    elif len(shape) == len(LayerShape._fields):
+        why = _why_no_layer(LayerShape(*shape))
     else:
         *groups, _, n, k = shape
         why = why_impossible(n, k, *groups)
-    rows = shape[0] if len(shape) == 2 else math.prod(shape[:-2])
+    rows = _rows(shape)
     if not why and rows > MAX_EXTENT:
         why = f"more than {MAX_EXTENT} rows"
     if why:
         raise CommandError(f"{shape_text(shape)}: {why}")
+
+
+def _rows(shape: Shape) -> int:
+    """At most those that a kernel is given."""
+    if len(shape) == 2:
+        return shape[0]
+    if len(shape) == len(LayerShape._fields):
+        sizes = LayerShape(*shape)
+        return sizes.tokens * sizes.choices
+    return math.prod(shape[:-2])
+
+
+def _why_no_layer(sizes: LayerShape) -> str:
+    if sizes.experts > sizes.all_experts:
+        return f"{sizes.experts} experts of {sizes.all_experts}"
+    if sizes.choices > sizes.all_experts:
+        return f"{sizes.choices} choices of {sizes.all_experts} experts"
+    if sizes.all_experts > _MOST_EXPERTS:
+        return f"more than {_MOST_EXPERTS} experts"
+    opening = why_impossible(2 * sizes.inner, sizes.k, sizes.experts)
+    return opening or why_impossible(sizes.k, sizes.inner, sizes.experts)
 
 
 def _why_not_quantized(k: int) -> str | None:
@@ -138,3 +188,17 @@ def _quantizing(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None)
         if regime == COLD or (regime == CHAIN and shape[0] <= FEW_ROWS):
             for op in (op for op in ops if op in QUANTIZERS and kernel_of(op, shape)):
                 yield Trial(QUANTIZE, regime, (op,), shape)
+
+
+def _layers(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
+    """Of models, few tokens in a chain, as a server decodes them, and many cold."""
+    of_models = [
+        LayerShape(tokens, *model)
+        for model in _LAYER_MODELS
+        for tokens in _LAYER_TOKENS
+        if regime == (CHAIN if tokens <= FEW_ROWS else COLD)
+    ]
+    given = [LayerShape(*shape) for shape in shapes or () if len(shape) == len(LayerShape._fields)]
+    for shape in of_models if shapes is None else given:
+        if regime == COLD or (regime == CHAIN and shape.tokens <= FEW_ROWS):
+            yield Trial(MOE, regime, (EXPERT_LAYER,), tuple(shape))
