@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..measure.choices import LayerShape
 from ..measure.console import printable
 from ..measure.records import (
     ALL_REGIMES,
@@ -17,6 +18,7 @@ from ..measure.records import (
     STAGES,
     Row,
     key_of,
+    shape_of,
 )
 from ..measure.work import Work
 from ..plan.data_sheets import data_sheet
@@ -111,6 +113,8 @@ def objection(row: Any) -> str:
     for key, (is_right, wanted) in rules.items():
         if key in row and not is_right(row[key]):
             return f"{key} is not {wanted}"
+    if op in LAYERS and (why := LayerShape(*shape_of(row)).why_impossible):
+        return f"no device has such a layer: {why}"
     if row.get("groups", 1) > MAX_GROUPS:
         return f"groups are more than {MAX_GROUPS}"
     return "ours is marked as wrong" if "wrong" in row and row["peer"] == OURS else ""

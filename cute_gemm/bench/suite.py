@@ -12,7 +12,7 @@ from ..measure.errors import CommandError
 from ..measure.quantizing import kernel_of
 from ..measure.records import CHAIN, COLD, DENSE, EXPERT_LAYER, GROUPED, LAYERS, QUANTIZERS
 from ..measure.shapes import Shape, shape_text
-from ..plan.limits import K_MULTIPLE, MAX_EXTENT, MAX_GROUPS
+from ..plan.limits import K_MULTIPLE, MAX_EXTENT
 from ..plan.problem import why_impossible
 from .published import peer_shapes
 from .results import PEER_OPS
@@ -34,9 +34,6 @@ _LAYER_TOKENS = 1, 4, 16, 64, 128, 1024, 4096, 16384
 # Experts here and everywhere, those of a token, K, I: of DeepSeek-V3 on one of eight devices, and of
 # Qwen3-30B-A3B on one.
 _LAYER_MODELS = (32, 256, 8, 7168, 2048), (128, 128, 8, 2048, 768)
-
-# On all devices; a device has at most `MAX_GROUPS`.
-_MOST_EXPERTS = 64 * MAX_GROUPS
 
 PRODUCT, QUANTIZER, LAYER = KINDS = "product", "quantizer", "layer"
 """What a trial may be of."""
@@ -121,42 +118,31 @@ def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape]
 
 
 def _check(shape: Shape) -> None:
-    why: str | None
-    if min(shape) < 1:
-        why = "numbers start at 1"
-    elif len(shape) == 2:
-        why = _why_not_quantized(shape[1])
-    elif len(shape) == len(LayerShape._fields):
-        why = _why_no_layer(LayerShape(*shape))
-    else:
-        *groups, _, n, k = shape
-        why = why_impossible(n, k, *groups)
-    rows = _rows(shape)
-    if not why and rows > MAX_EXTENT:
-        why = f"more than {MAX_EXTENT} rows"
-    if why:
+    if why := "numbers start at 1" if min(shape) < 1 else _why_not(shape):
         raise CommandError(f"{shape_text(shape)}: {why}")
 
 
-def _rows(shape: Shape) -> int:
-    """At most those that a kernel is given."""
+def _why_not(shape: Shape) -> str | None:
+    if _is_of_layer(shape):
+        return _why_no_layer(LayerShape(*shape))
     if len(shape) == 2:
-        return shape[0]
-    if len(shape) == len(LayerShape._fields):
-        sizes = LayerShape(*shape)
-        return sizes.tokens * sizes.choices
-    return math.prod(shape[:-2])
+        rows, why = shape[0], _why_not_quantized(shape[1])
+    else:
+        *groups, _, n, k = shape
+        rows, why = math.prod(shape[:-2]), why_impossible(n, k, *groups)
+    return why or (f"more than {MAX_EXTENT} rows" if rows > MAX_EXTENT else None)
+
+
+def _is_of_layer(shape: Shape) -> bool:
+    return len(shape) == len(LayerShape._fields)
 
 
 def _why_no_layer(sizes: LayerShape) -> str:
-    if sizes.experts > sizes.all_experts:
-        return f"{sizes.experts} experts of {sizes.all_experts}"
-    if sizes.choices > sizes.all_experts:
-        return f"{sizes.choices} choices of {sizes.all_experts} experts"
-    if sizes.all_experts > _MOST_EXPERTS:
-        return f"more than {_MOST_EXPERTS} experts"
-    opening = why_impossible(2 * sizes.inner, sizes.k, sizes.experts)
-    return opening or why_impossible(sizes.k, sizes.inner, sizes.experts)
+    return (
+        sizes.why_impossible
+        or why_impossible(2 * sizes.inner, sizes.k, sizes.experts)
+        or why_impossible(sizes.k, sizes.inner, sizes.experts)
+    )
 
 
 def _why_not_quantized(k: int) -> str | None:
@@ -198,7 +184,7 @@ def _layers(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
         for tokens in _LAYER_TOKENS
         if regime == (CHAIN if tokens <= FEW_ROWS else COLD)
     ]
-    given = [LayerShape(*shape) for shape in shapes or () if len(shape) == len(LayerShape._fields)]
+    given = [LayerShape(*shape) for shape in shapes or () if _is_of_layer(shape)]
     for shape in of_models if shapes is None else given:
         if regime == COLD or (regime == CHAIN and shape.tokens <= FEW_ROWS):
             yield Trial(MOE, regime, (EXPERT_LAYER,), tuple(shape))

@@ -6,8 +6,11 @@ import functools
 import random
 from typing import NamedTuple
 
-from ..plan.limits import ceil_div
+from ..plan.limits import MAX_GROUPS, ceil_div
 from ..plan.quantizer import BLOCK
+
+MOST_CHOICES = 1 << 21
+"""Of all tokens together: the host draws them one by one, also where a row is read back."""
 
 _BF16, _FP32, _INT32 = 2, 4, 4
 
@@ -30,6 +33,17 @@ class LayerShape(NamedTuple):
     choices: int
     k: int
     inner: int
+
+    @property
+    def why_impossible(self) -> str:
+        """Why no device could have such experts and choices, in words; empty if one can."""
+        if self.experts > min(self.all_experts, MAX_GROUPS):
+            return f"{self.experts} experts, of {self.all_experts}, and at most {MAX_GROUPS} on a device"
+        if self.choices > self.all_experts:
+            return f"{self.choices} choices of {self.all_experts} experts"
+        if self.tokens * self.choices > MOST_CHOICES:
+            return f"more than {MOST_CHOICES} choices"
+        return ""
 
     @property
     def rows(self) -> int:
