@@ -90,7 +90,8 @@ def test_expert_layers_beside_products_without_epilogues(shape: str, tmp_path: P
             # By themselves they read from DRAM what the layer finds in L2.
             assert 0.5 * row["us"] < sum(row["stages"].values()) < 4 * row["us"], row
     for row in of_peer(rows, records.OURS):
-        assert row["bytes_us"] < row["us"]
+        # Of a card without a data sheet it is not known.
+        assert row.get("bytes_us", 0.0) < row["us"]
     chain = [row for row in rows if row["regime"] == "chain"]
     assert all(row["layers"] >= layers.LAYER_CALLS for row in chain)
 
