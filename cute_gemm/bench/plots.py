@@ -50,6 +50,7 @@ _BLACK, _BLUE, _ORANGE, _GREEN, _PINK, _RED = (
     "#CC79A7",
     "#D55E00",
 )
+_GREY = "#999999"
 _OPS_LOOK = {
     DENSE: (_BLUE, "o"),
     CONTIGUOUS: (_ORANGE, "s"),
@@ -66,7 +67,7 @@ _LOOK = {
 _PEERS = tuple(_LOOK)
 _PEERS_OF_QUANTIZERS = COPY, TRITON, COMPILED, TORCH
 _PEERS_OF_LAYERS = UNFUSED, UNFUSED_DEEPGEMM, BF16
-_STAGE_COLOURS = dict(zip(STAGES, (_BLACK, _GREEN, _BLUE, _PINK, _ORANGE, _RED), strict=True))
+_STAGE_COLOURS = dict(zip(STAGES, (_GREY, _GREEN, _BLUE, _PINK, _ORANGE, _RED), strict=True))
 STYLE: Any = {
     "font.size": 9,
     "axes.axisbelow": True,
@@ -268,8 +269,9 @@ def _stages(rows: Sequence[Row], ours: Mapping[Shape, Row], op: str, regime: str
     for axes, model, of_model in zip(panels, models, bars, strict=True):
         for place, (shape, peer) in enumerate(of_model):
             left = 0.0
-            for name, us in everyone[peer][shape].get("stages", {}).items():
-                width = us / ours[shape]["us"]
+            stages = everyone[peer][shape].get("stages", {})
+            for name in (name for name in STAGES if name in stages):
+                width = stages[name] / ours[shape]["us"]
                 axes.barh(place, width, left=left, height=0.72, color=_STAGE_COLOURS[name])
                 left += width
             whole = everyone[peer][shape]["us"] / ours[shape]["us"]
@@ -287,7 +289,8 @@ def _stages(rows: Sequence[Row], ours: Mapping[Shape, Row], op: str, regime: str
         panels[0].barh(0, 0, color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=len(STAGES))
     label = "time of each stage by itself, over that of our layer; black: the layer as a whole"
-    figure.supxlabel(label, fontsize=8)
+    # One of the figure would be beneath the legend.
+    panels[-1].set_xlabel(label, fontsize=8)
     operation, how = titles_of(op, regime)
     figure.suptitle(f"{operation}, stage by stage\n{how} ({_devices(ours)})", fontsize=10)
     return figure
