@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         choices=(*SUITES, "all"),
-        help="dense or grouped products, or what quantises their operands (default: all)",
+        help="dense or grouped products, what quantises their operands, or layers of experts (default: all)",
     )
     parser.add_argument(
         "--regime",
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="SHAPE",
         help="only these: MxNxK such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows, or"
-        " MxK such as 4096x7168 to quantise (default: those that peers' figures are of, and of models)",
+        " MxK such as 4096x7168 to quantise, or TxExAxCxKxI such as 128x32x256x8x7168x2048 for 128 tokens,"
+        " 32 experts here of 256, 8 for each token, K and I of a layer (default: those that peers' figures"
+        " are of, and of models)",
     )
     parser.add_argument(
         "--ops",

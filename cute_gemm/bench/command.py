@@ -9,6 +9,7 @@ from pathlib import Path
 from ..measure.console import failed, say, wide_console
 from ..measure.device import compile_kernels, require_hopper
 from ..measure.errors import CommandError
+from ..measure.expert_layers import fused_program
 from ..measure.files import require_writable
 from ..measure.origin import describe_origin
 from ..measure.progress import track
@@ -17,15 +18,21 @@ from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Sustained, timers_of
 from ..runtime import hardware
-from . import changes, shares, tables
+from . import changes, layer_summary, shares, tables
 from .arguments import DEFAULT_OUT, DEFAULT_THRESHOLD, MEASURING, OPS
 from .comparison import compare, speeds_without_padding, text_table
-from .peers import Peer, QuantizerPeer
-from .peers.registry import NAMES, PEERS, QUANTIZERS, P, split_available
+from .peers import LayerPeer, Peer, QuantizerPeer
+from .peers.registry import LAYERS, NAMES, PEERS, QUANTIZERS, split_available
 from .results import read_results
 from .resume import Rest, rest_of
-from .run import Bench, kernels_of, run_trials
-from .suite import SUITES, Trial, plan
+from .run import Bench, fused_kernels_of, kernels_of, run_trials
+from .suite import LAYER, PRODUCT, QUANTIZER, SUITES, Trial, plan
+
+_REGISTRIES: dict[str, Mapping[str, Peer | QuantizerPeer | LayerPeer]] = {
+    PRODUCT: PEERS,
+    QUANTIZER: QUANTIZERS,
+    LAYER: LAYERS,
+}
 
 TABLES = "tables.md"
 _TABLE_WIDTH = 140
@@ -103,21 +110,25 @@ def measure(
     trials = plan(suites, regimes, ops, shapes)
     require_hopper("bench", "--plot and --compare work without one, on results")
     require_writable(out)
-    peers, missing = _peers(trials, False, peer_names, PEERS)
-    quantizers, also_missing = _peers(trials, True, peer_names, QUANTIZERS)
+    kinds = {trial.kind for trial in trials}
+    peers, missing = split_available(peer_names if PRODUCT in kinds else (), PEERS)
+    quantizers, missing_quantizers = split_available(peer_names if QUANTIZER in kinds else (), QUANTIZERS)
+    layers, missing_layers = split_available(peer_names if LAYER in kinds else (), LAYERS)
     timers, replaced = timers_of(regimes, Sustained())
     idle = [] if peer_names == NAMES else _idle(trials, peer_names)
-    for note in dict.fromkeys((*missing, *also_missing, *idle, *replaced)):
+    for note in dict.fromkeys((*missing, *missing_quantizers, *missing_layers, *idle, *replaced)):
         say(note)
     card = hardware.card()
-    named: list[Peer | QuantizerPeer] = [*peers, *quantizers]
+    named: list[Peer | QuantizerPeer | LayerPeer] = [*peers, *quantizers, *layers]
     versions = {name: version for peer in named for name, version in peer.versions().items()}
     origin = describe_origin(versions)
     rest = rest_of(trials, out, origin) if is_resumed else Rest(trials)
     if is_resumed:
         say(f"{len(trials) - len(rest.trials)} of {len(trials)} trials are in {out}; the others follow")
     compile_kernels(kernel for trial in rest.trials for kernel in kernels_of(trial, card))
-    bench = Bench(timers, peers, origin, card, quantizers=quantizers)
+    if fused := [kernel for trial in rest.trials for kernel in fused_kernels_of(trial, card)]:
+        compile_kernels(fused, fused_program)
+    bench = Bench(timers, peers, origin, card, quantizers=quantizers, layers=layers)
     rows, failures = run_trials(bench, track(rest.trials, "measuring"), out, rest.kept)
     _print_comparisons(rows)
     if rows:
@@ -125,21 +136,12 @@ def measure(
     return failures
 
 
-def _peers(
-    trials: Sequence[Trial], of_quantizers: bool, names: Sequence[str], registry: Mapping[str, P]
-) -> tuple[list[P], list[str]]:
-    """As `split_available`, where trials of that kind are to be measured."""
-    is_asked = any(trial.is_of_quantizers == of_quantizers for trial in trials)
-    return split_available(names if is_asked else (), registry)
-
-
 def _idle(trials: Sequence[Trial], names: Sequence[str]) -> list[str]:
     """A line for each name of a peer that has no part in any trial."""
-    kinds = {(trial.is_of_quantizers, trial.regime) for trial in trials}
     busy = {
         name
-        for of_quantizers, regime in kinds
-        for name, peer in (QUANTIZERS if of_quantizers else PEERS).items()
+        for kind, regime in {(trial.kind, trial.regime) for trial in trials}
+        for name, peer in _REGISTRIES[kind].items()
         if regime in peer.regimes
     }
     return [
@@ -208,5 +210,5 @@ def _print_comparisons(rows: Sequence[Row]) -> None:
         if speeds := speeds_without_padding(rows, regime):
             mean, least = geometric_mean(speeds), min(speeds)
             print(f"\n{regime} offsets, relative to contiguous: {mean:.3f}, least {least:.3f}")
-    if quantized := shares.summary(rows):
-        say(f"\n{quantized}")
+    for text in filter(None, (shares.summary(rows), layer_summary.summary(rows))):
+        say(f"\n{text}")

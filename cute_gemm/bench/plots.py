@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from ..measure.records import (
+    BF16,
     BLOCKWISE,
     COMPILED,
     CONTIGUOUS,
@@ -20,12 +21,16 @@ from ..measure.records import (
     DEEPGEMM,
     DENSE,
     FAST,
+    LAYERS,
     MASKED,
     OFFSETS,
     OURS,
     QUANTIZERS,
+    STAGES,
     TORCH,
     TRITON,
+    UNFUSED,
+    UNFUSED_DEEPGEMM,
     Row,
 )
 from ..measure.shapes import Shape
@@ -45,6 +50,7 @@ _BLACK, _BLUE, _ORANGE, _GREEN, _PINK, _RED = (
     "#CC79A7",
     "#D55E00",
 )
+_GREY = "#999999"
 _OPS_LOOK = {
     DENSE: (_BLUE, "o"),
     CONTIGUOUS: (_ORANGE, "s"),
@@ -60,6 +66,8 @@ _LOOK = {
 }
 _PEERS = tuple(_LOOK)
 _PEERS_OF_QUANTIZERS = COPY, TRITON, COMPILED, TORCH
+_PEERS_OF_LAYERS = UNFUSED, UNFUSED_DEEPGEMM, BF16
+_STAGE_COLOURS = dict(zip(STAGES, (_GREY, _GREEN, _BLUE, _PINK, _ORANGE, _RED), strict=True))
 STYLE: Any = {
     "font.size": 9,
     "axes.axisbelow": True,
@@ -108,10 +116,12 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
         ours = {op: found for op in OPS if (found := ours_with(rows, op, regime))}
         if ours:
             yield f"roofline_{regime}", _roofline(ours, regime)
-        quantizers = {op: found for op in QUANTIZERS if (found := ours_with(rows, op, regime))}
-        for op, found in (ours | quantizers).items():
+        others = {op: found for op in (*QUANTIZERS, *LAYERS) if (found := ours_with(rows, op, regime))}
+        for op, found in (ours | others).items():
             if peers := _peer_times(rows, op, regime):
                 yield f"speedup_{op}_{regime}", _speedups(found, peers, op, regime)
+            if any("stages" in row for row in found.values()):
+                yield f"stages_{op}_{regime}", _stages(rows, found, op, regime)
         if (dense := ours.get(DENSE)) and len({m for m, _, _ in dense}) > 1:
             yield f"tflops_over_m_{regime}", _over_m(dense, _peer_times(rows, DENSE, regime), regime)
 
@@ -122,7 +132,8 @@ def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:
     beside = peers_beside(rows, op, regime)
     published = peer_times(regime, op)
     found: dict[str, _Times] = {}
-    for peer in _PEERS_OF_QUANTIZERS if op in QUANTIZERS else _PEERS:
+    peers = _PEERS_OF_QUANTIZERS if op in QUANTIZERS else _PEERS_OF_LAYERS if op in LAYERS else _PEERS
+    for peer in peers:
         if peer in beside:
             times, label = right_times(beside[peer]), peer
         else:
@@ -229,6 +240,59 @@ def _speedups(ours: Mapping[Shape, Row], peers: Mapping[str, _Times], op: str, r
     title = f"{operation}\n{how} ({_devices(ours)})"
     figure.suptitle(f"Speed of cute_gemm relative to peers (above 1: faster)\n{title}", fontsize=10)
     figure.supxlabel("time of the peer / time of cute_gemm", fontsize=9)
+    return figure
+
+
+# Stages
+
+
+def _stages(rows: Sequence[Row], ours: Mapping[Shape, Row], op: str, regime: str) -> Figure:
+    """For each model, bars of stages of ours and of peers, over the time of our layer."""
+    beside = peers_beside(rows, op, regime)
+    everyone = {OURS: ours, **{peer: beside[peer] for peer in _PEERS_OF_LAYERS if peer in beside}}
+    models = list(dict.fromkeys(shape[1:] for shape in ours))
+    bars = [
+        [
+            (shape, peer)
+            for shape in ours
+            if shape[1:] == model
+            for peer, own in everyone.items()
+            if shape in own
+        ]
+        for model in models
+    ]
+    height = 1.4 + 0.17 * sum(map(len, bars)) + 0.4 * len(models)
+    figure = Figure(figsize=(8.5, height), layout="constrained")
+    panels = figure.subplots(
+        len(models), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [*map(len, bars)]}
+    )[:, 0]
+    for axes, model, of_model in zip(panels, models, bars, strict=True):
+        for place, (shape, peer) in enumerate(of_model):
+            left = 0.0
+            stages = everyone[peer][shape].get("stages", {})
+            for name in (name for name in STAGES if name in stages):
+                width = stages[name] / ours[shape]["us"]
+                axes.barh(place, width, left=left, height=0.72, color=_STAGE_COLOURS[name])
+                left += width
+            whole = everyone[peer][shape]["us"] / ours[shape]["us"]
+            axes.plot([whole, whole], [place - 0.4, place + 0.4], color=_BLACK, linewidth=1.6)
+        axes.set_yticks(
+            range(len(of_model)), [f"{shape[0]} tokens, {peer}" for shape, peer in of_model], fontsize=6.5
+        )
+        axes.set_ylim(len(of_model) - 0.4, -0.6)
+        axes.grid(visible=True, axis="x")
+        names = dimension_names(op)[1:]
+        axes.set_title(
+            ", ".join(f"{name} {size}" for name, size in zip(names, model, strict=True)), fontsize=8.5
+        )
+    for name, colour in _STAGE_COLOURS.items():
+        panels[0].barh(0, 0, color=colour, label=name)
+    figure.legend(loc="outside lower center", ncols=len(STAGES))
+    label = "time of each stage by itself, over that of our layer; black: the layer as a whole"
+    # One of the figure would be beneath the legend.
+    panels[-1].set_xlabel(label, fontsize=8)
+    operation, how = titles_of(op, regime)
+    figure.suptitle(f"{operation}, stage by stage\n{how} ({_devices(ours)})", fontsize=10)
     return figure
 
 

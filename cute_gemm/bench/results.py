@@ -11,6 +11,7 @@ from ..measure.files import named
 from ..measure.records import (
     CONTIGUOUS,
     DENSE,
+    LAYERS,
     MASKED,
     OFFSETS,
     OURS,
@@ -24,7 +25,7 @@ from ..measure.shapes import Shape
 from .rows import escaped, objection
 
 PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED} | {
-    op: op for op in QUANTIZERS
+    op: op for op in (*QUANTIZERS, *LAYERS)
 }
 """What peers are measured at: none has an operation on groups without padding, so they need it padded."""
 

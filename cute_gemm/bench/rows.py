@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..measure.choices import LayerShape
 from ..measure.console import printable
-from ..measure.records import ALL_REGIMES, CHAIN, KEYS, OURS, PRODUCTS, QUANTIZERS, Row, key_of
+from ..measure.records import (
+    ALL_REGIMES,
+    CHAIN,
+    KEYS,
+    LAYERS,
+    OURS,
+    PRODUCTS,
+    QUANTIZERS,
+    STAGES,
+    Row,
+    key_of,
+    shape_of,
+)
 from ..measure.work import Work
 from ..plan.data_sheets import data_sheet
 from ..plan.limits import MAX_EXTENT, MAX_GROUPS
@@ -48,14 +61,17 @@ def measurement(
         origin: ``versions``, ``device`` and ``date``.
 
     Returns:
-        The row. Of a product it has ``tflops``, of a quantiser ``bytes``. ``limit_us`` and ``share_of_limit``
-        are in it where the data sheet of the device is known, and says what limits: in a chain a quantiser
-        reads from L2.
+        The row. Of a product it has ``tflops``, of a quantiser ``bytes``, of an expert layer both.
+        ``limit_us`` and ``share_of_limit`` are in it where the data sheet of the device is known, and says
+        what limits: in a chain a quantiser reads from L2. Of a layer ``bytes_us`` says how long its bytes
+        take by themselves.
     """
-    is_quantizer = work.op in QUANTIZERS
-    amount: Row = (
-        {"bytes": work.bytes_moved} if is_quantizer else {"tflops": round(work.flops / us * 1e-6, 1)}
-    )
+    is_quantizer, is_layer = work.op in QUANTIZERS, work.op in LAYERS
+    amount: Row = {}
+    if is_quantizer or is_layer:
+        amount["bytes"] = work.bytes_moved
+    if not is_quantizer:
+        amount["tflops"] = round(work.flops / us * 1e-6, 1)
     row: Row = {
         "op": work.op,
         **key_of(work.op, work.shape),
@@ -76,6 +92,8 @@ def measurement(
     if sheet and not (is_quantizer and regime == CHAIN):
         limit = sheet.limit_us(work)
         row |= {"limit_us": round(limit, 3), "share_of_limit": round(limit / us, 4)}
+        if is_layer:
+            row["bytes_us"] = round(work.bytes_moved / sheet.bytes * 1e6, 3)
     return row | origin
 
 
@@ -95,6 +113,8 @@ def objection(row: Any) -> str:
     for key, (is_right, wanted) in rules.items():
         if key in row and not is_right(row[key]):
             return f"{key} is not {wanted}"
+    if op in LAYERS and (why := LayerShape(*shape_of(row)).why_impossible):
+        return f"no device has such a layer: {why}"
     if row.get("groups", 1) > MAX_GROUPS:
         return f"groups are more than {MAX_GROUPS}"
     return "ours is marked as wrong" if "wrong" in row and row["peer"] == OURS else ""
@@ -135,6 +155,13 @@ def _are_versions(value: Any) -> bool:
 _EXTENT: _Rule = (lambda value: type(value) is int and 1 <= value <= MAX_EXTENT), "a whole number from 1 on"
 _TIME: _Rule = _number(_LEAST_US, _MOST_US), "a time in microseconds"
 _SHARE: _Rule = _number(0, _MOST_SHARE), "a share"
+
+
+def _are_stages(value: Any) -> bool:
+    is_time, _ = _TIME
+    return isinstance(value, dict) and all(name in STAGES and is_time(us) for name, us in value.items())
+
+
 _TEXT: _Rule = _is_text, f"a text of at most {_LONGEST} characters"
 _RULES: dict[str, _Rule] = {
     "peer": _TEXT,
@@ -159,5 +186,15 @@ _OF_QUANTIZERS: dict[str, _Rule] = {
     "host_us": _TIME,
     "host_mm_us": _TIME,
 }
-_RULES_OF = dict.fromkeys(PRODUCTS, _OF_PRODUCTS) | dict.fromkeys(QUANTIZERS, _OF_QUANTIZERS)
-_OPTIONAL = "median", "timer", "copy_share", "over_empty_us", "host_us", "host_mm_us"
+_OF_LAYERS: dict[str, _Rule] = {
+    "tflops": _RATE,
+    "bytes": _OF_QUANTIZERS["bytes"],
+    "bytes_us": _TIME,
+    "stages": (_are_stages, "an object of times of stages"),
+}
+_RULES_OF = (
+    dict.fromkeys(PRODUCTS, _OF_PRODUCTS)
+    | dict.fromkeys(QUANTIZERS, _OF_QUANTIZERS)
+    | dict.fromkeys(LAYERS, _OF_LAYERS)
+)
+_OPTIONAL = "median", "timer", "copy_share", "over_empty_us", "host_us", "host_mm_us", "bytes_us", "stages"

@@ -12,6 +12,7 @@ from ..measure import clocks, layers
 from ..measure.calls import Call
 from ..measure.cases import Case, make_case
 from ..measure.console import in_a_line, say
+from ..measure.expert_layers import LayerCase, plain_products, products
 from ..measure.layers import Chain, layers_of
 from ..measure.quantizing import QuantizerCase
 from ..measure.quantizing import kernel_of as quantizer_of
@@ -33,14 +34,15 @@ from ..measure.timers import Timer, Times
 from ..measure.work import Work, problem_of
 from ..plan.card import Card
 from ..plan.config import KernelConfig
+from ..plan.limits import ceil_div
 from ..plan.quantizer import Quantizer
 from ..runtime import selection
 from . import shares
-from .peers import C, Peer, PeerOf, QuantizerPeer
+from .peers import C, LayerPeer, Peer, PeerOf, QuantizerPeer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
 from .resume import file_of
 from .rows import measurement
-from .suite import Trial
+from .suite import PRODUCT, Trial
 
 _FORCED = {OURS_DEPENDENT: True, OURS_INDEPENDENT: False}
 """Ways to launch that are timed in a chain beside the default."""
@@ -58,6 +60,7 @@ class Bench:
         device: where operands are made.
         say: prints a line.
         quantizers: who is timed beside our quantisers.
+        layers: who is timed beside our expert layers.
         host_time: microseconds of a call's caller.
     """
 
@@ -68,6 +71,7 @@ class Bench:
     device: str = "cuda"
     say: Callable[[str], None] = say
     quantizers: Sequence[QuantizerPeer] = ()
+    layers: Sequence[LayerPeer] = ()
     host_time: Callable[[Callable[[], object]], float] = clocks.host_time
 
     def measure(self, trial: Trial) -> Iterator[Row]:
@@ -80,11 +84,16 @@ class Bench:
         timed = [(Work.of(op, trial.shape), chain) for op in trial.ops for chain in self._chains(trial, op)]
         beside = self._calibration(trial)
         timer = self.timers[trial.regime]
-        times = timer([chain for _, chain in timed] + ([beside] if beside else []))
+        alone = [(chain, name, stage) for _, chain in timed for name, stage in chain.stages().items()]
+        calls: list[Callable[[], None]] = [chain for _, chain in timed]
+        times = timer([*calls, *(stage for _, _, stage in alone), *([beside] if beside else [])])
         calibration = self._judged_calibration(trial, beside, times.pop().mean) if beside else None
+        stages: dict[int, Row] = {}
+        for (chain, name, _), found in zip(alone, times[len(timed) :], strict=True):
+            stages.setdefault(id(chain), {})[name] = round(found.of_each(chain.count).mean, 3)
 
         wrong, rows = [], []
-        for work, chain, total in _fastest(timed, times):
+        for work, chain, total in _fastest(timed, times[: len(timed)]):
             call, found = chain.first, total.of_each(chain.count)
             error, objection = None, None
             try:
@@ -108,6 +117,8 @@ class Bench:
                 error_worst_tile=error,
                 origin=self.origin,
             )
+            if call.stages:
+                row["stages"] = stages[id(chain)]
             if chain.count > 1:
                 row["layers"] = chain.count
             if objection:
@@ -126,6 +137,8 @@ class Bench:
         """Each way to compute an operation: of one layer, or in a chain of as many as the regime asks for."""
         if trial.is_of_quantizers:
             return self._chains_of_quantizers(trial, QuantizerCase.make(op, trial.shape, self.device))
+        if trial.is_of_layers:
+            return self._chains_of_layers(trial, LayerCase.make(trial.shape, self.device, _pdl(trial)))
         case = make_case(op, trial.shape, self.device)
         cases = layers_of(case) if trial.regime == CHAIN else [case]
         ways = zip(*(self._own_calls(trial, layer) for layer in cases), strict=True)
@@ -137,6 +150,14 @@ class Bench:
         ways = [[case.ours(layout, _pdl(trial))] for layout in _layouts(trial, case.op)]
         ways += [way for peer in self.quantizers for way in self._ways_of(peer, trial, [case])]
         repeats = layers.QUANTIZER_CALLS if trial.regime == CHAIN else 1
+        return [Chain(way, repeats) for way in ways]
+
+    def _chains_of_layers(self, trial: Trial, case: LayerCase) -> list[Chain]:
+        """The same of an expert layer, whose few calls in a chain are repeated."""
+        cases = case.chain() if trial.regime == CHAIN else [case]
+        ways = [[each.ours(self.card) for each in cases]]
+        ways += [way for peer in self.layers for way in self._ways_of(peer, trial, cases)]
+        repeats = ceil_div(layers.LAYER_CALLS, len(cases)) if trial.regime == CHAIN else 1
         return [Chain(way, repeats) for way in ways]
 
     def _own_calls(self, trial: Trial, case: Case) -> list[Call]:
@@ -175,7 +196,7 @@ class Bench:
         """
         if (
             trial.ops == (DENSE,)
-            or trial.is_of_quantizers
+            or trial.kind != PRODUCT
             or trial.regime == CHAIN
             or not any(isinstance(peer, Cublas) for peer in self.peers)
         ):
@@ -213,9 +234,18 @@ def kernels_of(trial: Trial, card: Card) -> Iterator[KernelConfig | Quantizer]:
             if kernel := quantizer_of(op, trial.shape):
                 yield kernel
             continue
+        if trial.is_of_layers:
+            # What a peer runs, too. Those with epilogues are :func:`fused_kernels_of`.
+            yield from plain_products(trial.shape, card)
+            continue
         problem = problem_of(op, trial.shape, card)
         for layout in _layouts(trial, op):
             yield selection.select(problem, tma_scales=layout == M_MAJOR)
+
+
+def fused_kernels_of(trial: Trial, card: Card) -> list[KernelConfig]:
+    """What an expert layer launches of ours with epilogues: for `expert_layers.fused_program`."""
+    return products(trial.shape, card) if trial.is_of_layers else []
 
 
 def run_trials(
@@ -279,6 +309,9 @@ def _describe(row: Row) -> str:
 
 
 def _rate(row: Row) -> str:
+    if stages := row.get("stages"):
+        each = ", ".join(f"{name} {us:.1f}" for name, us in stages.items())
+        return f"{row['tflops']:.0f} TFLOP/s, {row['gb_per_s']:.0f} GB/s ({each})"
     if "tflops" in row:
         return f"{row['tflops']:.0f} TFLOP/s"
     share = f", {row['copy_share']:.2f} of a copy's speed" if "copy_share" in row else ""

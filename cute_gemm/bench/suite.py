@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..measure.choices import LayerShape
 from ..measure.errors import CommandError
 from ..measure.quantizing import kernel_of
-from ..measure.records import CHAIN, COLD, DENSE, GROUPED, QUANTIZERS
+from ..measure.records import CHAIN, COLD, DENSE, EXPERT_LAYER, GROUPED, LAYERS, QUANTIZERS
 from ..measure.shapes import Shape, shape_text
 from ..plan.limits import K_MULTIPLE, MAX_EXTENT
 from ..plan.problem import why_impossible
@@ -17,7 +18,8 @@ from .published import peer_shapes
 from .results import PEER_OPS
 
 QUANTIZE = "quantize"
-SUITES = "dense", "grouped", QUANTIZE
+MOE = "moe"
+SUITES = "dense", "grouped", QUANTIZE, MOE
 
 # Rows of K elements: hidden and expert sizes of DeepSeek-V3 (7168, 2048) and of Qwen3-MoE models (4096 and
 # 1536; 2048 and 768).
@@ -25,7 +27,16 @@ _QUANTIZED_M = 1, 16, 128, 1024, 4096, 16384
 _QUANTIZED_K = 7168, 4096, 2048, 1536, 768
 
 FEW_ROWS = 128
-"""Up to which a quantiser is timed in a chain, too: what it reads is in L2, and its launch is most of it."""
+"""Up to which a quantiser is timed in a chain, too: what it reads is in L2, and its launch is most of it.
+Of tokens, up to which an expert layer is."""
+
+_LAYER_TOKENS = 1, 4, 16, 64, 128, 1024, 4096, 16384
+# Experts here and everywhere, those of a token, K, I: of DeepSeek-V3 on one of eight devices, and of
+# Qwen3-30B-A3B on one.
+_LAYER_MODELS = (32, 256, 8, 7168, 2048), (128, 128, 8, 2048, 768)
+
+PRODUCT, QUANTIZER, LAYER = KINDS = "product", "quantizer", "layer"
+"""What a trial may be of."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,17 @@ class Trial:
     shape: Shape
 
     @property
+    def kind(self) -> str:
+        """Of `KINDS`."""
+        return QUANTIZER if self.is_of_quantizers else LAYER if self.is_of_layers else PRODUCT
+
+    @property
     def is_of_quantizers(self) -> bool:
         return self.ops[0] in QUANTIZERS
+
+    @property
+    def is_of_layers(self) -> bool:
+        return self.ops[0] in LAYERS
 
     @property
     def title(self) -> str:
@@ -62,10 +82,11 @@ def plan(
     Args:
         suites: of `SUITES`.
         regimes: of `records.ALL_REGIMES`. A quantiser has no sustained one: it moves bytes, and is far from
-            the power limit.
+            the power limit. Nor has an expert layer: its stages are timed cold, or in a chain.
         ops: which grouped operations and which quantisers.
-        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)`` and, of quantisers, ``(m, k)``; None for those
-            of the peers' figures, and of models.
+        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)``, of quantisers ``(m, k)``, and of expert layers
+            those of :class:`..measure.choices.LayerShape`; None for those of the peers' figures, and of
+            models.
 
     Raises:
         CommandError: a shape that no operation takes, or no trials at all.
@@ -81,8 +102,9 @@ def plan(
         given = f"the shapes {', '.join(map(shape_text, shapes))}" if shapes else "the shapes"
         raise CommandError(
             f"nothing to measure: none of {given} is of the suite {' or '.join(suites)}"
-            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK, quantisers' MxK; these"
-            f" are timed {COLD}, and with at most {FEW_ROWS} rows in a {CHAIN}"
+            f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK, quantisers' MxK,"
+            f" expert layers' TxExAxCxKxI; the last two are timed {COLD}, and with at most {FEW_ROWS} rows"
+            f" in a {CHAIN}"
         )
     return trials
 
@@ -90,23 +112,37 @@ def plan(
 def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
     if suite == QUANTIZE:
         return _quantizing(regime, ops, shapes)
+    if suite == MOE:
+        return _layers(regime, shapes)
     return _dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes)
 
 
 def _check(shape: Shape) -> None:
-    why: str | None
-    if min(shape) < 1:
-        why = "numbers start at 1"
-    elif len(shape) == 2:
-        why = _why_not_quantized(shape[1])
+    if why := "numbers start at 1" if min(shape) < 1 else _why_not(shape):
+        raise CommandError(f"{shape_text(shape)}: {why}")
+
+
+def _why_not(shape: Shape) -> str | None:
+    if _is_of_layer(shape):
+        return _why_no_layer(LayerShape(*shape))
+    if len(shape) == 2:
+        rows, why = shape[0], _why_not_quantized(shape[1])
     else:
         *groups, _, n, k = shape
-        why = why_impossible(n, k, *groups)
-    rows = shape[0] if len(shape) == 2 else math.prod(shape[:-2])
-    if not why and rows > MAX_EXTENT:
-        why = f"more than {MAX_EXTENT} rows"
-    if why:
-        raise CommandError(f"{shape_text(shape)}: {why}")
+        rows, why = math.prod(shape[:-2]), why_impossible(n, k, *groups)
+    return why or (f"more than {MAX_EXTENT} rows" if rows > MAX_EXTENT else None)
+
+
+def _is_of_layer(shape: Shape) -> bool:
+    return len(shape) == len(LayerShape._fields)
+
+
+def _why_no_layer(sizes: LayerShape) -> str:
+    return (
+        sizes.why_impossible
+        or why_impossible(2 * sizes.inner, sizes.k, sizes.experts)
+        or why_impossible(sizes.k, sizes.inner, sizes.experts)
+    )
 
 
 def _why_not_quantized(k: int) -> str | None:
@@ -138,3 +174,17 @@ def _quantizing(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None)
         if regime == COLD or (regime == CHAIN and shape[0] <= FEW_ROWS):
             for op in (op for op in ops if op in QUANTIZERS and kernel_of(op, shape)):
                 yield Trial(QUANTIZE, regime, (op,), shape)
+
+
+def _layers(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
+    """Of models, few tokens in a chain, as a server decodes them, and many cold."""
+    of_models = [
+        LayerShape(tokens, *model)
+        for model in _LAYER_MODELS
+        for tokens in _LAYER_TOKENS
+        if regime == (CHAIN if tokens <= FEW_ROWS else COLD)
+    ]
+    given = [LayerShape(*shape) for shape in shapes or () if _is_of_layer(shape)]
+    for shape in of_models if shapes is None else given:
+        if regime == COLD or (regime == CHAIN and shape.tokens <= FEW_ROWS):
+            yield Trial(MOE, regime, (EXPERT_LAYER,), tuple(shape))

@@ -11,16 +11,20 @@ from ..measure.records import (
     COLD,
     CONTIGUOUS,
     DENSE,
+    EXPERT_LAYER,
     GATHERED,
     INTERLEAVED,
     KEYS,
+    LAYERS,
     M_MAJOR,
     MASKED,
     NORMED,
     OFFSETS,
+    OURS,
     QUANTIZERS,
     ROW_MAJOR,
     ROWS,
+    STAGES,
     SUMMED,
     SUSTAINED,
     SWIGLU,
@@ -56,7 +60,8 @@ QUANTIZER_TITLES = {
     BOTH_WAYS: "Quantising 1x128 both ways",
     BLOCKS: "Quantising 128x128",
 }
-TITLES = OPS | {OFFSETS: "Grouped, offsets (peers: the same rows, padded)"}
+LAYER_TITLES = {EXPERT_LAYER: "Expert layer"}
+TITLES = OPS | LAYER_TITLES | {OFFSETS: "Grouped, offsets (peers: the same rows, padded)"}
 """The same where peers stand beside ours."""
 
 _LEGEND = """\
@@ -68,7 +73,11 @@ are with M-major scales of A, as DeepGEMM takes them, unless a column says that 
 
 Quantisers move bytes: beside them stands the share of the speed of a copy of as many; with few rows what
 they take over a kernel that does nothing, and their host time beside that of a small `torch.mm` to a given
-result. Their scales are row-major, unless a column says that they are M-major."""
+result. Their scales are row-major, unless a column says that they are M-major.
+
+Of an expert layer the bytes are those that must move: weights of experts that a token has chosen, tokens and
+result, each once. A stage is timed by itself, cold with what it reads in DRAM: together they take longer than
+the layer, whose kernels find in L2 what the one before has left."""
 
 
 _LAYOUT_NAMES = {ROW_MAJOR: "row-major", M_MAJOR: "M-major"}
@@ -77,8 +86,9 @@ _BESIDE = {
     "over_empty_us": "us over an empty kernel",
     "host_us": "host us",
     "host_mm_us": "host us of `torch.mm`",
+    "bytes_us": "us of its bytes",
 }
-"""What a row of a quantiser may have, and what heads its column."""
+"""What a row of a quantiser or of a layer may have, and what heads its column."""
 
 # A bar that ends no cell.
 _BAR = "\\|"
@@ -90,14 +100,19 @@ def render(rows: Sequence[Row]) -> str:
     Raises:
         CommandError: two rows measured the same thing.
     """
-    sections = [_section(rows, op, regime) for op in (*OPS, *QUANTIZERS) for regime in REGIMES]
+    sections = [
+        part
+        for op in (*OPS, *QUANTIZERS, *LAYERS)
+        for regime in REGIMES
+        for part in (_section(rows, op, regime), _stages(rows, op, regime))
+    ]
     return "\n\n".join(["# Benchmark", _LEGEND, *filter(None, sections)]) + "\n"
 
 
 def dimension_names(op: str) -> list[str]:
     """What heads the columns of a shape."""
-    names = {"groups": "groups", "expected_m": "rows of each"}
-    return [names.get(key, key.upper()) for key in KEYS[op]]
+    names = {"expected_m": "rows of each", "all_experts": "of", "inner": "I"}
+    return [names.get(key, key.upper() if len(key) == 1 else key) for key in KEYS[op]]
 
 
 def titles_of(op: str, regime: str) -> tuple[str, str]:
@@ -150,6 +165,29 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
         cells += [_time(row, times.get(shape)) for times in reference.values()]
         lines.append(_line(cells))
     return "\n".join([*lines, *_means(ours, measured, reference)])
+
+
+def _stages(rows: Sequence[Row], op: str, regime: str) -> str:
+    """A table of the time of each stage, of ours and of peers; empty if none was timed."""
+    everyone = {OURS: ours_with(rows, op, regime), **peers_beside(rows, op, regime)}
+    found = {
+        peer: of_peer for peer, of_peer in everyone.items() if any("stages" in r for r in of_peer.values())
+    }
+    if not found:
+        return ""
+    header = [*dimension_names(op), "whose", "us", *STAGES]
+    lines = [
+        f"### {titles_of(op, regime)[0]}, stage by stage: {titles_of(op, regime)[1]}",
+        "",
+        _line(header),
+        "|" + "".join("---|" if name == "whose" else "--:|" for name in header),
+    ]
+    for shape in dict.fromkeys(shape for of_peer in found.values() for shape in of_peer):
+        for peer, row in ((peer, of_peer[shape]) for peer, of_peer in found.items() if shape in of_peer):
+            times = row.get("stages", {})
+            each = [f"{times[name]:.2f}" if name in times else "" for name in STAGES]
+            lines.append(_line([*map(str, shape), peer, f"{row['us']:.2f}", *each]))
+    return "\n".join(lines)
 
 
 def _limit(row: Row) -> list[str]:

@@ -40,8 +40,8 @@ def shape(text: str) -> Shape:
 
 
 def shape_of_any(text: str) -> Shape:
-    """The same, or ``MxK`` of a quantiser."""
-    return _shape(text, ("MxNxK", "GxMxNxK", "MxK"))
+    """The same, or ``MxK`` of a quantiser, or ``TxExAxCxKxI`` of an expert layer."""
+    return _shape(text, ("MxNxK", "GxMxNxK", "MxK", "TxExAxCxKxI"))
 
 
 def _shape(text: str, wanted: tuple[str, ...]) -> Shape:

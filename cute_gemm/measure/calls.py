@@ -1,8 +1,8 @@
-"""Ways to compute a product, or to quantise, each with a judge of its result."""
+"""Ways to compute something, each with a judge of its result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class Call:
         run: computes the result on the current stream.
         judge: the error of the worst tile of a result; raises AssertionError if it is wrong.
         scale_layout, config: as in a record.
+        stages: what is timed of it by itself, each on what the stage before has left.
     """
 
     peer: str
@@ -29,6 +30,7 @@ class Call:
     judge: Callable[[Any], float]
     scale_layout: str | None = None
     config: str | None = None
+    stages: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     result: Tensor | Results | None = field(default=None, init=False)
 
     def __call__(self) -> None:

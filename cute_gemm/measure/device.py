@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
 from ..plan.config import KernelConfig
 from ..plan.quantizer import Quantizer
 from ..runtime import hardware
+from ..runtime.builder import Program
 from ..runtime.warmup import compile_and_report
 from .console import in_a_line
 from .errors import CommandError
@@ -30,13 +31,15 @@ def require_hopper(command: str, otherwise: str) -> None:
         raise CommandError(f"{command} times a Hopper GPU; this is {hardware.describe()}")
 
 
-def compile_kernels(configs: Iterable[KernelConfig | Quantizer]) -> None:
+def compile_kernels(
+    configs: Iterable[KernelConfig | Quantizer], make: Callable[[KernelConfig], Program] | None = None
+) -> None:
     """Compile what will be timed, as `warmup.compile_and_report`.
 
     Raises:
         CommandError: a process that compiles was killed, or the compiler cannot be used.
     """
     try:
-        compile_and_report(configs)
+        compile_and_report(configs, make)
     except RuntimeError as error:
         raise CommandError(in_a_line(error)) from error

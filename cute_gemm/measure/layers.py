@@ -6,7 +6,8 @@ layer reads its own from DRAM; A, which the layer before has just written, stays
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,6 +24,12 @@ QUANTIZER_CALLS = 200
 """Of a quantiser in a chain. What it reads stays in L2, as the kernel before has just written it; there are
 so many that what two replays have between them does not count."""
 
+LAYER_CALLS = 40
+"""Of an expert layer in a chain, at least: so many that what two replays have between them does not count."""
+
+_MOST_WEIGHTS_BYTES = 16 << 30
+"""Of all expert layers of a chain together, at most, beyond two layers; in bf16 they are twice as many."""
+
 C = TypeVar("C", bound=Case)
 
 
@@ -35,6 +42,16 @@ def layers_of(case: C) -> list[C]:
 def layer_count(bytes_of_b: int, weights_bytes: int) -> int:
     """Layers that a chain has whose weights are to be so many bytes together, at least."""
     return min(max(ceil_div(weights_bytes, bytes_of_b), LEAST_LAYERS), MOST_LAYERS)
+
+
+def expert_layer_count(bytes_in_use: int, bytes_of_all: int) -> int:
+    """Expert layers that a chain has: as many as there is room for, of those that :func:`layer_count` wants.
+
+    Args:
+        bytes_in_use: weights of one layer that its tokens have chosen.
+        bytes_of_all: all weights of one layer.
+    """
+    return min(layer_count(bytes_in_use, WEIGHTS_BYTES), max(2, _MOST_WEIGHTS_BYTES // bytes_of_all))
 
 
 def _with_weights_of_its_own(case: C) -> C:
@@ -70,6 +87,15 @@ class Chain:
         for _ in range(self.repeats):
             for call in self.calls:
                 call()
+
+    def stages(self) -> dict[str, Callable[[], None]]:
+        """Each stage by itself, of all calls one behind the other, as often as they are."""
+        return {name: functools.partial(self._run_stage, name) for name in self.first.stages}
+
+    def _run_stage(self, name: str) -> None:
+        for _ in range(self.repeats):
+            for call in self.calls:
+                call.stages[name]()
 
     def error(self) -> float:
         """The largest error of a worst tile of all results.

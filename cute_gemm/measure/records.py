@@ -30,10 +30,14 @@ BOTH_WAYS = "quantize_both_ways"
 BLOCKS = "quantize_128x128"
 QUANTIZERS = ROWS, GATHERED, SWIGLU, INTERLEAVED, NORMED, SUMMED, BOTH_WAYS, BLOCKS
 
+EXPERT_LAYER = "moe_expert_layer"
+LAYERS = (EXPERT_LAYER,)
+
 KEYS = (
     {DENSE: ("m", "n", "k")}
     | dict.fromkeys(GROUPED, ("groups", "expected_m", "n", "k"))
     | dict.fromkeys(QUANTIZERS, ("m", "k"))
+    | dict.fromkeys(LAYERS, ("tokens", "experts", "all_experts", "choices", "k", "inner"))
 )
 """What names a problem within an operation, in the order of a :data:`Shape`."""
 
@@ -50,14 +54,27 @@ DEEPGEMM_DEPENDENT = "DeepGEMM, dependent launch"
 FAST = "cuBLASLt tensorwise fast-accumulate"
 BLOCKWISE = "cuBLASLt blockwise"
 TRITON = "Triton"
+UNFUSED = "unfused"
+UNFUSED_DEEPGEMM = "unfused, products of DeepGEMM"
+BF16 = "bf16"
+
+ROUTE, QUANTIZE, GATE_UP, ACTIVATE, DOWN, COMBINE = STAGES = (
+    "route",
+    "quantize",
+    "gate_up",
+    "activate",
+    "down",
+    "combine",
+)
+"""Of an expert layer, in order. What is fused into another is none of its own."""
 
 COLD, CHAIN, SUSTAINED = ALL_REGIMES = "cold", "chain", "sustained"
 ROW_MAJOR, M_MAJOR = "row_major", "m_major"
 
 
 def main_layout(op: str) -> str:
-    """Of scales, in rows that are compared: as DeepGEMM takes those of A, or as a quantiser makes them."""
-    return ROW_MAJOR if op in QUANTIZERS else M_MAJOR
+    """Of scales, in rows that are compared: as DeepGEMM takes those of A, or as what quantises makes them."""
+    return ROW_MAJOR if op in (*QUANTIZERS, *LAYERS) else M_MAJOR
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 Shape = tuple[int, ...]
 """What names a problem within an operation: ``(m, n, k)``, or ``(groups, rows of each, n, k)``; of a
-quantiser ``(m, k)``."""
+quantiser ``(m, k)``; of an expert layer those of :class:`.choices.LayerShape`."""
 
 
 def shape_text(shape: Sequence[int]) -> str:

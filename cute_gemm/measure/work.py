@@ -12,6 +12,7 @@ from ..plan.layouts import LAYOUTS, Layout
 from ..plan.limits import CONTIGUOUS_ALIGNMENT, ceil_div
 from ..plan.problem import GemmProblem
 from ..plan.quantizer import BLOCK
+from .choices import LayerShape
 from .records import (
     BLOCKS,
     BOTH_WAYS,
@@ -19,6 +20,7 @@ from .records import (
     GATHERED,
     GROUPED,
     INTERLEAVED,
+    LAYERS,
     NORMED,
     QUANTIZERS,
     SUMMED,
@@ -55,8 +57,12 @@ class Work:
         """The work of an operation at a shape.
 
         Of groups it is counted as in DeepGEMM's figures: padding counts, scales do not. Of a quantiser, of
-        bf16, all that is read and written counts, and nothing that is computed.
+        bf16, all that is read and written counts, and nothing that is computed. Of an expert layer, what
+        :class:`.choices.LayerShape` says.
         """
+        if op in LAYERS:
+            layer = LayerShape(*shape)
+            return Work(op, shape, layer.flops, layer.bytes_moved)
         if op in QUANTIZERS:
             return Work(op, shape, 0, _bytes_quantized(op, *shape))
         if not layout_of(op).is_grouped:

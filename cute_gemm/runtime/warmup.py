@@ -22,11 +22,13 @@ class KilledWorker(RuntimeError):
     """A process that compiled kernels has ended before it was done."""
 
 
-def compile_and_report(configs: Iterable[KernelConfig | Quantizer]) -> None:
+def compile_and_report(
+    configs: Iterable[KernelConfig | Quantizer], make: Callable[[KernelConfig], builder.Program] | None = None
+) -> None:
     """As :func:`compile_configs`; prints how many there were and how long they took."""
     different = set(configs)
     started = time.perf_counter()
-    compile_configs(different)
+    compile_configs(different, *([make] if make else []))
     print(f"{len(different)} kernels ready after {time.perf_counter() - started:.1f} s")
 
 

@@ -165,12 +165,15 @@ def bench(draw: random.Random, folder: Path) -> CommandLine:
         "64x128",
         "2147482624x16",
         "17x7168",
+        "8x4x8x2x128x128",
+        "8x4x8x9x128x128",
+        "2147482624x1x1x1x16x8",
     ]
     options = [
         ["--shapes", *draw.sample(shapes, draw.randint(1, 2))],
-        ["--suite", draw.choice(["dense", "grouped", "quantize", "all", "none"])],
+        ["--suite", draw.choice(["dense", "grouped", "quantize", "moe", "all", "none"])],
         ["--regime", draw.choice(["cold", "chain", "sustained"])],
-        ["--peers", draw.choice(["none", "cublas", "deep_gemm", "copy,torch", "", ","])],
+        ["--peers", draw.choice(["none", "cublas", "deep_gemm", "copy,torch", "bf16,unfused", "", ","])],
         ["--ops", *draw.sample(["m_grouped_masked", "quantize_1x128", "quantize_both_ways", "x"], 2)],
         ["--out", odd_place(draw, folder)],
     ]
@@ -382,7 +385,7 @@ def stand_in_gpu(draw: random.Random, stack: contextlib.ExitStack) -> None:
     def patch(where: Any, name: str, value: Any) -> None:
         stack.enter_context(mock.patch.object(where, name, value))
 
-    def compile_configs(configs: Any) -> None:
+    def compile_configs(configs: Any, make: Any = None) -> None:
         if draw.random() < 0.15:
             raise draw.choice([warmup.KilledWorker("a process was killed"), KeyboardInterrupt()])
 
@@ -393,6 +396,8 @@ def stand_in_gpu(draw: random.Random, stack: contextlib.ExitStack) -> None:
         of = {"regime": trial.regime, "device": bench.origin["device"]}
         if len(trial.shape) == 3:
             yield odd_files.row(draw, trial.shape) | of
+        elif trial.is_of_layers:
+            yield odd_files.layer_row(draw, trial.shape) | of
         elif trial.is_of_quantizers:
             yield odd_files.quantizer_row(draw, trial.shape) | of | {"op": trial.ops[0]}
 

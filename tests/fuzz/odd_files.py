@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cute_gemm.measure.records import QUANTIZERS
+from cute_gemm.measure.records import EXPERT_LAYER, KEYS, QUANTIZERS
 
 ODD_TEXTS = (
     "[/b]",
@@ -97,9 +97,20 @@ def quantizer_row(draw: random.Random, shape: tuple[int, ...]) -> dict[str, Any]
     }
 
 
+def layer_row(draw: random.Random, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A line of results of an expert layer that is in order."""
+    found = row(draw, (1, 8, 16)) | {"op": EXPERT_LAYER, "bytes": 10**8, "scale_layout": "row_major"}
+    found |= {"stages": {"route": 3.1, "gate_up": 99.0}, "bytes_us": 20.8}
+    without = {key: value for key, value in found.items() if key not in ("m", "n", "k")}
+    return without | dict(zip(KEYS[EXPERT_LAYER], shape, strict=True))
+
+
 def rows(draw: random.Random) -> list[dict[str, Any]]:
-    """A run, with a peer for some shapes, and maybe quantisers."""
+    """A run, with a peer for some shapes, and maybe quantisers and layers."""
     found = []
+    for tokens in [1, 128][: draw.randint(0, 2)]:
+        ours = layer_row(draw, (tokens, 32, 256, 8, 7168, 2048))
+        found += [ours, ours | {"peer": "unfused", "us": 2.0}]
     for shape in [(16, 7168), (4096, 7168)][: draw.randint(0, 2)]:
         ours = quantizer_row(draw, shape)
         found += [ours, ours | {"peer": "copy", "us": 2.0}]

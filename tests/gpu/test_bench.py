@@ -8,7 +8,8 @@ import pytest
 
 from cute_gemm import cli
 from cute_gemm.bench import results
-from cute_gemm.measure import records
+from cute_gemm.bench.peers.registry import LAYERS
+from cute_gemm.measure import layers, records
 from cute_gemm.measure.records import Row
 
 
@@ -70,3 +71,37 @@ def test_products_beside_a_chain_of_copies(tmp_path: Path) -> None:
         records.OURS_INDEPENDENT,
         records.COPY,
     }
+
+
+@pytest.mark.parametrize("shape", ["16x8x16x4x1024x512", "16x8x8x2x1024x512"])
+def test_expert_layers_beside_products_without_epilogues(shape: str, tmp_path: Path) -> None:
+    """In both regimes: results of all are right, and each stage takes a part of the time."""
+    rows = measured(tmp_path, "--suite", "moe", "--shapes", shape, "--peers", "unfused,bf16")
+    assert not any("wrong" in row for row in rows)
+    peers = {records.OURS, records.UNFUSED}
+    if LAYERS["bf16"].available() is None:
+        peers.add(records.BF16)
+    for regime in ("cold", "chain"):
+        here = [row for row in rows if row["regime"] == regime]
+        assert {row["peer"] for row in here} == peers
+        for row in here:
+            fused = {records.ACTIVATE} if row["peer"] == records.OURS else set()
+            assert row["stages"].keys() == {*records.STAGES} - fused
+            # By themselves they read from DRAM what the layer finds in L2.
+            assert 0.5 * row["us"] < sum(row["stages"].values()) < 4 * row["us"], row
+    for row in of_peer(rows, records.OURS):
+        # Of a card without a data sheet it is not known.
+        assert row.get("bytes_us", 0.0) < row["us"]
+    chain = [row for row in rows if row["regime"] == "chain"]
+    assert all(row["layers"] >= layers.LAYER_CALLS for row in chain)
+
+
+def test_many_tokens_of_experts_beside_deepgemm(tmp_path: Path) -> None:
+    """Without the package the others are timed."""
+    names = "unfused,unfused_deep_gemm"
+    rows = measured(tmp_path, "--suite", "moe", "--shapes", "2048x16x64x8x2048x768", "--peers", names)
+    assert {row["regime"] for row in rows} == {"cold"}
+    assert not any("wrong" in row for row in rows)
+    found = {row["peer"] for row in rows}
+    assert (records.UNFUSED_DEEPGEMM in found) == (LAYERS["unfused_deep_gemm"].available() is None)
+    assert found >= {records.OURS, records.UNFUSED}

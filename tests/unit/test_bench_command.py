@@ -158,14 +158,17 @@ def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--shapes", "64"], "want MxNxK or GxMxNxK or MxK, numbers from 1 on; got '64'"),
-        (["--shapes", "64x8x"], "want MxNxK or GxMxNxK or MxK, numbers from 1 on; got '64x8x'"),
+        (["--shapes", "64"], "want MxNxK or GxMxNxK or MxK or TxExAxCxKxI, numbers from 1 on; got '64'"),
+        (
+            ["--shapes", "64x8x"],
+            "want MxNxK or GxMxNxK or MxK or TxExAxCxKxI, numbers from 1 on; got '64x8x'",
+        ),
         (["--shapes", "0x8x16"], "want MxNxK"),
         (["--shapes", "64x8x-16"], "want MxNxK"),
         (
             ["--peers", "cutlass"],
-            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy,torch,torch_compile,empty, or none"
-            "; got 'cutlass'",
+            "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy,torch,torch_compile,empty,unfused,"
+            "unfused_deep_gemm,bf16, or none; got 'cutlass'",
         ),
         (["--threshold", "-1"], "want percent"),
         (["--threshold", "nan"], "want percent"),

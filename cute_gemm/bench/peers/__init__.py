@@ -1,4 +1,4 @@
-"""Who else multiplies such operands, or quantises them, as far as it can be had on this machine."""
+"""Who else multiplies such operands, quantises them, or has such layers, as far as it can be had here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ...measure.calls import Call
 from ...measure.cases import Case
+from ...measure.expert_layers import LayerCase
 from ...measure.quantizing import QuantizerCase
 
 C = TypeVar("C", contravariant=True)
@@ -44,6 +45,9 @@ Peer = PeerOf[Case]
 
 QuantizerPeer = PeerOf[QuantizerCase]
 """Who quantises."""
+
+LayerPeer = PeerOf[LayerCase]
+"""Who computes expert layers."""
 
 
 def why_no_cuda() -> str | None:

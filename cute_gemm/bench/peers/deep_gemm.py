@@ -61,7 +61,7 @@ class DeepGemm:
     def calls(self, case: Case) -> Sequence[Call]:
         if case.op not in _NAMES:
             return []
-        operation = self._operation(case.op)
+        operation = operation_of(case.op)
         (a, sa), out = case.lhs, case.poisoned_out()
         # Scales in another layout it would rearrange by a kernel more.
         lhs = a, in_layout(sa, M_MAJOR)
@@ -79,9 +79,15 @@ class DeepGemm:
     def _set_pdl() -> Callable[[bool], object] | None:
         return getattr(importlib.import_module("deep_gemm"), "set_pdl", None)
 
-    def _operation(self, op: str) -> Callable[..., Any]:
-        module = importlib.import_module("deep_gemm")
-        for name in _NAMES[op]:
-            if hasattr(module, name):
-                return getattr(module, name)
-        raise NotImplementedError(f"it has none of {', '.join(_NAMES[op])}")
+
+def operation_of(op: str) -> Callable[..., Any]:
+    """Its operation, by whichever name it has it.
+
+    Raises:
+        NotImplementedError: it has none.
+    """
+    module = importlib.import_module("deep_gemm")
+    for name in _NAMES[op]:
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise NotImplementedError(f"it has none of {', '.join(_NAMES[op])}")

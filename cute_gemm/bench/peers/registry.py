@@ -1,4 +1,4 @@
-"""The peers by name: of products, and of quantisers."""
+"""The peers by name: of products, of quantisers, and of expert layers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ...measure.cases import Case
+from ...measure.expert_layers import LayerCase
 from ...measure.quantizing import QuantizerCase
 from ...measure.records import CHAIN, DEEPGEMM_DEPENDENT
-from . import Peer, PeerOf, QuantizerPeer
+from . import LayerPeer, Peer, PeerOf, QuantizerPeer
+from .bf16_layer import Bf16Layer
 from .copy import Copy, CopyOfQuantizer
 from .cublas import Cublas
 from .deep_gemm import DeepGemm
@@ -16,6 +18,7 @@ from .empty import Empty
 from .floor import Floor
 from .formulas import COMPILED_FORMULAS, EAGER
 from .triton import Triton, TritonQuantizers
+from .unfused import Unfused, UnfusedDeepGemm
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
@@ -33,10 +36,12 @@ QUANTIZERS: dict[str, QuantizerPeer] = {
     peer.name: peer for peer in (CopyOfQuantizer(), EAGER, COMPILED_FORMULAS, TritonQuantizers(), Empty())
 }
 
-NAMES = tuple(dict.fromkeys((*PEERS, *QUANTIZERS)))
+LAYERS: dict[str, LayerPeer] = {peer.name: peer for peer in (Unfused(), UnfusedDeepGemm(), Bf16Layer())}
+
+NAMES = tuple(dict.fromkeys((*PEERS, *QUANTIZERS, *LAYERS)))
 """Some name a peer of both."""
 
-P = TypeVar("P", PeerOf[Case], PeerOf[QuantizerCase])
+P = TypeVar("P", PeerOf[Case], PeerOf[QuantizerCase], PeerOf[LayerCase])
 
 
 def split_available(names: Sequence[str], registry: Mapping[str, P]) -> tuple[list[P], list[str]]:
