@@ -15,7 +15,7 @@ from stand_ins import card_of, stand_in_card
 import cute_gemm
 from cute_gemm import cli
 from cute_gemm.bench import changes, command, layer_summary, results, tables
-from cute_gemm.bench.peers import around_products, unfused
+from cute_gemm.bench.peers import around_products, bf16_layer, unfused
 from cute_gemm.bench.peers.registry import LAYERS, split_available
 from cute_gemm.bench.rows import measurement, objection
 from cute_gemm.bench.run import Bench, fused_kernels_of, kernels_of, run_trials
@@ -54,6 +54,24 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Any:
     around_products.compiled.cache_clear()
     yield asked
     around_products.compiled.cache_clear()
+
+
+@pytest.fixture
+def grouped_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of old torches it has no kernel for a CPU."""
+
+    def by_loop(rows: torch.Tensor, weights: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
+        sizes = torch.diff(offs, prepend=offs.new_zeros(1)).tolist()
+        parts = rows.split([*sizes, len(rows) - sum(sizes)])
+        made = [part @ weight for part, weight in zip(parts, weights, strict=False)]
+        return torch.cat([*made, rows.new_zeros(len(parts[-1]), weights.shape[-1])])
+
+    product, rows = bf16_layer._grouped_product(), torch.ones(16, 16).bfloat16()
+    try:
+        assert product is not None
+        product(rows, rows[None], offs=torch.tensor([16], dtype=torch.int32))
+    except NotImplementedError:
+        monkeypatch.setattr(bf16_layer, "_grouped_product", lambda: by_loop)
 
 
 @pytest.fixture
@@ -410,6 +428,7 @@ def test_a_shape_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, t
 # Peers
 
 
+@pytest.mark.usefixtures("grouped_product")
 @pytest.mark.parametrize("shape", [SHAPE, (1, 4, 8, 3, 256, 128), (150, 8, 32, 4, 256, 128)])
 @pytest.mark.parametrize(
     ("name", "limit"), [(name, FP8_LIMIT) for name in LAYERS if name != "bf16"] + [("bf16", BF16_LIMIT)]
@@ -417,8 +436,6 @@ def test_a_shape_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, t
 def test_peers_compute_the_layer(
     name: str, limit: float, shape: tuple[int, ...], deep_gemm: ModuleType, uncompiled: list[Any]
 ) -> None:
-    if name == "bf16" and LAYERS[name].available() == "this torch has no grouped product":
-        pytest.skip("needs a grouped product of torch")
     case = LayerCase.make(shape, "cpu")
     calls = LAYERS[name].calls(case)
     assert len(calls) == (2 if name == "unfused" else 1)
@@ -612,6 +629,9 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return compiled
 
 
+@pytest.mark.usefixtures("grouped_product")
+# Of what an old matplotlib draws with.
+@pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")
 def test_whole_run(on_gpu: list[Any], tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "--suite", "moe", "--out", str(tmp_path), "--peers", "unfused,copy"]
     shapes = ["--shapes", "12x4x8x3x256x128", "130x4x8x3x256x128"]
