@@ -32,8 +32,7 @@ FEW_ELEMENTS = 1 << 20
 """Of a source, up to which each thread has part of one row: more threads than an H100 runs at once do not
 come of it."""
 
-PASSES = 2
-"""Rows of which each thread has part, of a source with more elements."""
+_PASSES = 2
 
 SOURCES = ("plain", "swiglu", "swiglu_interleaved")
 """What may be made of a matrix before it is quantised."""
@@ -47,6 +46,11 @@ _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 def _dtype_name(of: Any) -> str:
     """What of a quantiser's name says what it takes, such as ``bf16`` or ``bf16_3d``."""
     return _SHORT_NAMES[of.dtype] + ("_3d" if of.has_matrices else "")
+
+
+def passes_for(elements: int) -> int:
+    """Rows that each thread has part of, of a source with so many elements."""
+    return 1 if elements <= FEW_ELEMENTS else _PASSES
 
 
 @dataclass(frozen=True, slots=True)

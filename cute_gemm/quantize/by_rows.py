@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
-from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, PASSES, SOURCES, RowQuantizer
+from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer, passes_for
 from ..runtime import quantizers
 from . import formula, library
 from .selection import KINDS, Selection
@@ -214,7 +214,7 @@ def _launch(x: Tensor, q: Tensor, s: Tensor, asked: _Asked, chosen: Selection) -
         rows=kind,
         index_dtype="int32" if index is None else quantizers.NAMES[index.dtype],
         is_power_of_two=asked.power_of_two_scales,
-        passes=1 if x.numel() <= FEW_ELEMENTS else PASSES,
+        passes=passes_for(x.numel()),
     )
     key = _key(x, asked.source, asked.power_of_two_scales, kind, index)
     return quantizers.launch(key, config, x.get_device(), (x, q, s), chosen.behind)
