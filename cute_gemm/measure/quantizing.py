@@ -14,13 +14,12 @@ import cute_gemm
 
 from .. import quantize, testing
 from ..plan.quantizer import (
-    FEW_ELEMENTS,
-    PASSES,
     BlockQuantizer,
     BothWaysQuantizer,
     NormQuantizer,
     Quantizer,
     RowQuantizer,
+    passes_for,
 )
 from ..quantize import formula
 from .calls import Call, Results
@@ -173,9 +172,11 @@ def kernel_of(op: str, shape: Shape) -> Quantizer | None:
     if op in (NORMED, SUMMED):
         return NormQuantizer.of(_DTYPE_NAME, k, has_residual=op == SUMMED, is_power_of_two=False)
     source = {SWIGLU: "swiglu", INTERLEAVED: "swiglu_interleaved"}.get(op, "plain")
-    passes = 1 if m * k * FORMS[op].columns <= FEW_ELEMENTS else PASSES
     return RowQuantizer(
-        _DTYPE_NAME, source=source, rows="gathered" if op == GATHERED else "all", passes=passes
+        _DTYPE_NAME,
+        source=source,
+        rows="gathered" if op == GATHERED else "all",
+        passes=passes_for(m * k * FORMS[op].columns),
     )
 
 

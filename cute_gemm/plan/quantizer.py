@@ -32,8 +32,7 @@ FEW_ELEMENTS = 1 << 20
 """Of a source, up to which each thread has part of one row: more threads than an H100 runs at once do not
 come of it."""
 
-PASSES = 2
-"""Rows of which each thread has part, of a source with more elements."""
+_PASSES = 2
 
 SOURCES = ("plain", "swiglu", "swiglu_interleaved")
 """What may be made of a matrix before it is quantised."""
@@ -55,6 +54,11 @@ def _rows_names(of: Any) -> list[str]:
     parts = [of.rows] if of.rows != "all" else []
     parts += ["i64"] if of.index_dtype == "int64" else []
     return [*parts, "pow2"] if of.is_power_of_two else parts
+
+
+def passes_for(elements: int) -> int:
+    """Rows that each thread has part of, of a source with so many elements."""
+    return 1 if elements <= FEW_ELEMENTS else _PASSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..contract import quantizing
 from ..contract.quantizing import scale_blocks
-from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, PASSES, SOURCES, RowQuantizer
+from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer, passes_for
 from ..runtime import quantizers
 from . import formula, selection
 from .road import Form, Request, Results, Shapes
@@ -181,7 +181,7 @@ class _Rows(Form):
             rows=chosen.kind,
             index_dtype="int32" if chosen.index is None else quantizers.NAMES[chosen.index.dtype],
             is_power_of_two=asked.power_of_two_scales,
-            passes=1 if x.numel() <= FEW_ELEMENTS else PASSES,
+            passes=passes_for(x.numel()),
         )
 
     def in_torch(self, asked: _Asked, results: Results) -> None:

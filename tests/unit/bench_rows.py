@@ -1,9 +1,19 @@
 """Rows and stand-ins that the tests of the benchmark share."""
 
+import subprocess
+import sys
+
+import pytest
+import torch
+from stand_ins import stand_in_card
+
+from cute_gemm.bench import command
 from cute_gemm.bench.rows import measurement
-from cute_gemm.measure import records
+from cute_gemm.bench.run import Bench
+from cute_gemm.measure import records, timers
 from cute_gemm.measure.timers import Times
 from cute_gemm.measure.work import Work
+from cute_gemm.runtime import hardware, warmup
 
 ORIGIN = {"versions": {"torch": "2.11.0"}, "device": "NVIDIA H200", "date": "2026-11-23"}
 SHAPE = (4096, 4096, 7168)
@@ -49,3 +59,30 @@ class StandInTimer:
             call()
             self.order.append(call)
         return [Times((9.0 + i, 10.0 + i, 11.0 + i)) for i in range(len(calls))]
+
+
+def stand_in_gpu(monkeypatch, sms):
+    """Makes the command run on the CPU as on a Hopper GPU; gives the kernels that would be compiled."""
+    compiled = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
+    stand_in_card(monkeypatch, sms)
+    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
+    monkeypatch.setattr(timers, "GraphReplay", StandInTimer)
+    monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
+    monkeypatch.setattr(warmup, "compile_configs", compiled.extend)
+    on_cpu = {"device": "cpu", "host_time": lambda call: 12.0}
+    monkeypatch.setattr(command, "Bench", lambda *arguments, **more: Bench(*arguments, **more, **on_cpu))
+    return compiled
+
+
+def kernels_interpreted(program):
+    """How many configurations of Triton kernels a program has tried in Triton's interpreter.
+
+    In a process of its own: what interprets kernels must be chosen before they are defined.
+    """
+    pytest.importorskip("triton", minversion="3.8", reason="its interpreter needs Triton 3.8 for NumPy 2.4")
+    command_line = [sys.executable, "-c", program]
+    found = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return int(found.stdout)

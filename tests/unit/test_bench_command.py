@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer, grouped_row, row
-from stand_ins import card_of, stand_in_card
+from bench_rows import StandInTimer, grouped_row, row, stand_in_gpu
+from stand_ins import card_of
 
 from cute_gemm import cli
 from cute_gemm.bench import command, results
@@ -38,21 +38,11 @@ def run(capsys):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Makes everything run on the CPU as if it were a Hopper GPU; gives the kernels that were compiled."""
-    compiled = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    stand_in_card(monkeypatch, 78)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
-    monkeypatch.setattr(timers, "GraphReplay", StandInTimer)
     monkeypatch.setattr(layers, "WEIGHTS_BYTES", 0)
     monkeypatch.setattr(layers, "LEAST_LAYERS", 2)
     monkeypatch.setattr(command, "Sustained", StandInTimer)
-    monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
-    monkeypatch.setattr(warmup, "compile_configs", compiled.extend)
-    on_cpu = {"device": "cpu", "host_time": lambda call: 12.0}
-    monkeypatch.setattr(command, "Bench", lambda *arguments, **more: Bench(*arguments, **more, **on_cpu))
-    return compiled
+    return stand_in_gpu(monkeypatch, 78)
 
 
 def test_whole_run(run, on_gpu, tmp_path):

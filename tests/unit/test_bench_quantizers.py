@@ -1,31 +1,30 @@
 """The suite of quantisers, as far as it goes without a GPU: plan, operands, judges, peers, rows, pictures."""
 
 import math
-import subprocess
 import sys
 from types import ModuleType
 
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer
+from bench_rows import ORIGIN, StandInTimer, kernels_interpreted, stand_in_gpu
 from bench_rows import row as product_row
 from rich.console import Console
-from stand_ins import card_of, stand_in_card
+from stand_ins import card_of
 
 from cute_gemm import cli
-from cute_gemm.bench import changes, command, results, shares, tables
+from cute_gemm.bench import changes, results, shares, tables
 from cute_gemm.bench.peers import QUANTIZED_LIMIT
 from cute_gemm.bench.peers.registry import QUANTIZERS, split_available
 from cute_gemm.bench.rows import measurement, objection
 from cute_gemm.bench.run import Bench, kernels_of, run_trials
 from cute_gemm.bench.suite import FEW_ROWS, Trial, plan
-from cute_gemm.measure import layers, quantizing, records, timers
+from cute_gemm.measure import layers, quantizing, records
 from cute_gemm.measure.calls import Call
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.quantizing import FORMS, QuantizerCase, kernel_of
 from cute_gemm.measure.work import Work
 from cute_gemm.plan.quantizer import FEW_ELEMENTS
-from cute_gemm.runtime import hardware, quantizer_builder, quantizers, warmup
+from cute_gemm.runtime import quantizer_builder, quantizers, warmup
 
 SHAPE = (144, 272)
 every_op = pytest.mark.parametrize("op", records.QUANTIZERS)
@@ -518,19 +517,9 @@ def test_rows_of_quantisers_that_are_none_are_refused(more, complaint):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Makes everything run on the CPU as if it were a Hopper GPU; gives the kernels that were compiled."""
-    compiled = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    stand_in_card(monkeypatch, 132)
-    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
-    monkeypatch.setattr(timers, "GraphReplay", StandInTimer)
     monkeypatch.setattr(layers, "QUANTIZER_CALLS", 2)
-    monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
-    monkeypatch.setattr(warmup, "compile_configs", compiled.extend)
-    on_cpu = {"device": "cpu", "host_time": lambda call: 12.0}
-    monkeypatch.setattr(command, "Bench", lambda *arguments, **more: Bench(*arguments, **more, **on_cpu))
-    return compiled
+    return stand_in_gpu(monkeypatch, 132)
 
 
 def test_whole_run(on_gpu, tmp_path, capsys):
@@ -598,7 +587,6 @@ def test_a_shape_that_fails_leaves_the_others(on_gpu, monkeypatch, tmp_path):
     assert failures == ["cold 16x128 quantize_1x128: RuntimeError: no such kernel"]
 
 
-# In a process of its own: what interprets kernels must be chosen before they are defined.
 _INTERPRET = """
 import os
 os.environ["TRITON_INTERPRET"] = "1"
@@ -629,8 +617,4 @@ print(len(configs))
 
 
 def test_triton_kernels_are_right():
-    pytest.importorskip("triton", minversion="3.8", reason="its interpreter needs Triton 3.8 for NumPy 2.4")
-    command = [sys.executable, "-c", _INTERPRET]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert int(found.stdout) > 1
+    assert kernels_interpreted(_INTERPRET) > 1

@@ -3,20 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
-from bench_rows import ORIGIN, StandInTimer, grouped_row, row
-from stand_ins import stand_in_card
+from bench_rows import ORIGIN, grouped_row, row, stand_in_gpu
 
 import cute_gemm
 from cute_gemm import cli
-from cute_gemm.bench import command, results
+from cute_gemm.bench import results
 from cute_gemm.bench.resume import rest_of
-from cute_gemm.bench.run import Bench
 from cute_gemm.bench.suite import plan
-from cute_gemm.measure import records, timers
+from cute_gemm.measure import records
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.plan.layouts import DENSE
-from cute_gemm.runtime import hardware, warmup
 from cute_gemm.tune import tasks
 
 SHAPES = [(8, 32, 128), (16, 32, 128), (24, 32, 128)]
@@ -26,13 +22,7 @@ TRIALS = plan(("dense",), ("cold",), shapes=SHAPES)
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Runs the command as if the CPU were a Hopper GPU; gives status, standard output and standard error."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    stand_in_card(monkeypatch, 78)
-    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
-    monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
-    monkeypatch.setattr(warmup, "compile_configs", list)
-    monkeypatch.setattr(command, "Bench", lambda *arguments, **more: Bench(*arguments, **more, device="cpu"))
+    stand_in_gpu(monkeypatch, 78)
 
     def run(*arguments):
         given = ["--out", tmp_path, "--peers", "none", "--regime", "cold", *arguments]
