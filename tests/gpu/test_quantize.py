@@ -122,7 +122,7 @@ def normed(x: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "some columns": lambda t: t[:, :, 16:400],
     "rows of matrices": lambda t: t.transpose(0, 1)[:, ::2],
-    "every third row": lambda t: t[3, ::3, :272],
+    "every third row": lambda t: t[3, ::3, :288],
     "a row for all": lambda t: t[:, :1].expand(9, 7, 544),
     "the first rows": lambda t: t[:, 0],
     "matrices of a row": lambda t: t[:, 3:4],
@@ -136,7 +136,8 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", VIEWS)
 def test_rows_and_matrices_that_are_strided(name: str, dtype: torch.dtype) -> None:
     x, view = normal(9, 40, 544, dtype=dtype), VIEWS[name]
-    for m_major in (False, True):
+    # Kernels make no such scales of matrices of matrices.
+    for m_major in (False,) if name == "matrices of matrices" else (False, True):
         got, want = (quantize_1x128(view(each), m_major_scales=m_major) for each in (x.cuda(), x))
         assert all_same(got, want)
     for quantize in (swiglu_quantize_1x128, normed):
@@ -291,10 +292,10 @@ def test_both_ways(shape: tuple[int, ...], dtype: torch.dtype, power: bool) -> N
 
 @every_dtype
 def test_both_ways_of_what_is_strided_and_into_what_is_given(dtype: torch.dtype) -> None:
-    whole = normal(5, 176, 544, dtype=dtype)
+    whole = normal(16, 176, 544, dtype=dtype)
     for view in (
         lambda t: t[:, :160, 16:400],
-        lambda t: t.transpose(0, 1)[:16],
+        lambda t: t.transpose(0, 1)[:5],
         lambda t: t[:1].expand(3, 176, 544),
         lambda t: t[2, ::11],
     ):
