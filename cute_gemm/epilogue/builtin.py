@@ -46,7 +46,7 @@ def relu() -> Epilogue:
 
 
 def silu() -> Epilogue:
-    """x times its logistic function."""
+    """x times its logistic function; in a kernel to about 2^-12 times ``x``, by one slow instruction."""
     return _silu()
 
 
@@ -147,7 +147,9 @@ def _relu(x: Any) -> Any:
 
 @function
 def _silu(x: Any) -> Any:
-    return x * math.sigmoid(x)
+    # By `math.sigmoid` it would be two of the slow instructions, which alone take longer than a tile's stores.
+    half = 0.5 * x
+    return half + half * math.tanh(half)
 
 
 @function

@@ -386,7 +386,7 @@ class Fp8Gemm1D2D:
         while tile.is_valid:
             first_row = tile.row + wg * rows
             place = Place.of(tile, config.block_m, (first_row, tile.n_tile * config.block_n), tidx)
-            fetched = self.value.prefetch(operands.value, place)
+            fetched = self.value.prefetch(operands.value, place, (rows, config.block_n))
             state = self.mainloop(inputs, state, tile, first_row < tile.row_end, accs)
             # The next tile's first scales arrive while this one is stored.
             following, slot = tiles.next_tile(tile, slot)

@@ -11,7 +11,7 @@ from cutlass.cute.nvgpu import warpgroup
 from cutlass.cute.runtime import make_fake_tensor
 
 from cute_gemm import runtime
-from cute_gemm.kernels.epilogue import Place
+from cute_gemm.kernels.epilogue import Place, Shape
 from cute_gemm.kernels.mainloop import Inputs, multiply
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
@@ -32,7 +32,7 @@ class Bias:
     def operands(self, bias: cute.Tensor) -> tuple:
         return (bias,)
 
-    def prefetch(self, operands: tuple, place: Place) -> None:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> None:
         pass
 
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched: None) -> cute.Tensor:
@@ -63,7 +63,7 @@ class RowFactor:
     def operands(self, factors: cute.Tensor) -> tuple:
         return (factors,)
 
-    def prefetch(self, operands: tuple, place: Place) -> list[Float32]:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> list[Float32]:
         return [
             self.factor(operands, place, 64 * m + 8 * half)
             for m in range(self.m_fragments)
@@ -98,7 +98,7 @@ class SwiGlu:
     def operands(self) -> tuple:
         return ()
 
-    def prefetch(self, operands: tuple, place: Place) -> None:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> None:
         pass
 
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched: None) -> cute.Tensor:

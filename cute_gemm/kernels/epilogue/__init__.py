@@ -10,7 +10,7 @@ from .quantized_value import QuantizedValue
 from .row_store import RowStore
 from .store import Store
 from .tma_store import TmaStore
-from .value import IDENTITY, Identity, Place, TileValue, Value
+from .value import IDENTITY, Identity, Place, Shape, TileValue, Value
 
 __all__ = [
     "IDENTITY",
@@ -22,6 +22,7 @@ __all__ = [
     "Place",
     "QuantizedValue",
     "RowStore",
+    "Shape",
     "Store",
     "TileValue",
     "TmaStore",

@@ -5,7 +5,7 @@ from itertools import count
 
 import cutlass.cute as cute
 
-from .value import Place, Value
+from .value import Place, Shape, Value
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,13 @@ class ChainedValue:
         split = self.first.tensors
         return self.first.operands(*tensors[:split]), self.second.operands(*tensors[split:])
 
-    def prefetch(self, operands: tuple, place: Place) -> tuple:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> tuple:
         """What either has fetched."""
-        first, second = operands
-        return self.first.prefetch(first, place), self.second.prefetch(second, place.made_by(self.first))
+        of_first, of_second = operands
+        rows, columns = shape
+        made = rows, self.first.out_columns(columns)
+        second = self.second.prefetch(of_second, place.made_by(self.first), made)
+        return self.first.prefetch(of_first, place, shape), second
 
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
         """What the second makes."""

@@ -11,7 +11,7 @@ from ...plan.quantizer import INTERLEAVE
 from ..sm90.mma import columns_of
 from .operand_readers import READ_BY_COLUMN, READERS
 from .store import columns
-from .value import Place
+from .value import Place, Shape
 
 Stage = tuple[Callable[..., Any], tuple[str, ...]]
 
@@ -46,8 +46,13 @@ class FunctionValue:
         """As they came."""
         return tensors
 
-    def prefetch(self, operands: tuple, place: Place) -> None:
-        """Nothing."""
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> None:
+        """Has caches fetch what readers will load of operands, as it comes from far away."""
+        rows, columns = shape
+        place, columns = place.made_by(self), self.out_columns(columns)
+        kinds = [kind for _, kinds in self.stages for kind in kinds]
+        for kind, each in zip(kinds, operands, strict=True):
+            READERS[kind].fetch(each, place, (rows, columns))
 
     def given(self, sums: cute.Tensor, element: int) -> Any:
         """What of the sums a register of the result is made of."""

@@ -3,17 +3,24 @@
 A reader is made for an operand and a place, and asked for pairs of registers: two columns of a row, which
 registers ``element`` and ``element + 1`` are of, ``element`` being even. Rows and columns may lie beyond the
 last; then others are read. The kinds are those of :mod:`cute_gemm.epilogue.operands`.
+
+Before a tile's main loop ``fetch`` asks caches for what the tile will need: where every load of an epilogue waits
+for memory, bias and SiLU cost twice as much (docs/performance.md, 81).
 """
 
 from typing import Any
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32, Int32, Int64, const_expr
 
-from .value import Place
+from ..sm90.threads import WARPGROUP
+from .value import Place, Shape
 
 Pair = tuple[Any, Any]
+
+SECTOR = 32
+"""Bytes that a cache fetches at once."""
 
 
 class Number:
@@ -21,6 +28,10 @@ class Number:
 
     def __init__(self, operand: Any, place: Place):
         self.value = operand
+
+    @staticmethod
+    def fetch(operand: Any, place: Place, shape: Shape) -> None:
+        """Nothing."""
 
     def pair(self, element: int) -> Pair:
         return self.value, self.value
@@ -32,6 +43,10 @@ class Scalar(Number):
     def __init__(self, operand: cute.Tensor, place: Place):
         self.value = operand[0].to(Float32)
 
+    @staticmethod
+    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
+        fetch(operand.iterator.toint(), "L1")
+
 
 class PerRow:
     """One for each row; a thread has two of them."""
@@ -39,6 +54,11 @@ class PerRow:
     def __init__(self, operand: cute.Tensor, place: Place):
         self.operand, self.place = operand, place
         self.found: dict[int, Float32] = {}
+
+    @staticmethod
+    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
+        matrix = (place.m_group,) if len(operand.shape) == 2 else ()
+        fetch_vector(operand, address_of(operand, *matrix, 0), place.first_row, shape[0], place.thread)
 
     def pair(self, element: int) -> Pair:
         half = element // 2 % 2
@@ -54,8 +74,18 @@ class PerColumn:
 
     def __init__(self, operand: cute.Tensor, place: Place):
         self.operand, self.place = operand, place
-        self.row = address_of(operand, *((place.group, 0) if len(operand.shape) == 2 else (0,)))
+        self.row = self.begin(operand, place)
         self.last: tuple[int, Pair] = -1, (None, None)
+
+    @staticmethod
+    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
+        begin = PerColumn.begin(operand, place)
+        fetch_vector(operand, begin, place.first_column, shape[1], place.thread)
+
+    @staticmethod
+    def begin(operand: cute.Tensor, place: Place) -> Int64:
+        """The address of the first number."""
+        return address_of(operand, *((place.group, 0) if len(operand.shape) == 2 else (0,)))
 
     def pair(self, element: int) -> Pair:
         if self.last[0] != element // 4:
@@ -70,6 +100,11 @@ class LikeOut:
     def __init__(self, operand: cute.Tensor, place: Place):
         self.operand, self.place = operand, place
         self.rows: dict[int, Int64] = {}
+
+    @staticmethod
+    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
+        matrix = (place.m_group,) if len(operand.shape) == 3 else ()
+        fetch_matrix(operand, matrix, place, shape)
 
     def pair(self, element: int) -> Pair:
         half = element // 2 % 2
@@ -112,3 +147,31 @@ def pair_at(operand: cute.Tensor, row: Int64, column: Int32, align: int) -> Pair
     pair = cute.make_rmem_tensor(2, dtype)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(2)), pair)
     return pair[0].to(Float32), pair[1].to(Float32)
+
+
+def fetch_vector(operand: cute.Tensor, begin: Int64, first: Int32, count: int, thread: Int32) -> None:
+    """Asks L1 for so many numbers from the ``first`` on, of those that begin at an address."""
+    size = operand.element_type.width // 8
+    sectors = -(-count * size // SECTOR)
+    index = first + thread % sectors * (SECTOR // size)
+    fetch(begin + Int64(cutlass.min(index, operand.shape[-1] - 1)) * size, "L1")
+
+
+@cute.jit
+def fetch_matrix(operand: cute.Tensor, matrix: tuple, place: Place, shape: cutlass.Constexpr[Shape]):
+    """Asks L2 for the rows of a place that are stored."""
+    rows, columns = shape
+    size = const_expr(operand.element_type.width // 8)
+    sectors = const_expr(-(-columns * size // SECTOR))
+    for first in cutlass.range_constexpr(0, rows * sectors, WARPGROUP):
+        number = first + place.thread % WARPGROUP
+        row = place.first_row + number // sectors
+        column = place.first_column + number % sectors * (SECTOR // size)
+        if row < cutlass.min(place.row_end, operand.shape[-2]) and column < operand.shape[-1]:
+            fetch(address_of(operand, *matrix, row, column), "L2")
+
+
+def fetch(address: Int64, level: str) -> None:
+    """Asks a cache for the sector of an address."""
+    pointer = cute.make_ptr(cutlass.Uint8, address, cutlass.AddressSpace.gmem)
+    cute.arch.prefetch(pointer.to_llvm_ptr(), cache_level=level)

@@ -11,7 +11,7 @@ from ...plan.quantizer import BLOCK
 from ..quantize.elements import inverse_of, largest_of_lanes, scale_of
 from ..sm90.mma import columns_of, row_offset
 from ..sm90.tma import as_matrices
-from .value import Place
+from .value import Place, Shape
 
 QUAD = 4
 """Lanes that have a row."""
@@ -45,7 +45,7 @@ class QuantizedValue:
         """The scales, (rows, columns / 128, matrices), and how many columns there are."""
         return as_matrices(scales), columns
 
-    def prefetch(self, operands: tuple, place: Place) -> None:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> None:
         """Nothing."""
 
     @cute.jit

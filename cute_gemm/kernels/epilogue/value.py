@@ -10,6 +10,9 @@ from cutlass import Int32
 from ...plan.limits import MMA_M
 from ..sm90.mma import column_offset, columns_of, row_offset, thread_column, thread_row
 
+Shape = tuple[int, int]
+"""Rows and columns, known when a kernel is compiled."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -97,12 +100,13 @@ class Value(Protocol):
     def operands(self, *tensors) -> tuple:
         """What of a call's tensors is passed to the kernel."""
 
-    def prefetch(self, operands: tuple, place: Place) -> Any:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> Any:
         """On the device, each math thread, before a tile's first k-block: fetches what it will need.
 
         Args:
             operands: those of the kernel.
             place: of the warpgroup's first fragment; rows may be behind ``row_end``, columns beyond the last.
+            shape: rows and columns of the sum that the warpgroup has of the tile.
 
         Returns:
             Whatever :meth:`__call__` is to be given. Registers of it are taken from the main loop. Which of
@@ -144,7 +148,7 @@ class Identity:
         """None."""
         return ()
 
-    def prefetch(self, operands: tuple, place: Place) -> None:
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> None:
         """Nothing."""
 
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
