@@ -147,7 +147,7 @@ def _relu(x: Any) -> Any:
 
 @function
 def _silu(x: Any) -> Any:
-    # By `math.sigmoid` it would be two of the slow instructions, which alone take longer than a tile's stores.
+    # By `math.sigmoid` it would be two of the slow instructions: alone they take longer than a tile's stores.
     half = 0.5 * x
     return half + half * math.tanh(half)
 

@@ -139,9 +139,10 @@ def test_a_layer_is_what_it_is_on_a_cpu(tokens: int) -> None:
     for other in found[1:]:
         assert torch.equal(bits(other), bits(found[0]))
     got = found[0].cpu().double()
-    # Where a sum is rounded otherwise, a value between the products may be the next of e4m3.
+    # Tensor cores keep 14 bits of a sum, 2^-13 of it. So about one value in a thousand between the products
+    # becomes the next of e4m3, up to 2^-3 away: 2^-3 / 1000^0.5 = 4e-3. A wrong weight of one choice is 0.1.
     error = (got - wanted).norm() / wanted.norm()
-    assert error < 3e-3
+    assert error < 8e-3
     assert torch.equal((got == 0).all(1), ((ids < 0) | (ids > 5)).all(1))
 
 

@@ -9,11 +9,14 @@ from cutlass import Float32
 
 from ...plan.quantizer import INTERLEAVE
 from ..sm90.mma import columns_of
-from .operand_readers import READ_BY_COLUMN, READERS
+from .operand_readers import READERS
 from .store import columns
 from .value import Place, Shape
 
 Stage = tuple[Callable[..., Any], tuple[str, ...]]
+
+_MOST_COLUMNS = 128
+"""Of a tile for which numbers are held: main loops of wider ones have no registers left."""
 
 _MOST_AT_ONCE = 32
 """Registers for which numbers are loaded at once: with more of them, wide tiles spill."""
@@ -46,13 +49,20 @@ class FunctionValue:
         """As they came."""
         return tensors
 
-    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> None:
-        """Has caches fetch what readers will load of operands, as it comes from far away."""
+    def prefetch(self, operands: tuple, place: Place, shape: Shape) -> tuple:
+        """Where the tile begins, and what readers hold for it."""
         rows, columns = shape
-        place, columns = place.made_by(self), self.out_columns(columns)
-        kinds = [kind for _, kinds in self.stages for kind in kinds]
-        for kind, each in zip(kinds, operands, strict=True):
-            READERS[kind].fetch(each, place, (rows, columns))
+        own, shape = place.made_by(self), (rows, self.out_columns(columns))
+        held = []
+        for kind, each in zip(self.kinds, operands, strict=True):
+            READERS[kind].ask(each, own, shape)
+            held.append([] if columns > _MOST_COLUMNS else READERS[kind].hold(each, own, shape))
+        return place.first_row, place.first_column, held
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of all operands."""
+        return [kind for _, kinds in self.stages for kind in kinds]
 
     def given(self, sums: cute.Tensor, element: int) -> Any:
         """What of the sums a register of the result is made of."""
@@ -60,11 +70,15 @@ class FunctionValue:
 
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched) -> cute.Tensor:
         """What becomes of the sums, in their place."""
+        first_row, first_column, held = fetched
+        moved = place.first_row - first_row, self.out_columns(place.first_column - first_column)
         made, place = columns(sums, 0, self.out_columns(columns_of(sums))), place.made_by(self)
-        kinds = [kind for _, kinds in self.stages for kind in kinds]
-        readers = [READERS[kind](each, place) for kind, each in zip(kinds, operands, strict=True)]
+        readers = [
+            READERS[kind](each, place, own, moved)
+            for kind, each, own in zip(self.kinds, operands, held, strict=True)
+        ]
         for element in range(0, cute.size(made), 2):
-            if READ_BY_COLUMN & set(kinds) and element and element % _MOST_AT_ONCE == 0:
+            if any(each.loads for each in readers) and element and element % _MOST_AT_ONCE == 0:
                 cute.arch.sync_warp()
             pairs = [reader.pair(element) for reader in readers]
             for j in range(2):

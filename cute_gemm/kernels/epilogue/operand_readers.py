@@ -1,11 +1,12 @@
 """What a function of an epilogue is given beside the sum, read from an operand by where a register lies.
 
+What a tile needs of rows and columns is loaded before its main loop, a part by each lane, and handed round
+when it is needed. Where each piece of a tile waits for loads of its own, bias and SiLU take half as long as a
+product with K = 1024 (docs/performance.md, 81). What has D's shape is too much to keep, and only asked for.
+
 A reader is made for an operand and a place, and asked for pairs of registers: two columns of a row, which
 registers ``element`` and ``element + 1`` are of, ``element`` being even. Rows and columns may lie beyond the
 last; then others are read. The kinds are those of :mod:`cute_gemm.epilogue.operands`.
-
-Before a tile's main loop ``fetch`` asks caches for what the tile will need: where every load of an epilogue waits
-for memory, bias and SiLU cost twice as much (docs/performance.md, 81).
 """
 
 from typing import Any
@@ -14,7 +15,9 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
-from ..sm90.threads import WARPGROUP
+from ...plan.limits import MMA_M
+from ..sm90.mma import column_offset, row_offset
+from ..sm90.threads import WARP, WARPGROUP
 from .value import Place, Shape
 
 Pair = tuple[Any, Any]
@@ -22,101 +25,141 @@ Pair = tuple[Any, Any]
 SECTOR = 32
 """Bytes that a cache fetches at once."""
 
+QUAD = 4
+"""Lanes that have the same rows, and between them eight columns."""
+
 
 class Number:
-    """One for all, as it came."""
+    """One for all, as it came.
 
-    def __init__(self, operand: Any, place: Place):
-        self.value = operand
+    Args:
+        operand: as a kernel has it.
+        place: of register 0, by what the function makes.
+        held: what :meth:`hold` returned for the whole tile; nothing where all is to be loaded here.
+        moved: rows and columns from the warpgroup's first to those of ``place``.
+    """
+
+    def __init__(self, operand: Any, place: Place, held: list, moved: tuple[Int32, Int32]):
+        self.operand, self.place, self.held, self.moved = operand, place, held, moved
+        self.found: dict[int, Any] = {}
+
+    @property
+    def loads(self) -> bool:
+        """Whether :meth:`pair` loads from memory."""
+        return False
 
     @staticmethod
-    def fetch(operand: Any, place: Place, shape: Shape) -> None:
-        """Nothing."""
+    def ask(operand: Any, place: Place, shape: Shape) -> None:
+        """Before a tile's main loop: has L2 fetch what will be loaded."""
+
+    @staticmethod
+    def hold(operand: Any, place: Place, shape: Shape) -> list:
+        """What a thread keeps throughout a tile's main loop, unconverted: that would wait for it."""
+        return []
 
     def pair(self, element: int) -> Pair:
-        return self.value, self.value
+        """The numbers of two registers."""
+        return self.operand, self.operand
 
 
 class Scalar(Number):
     """One for all, in memory."""
 
-    def __init__(self, operand: cute.Tensor, place: Place):
-        self.value = operand[0].to(Float32)
-
     @staticmethod
-    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
-        fetch(operand.iterator.toint(), "L1")
-
-
-class PerRow:
-    """One for each row; a thread has two of them."""
-
-    def __init__(self, operand: cute.Tensor, place: Place):
-        self.operand, self.place = operand, place
-        self.found: dict[int, Float32] = {}
-
-    @staticmethod
-    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
-        matrix = (place.m_group,) if len(operand.shape) == 2 else ()
-        fetch_vector(operand, address_of(operand, *matrix, 0), place.first_row, shape[0], place.thread)
+    def hold(operand: cute.Tensor, place: Place, shape: Shape) -> list:
+        return [operand[0]]
 
     def pair(self, element: int) -> Pair:
-        half = element // 2 % 2
+        number = (self.held[0] if self.held else self.operand[0]).to(Float32)
+        return number, number
+
+
+class PerRow(Number):
+    """One for each row. Of 64 a thread needs two, and of its quad each lane holds one."""
+
+    @staticmethod
+    def hold(operand: cute.Tensor, place: Place, shape: Shape) -> list:
+        number = place.thread % QUAD % (shape[0] // (MMA_M // 2))
+        row = place.row + number // 2 * MMA_M + number % 2 * row_offset(2)
+        return [PerRow.load(operand, place, row)]
+
+    @staticmethod
+    def load(operand: cute.Tensor, place: Place, row: Int32) -> Any:
+        """The number of a row."""
+        matrix = (place.m_group,) if len(operand.shape) == 2 else ()
+        return operand[(*matrix, cutlass.min(row, operand.shape[-1] - 1))]
+
+    def pair(self, element: int) -> Pair:
+        half = row_offset(element)
         if half not in self.found:
-            row = cutlass.min(self.place.row_of(element), self.operand.shape[-1] - 1)
-            matrix = (self.place.m_group,) if len(self.operand.shape) == 2 else ()
-            self.found[half] = self.operand[(*matrix, row)].to(Float32)
+            self.found[half] = self.number(element)
         return self.found[half], self.found[half]
 
+    def number(self, element: int) -> Float32:
+        """That of a register."""
+        if not self.held:
+            loaded: Float32 = self.load(self.operand, self.place, self.place.row_of(element)).to(Float32)
+            return loaded
+        lane = self.place.thread % WARP
+        number = self.moved[0] // MMA_M * 2 + row_offset(element) // row_offset(2)
+        return cute.arch.shuffle_sync(self.held[0].to(Float32), lane - lane % QUAD + number)
 
-class PerColumn:
-    """One for each column; registers four and four are of the same two."""
 
-    def __init__(self, operand: cute.Tensor, place: Place):
-        self.operand, self.place = operand, place
-        self.row = self.begin(operand, place)
-        self.last: tuple[int, Pair] = -1, (None, None)
+class PerColumn(Number):
+    """One for each column. Of eight quads each holds a pair of every eighth eight, for all."""
+
+    @property
+    def loads(self) -> bool:
+        return not self.held
 
     @staticmethod
-    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
-        begin = PerColumn.begin(operand, place)
-        fetch_vector(operand, begin, place.first_column, shape[1], place.thread)
+    def hold(operand: cute.Tensor, place: Place, shape: Shape) -> list:
+        column = place.column + place.thread % WARP // QUAD * 8
+        eights = range(0, shape[1], 8 * WARP // QUAD)
+        return [each for first in eights for each in PerColumn.load(operand, place, column + first)]
 
     @staticmethod
-    def begin(operand: cute.Tensor, place: Place) -> Int64:
-        """The address of the first number."""
-        return address_of(operand, *((place.group, 0) if len(operand.shape) == 2 else (0,)))
+    def load(operand: cute.Tensor, place: Place, column: Int32) -> Pair:
+        """The numbers of a column and of the next."""
+        row = address_of(operand, *((place.group, 0) if len(operand.shape) == 2 else (0,)))
+        return pair_at(operand, row, column, operand.element_type.width // 8)
 
     def pair(self, element: int) -> Pair:
-        if self.last[0] != element // 4:
-            size = self.operand.element_type.width // 8
-            self.last = element // 4, pair_at(self.operand, self.row, self.place.column_of(element), size)
-        return self.last[1]
+        own = column_offset(element) // 8
+        if own not in self.found and not self.held:
+            pair = self.load(self.operand, self.place, self.place.column_of(element))
+            self.found[own] = tuple(each.to(Float32) for each in pair)
+        if own not in self.found:
+            eight, quads = self.moved[1] // 8 + own, WARP // QUAD
+            lane = eight % quads * QUAD + self.place.thread % QUAD
+            pair = (at(self.held[i::2], eight // quads).to(Float32) for i in range(2))
+            self.found[own] = tuple(cute.arch.shuffle_sync(each, lane) for each in pair)
+        found: Pair = self.found[own]
+        return found
 
 
-class LikeOut:
+class LikeOut(Number):
     """One for each element."""
 
-    def __init__(self, operand: cute.Tensor, place: Place):
-        self.operand, self.place = operand, place
-        self.rows: dict[int, Int64] = {}
+    @property
+    def loads(self) -> bool:
+        return True
 
     @staticmethod
-    def fetch(operand: cute.Tensor, place: Place, shape: Shape) -> None:
-        matrix = (place.m_group,) if len(operand.shape) == 3 else ()
-        fetch_matrix(operand, matrix, place, shape)
+    def ask(operand: cute.Tensor, place: Place, shape: Shape) -> None:
+        ask_for(operand, place, shape)
 
     def pair(self, element: int) -> Pair:
-        half = element // 2 % 2
-        if half not in self.rows:
+        half = row_offset(element)
+        if half not in self.found:
             row = cutlass.min(self.place.row_of(element), self.operand.shape[-2] - 1)
-            matrix = (self.place.m_group,) if len(self.operand.shape) == 3 else ()
-            self.rows[half] = address_of(self.operand, *matrix, row, 0)
+            self.found[half] = address_of(self.operand, *matrix_of(self.operand, self.place), row, 0)
         both = self.operand.element_type.width // 4
-        return pair_at(self.operand, self.rows[half], self.place.column_of(element), both)
+        first, second = pair_at(self.operand, self.found[half], self.place.column_of(element), both)
+        return first.to(Float32), second.to(Float32)
 
 
-READERS: dict[str, Any] = {
+READERS: dict[str, type[Number]] = {
     "number": Number,
     "scalar": Scalar,
     "per_row": PerRow,
@@ -125,8 +168,26 @@ READERS: dict[str, Any] = {
     "like_out": LikeOut,
 }
 
-READ_BY_COLUMN = {"per_column", "per_group_column", "like_out"}
-"""Kinds of which something is loaded for each column."""
+
+@cute.jit
+def ask_for(operand: cute.Tensor, place: Place, shape: cutlass.Constexpr[Shape]):
+    """Has L2 fetch what of D's shape belongs to a place's rows, as far as they are stored."""
+    rows, columns = shape
+    size = const_expr(operand.element_type.width // 8)
+    sectors = const_expr(-(-columns * size // SECTOR))
+    for first in cutlass.range_constexpr(0, rows * sectors, WARPGROUP):
+        number = first + place.thread % WARPGROUP
+        row = place.first_row + number // sectors
+        column = place.first_column + number % sectors * (SECTOR // size)
+        if row < cutlass.min(place.row_end, operand.shape[-2]) and column < operand.shape[-1]:
+            address = address_of(operand, *matrix_of(operand, place), row, column)
+            pointer = cute.make_ptr(cutlass.Uint8, address, cutlass.AddressSpace.gmem)
+            cute.arch.prefetch(pointer.to_llvm_ptr(), cache_level="L2")
+
+
+def matrix_of(operand: cute.Tensor, place: Place) -> tuple:
+    """Of D's matrices that of a place, if there are several."""
+    return (place.m_group,) if len(operand.shape) == 3 else ()
 
 
 def address_of(operand: cute.Tensor, *place: Any) -> Int64:
@@ -146,32 +207,12 @@ def pair_at(operand: cute.Tensor, row: Int64, column: Int32, align: int) -> Pair
     pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.gmem, assumed_align=align)
     pair = cute.make_rmem_tensor(2, dtype)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(2)), pair)
-    return pair[0].to(Float32), pair[1].to(Float32)
+    return pair[0], pair[1]
 
 
-def fetch_vector(operand: cute.Tensor, begin: Int64, first: Int32, count: int, thread: Int32) -> None:
-    """Asks L1 for so many numbers from the ``first`` on, of those that begin at an address."""
-    size = operand.element_type.width // 8
-    sectors = -(-count * size // SECTOR)
-    index = first + thread % sectors * (SECTOR // size)
-    fetch(begin + Int64(cutlass.min(index, operand.shape[-1] - 1)) * size, "L1")
-
-
-@cute.jit
-def fetch_matrix(operand: cute.Tensor, matrix: tuple, place: Place, shape: cutlass.Constexpr[Shape]):
-    """Asks L2 for the rows of a place that are stored."""
-    rows, columns = shape
-    size = const_expr(operand.element_type.width // 8)
-    sectors = const_expr(-(-columns * size // SECTOR))
-    for first in cutlass.range_constexpr(0, rows * sectors, WARPGROUP):
-        number = first + place.thread % WARPGROUP
-        row = place.first_row + number // sectors
-        column = place.first_column + number % sectors * (SECTOR // size)
-        if row < cutlass.min(place.row_end, operand.shape[-2]) and column < operand.shape[-1]:
-            fetch(address_of(operand, *matrix, row, column), "L2")
-
-
-def fetch(address: Int64, level: str) -> None:
-    """Asks a cache for the sector of an address."""
-    pointer = cute.make_ptr(cutlass.Uint8, address, cutlass.AddressSpace.gmem)
-    cute.arch.prefetch(pointer.to_llvm_ptr(), cache_level=level)
+def at(values: list, index: Int32) -> Any:
+    """The one of registers that an index says, which folds where the compiler knows it."""
+    found = values[0]
+    for i, value in enumerate(values[1:], start=1):
+        found = type(found)(cutlass.select_(index == i, value, found))
+    return found
