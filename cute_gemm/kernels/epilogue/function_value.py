@@ -53,10 +53,11 @@ class FunctionValue:
         """Where the tile begins, and what readers hold for it."""
         rows, columns = shape
         own, shape = place.made_by(self), (rows, self.out_columns(columns))
-        held = []
-        for kind, each in zip(self.kinds, operands, strict=True):
-            READERS[kind].ask(each, own, shape)
-            held.append([] if columns > _MOST_COLUMNS else READERS[kind].hold(each, own, shape))
+        held: list[list] = [[] for _ in operands]
+        if columns <= _MOST_COLUMNS:
+            held = [
+                READERS[kind].hold(each, own, shape) for kind, each in zip(self.kinds, operands, strict=True)
+            ]
         return place.first_row, place.first_column, held
 
     @property

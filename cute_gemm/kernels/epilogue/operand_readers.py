@@ -49,10 +49,6 @@ class Number:
         return False
 
     @staticmethod
-    def ask(operand: Any, place: Place, shape: Shape) -> None:
-        """Before a tile's main loop: has L2 fetch what will be loaded."""
-
-    @staticmethod
     def hold(operand: Any, place: Place, shape: Shape) -> list:
         """What a thread keeps throughout a tile's main loop, unconverted: that would wait for it."""
         return []
@@ -146,8 +142,9 @@ class LikeOut(Number):
         return True
 
     @staticmethod
-    def ask(operand: cute.Tensor, place: Place, shape: Shape) -> None:
+    def hold(operand: cute.Tensor, place: Place, shape: Shape) -> list:
         ask_for(operand, place, shape)
+        return []
 
     def pair(self, element: int) -> Pair:
         half = row_offset(element)
