@@ -8,19 +8,15 @@ from ...plan.limits import MAX_EXTENT
 from ...plan.quantizer import PIECE
 
 
-def load(words: cute.Tensor, source: cute.Tensor, place: tuple):
-    """Loads a piece into four 32-bit ``words``, from a place that is a multiple of its size."""
-    pointer = cute.make_ptr(Uint32, address_of(source, place), cutlass.AddressSpace.gmem, assumed_align=PIECE)
+def load(words: cute.Tensor, address: Int64):
+    """Loads a piece into four 32-bit ``words``, from an address that is a multiple of its size."""
+    pointer = cute.make_ptr(Uint32, address, cutlass.AddressSpace.gmem, assumed_align=PIECE)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(PIECE // 4)), words)
 
 
-@cute.jit
-def store(
-    values: cute.Tensor, first: cutlass.Constexpr[int], size: cutlass.Constexpr[int], target, place: tuple
-):
-    """Stores ``size`` of ``values`` with one instruction, to a place that is a multiple of what they take."""
+def store(values: cute.Tensor, first: int, size: int, address: Int64):
+    """Stores ``size`` of ``values`` with one instruction, to an address that is a multiple of what they take."""
     layout, width = cute.make_layout(size), values.element_type.width // 8
-    address = address_of(target, place)
     pointer = cute.make_ptr(
         values.element_type, address, cutlass.AddressSpace.gmem, assumed_align=size * width
     )

@@ -1,0 +1,46 @@
+"""What lanes that follow each other work out for each of several values, once a value instead of once a lane.
+
+To have the largest of each value in all lanes takes as many exchanges a value as there are distances. Lanes that
+halve what they have with each exchange need little more than one of them a value.
+"""
+
+from collections.abc import Callable
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+from ..sm90.threads import WARP
+
+
+def shared_out(values: list, lane: Int32, distances: tuple[int, ...], larger: Callable) -> list:
+    """Of each value the largest among lanes that are some of ``distances`` apart, each in some of the lanes.
+
+    Args:
+        values: a power of two of them.
+        lane: the calling one.
+        distances: powers of two, in the order in which lanes exchange what they have.
+        larger: of two values the one to keep.
+
+    Returns:
+        Of every 2^n values one, for the n distances until only one is left, or until the last: in lanes with a
+        bit for the first distance those of odd places; of those that stay, in lanes with a bit for the second one,
+        again those of odd places; and so on.
+    """
+    for distance in distances:
+        sent = values
+        if len(values) > 1:
+            is_odd = lane & distance != 0
+            pairs = [*zip(values[::2], values[1::2], strict=True)]
+            values = [cutlass.select_(is_odd, odd, even) for even, odd in pairs]
+            sent = [cutlass.select_(is_odd, even, odd) for even, odd in pairs]
+        values = [
+            larger(own, cute.arch.shuffle_sync_bfly(other, distance))
+            for own, other in zip(values, sent, strict=True)
+        ]
+    return values
+
+
+def of_lane(value: Float32, place: int, lanes: int) -> Float32:
+    """What the lane at ``place`` of so many neighbours has, a power of two of them."""
+    return cute.arch.shuffle_sync(value, place, mask_and_clamp=(WARP - lanes) << 8 | (WARP - 1))
