@@ -15,7 +15,7 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import matrix_of, store
+from .memory import matrix_of
 from .tile import OWN, ROWS, SIDE, THREADS, WARPS, TilePart
 
 
@@ -74,12 +74,9 @@ class QuantizeByBlocks:
         inverse = elements.inverse_of(scale)
         if thread == 0:
             mS[row_tile, k_tile] = scale
-        quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
+        quantized = cute.make_rmem_tensor(part.piece, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
-            elements.to_e4m3(elements.floats_of(words[None, i], self.dtype), inverse, quantized)
-            if part.row + i < mQ.shape[0]:
-                for piece in cutlass.range_constexpr(part.pieces):
-                    column = part.column_of(piece)
-                    if column < mQ.shape[1]:
-                        first, place = piece * part.piece, (part.row + i, column)
-                        store(quantized, first, part.piece, mQ, place)
+            for piece in cutlass.range_constexpr(part.pieces):
+                values = elements.floats_of(part.words_of(words, i, piece), self.dtype)
+                elements.to_e4m3(values, inverse, quantized)
+                part.store(quantized, mQ, i, piece)

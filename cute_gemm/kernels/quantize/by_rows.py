@@ -23,7 +23,7 @@ from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
-from .memory import load, matrix_of, merged, store
+from .memory import address_of, load, matrix_of, merged, store
 from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
 
@@ -124,7 +124,7 @@ class QuantizeByRows:
                     if at < k:
                         for part in cutlass.range_constexpr(parts):
                             place = sources[i], self.source.column(part, at, k)
-                            load(words[None, piece, part, i], mX, place)
+                            load(words[None, piece, part, i], address_of(mX, place))
         for i in cutlass.range_constexpr(passes):
             own = cute.make_tensor(
                 words[None, None, None, i].iterator, cute.make_layout((PIECE // 4 * pieces, parts))
@@ -135,10 +135,10 @@ class QuantizeByRows:
             quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
             elements.to_e4m3(values, elements.inverse_of(scale), quantized)
             row = first_row + i * WARPS
-            if sources[i] >= 0:
-                for piece in cutlass.range_constexpr(pieces):
-                    at = column + piece * LANES * self.piece
-                    if at < k:
-                        store(quantized, piece * self.piece, self.piece, mQ, (row, at))
-                if lane == 0 and column < k:
-                    mS[row, block] = scale
+            first = address_of(mQ, (row, column))
+            for piece in cutlass.range_constexpr(pieces):
+                is_there = (sources[i] >= 0) & (column + piece * LANES * self.piece < k)
+                own = cute.make_tensor(quantized.iterator + piece * self.piece, cute.make_layout(self.piece))
+                store(own, first + piece * LANES * self.piece, is_there)
+            if (sources[i] >= 0) & (lane == 0) & (column < k):
+                mS[row, block] = scale

@@ -38,10 +38,15 @@ def scale_of(amax: Int32, is_power_of_two: cutlass.Constexpr[bool]) -> Float32:
 @cute.jit
 def largest_of_words(words: cute.Tensor, dtype: cutlass.Constexpr[type]) -> Int32:
     """The bits, as FP32, of the largest magnitude among elements of ``dtype`` in 32-bit ``words``."""
-    most = largest_words(words, dtype)
+    return largest_in(largest_words(words, dtype), dtype)
+
+
+@cute.jit
+def largest_in(word: Uint32, dtype: cutlass.Constexpr[type]) -> Int32:
+    """The bits, as FP32, of the largest of the magnitudes that a word has."""
     if const_expr(dtype.width == 32):
-        return Int32(most)
-    return magnitude(cutlass.max(most >> 16, most & 0xFFFF), dtype)
+        return Int32(word)
+    return magnitude(cutlass.max(word >> 16, word & 0xFFFF), dtype)
 
 
 @cute.jit

@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64, Uint32, const_expr
+from cutlass import Boolean, Int32, Int64, Uint32, const_expr
 
 from ...plan.limits import MAX_EXTENT
 from ...plan.quantizer import PIECE
@@ -14,13 +14,21 @@ def load(words: cute.Tensor, address: Int64):
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(PIECE // 4)), words)
 
 
-def store(values: cute.Tensor, first: int, size: int, address: Int64):
-    """Stores ``size`` of ``values`` with one instruction, to an address that is a multiple of what they take."""
-    layout, width = cute.make_layout(size), values.element_type.width // 8
-    pointer = cute.make_ptr(
-        values.element_type, address, cutlass.AddressSpace.gmem, assumed_align=size * width
+def store(values: cute.Tensor, address: Int64, is_there: Boolean):
+    """Stores values of 4, 8 or 16 bytes with one instruction, to an address that is a multiple of their size.
+
+    Args:
+        is_there: whether to. Of a branch, the compiler would compute the address anew within each.
+    """
+    words = cute.recast_tensor(values, Uint32)
+    count = cute.size(words)
+    shape = f".v{count}" if count > 1 else ""
+    named = ", ".join(f"{{$r{1 + i}}}" for i in range(count))
+    cute.arch.inline_ptx(
+        f"st.global{shape}.b32 [{{$r0}}], {{{named}}};" if count > 1 else f"st.global.b32 [{{$r0}}], {named};",
+        read_only_args=[address, *(words[i] for i in range(count))],
+        predicate=is_there,
     )
-    cute.autovec_copy(cute.make_tensor(values.iterator + first, layout), cute.make_tensor(pointer, layout))
 
 
 def address_of(tensor: cute.Tensor, place: tuple) -> Int64:

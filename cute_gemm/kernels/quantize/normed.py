@@ -152,8 +152,7 @@ class QuantizeNormed:
         first = address_of(mQ, (row, column))
         for i in cutlass.range_constexpr(self.config.steps):
             elements.to_e4m3(values[None, i], of_lane(within, i, self.config.steps), quantized)
-            if column + i * self.stride < k:
-                store(quantized, 0, self.piece, first + i * self.stride)
+            store(quantized, first + i * self.stride, column + i * self.stride < k)
 
     @cute.jit
     def store_scale(self, scale: Float32, mS, thread: Int32, row: Int32, k: Int32):
@@ -184,8 +183,7 @@ class QuantizeNormed:
             added = added + elements.floats_of(more[None, i], self.dtype).load()
             own = cute.recast_tensor(words[None, i], self.dtype)
             own.store(added.to(self.dtype))
-            if column + i * self.stride < k:
-                store(own, 0, self.piece, first + i * self.config.threads * PIECE)
+            store(words[None, i], first + i * self.config.threads * PIECE, column + i * self.stride < k)
 
     @cute.jit
     def square(self, words: cute.Tensor) -> Float32:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Uint32
+from cutlass import Boolean, Int32, Uint32
 
 from ...plan.quantizer import PIECE
 from ..sm90.threads import WARP
-from .memory import load
+from .memory import address_of, load, store
 
 SIDE = 128
 LANES = 8
@@ -69,9 +69,22 @@ class TilePart:
         words = cute.make_rmem_tensor((PIECE // 4, self.pieces, ROWS), Uint32)
         words.fill(0)
         for i in cutlass.range_constexpr(ROWS):
-            if self.row + i < mX.shape[0]:
-                for piece in cutlass.range_constexpr(self.pieces):
-                    column = self.column_of(piece)
-                    if column < mX.shape[1]:
-                        load(words[None, piece, i], mX, (self.row + i, column))
+            first = address_of(mX, (self.row + i, self.column))
+            for piece in cutlass.range_constexpr(self.pieces):
+                if self.is_in(mX, i, piece):
+                    load(words[None, piece, i], first + piece * LANES * PIECE)
         return cute.group_modes(words, 0, 2)
+
+    def words_of(self, words: cute.Tensor, i: int, piece: int) -> cute.Tensor:
+        """The words of a piece of row ``i``."""
+        size = PIECE // 4
+        return cute.make_tensor(words[None, i].iterator + piece * size, cute.make_layout(size))
+
+    def store(self, quantized: cute.Tensor, mQ: cute.Tensor, i: int, piece: int):
+        """Writes what became of a piece of row ``i``."""
+        first = address_of(mQ, (self.row + i, self.column))
+        store(quantized, first + piece * LANES * self.piece, self.is_in(mQ, i, piece))
+
+    def is_in(self, matrix: cute.Tensor, i: int, piece: int) -> Boolean:
+        """Whether a matrix has a piece of row ``i``."""
+        return (self.row + i < matrix.shape[0]) & (self.column_of(piece) < matrix.shape[1])
