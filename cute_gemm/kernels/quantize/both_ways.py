@@ -87,7 +87,7 @@ class QuantizeBothWays:
             block=(THREADS, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
-            min_blocks_per_mp=4,
+            min_blocks_per_mp=3 if self.dtype.width == 16 else 2,
             preferred_smem_carveout=50,  # without it the DSL would ask a driver, which may not be there
         )
 
@@ -96,7 +96,8 @@ class QuantizeBothWays:
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
         mX, mQ, mS, mQT, mST = (matrix_of(each, matrix) for each in (mX, mQ, mS, mQT, mST))
         row_tile, k_tile = divmod(tile, k_tiles)
-        part = TilePart.of(self.dtype, thread, row_tile, k_tile)
+        # Rows are a multiple of 16, as they are the columns of the transposed result.
+        part = TilePart.of(self.dtype, thread, row_tile, k_tile, is_whole=True)
         storage = SmemAllocator().allocate(Storage)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
@@ -107,9 +108,10 @@ class QuantizeBothWays:
             self.scale_columns(storage, thread, mST, row_tile, k_tile)
         inverses = self.scale_rows(words, part, mS, k_tile)
         cute.arch.sync_threads()
+        rows = part.rows_of(mQ)
         for piece in cutlass.range_constexpr(part.pieces):
             values = self.piece_of(words, part, piece)
-            self.rows(values, part, piece, inverses, mQ)
+            self.rows(values, part, piece, inverses, mQ, rows)
             self.columns(values, part, piece, storage, thread)
         cute.arch.sync_threads()
         self.transposed(storage, part, thread, mQT, row_tile, k_tile)
@@ -151,12 +153,12 @@ class QuantizeBothWays:
             mST[k_tile * SIDE + thread, row_tile] = scale
 
     @cute.jit
-    def rows(self, values, part: TilePart, piece: cutlass.Constexpr[int], inverses: list, mQ):
+    def rows(self, values, part: TilePart, piece: cutlass.Constexpr[int], inverses: list, mQ, rows):
         """Quantises a piece of each row along K, and stores it."""
         quantized = cute.make_rmem_tensor(part.piece, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
             elements.to_e4m3(values[None, i], inverses[i], quantized)
-            part.store(quantized, mQ, i, piece)
+            part.store(quantized, mQ, rows[i], i, piece)
 
     @cute.jit
     def columns(self, values, part: TilePart, piece: cutlass.Constexpr[int], storage, thread: Int32):
@@ -197,6 +199,8 @@ class QuantizeBothWays:
         """Stores what is in shared memory: eight lanes a column at a time, each of them sixteen rows."""
         own, layout = cute.make_rmem_tensor(_TOGETHER, Int32), cute.make_layout(_TOGETHER)
         row = row_tile * SIDE + part.lane * PIECE
+        at = address_of(mQT, (k_tile * SIDE + thread // LANES, row))
+        step = Int64(mQT.stride[0]) * (THREADS // LANES)
         for i in cutlass.range_constexpr(SIDE // (THREADS // LANES)):
             column = thread // LANES + i * (THREADS // LANES)
             place = place_of(part.lane * _TOGETHER, column // part.piece % LANES)
@@ -208,7 +212,8 @@ class QuantizeBothWays:
             )
             cute.autovec_copy(cute.make_tensor(shared, layout), own)
             is_there = (row < mQT.shape[1]) & (k_tile * SIDE + column < mQT.shape[0])
-            store(own, address_of(mQT, (k_tile * SIDE + column, row)), is_there)
+            store(own, at, is_there)
+            at += step
 
     def larger(self, a: Uint32, b: Uint32) -> Uint32:
         """Of each magnitude in two words the larger one."""

@@ -15,7 +15,7 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import matrix_of
+from .memory import address_of, matrix_of
 from .tile import OWN, ROWS, SIDE, THREADS, WARPS, TilePart
 
 
@@ -76,7 +76,8 @@ class QuantizeByBlocks:
             mS[row_tile, k_tile] = scale
         quantized = cute.make_rmem_tensor(part.piece, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
+            first = address_of(mQ, (part.row + i, part.column))
             for piece in cutlass.range_constexpr(part.pieces):
                 values = elements.floats_of(part.words_of(words, i, piece), self.dtype)
                 elements.to_e4m3(values, inverse, quantized)
-                part.store(quantized, mQ, i, piece)
+                part.store(quantized, mQ, first, i, piece)

@@ -25,7 +25,9 @@ def store(values: cute.Tensor, address: Int64, is_there: Boolean):
     shape = f".v{count}" if count > 1 else ""
     named = ", ".join(f"{{$r{1 + i}}}" for i in range(count))
     cute.arch.inline_ptx(
-        f"st.global{shape}.b32 [{{$r0}}], {{{named}}};" if count > 1 else f"st.global.b32 [{{$r0}}], {named};",
+        f"st.global{shape}.b32 [{{$r0}}], {{{named}}};"
+        if count > 1
+        else f"st.global.b32 [{{$r0}}], {named};",
         read_only_args=[address, *(words[i] for i in range(count))],
         predicate=is_there,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, Uint32
+from cutlass import Boolean, Int32, Int64, Uint32
 
 from ...plan.quantizer import PIECE
 from ..sm90.threads import WARP
@@ -36,18 +36,20 @@ class TilePart:
         dtype: of the elements.
         row, column: of its first element.
         lane: among those that have the same rows.
+        is_whole: whether matrices have all rows of a thread, or none.
     """
 
     dtype: type
     row: Int32
     column: Int32
     lane: Int32
+    is_whole: bool
 
     @staticmethod
-    def of(dtype: type, thread: Int32, row_tile: Int32, k_tile: Int32) -> "TilePart":
+    def of(dtype: type, thread: Int32, row_tile: Int32, k_tile: Int32, is_whole: bool = False) -> "TilePart":
         lane = thread % LANES
         row = row_tile * SIDE + thread // LANES * ROWS
-        return TilePart(dtype, row, k_tile * SIDE + lane * (PIECE * 8 // dtype.width), lane)
+        return TilePart(dtype, row, k_tile * SIDE + lane * (PIECE * 8 // dtype.width), lane, is_whole)
 
     @property
     def piece(self) -> int:
@@ -68,11 +70,11 @@ class TilePart:
         """Its elements (words, rows), as 32-bit words; zeros where there are none."""
         words = cute.make_rmem_tensor((PIECE // 4, self.pieces, ROWS), Uint32)
         words.fill(0)
+        rows = self.rows_of(mX)
         for i in cutlass.range_constexpr(ROWS):
-            first = address_of(mX, (self.row + i, self.column))
             for piece in cutlass.range_constexpr(self.pieces):
                 if self.is_in(mX, i, piece):
-                    load(words[None, piece, i], first + piece * LANES * PIECE)
+                    load(words[None, piece, i], rows[i] + piece * LANES * PIECE)
         return cute.group_modes(words, 0, 2)
 
     def words_of(self, words: cute.Tensor, i: int, piece: int) -> cute.Tensor:
@@ -80,11 +82,19 @@ class TilePart:
         size = PIECE // 4
         return cute.make_tensor(words[None, i].iterator + piece * size, cute.make_layout(size))
 
-    def store(self, quantized: cute.Tensor, mQ: cute.Tensor, i: int, piece: int):
-        """Writes what became of a piece of row ``i``."""
-        first = address_of(mQ, (self.row + i, self.column))
+    def rows_of(self, matrix: cute.Tensor) -> list[Int64]:
+        """Addresses of its first element in each row of a matrix: one multiplication for all."""
+        found = [address_of(matrix, (self.row, self.column))]
+        step = Int64(matrix.stride[0]) * (matrix.element_type.width // 8)
+        while len(found) < ROWS:
+            found.append(found[-1] + step)
+        return found
+
+    def store(self, quantized: cute.Tensor, mQ: cute.Tensor, first: Int64, i: int, piece: int):
+        """Writes what became of a piece of row ``i``, of which the first element belongs at an address."""
         store(quantized, first + piece * LANES * self.piece, self.is_in(mQ, i, piece))
 
     def is_in(self, matrix: cute.Tensor, i: int, piece: int) -> Boolean:
         """Whether a matrix has a piece of row ``i``."""
-        return (self.row + i < matrix.shape[0]) & (self.column_of(piece) < matrix.shape[1])
+        row = self.row if self.is_whole else self.row + i
+        return (row < matrix.shape[0]) & (self.column_of(piece) < matrix.shape[1])
