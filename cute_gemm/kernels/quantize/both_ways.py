@@ -2,7 +2,8 @@
 
 A weight's gradient sums over tokens, so both of its operands have scales along tokens, and are stored with
 tokens contiguous. A CTA has 128 x 128 elements in registers, writes them as they lie, and hands words of four
-rows to the threads that have whole columns through shared memory.
+rows to the threads that have whole columns through shared memory. All scales are known before the first
+element is quantised, so that each is unpacked once, for both of its results.
 """
 
 import cutlass
@@ -17,9 +18,9 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .lanes import of_lane, shared_out
+from .lanes import distances, of_lane, shared_out
 from .memory import address_of, matrix_of, store
-from .tile import LANES, OWN, ROWS, SIDE, THREADS, WARPS, TilePart
+from .tile import LANES, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS
 _TOGETHER = PIECE // ROWS
@@ -32,9 +33,13 @@ def _transposed():
 
 
 def place_of(word: Int32, lane: Int32) -> Int32:
-    """Where in its column a word is: what is stored at once stays together, in a place for each lane of a row.
+    """Where in its column a word is: words that are stored at once stay together, and lanes apart.
 
     So words that a warp writes lie in as many banks as there are, and so do those that eight lanes read.
+
+    Args:
+        word: its number, a word for four rows.
+        lane: the one of a row's eight that has the column.
     """
     return word ^ (lane * _TOGETHER)
 
@@ -120,7 +125,7 @@ class QuantizeBothWays:
     def scale_rows(self, words, part: TilePart, mS, k_tile: Int32) -> list:
         """Stores the scales of rows; of those of a thread their inverses."""
         most = [elements.largest_words(words[None, i], self.dtype) for i in range(ROWS)]
-        own = shared_out(most, part.lane, (1, 2, 4), self.larger)[0]  # of row lane % ROWS
+        own = shared_out(most, part.lane, distances(LANES), self.larger)[0]  # of row lane % ROWS
         scale = elements.scale_of(elements.largest_in(own, self.dtype), self.config.is_power_of_two)
         if (part.lane < ROWS) & (part.row + part.lane < mS.shape[0]):
             mS[part.row + part.lane, k_tile] = scale

@@ -16,7 +16,7 @@ from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
 from .memory import address_of, matrix_of
-from .tile import OWN, ROWS, SIDE, THREADS, WARPS, TilePart
+from .tile import ROWS, SIDE, THREADS, WARPS, TilePart
 
 
 class QuantizeByBlocks:

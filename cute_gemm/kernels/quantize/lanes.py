@@ -1,7 +1,7 @@
-"""What lanes that follow each other work out for each of several values, once a value instead of once a lane.
+"""What neighbouring lanes work out for each of several values: once a value, not once a lane.
 
-To have the largest of each value in all lanes takes as many exchanges a value as there are distances. Lanes that
-halve what they have with each exchange need little more than one of them a value.
+To have the largest of each value in all lanes takes as many exchanges a value as there are distances. Lanes
+that halve what they have with each exchange need little more than one of them a value.
 """
 
 from collections.abc import Callable
@@ -13,21 +13,25 @@ from cutlass import Float32, Int32
 from ..sm90.threads import WARP
 
 
-def shared_out(values: list, lane: Int32, distances: tuple[int, ...], larger: Callable) -> list:
-    """Of each value the largest among lanes that are some of ``distances`` apart, each in some of the lanes.
+def distances(lanes: int) -> tuple[int, ...]:
+    """Those at which so many neighbours meet each other, a power of two of them."""
+    return tuple(1 << i for i in range(lanes.bit_length() - 1))
+
+
+def shared_out(values: list, lane: Int32, apart: tuple[int, ...], larger: Callable) -> list:
+    """The largest of each value among lanes that are some of the distances ``apart`` from each other.
 
     Args:
         values: a power of two of them.
         lane: the calling one.
-        distances: powers of two, in the order in which lanes exchange what they have.
+        apart: powers of two, in the order in which lanes exchange what they have.
         larger: of two values the one to keep.
 
     Returns:
-        Of every 2^n values one, for the n distances until only one is left, or until the last: in lanes with a
-        bit for the first distance those of odd places; of those that stay, in lanes with a bit for the second one,
-        again those of odd places; and so on.
+        Of n values and d distances every 2^d-th value, at least one. Which ones these begin with, the lane's
+        bits at the distances say, that of the first distance being the lowest.
     """
-    for distance in distances:
+    for distance in apart:
         sent = values
         if len(values) > 1:
             is_odd = lane & distance != 0

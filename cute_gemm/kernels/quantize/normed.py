@@ -1,8 +1,9 @@
 """RMS normalisation (Zhang and Sennrich, arXiv:1910.07467), then quantisation of its rows, 1x128.
 
-A CTA has a row, whose elements stay in registers while its threads agree on the mean of their squares. A
-thread has pieces of 16 bytes of it, so that a block is in lanes that follow each other. With a residual, the
-row is the sum of both, rounded to their type, and replaces the residual.
+A CTA has a row, whose elements, times their weights, stay in registers while its threads agree on the mean of
+their squares: one over its root goes with the inverse of each scale. A thread has pieces of 16 bytes of the
+row, so that a block is in lanes that follow each other. With a residual, the row is the sum of both, rounded to
+their type, and replaces the residual.
 """
 
 from typing import Any
@@ -19,11 +20,11 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES, ROWS
-from .lanes import of_lane, shared_out
+from .lanes import distances, of_lane, shared_out
 from .memory import address_of, load, matrix_of, merged, store
 
 _LIFT = 2.0**64
-"""By what products are multiplied that are so small that the inverse of their scale times a factor overflows."""
+"""By what products are multiplied that are so small that what would scale them overflows."""
 
 
 class QuantizeNormed:
@@ -127,8 +128,7 @@ class QuantizeNormed:
     def largest(self, values: cute.Tensor, thread: Int32) -> Int32:
         """The bits of the largest magnitude of a block: of the thread's in step ``thread % steps``."""
         most = [elements.largest(values[None, i]) for i in range(self.config.steps)]
-        distances = tuple(1 << i for i in range(self.lanes.bit_length() - 1))
-        return shared_out(most, thread, distances, cutlass.max)[0]
+        return shared_out(most, thread, distances(self.lanes), cutlass.max)[0]
 
     @cute.jit
     def within(self, values: cute.Tensor, factor: Float32, inverse: Float32) -> Float32:
