@@ -241,7 +241,8 @@ def test_a_normed_row_has_no_more_warps_than_hold_it() -> None:
     for dtype, size in SOURCE_BYTES.items():
         for k in range(16, 32768 // size + 1, 16):
             config = NormQuantizer.of(dtype, k)
-            assert config is not None and config.steps in (1, 2, 4)
+            assert config is not None
+            assert config.steps in (1, 2, 4)
             warps, of_warp = config.threads // 32, 32 * config.steps * 16 // size
             assert config.threads == 32 * warps
             assert (warps - 1) * of_warp < k <= warps * of_warp
@@ -289,7 +290,8 @@ def test_words_of_columns_lie_in_all_banks(dtype: type[cutlass.Numeric]) -> None
     for column in range(tile.SIDE):
         places = [where[column, word] for word in words]
         assert all(places[i : i + 4] == [*range(places[i], places[i] + 4)] for i in words[::4])
-        assert all(place % 4 == 0 for place in places[::4]) and len({place % 32 for place in places}) == 32
+        assert all(place % 4 == 0 for place in places[::4])
+        assert len({place % 32 for place in places}) == 32
 
 
 def test_normed_rows_that_are_selected() -> None:

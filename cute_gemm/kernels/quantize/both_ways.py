@@ -19,7 +19,7 @@ from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
 from .lanes import distances, of_lane, shared_out
-from .memory import address_of, matrix_of, store
+from .memory import address_of, matrix_of, store_if
 from .tile import LANES, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS
@@ -217,7 +217,7 @@ class QuantizeBothWays:
             )
             cute.autovec_copy(cute.make_tensor(shared, layout), own)
             is_there = (row < mQT.shape[1]) & (k_tile * SIDE + column < mQT.shape[0])
-            store(own, at, is_there)
+            store_if(is_there, own, at)
             at += step
 
     def larger(self, a: Uint32, b: Uint32) -> Uint32:

@@ -52,6 +52,8 @@ class QuantizeByBlocks:
             block=(THREADS, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
+            min_blocks_per_mp=5 if self.dtype.width == 16 else 0,
+            preferred_smem_carveout=10,  # without it the DSL would ask a driver, which may not be there
         )
 
     @cute.kernel

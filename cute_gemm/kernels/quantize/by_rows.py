@@ -24,7 +24,7 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .lanes import distances, of_lane, shared_out
-from .memory import address_of, load, matrix_of, merged, store
+from .memory import address_of, load_from, matrix_of, merged, store_if
 from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
 
@@ -128,7 +128,7 @@ class QuantizeByRows:
                     at = piece * LANES * self.piece
                     if (sources[i] >= 0) & (column + at < k):
                         further = self.source.column(0, at, 0) * (self.dtype.width // 8)
-                        load(words[None, piece, part, i], first + further)
+                        load_from(words[None, piece, part, i], first + further)
         values, most = [], []
         for i in cutlass.range_constexpr(passes):
             own = cute.make_tensor(
@@ -147,7 +147,7 @@ class QuantizeByRows:
             elements.to_e4m3(values[i], of_lane(inverse, i, passes), quantized)
             for piece in cutlass.range_constexpr(pieces):
                 at = piece * LANES * self.piece
-                store(quantized[None, piece], first + at, (sources[i] >= 0) & (column + at < k))
+                store_if((sources[i] >= 0) & (column + at < k), quantized[None, piece], first + at)
             first += step
             source = Int32(cutlass.select_(lane == i, sources[i], source))
         if (lane < passes) & (source >= 0) & (column - lane * self.piece < k):

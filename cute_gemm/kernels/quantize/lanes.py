@@ -47,4 +47,6 @@ def shared_out(values: list, lane: Int32, apart: tuple[int, ...], larger: Callab
 
 def of_lane(value: Float32, place: int, lanes: int) -> Float32:
     """What the lane at ``place`` of so many neighbours has, a power of two of them."""
+    if lanes == 1:
+        return value
     return cute.arch.shuffle_sync(value, place, mask_and_clamp=(WARP - lanes) << 8 | (WARP - 1))

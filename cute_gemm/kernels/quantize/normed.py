@@ -2,8 +2,8 @@
 
 A CTA has a row, whose elements, times their weights, stay in registers while its threads agree on the mean of
 their squares: one over its root goes with the inverse of each scale. A thread has pieces of 16 bytes of the
-row, so that a block is in lanes that follow each other. With a residual, the row is the sum of both, rounded to
-their type, and replaces the residual.
+row, so that a block is in lanes that follow each other. With a residual, the row is the sum of both, rounded
+to their type, and replaces the residual.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES, ROWS
 from .lanes import distances, of_lane, shared_out
-from .memory import address_of, load, matrix_of, merged, store
+from .memory import address_of, load_from, matrix_of, merged, store_if
 
 _LIFT = 2.0**64
 """By what products are multiplied that are so small that what would scale them overflows."""
@@ -113,7 +113,7 @@ class QuantizeNormed:
         first = address_of(mX, (row, column))
         for i in cutlass.range_constexpr(self.config.steps):
             if column + i * self.stride < k:
-                load(words[None, i], first + i * self.config.threads * PIECE)
+                load_from(words[None, i], first + i * self.config.threads * PIECE)
         return words
 
     @cute.jit
@@ -152,7 +152,7 @@ class QuantizeNormed:
         first = address_of(mQ, (row, column))
         for i in cutlass.range_constexpr(self.config.steps):
             elements.to_e4m3(values[None, i], of_lane(within, i, self.config.steps), quantized)
-            store(quantized, first + i * self.stride, column + i * self.stride < k)
+            store_if(column + i * self.stride < k, quantized, first + i * self.stride)
 
     @cute.jit
     def store_scale(self, scale: Float32, mS, thread: Int32, row: Int32, k: Int32):
@@ -183,7 +183,7 @@ class QuantizeNormed:
             added = added + elements.floats_of(more[None, i], self.dtype).load()
             own = cute.recast_tensor(words[None, i], self.dtype)
             own.store(added.to(self.dtype))
-            store(words[None, i], first + i * self.config.threads * PIECE, column + i * self.stride < k)
+            store_if(column + i * self.stride < k, words[None, i], first + i * self.config.threads * PIECE)
 
     @cute.jit
     def square(self, words: cute.Tensor) -> Float32:

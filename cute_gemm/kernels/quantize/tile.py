@@ -12,7 +12,7 @@ from cutlass import Boolean, Int32, Int64, Uint32
 
 from ...plan.quantizer import PIECE
 from ..sm90.threads import WARP
-from .memory import address_of, load, store
+from .memory import address_of, load_from, store_if
 
 SIDE = 128
 LANES = 8
@@ -74,7 +74,7 @@ class TilePart:
         for i in cutlass.range_constexpr(ROWS):
             for piece in cutlass.range_constexpr(self.pieces):
                 if self.is_in(mX, i, piece):
-                    load(words[None, piece, i], rows[i] + piece * LANES * PIECE)
+                    load_from(words[None, piece, i], rows[i] + piece * LANES * PIECE)
         return cute.group_modes(words, 0, 2)
 
     def words_of(self, words: cute.Tensor, i: int, piece: int) -> cute.Tensor:
@@ -92,7 +92,7 @@ class TilePart:
 
     def store(self, quantized: cute.Tensor, mQ: cute.Tensor, first: Int64, i: int, piece: int):
         """Writes what became of a piece of row ``i``, of which the first element belongs at an address."""
-        store(quantized, first + piece * LANES * self.piece, self.is_in(mQ, i, piece))
+        store_if(self.is_in(mQ, i, piece), quantized, first + piece * LANES * self.piece)
 
     def is_in(self, matrix: cute.Tensor, i: int, piece: int) -> Boolean:
         """Whether a matrix has a piece of row ``i``."""
