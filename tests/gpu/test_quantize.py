@@ -372,7 +372,7 @@ def test_normed_rows(shape: tuple[int, ...], has_residual: bool, dtype: torch.dt
 @every_dtype
 def test_normed_blocks_of_any_magnitude(dtype: torch.dtype) -> None:
     """The factor of a row times the inverse of a tiny block's scale is more than FP32 holds."""
-    x, weight = normal(40, 2176, dtype=dtype), torch.ones(2176, dtype=dtype)
+    x, weight = normal(40, 2176, dtype=dtype), normal(2176, seed=1, dtype=dtype)
     x[::2, 128:256] *= torch.finfo(dtype).smallest_normal
     x[::4, 256:384] *= torch.finfo(dtype).smallest_normal / 32
     x[1::4, 1024:1152] = 0
