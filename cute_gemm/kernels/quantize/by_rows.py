@@ -108,7 +108,7 @@ class QuantizeByRows:
         mX, mQ, mS = (matrix_of(each, matrix) for each in (mX, mQ, mS))
         warp, unit, lane = thread // WARP, thread % WARP // LANES, thread % LANES
         row_tile, k_tile = divmod(tile, k_tiles)
-        first_row = row_tile * self.tile[0] + warp
+        first_row = row_tile * self.tile[0] + warp * passes
         block = k_tile * self.tile[1] + unit
         column = block * BLOCK + lane * self.piece
         # Rows and pieces of a thread, as far as they exist.
@@ -119,7 +119,7 @@ class QuantizeByRows:
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
         for i in cutlass.range_constexpr(passes):
-            row = first_row + i * WARPS
+            row = first_row + i
             sources[i] = cutlass.select_(row < mQ.shape[0], rows.source(row, matrix), Int32(-1))
         for i in cutlass.range_constexpr(passes):
             for part in cutlass.range_constexpr(parts):
@@ -141,7 +141,7 @@ class QuantizeByRows:
         scale = elements.scale_of(amax, self.config.is_power_of_two)
         inverse = elements.inverse_of(scale)
         quantized = cute.make_rmem_tensor((self.piece, pieces), Float8E4M3FN)
-        first, step = address_of(mQ, (first_row, column)), WARPS * Int64(mQ.stride[0])
+        first, step = address_of(mQ, (first_row, column)), Int64(mQ.stride[0])
         source = sources[0]
         for i in cutlass.range_constexpr(passes):
             elements.to_e4m3(values[i], of_lane(inverse, i, passes), quantized)
@@ -151,4 +151,4 @@ class QuantizeByRows:
             first += step
             source = Int32(cutlass.select_(lane == i, sources[i], source))
         if (lane < passes) & (source >= 0) & (column - lane * self.piece < k):
-            mS[first_row + lane * WARPS, block] = scale
+            mS[first_row + lane, block] = scale
