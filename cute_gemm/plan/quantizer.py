@@ -22,8 +22,10 @@ MAX_MATRICES = 65535
 PIECE = 16
 """Bytes that a thread loads at once."""
 
-_NORM_CTAS = ((128, 1), (256, 1), (256, 2), (256, 4), (512, 4))
-"""Threads, and pieces of each, that have a row. More pieces take more than 64 registers."""
+_NORM_STEPS = ((256, 1), (512, 2), (2048, 4))
+"""Pieces of a row, up to which each thread has so many of them. More take more than 64 registers."""
+
+_WARP = 32
 
 INTERLEAVE = 8
 """Columns of a gate, then as many of what it opens for, where they alternate."""
@@ -136,8 +138,8 @@ class NormQuantizer:
     Args:
         dtype, has_matrices, rows, index_dtype, is_power_of_two: as of :class:`RowQuantizer`.
         has_residual: whether one is added before.
-        threads: that have a row, a multiple of 32.
-        steps: pieces of it that each has.
+        threads: that have a row, whole warps of them.
+        steps: pieces of it that each has, a power of two of them.
     """
 
     dtype: str
@@ -153,8 +155,9 @@ class NormQuantizer:
     def of(dtype: str, k: int, **features: Any) -> NormQuantizer | None:
         """For rows of K elements; None where they are too many for a CTA's registers."""
         pieces = ceil_div(k * SOURCE_BYTES[dtype], PIECE)
-        for threads, steps in _NORM_CTAS:
-            if pieces <= threads * steps:
+        for most, steps in _NORM_STEPS:
+            if pieces <= most:
+                threads = ceil_div(pieces, steps * _WARP) * _WARP
                 return NormQuantizer(dtype, **features, threads=threads, steps=steps)
         return None
 

@@ -48,7 +48,8 @@ def rms_norm_quantize_1x128(
 
     Returns:
         As `quantize_1x128` of the product in FP32. Sums of squares are added up in another order than torch
-        adds them, but always in the same.
+        adds them, but always in the same. A kernel multiplies elements by weights first: what FP32 does not
+        hold of that product is infinite.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `quantize_1x128`; TypeError and ValueError also where

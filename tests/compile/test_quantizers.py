@@ -54,15 +54,28 @@ def every_quantizer() -> list[Quantizer]:
     return [*dict.fromkeys(found)]
 
 
+def ctas(registers: int, threads: int) -> int:
+    """How many are on an SM at once: each of its four parts has registers of whole warps, in units of 256."""
+    of_warp = -(-registers * 32 // 256) * 256
+    return 4 * (16384 // of_warp) // (threads // 32)
+
+
+def wanted_ctas(config: Quantizer) -> int:
+    """So many that some load while others work."""
+    if config.dtype == "float32":
+        return 1
+    if isinstance(config, RowQuantizer):
+        return 6 if config.source == "plain" else 5
+    return 3 if isinstance(config, BothWaysQuantizer) else 5
+
+
 @pytest.mark.parametrize("config", every_quantizer(), ids=lambda config: config.name)
 def test_a_quantizer_spills_nothing_and_leaves_room_for_others(config: Quantizer) -> None:
     stats = inspection.read_cubin(compiler.compile_to_cubin(lambda: build(config), config.name))
     assert stats.stack_bytes == 0
     # A CTA has at most half of the registers, so that the loads of another one are under way.
     assert stats.registers * getattr(config, "threads", 256) <= 32768
-    # Of fp16 with a residual, of rows that are owned, they are 68.
-    if isinstance(config, NormQuantizer) and config.threads == 256 and config.dtype == "bfloat16":
-        assert stats.registers <= 64, "three CTAs are on an SM instead of four"
+    assert ctas(stats.registers, getattr(config, "threads", 256)) >= wanted_ctas(config)
     opcodes = [each.split(".")[0] for each in stats.opcodes]
     assert "LDL" not in opcodes
     assert "CALL" not in opcodes

@@ -369,6 +369,23 @@ def test_normed_rows(shape: tuple[int, ...], has_residual: bool, dtype: torch.dt
         assert all_same(more, again)
 
 
+@every_dtype
+def test_normed_blocks_of_any_magnitude(dtype: torch.dtype) -> None:
+    """The factor of a row times the inverse of a tiny block's scale is more than FP32 holds."""
+    x, weight = normal(40, 2176, dtype=dtype), normal(2176, seed=1, dtype=dtype)
+    x[::2, 128:256] *= torch.finfo(dtype).smallest_normal
+    x[::4, 256:384] *= torch.finfo(dtype).smallest_normal / 32
+    x[1::4, 1024:1152] = 0
+    x[2] = 0
+    x[3, 700], x[5, 2000], x[7, 5] = torch.inf, -torch.inf, torch.nan
+    for eps in (1e-6, 1e-12):
+        for power in (False, True):
+            got = rms_norm_quantize_1x128(x.cuda(), weight.cuda(), eps, power_of_two_scales=power)
+            want_q, want_s = rms_norm_quantize_1x128(x, weight, eps, power_of_two_scales=power)
+            assert torch.equal(got[1].cpu().isnan(), want_s.isnan())
+            assert_about((got[0], got[1].nan_to_num(1)), (want_q, want_s.nan_to_num(1)))
+
+
 def test_results_lie_within_their_memory() -> None:
     m, k = 37, 1040
     x = normal(m, k)

@@ -326,7 +326,7 @@ def test_wrong_results_of_ours_have_no_row_and_of_peers_are_marked(monkeypatch):
 def test_kernels_are_compiled_before():
     trial = Trial("quantize", "cold", (records.NORMED,), (64, 7168))
     (kernel,) = kernels_of(trial, card_of(132))
-    assert kernel.name == "quantize_normed_bf16_256x4"
+    assert kernel.name == "quantize_normed_bf16_224x4"
 
 
 def test_a_worker_compiles_either_kind(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,10 @@ from cutlass.cute import runtime as dsl
 from host_code import holds
 from torch import Tensor
 
-from cute_gemm.kernels.quantize import elements, memory
+from cute_gemm.kernels.quantize import both_ways, elements, lanes, memory, tile
 from cute_gemm.kernels.sm90.tma import as_matrices
 from cute_gemm.plan.quantizer import (
+    SOURCE_BYTES,
     BlockQuantizer,
     BothWaysQuantizer,
     NormQuantizer,
@@ -233,6 +235,63 @@ def test_normed_rows() -> None:
     assert not holds(with_residual, (x, w, q, s), (residual[:1].expand(5, 1024), 1e-6))
     assert NormQuantizer.of("bfloat16", 16384) is not None
     assert NormQuantizer.of("bfloat16", 16400) is None
+
+
+def test_a_normed_row_has_no_more_warps_than_hold_it() -> None:
+    for dtype, size in SOURCE_BYTES.items():
+        for k in range(16, 32768 // size + 1, 16):
+            config = NormQuantizer.of(dtype, k)
+            assert config is not None
+            assert config.steps in (1, 2, 4)
+            warps, of_warp = config.threads // 32, 32 * config.steps * 16 // size
+            assert config.threads == 32 * warps
+            assert (warps - 1) * of_warp < k <= warps * of_warp
+
+
+# What lanes work out together
+
+
+@pytest.mark.parametrize("apart", [(1, 2, 4), (1, 2, 4, 8), (1, 2, 4, 8, 16), (8, 16)], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
+def test_values_are_shared_out(monkeypatch: pytest.MonkeyPatch, count: int, apart: tuple[int, ...]) -> None:
+    """All lanes of a warp at once: a value is a tensor of 32."""
+    lane = torch.arange(32)
+    monkeypatch.setattr(lanes.cutlass, "select_", torch.where)
+    monkeypatch.setattr(lanes.cute.arch, "shuffle_sync_bfly", lambda value, by: value[lane ^ by])
+    values = [*torch.randint(0, 1000, (count, 32), generator=torch.Generator().manual_seed(count))]
+    found = lanes.shared_out(values, lane, apart, torch.maximum)
+    every = min(count, 1 << len(apart))
+    assert len(found) == count // every
+    for own in range(32):
+        others = [other for other in range(32) if (own ^ other) & ~sum(apart) == 0]
+        first = sum(1 << i for i, by in enumerate(apart) if own & by) % every
+        for number, value in enumerate(found):
+            assert value[own] == values[every * number + first][others].max()
+
+
+@pytest.mark.parametrize("dtype", [cutlass.BFloat16, cutlass.Float32])
+def test_words_of_columns_lie_in_all_banks(dtype: type[cutlass.Numeric]) -> None:
+    piece, in_warp = 128 // dtype.width, 4
+    words = range(tile.SIDE // tile.ROWS)
+    where = {
+        (column, word): column * len(words) + both_ways.place_of(word, column // piece % tile.LANES)
+        for column in range(tile.SIDE)
+        for word in words
+    }
+    assert sorted(where.values()) == [*range(tile.SIDE * len(words))]
+    # A warp writes a word for each of four times four rows, of columns that are a piece apart.
+    for start, j, first in itertools.product(
+        range(0, tile.SIDE, piece * tile.LANES), range(piece), words[::in_warp]
+    ):
+        columns = range(start + j, start + piece * tile.LANES, piece)
+        of_warp = itertools.product(columns, range(first, first + in_warp))
+        assert len({where[each] % 32 for each in of_warp}) == 32
+    # Eight lanes read a column, four words each; those of a lane follow each other.
+    for column in range(tile.SIDE):
+        places = [where[column, word] for word in words]
+        assert all(places[i : i + 4] == [*range(places[i], places[i] + 4)] for i in words[::4])
+        assert all(place % 4 == 0 for place in places[::4])
+        assert len({place % 32 for place in places}) == 32
 
 
 def test_normed_rows_that_are_selected() -> None:

@@ -2,7 +2,8 @@
 
 A weight's gradient sums over tokens, so both of its operands have scales along tokens, and are stored with
 tokens contiguous. A CTA has 128 x 128 elements in registers, writes them as they lie, and hands words of four
-rows to the threads that have whole columns through shared memory.
+rows to the threads that have whole columns through shared memory. All scales are known before the first
+element is quantised, so that each is unpacked once, for both of its results.
 """
 
 import cutlass
@@ -17,22 +18,30 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import matrix_of, store
-from .tile import LANES, OWN, ROWS, SIDE, THREADS, WARPS, TilePart
+from .lanes import distances, of_lane, shared_out
+from .memory import address_of, matrix_of, store_if
+from .tile import LANES, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS
-_PITCH = _WORDS + 1
-"""Words from a column to the next in shared memory: odd, so that what lanes write lies in many banks."""
+_TOGETHER = PIECE // ROWS
+"""Words of a column that a thread stores at once."""
 
 
 def _transposed():
     """Columns by words of four rows."""
-    return cute.make_layout((SIDE, _WORDS), stride=(_PITCH, 1))
+    return cute.make_layout((SIDE, _WORDS), stride=(_WORDS, 1))
 
 
-def place_of(word: Int32, column: Int32) -> Int32:
-    """Where a word of a column is: lanes that write columns eight apart would meet in pairs in a bank."""
-    return word ^ (column // WARP % 2 * 4)
+def place_of(word: Int32, lane: Int32) -> Int32:
+    """Where in its column a word is: words that are stored at once stay together, and lanes apart.
+
+    So words that a warp writes lie in as many banks as there are, and so do those that eight lanes read.
+
+    Args:
+        word: its number, a word for four rows.
+        lane: the one of a row's eight that has the column.
+    """
+    return word ^ (lane * _TOGETHER)
 
 
 @cute.struct
@@ -43,8 +52,8 @@ class Storage:
     """
 
     largest: cute.struct.MemRange[Uint32, WARPS * SIDE]
-    inverses: cute.struct.MemRange[Float32, SIDE]
-    words: cute.struct.MemRange[Int32, SIDE * _PITCH]
+    inverses: cute.struct.Align[cute.struct.MemRange[Float32, SIDE], PIECE]
+    words: cute.struct.Align[cute.struct.MemRange[Int32, SIDE * _WORDS], PIECE]
 
 
 class QuantizeBothWays:
@@ -83,7 +92,7 @@ class QuantizeBothWays:
             block=(THREADS, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
-            min_blocks_per_mp=2,
+            min_blocks_per_mp=3 if self.dtype.width == 16 else 2,
             preferred_smem_carveout=50,  # without it the DSL would ask a driver, which may not be there
         )
 
@@ -92,90 +101,125 @@ class QuantizeBothWays:
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
         mX, mQ, mS, mQT, mST = (matrix_of(each, matrix) for each in (mX, mQ, mS, mQT, mST))
         row_tile, k_tile = divmod(tile, k_tiles)
-        part = TilePart.of(self.dtype, thread, row_tile, k_tile)
+        # Rows are a multiple of 16, as they are the columns of the transposed result.
+        part = TilePart.of(self.dtype, thread, row_tile, k_tile, is_whole=True)
         storage = SmemAllocator().allocate(Storage)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
         words = part.load(mX)
-        self.rows(words, part, mQ, mS, k_tile)
-        self.columns(words, part, storage, thread, mST, row_tile, k_tile)
-        cute.arch.sync_threads()
-        self.transposed(storage, thread, mQT, row_tile, k_tile)
-
-    @cute.jit
-    def rows(self, words, part: TilePart, mQ, mS, k_tile: Int32):
-        """Quantises along K, and stores."""
-        quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
-        for i in cutlass.range_constexpr(ROWS):
-            own = words[None, i]
-            amax = elements.largest_of_lanes(elements.largest_of_words(own, self.dtype), LANES)
-            scale = elements.scale_of(amax, self.config.is_power_of_two)
-            inverse = elements.inverse_of(scale)
-            elements.to_e4m3(elements.floats_of(own, self.dtype), inverse, quantized)
-            row = part.row + i
-            if row < mQ.shape[0]:
-                for piece in cutlass.range_constexpr(part.pieces):
-                    column = part.column_of(piece)
-                    if column < mQ.shape[1]:
-                        store(quantized, piece * part.piece, part.piece, mQ, (row, column))
-                if part.lane == 0:
-                    mS[row, k_tile] = scale
-
-    @cute.jit
-    def columns(self, words, part: TilePart, storage, thread: Int32, mST, row_tile, k_tile):
-        """Quantises along M into words of four rows in shared memory, and stores scales."""
-        warp, lane = thread // WARP, thread % WARP
-        largest = cute.make_tensor(storage.largest.data_ptr(), cute.make_layout((SIDE, WARPS)))
-        inverses = cute.make_tensor(storage.inverses.data_ptr(), cute.make_layout(SIDE))
-        sQT = cute.make_tensor(storage.words.data_ptr(), _transposed())
-        in_word = 32 // self.dtype.width
-        for i in cutlass.range_constexpr(PIECE // 4 * part.pieces):
-            most = elements.largest_words(words[i, None], self.dtype)
-            for distance in (LANES, 2 * LANES):
-                most = elements.larger(most, cute.arch.shuffle_sync_bfly(most, distance), self.dtype)
-            if lane < LANES:
-                column = part.column_of(i // (PIECE // 4)) - k_tile * SIDE
-                largest[column // in_word + i % (PIECE // 4), warp] = most
+        self.largest_of_columns(words, part, storage, thread)
         cute.arch.sync_threads()
         if thread < SIDE:
-            found = largest[thread // in_word, 0]
-            for i in cutlass.range_constexpr(1, WARPS):
-                found = elements.larger(found, largest[thread // in_word, i], self.dtype)
-            own = (found >> (thread % in_word * self.dtype.width)) & ((1 << self.dtype.width) - 1)
-            amax = elements.magnitude(own, self.dtype)
-            scale = elements.scale_of(amax, self.config.is_power_of_two)
-            inverses[thread] = elements.inverse_of(scale)
-            if k_tile * SIDE + thread < mST.shape[0]:
-                mST[k_tile * SIDE + thread, row_tile] = scale
+            self.scale_columns(storage, thread, mST, row_tile, k_tile)
+        inverses = self.scale_rows(words, part, mS, k_tile)
         cute.arch.sync_threads()
-        quantized = cute.make_rmem_tensor(ROWS, Float8E4M3FN)
+        rows = part.rows_of(mQ)
         for piece in cutlass.range_constexpr(part.pieces):
-            values = self.piece_of(words, piece)
-            column = part.column_of(piece) - k_tile * SIDE
-            for j in cutlass.range_constexpr(part.piece):
-                elements.to_e4m3(values[j, None], inverses[column + j], quantized)
-                sQT[column + j, place_of(thread // LANES, column)] = cute.recast_tensor(quantized, Int32)[0]
+            values = self.piece_of(words, part, piece)
+            self.rows(values, part, piece, inverses, mQ, rows)
+            self.columns(values, part, piece, storage, thread)
+        cute.arch.sync_threads()
+        self.transposed(storage, part, thread, mQT, row_tile, k_tile)
 
     @cute.jit
-    def piece_of(self, words, piece: cutlass.Constexpr[int]):
-        """FP32 elements (columns, rows) of a piece."""
-        size = PIECE // 4
-        values = cute.make_rmem_tensor((PIECE * 8 // self.dtype.width, ROWS), Float32)
+    def scale_rows(self, words, part: TilePart, mS, k_tile: Int32) -> list:
+        """Stores the scales of rows; of those of a thread their inverses."""
+        most = [elements.largest_words(words[None, i], self.dtype) for i in range(ROWS)]
+        own = shared_out(most, part.lane, distances(LANES), self.larger)[0]  # of row lane % ROWS
+        scale = elements.scale_of(elements.largest_in(own, self.dtype), self.config.is_power_of_two)
+        if (part.lane < ROWS) & (part.row + part.lane < mS.shape[0]):
+            mS[part.row + part.lane, k_tile] = scale
+        inverse = elements.inverse_of(scale)
+        return [of_lane(inverse, i, ROWS) for i in range(ROWS)]
+
+    @cute.jit
+    def largest_of_columns(self, words, part: TilePart, storage, thread: Int32):
+        """Writes words of the largest magnitudes in a warp's rows to shared memory."""
+        lane = thread % WARP
+        most = [elements.largest_words(words[i, None], self.dtype) for i in range(PIECE // 4 * part.pieces)]
+        most = shared_out(most, lane, (LANES, 2 * LANES), self.larger)  # one of each piece's four words
+        first = part.lane * (PIECE // 4) + lane // LANES
+        for piece in cutlass.range_constexpr(part.pieces):
+            word = first + piece * LANES * (PIECE // 4)
+            storage.largest.data_ptr()[thread // WARP * SIDE + word] = most[piece]
+
+    @cute.jit
+    def scale_columns(self, storage, thread: Int32, mST, row_tile: Int32, k_tile: Int32):
+        """Of a thread's column the scale, which it stores, and its inverse, to shared memory."""
+        in_word = 32 // self.dtype.width
+        largest = cute.make_tensor(storage.largest.data_ptr(), cute.make_layout((SIDE, WARPS)))
+        found = largest[thread // in_word, 0]
+        for i in cutlass.range_constexpr(1, WARPS):
+            found = self.larger(found, largest[thread // in_word, i])
+        own = (found >> (thread % in_word * self.dtype.width)) & ((1 << self.dtype.width) - 1)
+        scale = elements.scale_of(elements.magnitude(own, self.dtype), self.config.is_power_of_two)
+        storage.inverses.data_ptr()[thread] = elements.inverse_of(scale)
+        if k_tile * SIDE + thread < mST.shape[0]:
+            mST[k_tile * SIDE + thread, row_tile] = scale
+
+    @cute.jit
+    def rows(self, values, part: TilePart, piece: cutlass.Constexpr[int], inverses: list, mQ, rows):
+        """Quantises a piece of each row along K, and stores it."""
+        quantized = cute.make_rmem_tensor(part.piece, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
-            own = cute.make_tensor(words[None, i].iterator + piece * size, cute.make_layout(size))
-            values[None, i].store(elements.floats_of(own, self.dtype).load())
+            elements.to_e4m3(values[None, i], inverses[i], quantized)
+            part.store(quantized, mQ, rows[i], i, piece)
+
+    @cute.jit
+    def columns(self, values, part: TilePart, piece: cutlass.Constexpr[int], storage, thread: Int32):
+        """Quantises a piece's columns along M, into words of four rows in shared memory."""
+        sQT = cute.make_tensor(storage.words.data_ptr(), _transposed())
+        place = place_of(thread // LANES, part.lane)
+        quantized = cute.make_rmem_tensor(ROWS, Float8E4M3FN)
+        column = (part.lane + piece * LANES) * part.piece
+        inverses = self.inverses_of(storage, column, part.piece)
+        for j in cutlass.range_constexpr(part.piece):
+            elements.to_e4m3(values[j, None], inverses[j], quantized)
+            sQT[column + j, place] = cute.recast_tensor(quantized, Int32)[0]
+
+    @cute.jit
+    def inverses_of(self, storage, column: Int32, size: cutlass.Constexpr[int]):
+        """Those of the scales of columns that follow each other, in registers."""
+        found, layout = cute.make_rmem_tensor(size, Float32), cute.make_layout(size)
+        shared = cute.make_ptr(
+            Float32,
+            (storage.inverses.data_ptr() + column).toint(),
+            cutlass.AddressSpace.smem,
+            assumed_align=PIECE,
+        )
+        cute.autovec_copy(cute.make_tensor(shared, layout), found)
+        return found
+
+    @cute.jit
+    def piece_of(self, words, part: TilePart, piece: cutlass.Constexpr[int]):
+        """FP32 elements (columns, rows) of a piece."""
+        values = cute.make_rmem_tensor((part.piece, ROWS), Float32)
+        for i in cutlass.range_constexpr(ROWS):
+            own = elements.floats_of(part.words_of(words, i, piece), self.dtype)
+            values[None, i].store(own.load())
         return values
 
     @cute.jit
-    def transposed(self, storage, thread: Int32, mQT, row_tile: Int32, k_tile: Int32):
-        """Stores what is in shared memory: a warp a column at a time, a lane four rows."""
-        sQT = cute.make_tensor(storage.words.data_ptr(), _transposed())
-        own = cute.make_rmem_tensor(1, Int32)
-        lane = thread % WARP
-        row = row_tile * SIDE + lane * ROWS
-        for i in cutlass.range_constexpr(SIDE // WARPS):
-            column = thread // WARP + i * WARPS
-            if row < mQT.shape[1] and k_tile * SIDE + column < mQT.shape[0]:
-                own[0] = sQT[column, place_of(lane, column)]
-                quantized = cute.recast_tensor(own, Float8E4M3FN)
-                store(quantized, 0, ROWS, mQT, (k_tile * SIDE + column, row))
+    def transposed(self, storage, part: TilePart, thread: Int32, mQT, row_tile: Int32, k_tile: Int32):
+        """Stores what is in shared memory: eight lanes a column at a time, each of them sixteen rows."""
+        own, layout = cute.make_rmem_tensor(_TOGETHER, Int32), cute.make_layout(_TOGETHER)
+        row = row_tile * SIDE + part.lane * PIECE
+        at = address_of(mQT, (k_tile * SIDE + thread // LANES, row))
+        step = Int64(mQT.stride[0]) * (THREADS // LANES)
+        for i in cutlass.range_constexpr(SIDE // (THREADS // LANES)):
+            column = thread // LANES + i * (THREADS // LANES)
+            place = place_of(part.lane * _TOGETHER, column // part.piece % LANES)
+            shared = cute.make_ptr(
+                Int32,
+                (storage.words.data_ptr() + column * _WORDS + place).toint(),
+                cutlass.AddressSpace.smem,
+                assumed_align=PIECE,
+            )
+            cute.autovec_copy(cute.make_tensor(shared, layout), own)
+            is_there = (row < mQT.shape[1]) & (k_tile * SIDE + column < mQT.shape[0])
+            store_if(is_there, own, at)
+            at += step
+
+    def larger(self, a: Uint32, b: Uint32) -> Uint32:
+        """Of each magnitude in two words the larger one."""
+        return elements.larger(a, b, self.dtype)

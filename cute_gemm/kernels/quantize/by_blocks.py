@@ -15,8 +15,8 @@ from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
-from .memory import matrix_of, store
-from .tile import OWN, ROWS, SIDE, THREADS, WARPS, TilePart
+from .memory import address_of, matrix_of
+from .tile import ROWS, SIDE, THREADS, WARPS, TilePart
 
 
 class QuantizeByBlocks:
@@ -52,6 +52,8 @@ class QuantizeByBlocks:
             block=(THREADS, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
+            min_blocks_per_mp=5 if self.dtype.width == 16 else 0,
+            preferred_smem_carveout=10,  # without it the DSL would ask a driver, which may not be there
         )
 
     @cute.kernel
@@ -74,12 +76,10 @@ class QuantizeByBlocks:
         inverse = elements.inverse_of(scale)
         if thread == 0:
             mS[row_tile, k_tile] = scale
-        quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
+        quantized = cute.make_rmem_tensor(part.piece, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
-            elements.to_e4m3(elements.floats_of(words[None, i], self.dtype), inverse, quantized)
-            if part.row + i < mQ.shape[0]:
-                for piece in cutlass.range_constexpr(part.pieces):
-                    column = part.column_of(piece)
-                    if column < mQ.shape[1]:
-                        first, place = piece * part.piece, (part.row + i, column)
-                        store(quantized, first, part.piece, mQ, place)
+            first = address_of(mQ, (part.row + i, part.column))
+            for piece in cutlass.range_constexpr(part.pieces):
+                values = elements.floats_of(part.words_of(words, i, piece), self.dtype)
+                elements.to_e4m3(values, inverse, quantized)
+                part.store(quantized, mQ, first, i, piece)

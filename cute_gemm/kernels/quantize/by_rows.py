@@ -7,8 +7,8 @@ once is contiguous:
     element     0        8        ...      56       64       72       ...      120    of bf16
     lane        0        1                 7        0        1                 7
 
-Each thread has its part of several rows, and asks for all of it before it looks at any. What bounds the
-kernel is memory; nothing is shared between warps.
+Each thread has its part of several rows, and asks for all of it before it looks at any. A block's scale is
+worked out in some of its lanes. What bounds the kernel is memory; nothing is shared between warps.
 """
 
 from typing import Any
@@ -23,7 +23,8 @@ from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
 from . import elements, preconditions
-from .memory import load, matrix_of, merged, store
+from .lanes import distances, of_lane, shared_out
+from .memory import address_of, load_from, matrix_of, merged, store_if
 from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
 
@@ -94,6 +95,9 @@ class QuantizeByRows:
             block=(WARPS * WARP, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
+            # Of two plain rows of 16 bits, the compiler would take 48 registers, and five CTAs were on an SM.
+            min_blocks_per_mp=6 if self.source.parts == 1 and self.dtype.width == 16 else 0,
+            preferred_smem_carveout=10,  # without it the DSL would ask a driver, which may not be there
         )
 
     @cute.kernel
@@ -104,7 +108,7 @@ class QuantizeByRows:
         mX, mQ, mS = (matrix_of(each, matrix) for each in (mX, mQ, mS))
         warp, unit, lane = thread // WARP, thread % WARP // LANES, thread % LANES
         row_tile, k_tile = divmod(tile, k_tiles)
-        first_row = row_tile * self.tile[0] + warp
+        first_row = row_tile * self.tile[0] + warp * passes
         block = k_tile * self.tile[1] + unit
         column = block * BLOCK + lane * self.piece
         # Rows and pieces of a thread, as far as they exist.
@@ -115,30 +119,36 @@ class QuantizeByRows:
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
         for i in cutlass.range_constexpr(passes):
-            row = first_row + i * WARPS
+            row = first_row + i
             sources[i] = cutlass.select_(row < mQ.shape[0], rows.source(row, matrix), Int32(-1))
         for i in cutlass.range_constexpr(passes):
-            if sources[i] >= 0:
+            for part in cutlass.range_constexpr(parts):
+                first = address_of(mX, (sources[i], self.source.column(part, column, k)))
                 for piece in cutlass.range_constexpr(pieces):
-                    at = column + piece * LANES * self.piece
-                    if at < k:
-                        for part in cutlass.range_constexpr(parts):
-                            place = sources[i], self.source.column(part, at, k)
-                            load(words[None, piece, part, i], mX, place)
+                    at = piece * LANES * self.piece
+                    if (sources[i] >= 0) & (column + at < k):
+                        further = self.source.column(0, at, 0) * (self.dtype.width // 8)
+                        load_from(words[None, piece, part, i], first + further)
+        values, most = [], []
         for i in cutlass.range_constexpr(passes):
             own = cute.make_tensor(
                 words[None, None, None, i].iterator, cute.make_layout((PIECE // 4 * pieces, parts))
             )
-            values, amax = self.source.values(own)
-            amax = elements.largest_of_lanes(amax, LANES)
-            scale = elements.scale_of(amax, self.config.is_power_of_two)
-            quantized = cute.make_rmem_tensor(OWN, Float8E4M3FN)
-            elements.to_e4m3(values, elements.inverse_of(scale), quantized)
-            row = first_row + i * WARPS
-            if sources[i] >= 0:
-                for piece in cutlass.range_constexpr(pieces):
-                    at = column + piece * LANES * self.piece
-                    if at < k:
-                        store(quantized, piece * self.piece, self.piece, mQ, (row, at))
-                if lane == 0 and column < k:
-                    mS[row, block] = scale
+            made, amax = self.source.values(own)
+            values.append(made)
+            most.append(amax)
+        amax = shared_out(most, lane, distances(LANES), cutlass.max)[0]  # of pass lane % passes
+        scale = elements.scale_of(amax, self.config.is_power_of_two)
+        inverse = elements.inverse_of(scale)
+        quantized = cute.make_rmem_tensor((self.piece, pieces), Float8E4M3FN)
+        first, step = address_of(mQ, (first_row, column)), Int64(mQ.stride[0])
+        source = sources[0]
+        for i in cutlass.range_constexpr(passes):
+            elements.to_e4m3(values[i], of_lane(inverse, i, passes), quantized)
+            for piece in cutlass.range_constexpr(pieces):
+                at = piece * LANES * self.piece
+                store_if((sources[i] >= 0) & (column + at < k), quantized[None, piece], first + at)
+            first += step
+            source = Int32(cutlass.select_(lane == i, sources[i], source))
+        if (lane < passes) & (source >= 0) & (column - lane * self.piece < k):
+            mS[first_row + lane, block] = scale

@@ -10,7 +10,7 @@ from cutlass import BFloat16, Float16, Float32, Int32, Uint16, Uint32, const_exp
 
 from ...plan.quantizer import E4M3_MAX, SMALLEST_SCALE
 
-_MAGNITUDE, _MAGNITUDES_OF_TWO = 0x7FFFFFFF, 0x7FFF7FFF
+MAGNITUDE, _MAGNITUDES_OF_TWO = 0x7FFFFFFF, 0x7FFF7FFF
 _FRACTION, _EXPONENT = 0x007FFFFF, 0x7F800000
 _NAN = 0x7FC00000
 
@@ -38,16 +38,21 @@ def scale_of(amax: Int32, is_power_of_two: cutlass.Constexpr[bool]) -> Float32:
 @cute.jit
 def largest_of_words(words: cute.Tensor, dtype: cutlass.Constexpr[type]) -> Int32:
     """The bits, as FP32, of the largest magnitude among elements of ``dtype`` in 32-bit ``words``."""
-    most = largest_words(words, dtype)
+    return largest_in(largest_words(words, dtype), dtype)
+
+
+@cute.jit
+def largest_in(word: Uint32, dtype: cutlass.Constexpr[type]) -> Int32:
+    """The bits, as FP32, of the largest of the magnitudes that a word has."""
     if const_expr(dtype.width == 32):
-        return Int32(most)
-    return magnitude(cutlass.max(most >> 16, most & 0xFFFF), dtype)
+        return Int32(word)
+    return magnitude(cutlass.max(word >> 16, word & 0xFFFF), dtype)
 
 
 @cute.jit
 def largest_words(words: cute.Tensor, dtype: cutlass.Constexpr[type]) -> Uint32:
     """The largest magnitude among elements that are in the same place of their words, in that place."""
-    signless = _MAGNITUDE if const_expr(dtype.width == 32) else _MAGNITUDES_OF_TWO
+    signless = MAGNITUDE if const_expr(dtype.width == 32) else _MAGNITUDES_OF_TWO
     most = words[0] & signless
     for i in cutlass.range_constexpr(1, cute.size(words)):
         most = larger(most, words[i] & signless, dtype)
@@ -70,12 +75,12 @@ def magnitude(bits: Uint32, dtype: cutlass.Constexpr[type]) -> Int32:
 
 
 @cute.jit
-def largest(words: cute.Tensor) -> Int32:
-    """The bits of the largest magnitude among FP32 elements, given as 32-bit ``words``."""
-    most = Int32(words[0] & _MAGNITUDE)
-    for i in cutlass.range_constexpr(1, cute.size(words)):
-        most = cutlass.max(most, Int32(words[i] & _MAGNITUDE))
-    return most
+def largest(values: cute.Tensor) -> Int32:
+    """The bits of the largest magnitude among FP32 elements; of a NaN, where there is one."""
+    most = cute.math.absf(values[0])
+    for i in cutlass.range_constexpr(1, cute.size(values)):
+        most = cute.arch.fmax(most, cute.math.absf(values[i]), nan=True)
+    return most.bitcast(Int32)
 
 
 @cute.jit

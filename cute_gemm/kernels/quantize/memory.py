@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64, Uint32, const_expr
+from cutlass import Boolean, Int32, Int64, Uint32, const_expr
 
 from ...plan.limits import MAX_EXTENT
 from ...plan.quantizer import PIECE
@@ -10,7 +10,12 @@ from ...plan.quantizer import PIECE
 
 def load(words: cute.Tensor, source: cute.Tensor, place: tuple):
     """Loads a piece into four 32-bit ``words``, from a place that is a multiple of its size."""
-    pointer = cute.make_ptr(Uint32, address_of(source, place), cutlass.AddressSpace.gmem, assumed_align=PIECE)
+    load_from(words, address_of(source, place))
+
+
+def load_from(words: cute.Tensor, address: Int64):
+    """Loads a piece into four 32-bit ``words``, from an address that is a multiple of its size."""
+    pointer = cute.make_ptr(Uint32, address, cutlass.AddressSpace.gmem, assumed_align=PIECE)
     cute.autovec_copy(cute.make_tensor(pointer, cute.make_layout(PIECE // 4)), words)
 
 
@@ -25,6 +30,27 @@ def store(
         values.element_type, address, cutlass.AddressSpace.gmem, assumed_align=size * width
     )
     cute.autovec_copy(cute.make_tensor(values.iterator + first, layout), cute.make_tensor(pointer, layout))
+
+
+def store_if(is_there: Boolean, values: cute.Tensor, address: Int64):
+    """Where something is there, stores values of 4, 8 or 16 bytes with one instruction, without a branch.
+
+    In each of several branches, the compiler would compute an address anew.
+
+    Args:
+        is_there: whether to store.
+        values: in registers.
+        address: a multiple of their size.
+    """
+    words = cute.recast_tensor(values, Uint32)
+    count = cute.size(words)
+    named = ", ".join(f"{{$r{1 + i}}}" for i in range(count))
+    shape, named = (f".v{count}", f"{{{named}}}") if count > 1 else ("", named)
+    cute.arch.inline_ptx(
+        f"st.global{shape}.b32 [{{$r0}}], {named};",
+        read_only_args=[address, *(words[i] for i in range(count))],
+        predicate=is_there,
+    )
 
 
 def address_of(tensor: cute.Tensor, place: tuple) -> Int64:
