@@ -15,7 +15,7 @@ SHAPES = {
     "dense_drawn": (24, 1.03),
     "dense_held_out": (24, 1.02),
     "m_grouped_contiguous": (11, 1.005),
-    "m_grouped_masked": (19, 1.01),
+    "m_grouped_masked": (19, 1.02),
     "m_grouped_masked_warm": (4, 1.02),
     "m_grouped_offsets": (9, 1.035),
 }
@@ -24,7 +24,11 @@ SHAPES = {
 
 @pytest.mark.parametrize("run", SHAPES)
 def test_choices_are_near_the_fastest_candidates(run: str) -> None:
-    """Of rates that were fitted to another card, and to kernels as they are now."""
+    """Of rates that were fitted to another card, and to kernels as they are now.
+
+    Those timings of masked groups are of one partial accumulator where kernels have two
+    (docs/performance.md, 84).
+    """
     regrets = [pick.regret for pick in cost_model.picks() if pick.run == run]
     count, longer = SHAPES[run]
     assert len(regrets) == count
