@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .config import KernelConfig
 from .layouts import Layout
-from .limits import SMEM_CAPACITY, STORED_BYTES
+from .limits import MMA_M, SMEM_CAPACITY, STORED_BYTES
 from .quantizer import BLOCK
 
 _HEIGHTS = 8, 16, 64, 128, 256
@@ -92,10 +92,14 @@ def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
             f"a tile has {config.block_n} columns of sums and {config.narrowing} for each of D; wanted "
             f"{BLOCK * config.narrowing} or a multiple, as {BLOCK} columns of D share a scale"
         )
-    if config.epi_n != BLOCK:
+    if config.epi_n != BLOCK and config.splits == 1:
         yield f"epi_n is {config.epi_n}; wanted {BLOCK}, the columns of D that share a scale"
-    if config.splits > 1:
-        yield f"splits is {config.splits}, and D is quantised; wanted 1, as one CTA must have whole sums"
+    if config.splits > 1 and (config.out_n != BLOCK or config.math_warpgroups > 1):
+        yield (
+            f"splits is {config.splits}, D is quantised, and a tile has {config.block_m} rows and "
+            f"{config.out_n} columns of D; wanted at most {MMA_M} and {BLOCK}: CTAs meet once, for one scale "
+            "of each row"
+        )
 
 
 def _objections_to_narrowing(config: KernelConfig) -> Iterator[str]:

@@ -16,6 +16,7 @@ from .config import RASTER_WIDTH, KernelConfig
 from .layouts import DENSE, LAYOUTS, Layout
 from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ceil_div
 from .problem import GemmProblem
+from .quantizer import INTERLEAVE
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 from .tiles import QUANTIZED_WIDTHS, Widths
 
@@ -45,7 +46,7 @@ def all_configs(
 ) -> tuple[KernelConfig, ...]:
     """Every configuration that can be chosen for a type of D, a layout, a recipe and a narrowing.
 
-    Where an epilogue reduces over columns, no k-blocks are shared out: it takes whole sums.
+    Where an epilogue makes one column of two, k-blocks are shared out only of what is quantised.
     """
     candidates = _candidates(out_dtype, layout, recipe, narrowing)
     return tuple(config for config in candidates if can_be_built(config))
@@ -126,7 +127,10 @@ def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
         return False
     if config.splits == 1:
         return True
-    return config.splits <= ceil_div(problem.k, config.block_k) and not problem.batch_invariant
+    # Columns by turns of more than eight would be those of several CTAs.
+    if problem.turn > INTERLEAVE or problem.batch_invariant:
+        return False
+    return config.splits <= ceil_div(problem.k, config.block_k)
 
 
 def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
@@ -171,11 +175,13 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
             for block_n in block_ns:
                 for cluster_m, cluster_n in _clusters(block_m, block_n):
                     yield _fill(block_m, block_n, cluster_m, cluster_n, 1, overlapped, *what)
-    if narrowing > 1 or out_dtype == QUANTIZED:
+    shared = layout.quantized_splits.get(narrowing, {}) if out_dtype == QUANTIZED else layout.splits
+    if narrowing > 1 and out_dtype != QUANTIZED:
         return
-    for (block_m, block_n), each in layout.splits.items():
+    for (block_m, block_n), each in shared.items():
         for splits in each:
-            yield _fill(block_m, block_n, 1, 1, splits, block_m <= MMA_M, *what)
+            overlapped = block_m <= MMA_M and block_n <= _MAX_FRAGMENT
+            yield _fill(block_m, block_n, 1, 1, splits, overlapped, *what)
 
 
 def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Widths]:
@@ -255,9 +261,10 @@ def _fill(
         narrowing=narrowing,
         layout=layout,
         # Dense tiles of 64 rows gain by it, others lose (12).
-        prefetch_scales=overlapped,
+        prefetch_scales=overlapped or (few_rows and splits > 1),
         early_k_blocks=0 if layout.is_grouped else _early_k_blocks(block_n, recipe),
-        dynamic_persistence=not overlapped and (few_rows or _draws(cluster_m * cluster_n, splits)),
+        dynamic_persistence=not overlapped
+        and ((few_rows and splits == 1) or _draws(cluster_m * cluster_n, splits)),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
         l2_promotion=256 if few_rows == layout.is_grouped and not overlapped else 128,
         n_fragments=n_fragments,

@@ -158,10 +158,13 @@ class KernelConfig:
 
     @property
     def store_bytes(self) -> int:
-        """Shared memory of the store buffers of all math warpgroups, or of partial sums and their barrier."""
+        """Shared memory of the store buffers of all math warpgroups; or of partial sums, and of what CTAs say
+        of rows that are quantised, with their barriers."""
         if self.splits > 1:
-            columns = 8 * self.splits * ceil_div(self.block_n, 8 * self.splits)
-            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns
+            unit = 8 * self.narrowing * self.splits
+            columns = unit * ceil_div(self.block_n, unit)
+            largest = BARRIER_SMEM + 4 * MMA_M * self.splits if self.is_quantized else 0
+            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns + largest
         return self.math_warpgroups * self.epi_stages * MMA_M * self.epi_n * STORED_BYTES[self.out_dtype]
 
     @property

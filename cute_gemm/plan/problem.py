@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .card import H100, Card
 from .layouts import DENSE, Layout
 from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, SCALE_BYTES, STORED_BYTES, ceil_div
+from .quantizer import INTERLEAVE
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 
@@ -31,6 +32,7 @@ class GemmProblem:
         a_major, b_major: the dimension of A and B that is contiguous, ``"k"``, or ``"m"`` and ``"n"``.
         accumulate: the product is added to what D holds.
         card: the GPU.
+        turn: where two columns of sums make one of D, how many of either kind alternate.
     """
 
     m: int
@@ -47,6 +49,7 @@ class GemmProblem:
     accumulate: bool = False
     card: Card = H100
     narrowing: int = 1
+    turn: int = INTERLEAVE
 
     @property
     def but_for_m(self) -> Hashable:
@@ -65,6 +68,7 @@ class GemmProblem:
             self.accumulate,
             self.card,
             self.narrowing,
+            self.turn,
         )
 
     @property

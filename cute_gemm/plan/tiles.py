@@ -32,6 +32,9 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
 """Of tiles whose result is quantised, by how many columns of sums make one of it; 128 of it share a scale. A
 layout has the tiles of its heights."""
 
+QUANTIZED_SPLITS: Mapping[int, Splits] = {1: {(64, 128): (2, 4, 8)}, 2: {(64, 256): (2, 4, 8)}}
+"""As :data:`DENSE_SPLITS`, of tiles whose result is quantised."""
+
 SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
 SMALL_WIDTHS: Widths = {16: (64, 128), **GROUPED_WIDTHS}
 """Where groups are not padded: of a tile of 64 rows most might be of other groups, or nobody's."""

@@ -72,6 +72,7 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         now.batch_invariant,
         card=card,
         narrowing=call.form.narrowing,
+        turn=call.form.turn,
     )
 
 

@@ -106,6 +106,17 @@ def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
     assert sum(stats.opcodes[name] for name in wide_stores) == (0 if config.layout is DENSE else 4)
 
 
+@pytest.mark.parametrize("splits", [2, 8])
+def test_ctas_that_share_k_blocks_tell_each_other_the_largest_of_rows_once(splits: int) -> None:
+    config = pick(out_dtype="float8_e4m3fn", splits=splits, block_n=256)
+    stats = compiled(config, epilogue.swiglu() | epilogue.quantize_1x128())
+    outputs = 64 // splits  # of a thread
+    assert stats.count("MUFU.EX2") == outputs
+    assert stats.count("F2FP.SATFINITE.E4M3") == outputs // 2
+    # Sums of others' columns, four at a time, and the largest of two rows.
+    assert stats.count("ST.ASYNC", "STAS") == splits * (256 // splits // 8 + 2)
+
+
 def test_what_is_quantised_is_not_filled() -> None:
     """Not even by mistake: zeros without scales are none. So such a kernel has nothing that fills."""
     for config in KINDS:
@@ -114,7 +125,11 @@ def test_what_is_quantised_is_not_filled() -> None:
 
 
 def test_shared_memory_is_what_the_plan_says() -> None:
-    for config in (pick(out_dtype="float8_e4m3fn", **WIDE), pick(out_dtype="float8_e4m3fn", block_m=256)):
+    for config in (
+        pick(out_dtype="float8_e4m3fn", **WIDE),
+        pick(out_dtype="float8_e4m3fn", block_m=256),
+        pick(out_dtype="float8_e4m3fn", splits=8, block_n=256),
+    ):
         made = program(config, epilogues(config)["plain"])
         runtime.cubin(made)
         assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from cute_gemm import (
     epilogue,
 )
-from cute_gemm.kernels.epilogue import ChainedValue, Place, QuantizedValue
+from cute_gemm.kernels.epilogue import ChainedValue, ClusterByteStore, Place, QuantizedValue
 from cute_gemm.kernels.epilogue.function_value import FunctionValue, GatedValue
 from cute_gemm.plan import cost_model
 from cute_gemm.plan.buildable import why_unbuildable
@@ -55,7 +57,10 @@ def test_values_behind_each_other_take_whole_units() -> None:
     assert chain.unit == 256
     assert chain.out_columns(512) == 256
     assert chain.tensors == 2
+    assert chain.part == 16
     assert ChainedValue(first, last).unit == 128
+    assert ChainedValue(first, last).part == 8
+    assert ChainedValue(GatedValue(((lambda x, y: x, ()),), 128), last).part == 256
     assert ChainedValue(gated, first).unit == 16
 
 
@@ -92,7 +97,7 @@ def test_every_problem_has_a_kernel(layout: Layout, out: tuple[str, int]) -> Non
             )
             config = cost_model.best(problem)
             assert is_candidate(problem, config)
-            assert config.splits == 1
+            assert config.splits == 1 or (layout is DENSE and config.is_quantized and m <= 128)
             assert config.out_dtype == out_dtype
             assert config.narrowing == narrowing
 
@@ -101,10 +106,12 @@ def test_a_tile_has_all_columns_of_a_scale() -> None:
     for config in every_reducing_config():
         assert not why_unbuildable(config)
         assert config.block_n == config.narrowing * config.out_n
-        assert config.splits == 1
         if config.is_quantized:
             assert config.out_n % 128 == 0
-            assert config.epi_n == 128
+            assert config.epi_n == (128 if config.splits == 1 else config.block_n)
+        if config.splits > 1:
+            assert config.is_quantized
+            assert config.layout is DENSE
     assert len({config.name for config in every_reducing_config()}) == len(every_reducing_config())
 
 
@@ -119,7 +126,7 @@ def test_a_tile_has_all_columns_of_a_scale() -> None:
         ),
         (
             KernelConfig(128, 128, 4, epi_n=128, splits=2, out_dtype=QUANTIZED),
-            "splits is 2, and D is quantised",
+            "D is quantised, and a tile has 128 rows and 128 columns of D; wanted at most 64 and 128",
         ),
         (
             KernelConfig(128, 96, 4, epi_n=32, narrowing=2),
@@ -134,6 +141,35 @@ def test_a_tile_has_all_columns_of_a_scale() -> None:
 )
 def test_what_cannot_be_built_is_named(config: KernelConfig, message: str) -> None:
     assert message in why_unbuildable(config)
+
+
+@pytest.mark.parametrize("narrowing", [1, 2])
+def test_k_blocks_of_few_rows_that_are_quantised_are_shared_out(narrowing: int) -> None:
+    """But not where columns alternate by more than a CTA adds up, or a row must not depend on M."""
+    problem = GemmProblem(64, 4096, 7168, QUANTIZED, narrowing=narrowing)
+    assert cost_model.best(problem).splits > 1
+    assert cost_model.best(replace(problem, batch_invariant=True)).splits == 1
+    assert cost_model.best(replace(problem, m=4096)).splits == 1
+    if narrowing == 2:
+        assert cost_model.best(replace(problem, turn=128)).splits == 1
+
+
+def test_each_column_is_added_up_by_one_cta_that_may_ask_the_others() -> None:
+    for config in every_reducing_config():
+        if config.splits == 1:
+            continue
+        gated = [GatedValue(((lambda x, y: x, ()),))] if config.narrowing == 2 else []
+        value = functools.reduce(ChainedValue, [*gated, QuantizedValue(False)])
+        store = ClusterByteStore.of(config, None).taking(value)  # type: ignore[arg-type]
+        columns = 8 * store.per_cta
+        assert columns % value.part == 0
+        assert columns * (config.splits - 1) < config.block_n <= columns * config.splits
+        # One scale a row: CTAs meet once.
+        assert value.out_columns(config.block_n) == 128
+    store = ClusterByteStore(256, 2, 1, None)  # type: ignore[arg-type]
+    by_turns = ChainedValue(GatedValue(((lambda x, y: x, ()),), 128), QuantizedValue(False))
+    with pytest.raises(AssertionError, match="none for some of 2 CTAs"):
+        store.taking(by_turns)
 
 
 def test_plain_problems_choose_what_they_chose() -> None:

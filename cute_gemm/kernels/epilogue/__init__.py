@@ -5,6 +5,7 @@ A store applies the value to whole sums: one of partial sums does so when it has
 
 from .byte_store import ByteRowStore, ByteStore
 from .chained_value import ChainedValue
+from .cluster_byte_store import ClusterByteStore
 from .cluster_sum_store import ClusterSumStore
 from .quantized_value import QuantizedValue
 from .row_store import RowStore
@@ -17,6 +18,7 @@ __all__ = [
     "ByteRowStore",
     "ByteStore",
     "ChainedValue",
+    "ClusterByteStore",
     "ClusterSumStore",
     "Identity",
     "Place",

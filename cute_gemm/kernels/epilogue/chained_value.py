@@ -23,8 +23,16 @@ class ChainedValue:
     @property
     def unit(self) -> int:
         """The least that is whole units of the first, and makes whole units of the second."""
-        multiples = count(self.first.unit, self.first.unit)
-        return next(n for n in multiples if self.first.out_columns(n) % self.second.unit == 0)
+        return self._least(self.first.unit, self.second.unit)
+
+    @property
+    def part(self) -> int:
+        """The same of parts."""
+        return self._least(self.first.part, self.second.part)
+
+    def _least(self, of_first: int, of_second: int) -> int:
+        multiples = count(of_first, of_first)
+        return next(n for n in multiples if self.first.out_columns(n) % of_second == 0)
 
     @property
     def width(self) -> int:

@@ -28,7 +28,7 @@ class ClusterSumStore:
     and than bulk copies (docs/performance.md, 33 and 60). Partial sums are added in the order of the CTAs, so
     a result does not depend on who comes first. The value is applied to what they add up to.
 
-    For one tile of a CTA, of one fragment: nobody says when what has arrived was read. Of rows that are not
+    For one tile of a CTA, of one m-fragment: nobody says when what has arrived was read. Of rows that are not
     stored nothing is sent, so what is added up of them, and given to the value, is whatever was there.
     """
 
@@ -44,9 +44,17 @@ class ClusterSumStore:
         return cls(config.block_n, config.splits, config.math_warpgroups, dtype)
 
     def taking(self, value: Value) -> "ClusterSumStore":
-        """One whose CTAs add up whole units of ``value``."""
-        assert self.block_n % value.unit == 0, f"{self.block_n} columns are no whole units of {value.unit}"
-        return replace(self, unit=value.unit)
+        """One whose CTAs add up columns that ``value`` takes by themselves."""
+        unit = self.unit_of(value)
+        assert self.block_n % unit == 0, f"{self.block_n} columns are no whole units of {unit}"
+        taking = replace(self, unit=unit)
+        has_own = 8 * taking.per_cta * (self.splits - 1) < self.block_n
+        assert has_own, f"{self.block_n} columns in units of {unit} are none for some of {self.splits} CTAs"
+        return taking
+
+    def unit_of(self, value: Value) -> int:
+        """Of how many columns a CTA must have all or none."""
+        return value.unit
 
     @property
     def per_cta(self) -> int:
@@ -87,8 +95,15 @@ class ClusterSumStore:
     @cute.jit
     def __call__(self, sums: Sums, mD: cute.Tensor, shared, warpgroup_idx: Int32, tidx: Int32):
         """As :class:`RowStore`."""
-        ((acc,), (partials, barrier)), first = (sums.accs, shared), sums.first
         rank = cute.arch.make_warp_uniform(cute.arch.block_idx_in_cluster())
+        own_column = 8 * self.per_cta * rank
+        total = self.added(sums, *shared, rank, tidx)
+        self.store(sums.value(total, 0, own_column), sums, own_column, mD, tidx)
+
+    @cute.jit
+    def added(self, sums: Sums, partials: cute.Tensor, barrier: cute.Pointer, rank: Int32, tidx: Int32):
+        """What the partial sums of a CTA's columns add up to, in registers of 64 rows."""
+        accs, first = sums.accs, sums.first
         # Of a thread's two rows, the second is eight below: where the first is not stored, neither is.
         row = thread_row(first[0], tidx)
         rows = cutlass.max(cutlass.min(sums.row_end - first[0], MMA_M), 0)
@@ -103,8 +118,9 @@ class ClusterSumStore:
         if row < sums.row_end:
             for eight_columns in cutlass.range_constexpr(self.block_n // 8):
                 cta, place = divmod(eight_columns, self.per_cta)
+                fragment, own = divmod(8 * eight_columns, sums.fragment_n)
                 for i in cutlass.range_constexpr(4):
-                    four[i] = acc[4 * eight_columns + i]
+                    four[i] = accs[fragment][own // 2 + i]
                 target = partials[None, tidx, place, rank]
                 if rank == cta:
                     cute.autovec_copy(four, target)
@@ -118,10 +134,13 @@ class ClusterSumStore:
             cute.autovec_copy(partials[None, tidx, place, cta], four)
             for i in cutlass.range_constexpr(4):
                 total[i, place] += four[i]
-        values = sums.value(total, 0, own_column)
-        out_columns = sums.value.out_columns
-        column_end = cutlass.min(first[1] + out_columns(self.block_n), mD.shape[1])
-        own_first = (first[0], first[1] + out_columns(own_column), first[2])
+        return total
+
+    def store(self, values: cute.Tensor, sums: Sums, own_column: Int32, mD: cute.Tensor, tidx: Int32):
+        """Writes what became of a CTA's columns."""
+        (row, column, matrix), out_columns = sums.first, sums.value.out_columns
+        column_end = cutlass.min(column + out_columns(self.block_n), mD.shape[1])
+        own_first = (row, column + out_columns(own_column), matrix)
         store_rows(values, mD, own_first, (sums.row_end, column_end), tidx)
 
 

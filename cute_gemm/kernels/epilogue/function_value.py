@@ -37,6 +37,11 @@ class FunctionValue:
     width: ClassVar[int] = 32
 
     @property
+    def part(self) -> int:
+        """As :attr:`unit`."""
+        return self.unit
+
+    @property
     def tensors(self) -> int:
         """As many as all stages have operands; a number counts as one."""
         return sum(len(kinds) for _, kinds in self.stages)

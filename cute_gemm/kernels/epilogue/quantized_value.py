@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, const_expr
 
 from ...plan.quantizer import BLOCK
 from ..quantize.elements import inverse_of, largest_of_lanes, scale_of
@@ -24,8 +24,9 @@ class QuantizedValue:
     """Divides each row's 128 columns by their scale, which it stores; the rest is conversion to e4m3.
 
     The FP32 values are quantised, by :mod:`cute_gemm.quantize.formula` bit for bit. A quad of lanes has all
-    128 columns of two rows, so two shuffles give the largest of each. Columns beyond the last do not count,
-    and of rows that are not stored no scale is.
+    128 columns of two rows, so two shuffles give the largest of each; or those of a part, and peers say what
+    is the largest of theirs. Columns beyond the last do not count, and of rows that are not stored no scale
+    is.
 
     Args:
         is_power_of_two: whether scales are rounded up to powers of two.
@@ -35,6 +36,7 @@ class QuantizedValue:
 
     tensors: ClassVar[int] = 2
     unit: ClassVar[int] = BLOCK
+    part: ClassVar[int] = 8
     width: ClassVar[int] = BLOCK
 
     def out_columns(self, n):
@@ -51,19 +53,23 @@ class QuantizedValue:
     @cute.jit
     def __call__(self, sums: cute.Tensor, place: Place, operands: tuple, fetched):
         """Values over their scale."""
-        assert columns_of(sums) == BLOCK, f"{columns_of(sums)} columns; {BLOCK} share a scale"
+        width, peers = columns_of(sums), place.peers
+        assert width == BLOCK or peers is not None, f"{width} columns; {BLOCK} share a scale"
         scales, columns = operands
-        if place.first_column + BLOCK > columns:
+        if place.first_column + width > columns:
             clear_from(columns, sums, place)
+        rows = [[i for i in range(cute.size(sums)) if row_offset(i) == 8 * half] for half in range(2)]
+        most = [largest_of_lanes(largest([sums[i] for i in own]).bitcast(Int32), QUAD) for own in rows]
+        if const_expr(peers is not None):
+            most = peers.largest(tuple(most))
+        is_writer = place.thread % QUAD == 0 and (peers is None or peers.is_first)
         for half in cutlass.range_constexpr(2):
-            own = [i for i in range(cute.size(sums)) if row_offset(i) == 8 * half]
-            amax = largest_of_lanes(largest([sums[i] for i in own]).bitcast(Int32), QUAD)
-            scale = scale_of(amax, self.is_power_of_two)
+            scale = scale_of(most[half], self.is_power_of_two)
             row = place.row_of(2 * half)
-            if place.thread % QUAD == 0 and row < place.row_end and place.first_column < columns:
+            if is_writer and row < place.row_end and place.first_column < columns:
                 scales[row, place.first_column // BLOCK, place.m_group] = scale
             inverse = inverse_of(scale)
-            for i in own:
+            for i in rows[half]:
                 sums[i] = sums[i] * inverse
         return sums
 

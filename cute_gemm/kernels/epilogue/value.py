@@ -29,6 +29,9 @@ class Place:
     m_group: Int32
     group: Int32
     thread: Int32
+    peers: Any = None
+    """CTAs that have the other columns of a value's unit, :class:`.cluster_byte_store.Peers`; None where this
+    one has all."""
 
     @staticmethod
     def of(tile, height: int, first: tuple, thread: Int32) -> "Place":
@@ -86,6 +89,9 @@ class Value(Protocol):
     column.
     """
 
+    part: ClassVar[int]
+    """The same where :attr:`Place.peers` have the rest of a unit; :attr:`unit`, if they are not asked."""
+
     width: ClassVar[int]
     """Columns of the sum that a call has at most where rows are stored from registers, a multiple of
     :attr:`unit`; 0 for as many as a fragment has. What a value loads takes registers: with too many at once
@@ -138,6 +144,7 @@ class Identity:
 
     tensors: ClassVar[int] = 0
     unit: ClassVar[int] = 8
+    part: ClassVar[int] = 8
     width: ClassVar[int] = 0
 
     def out_columns(self, n: int) -> int:
@@ -177,6 +184,10 @@ class TileValue:
         """As :meth:`Value.out_columns`."""
         return self.value.out_columns(n)
 
+    def among(self, peers: Any) -> "TileValue":
+        """The same, where others have the rest of its columns."""
+        return replace(self, place=replace(self.place, peers=peers))
+
     def of_thread(self, thread: Int32) -> "TileValue":
         """The same, where the calling thread's number comes from elsewhere: see :mod:`..sm90.opaque`."""
         return replace(self, place=replace(self.place, thread=thread))
@@ -184,5 +195,6 @@ class TileValue:
     def __call__(self, sums: cute.Tensor, rows: int, columns: int) -> cute.Tensor:
         """What is stored of sums that lie so many rows and columns from the warpgroup's first ones."""
         count = columns_of(sums)
-        assert count % self.value.unit == 0, f"{count} columns are no whole units of {self.value.unit}"
+        unit = self.value.unit if self.place.peers is None else self.value.part
+        assert count % unit == 0, f"{count} columns are no whole units of {unit}"
         return self.value(sums, self.place.moved(rows, columns), self.operands, self.fetched)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..limits import ceil_div
-from ..tiles import DENSE_OVERLAPPED_WIDTHS, DENSE_SPLITS, DENSE_WIDTHS
+from ..tiles import DENSE_OVERLAPPED_WIDTHS, DENSE_SPLITS, DENSE_WIDTHS, QUANTIZED_SPLITS
 from .base import Layout
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Dense(Layout):
     overlapped_widths = DENSE_OVERLAPPED_WIDTHS
     widths = DENSE_WIDTHS
     splits = DENSE_SPLITS
+    quantized_splits = QUANTIZED_SPLITS
 
     def scheduler(self, config: KernelConfig) -> str:
         if config.splits > 1:
@@ -28,15 +29,18 @@ class Dense(Layout):
         return "cute_gemm.schedulers.dense:DenseScheduler"
 
     def store(self, config: KernelConfig) -> str:
-        whole = "ByteStore" if config.is_quantized else "TmaStore"
-        return f"cute_gemm.kernels.epilogue:{whole if config.splits == 1 else 'ClusterSumStore'}"
+        whole, shared = (
+            ("ByteStore", "ClusterByteStore") if config.is_quantized else ("TmaStore", "ClusterSumStore")
+        )
+        return f"cute_gemm.kernels.epilogue:{whole if config.splits == 1 else shared}"
 
     def allows(self, config: KernelConfig) -> bool:
         """K-blocks may be shared out by the CTAs of a cluster, none of which is without columns to add up."""
         if config.splits == 1:
             return True
-        columns = 8 * ceil_div(config.block_n, 8 * config.splits)
-        alone = config.cluster_m == config.cluster_n == config.fragments == 1
+        columns = 8 * config.narrowing * ceil_div(config.block_n, 8 * config.narrowing * config.splits)
+        fragments = config.m_fragments if config.is_quantized else config.fragments
+        alone = config.cluster_m == config.cluster_n == fragments == 1
         return alone and columns * (config.splits - 1) < config.block_n
 
     def row_blocks(self, m: int, groups: int, height: int) -> int:
