@@ -98,7 +98,7 @@ GROUPED_CASES = {
         pick(layout=CONTIGUOUS, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
     ),
     "contiguous, 64, fp32, cluster of four": Case(
-        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 70), 72, 1168
+        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4, partial_accumulators=2), (0, 64, 70), 72, 1168
     ),
     "contiguous, 128, fp32": Case(
         pick("float32", CONTIGUOUS, block_m=128, cluster_size=1), (128, 0, 130), 200, 400
