@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..contract import quantizing
+from ..contract import options, quantizing
 from ..contract.quantizing import scale_blocks
 from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer, passes_for
 from ..runtime import quantizers
@@ -113,8 +113,7 @@ def swiglu_quantize_1x128(
     Raises:
         TypeError, ValueError, RuntimeError: as `quantize_1x128`; ValueError also where columns are odd.
     """
-    if type(interleaved) is not bool:
-        quantizing.require_flags(interleaved=interleaved)
+    options.require_flag("interleaved", interleaved)
     source = "swiglu_interleaved" if interleaved else "swiglu"
     asked = (
         x,

@@ -154,9 +154,11 @@ class Form(ABC):
             if not quantizers.are_plain(read + behind, given):
                 return None
             results: Any = given
+            changed: Any = given
             for each in given:
                 if each is None:
                     results = self._made(self._make(*asked), given)
+                    changed = tuple([each for each in given if each is not None])
                     break
             is_launched = quantizers.call(kernel, read + results, behind + numbers)
         # Of what is no tensor, or has too few dimensions, or no hash, or is not what the kernel is compiled
@@ -166,8 +168,9 @@ class Form(ABC):
         if not is_launched:
             return None
         if self._changed is not None:
-            given += (asked[self._changed],)
-        quantizers.written(given)
+            changed += (asked[self._changed],)
+        if changed:
+            torch_internals.increment_version(changed)
         return results
 
     def _launched_merged(self, asked: Any, given: Given) -> Results | None:

@@ -81,7 +81,7 @@ def call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[
     launched.value = 0
     flags = _AT_ONCE if settings.current().dependent_launch is False else _DEPENDENT
     kernel(*arguments, flags, caller.address, *behind)
-    return bool(launched.value)
+    return launched.value != 0
 
 
 def launch(
