@@ -120,17 +120,17 @@ class Form(ABC):
     def in_torch(self, asked: Any, results: Results) -> None:
         """Quantises without a kernel."""
 
-    def run(self, plainly: tuple[Any, ...], given: Given) -> Results:
+    def run(self, asked: tuple[Any, ...], given: Given) -> Results:
         """Quantises, or has torch do it later, what a plain tuple asks for."""
         if torch.compiler.is_compiling():
-            return self._as_op(self._make(*plainly), given)
-        made = self._launched(plainly, given)
+            return self._as_op(self._make(*asked), given)
+        made = self._launched(asked, given)
         if made is not None:
             return made
-        asked = self._make(*plainly)
+        by_name = self._make(*asked)
         if library.is_needed(asked[0]):
-            return self._as_op(asked, given)
-        return self._by_rules(asked, given)
+            return self._as_op(by_name, given)
+        return self._by_rules(by_name, given)
 
     def compute(self, asked: Any, given: Given) -> Results:
         """What an op does.
@@ -191,8 +191,8 @@ class Form(ABC):
         """Results, on the current device, of a call that may be in order."""
         new = torch_internals.empty_strided_cuda
         sizes = _sizes(self, self.extents(asked), getattr(asked, "m_major_scales", False))
-        # Of a list: a generator would take longer.
-        return tuple([new(*size) if each is None else each for each, size in zip(given, sizes, strict=True)])
+        # Of a list, and by number: a generator would take longer, and so would a strict `zip`.
+        return tuple([new(*sizes[at]) if each is None else each for at, each in enumerate(given)])
 
     def _merged(self, asked: Any, given: Given) -> tuple[Any, Given]:
         """The same call with as few dimensions as can be; as it is, where something has gaps.
