@@ -111,8 +111,8 @@ class _Normed(Form):
             dtype, behind = index.dtype, (*behind, index)
             if kind == "offsets":
                 numbers = eps, alignment
-        device, is_alone = x.get_device(), residual is None
-        key = "normed", kind, x.dtype, x.shape[-1], x.dim(), power_of_two, device, is_alone, dtype
+        shape, device, is_alone = x.shape, x.get_device(), residual is None
+        key = "normed", kind, x.dtype, shape[-1], len(shape), power_of_two, device, is_alone, dtype
         return key, (x, weight), behind, numbers
 
     def merges(self, asked: _Asked) -> bool:
