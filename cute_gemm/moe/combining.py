@@ -52,7 +52,7 @@ def _combined(rows: Tensor, places: Tensor, base: Tensor | None, out: Tensor | N
     if not _launched(rows, places, base, result):
         with torch.inference_mode(), ambient.no_autocast(rows.device):
             _in_torch(rows, places, base, result)
-    quantizers.written(out)
+    quantizers.written((out,))
     return result
 
 

@@ -18,7 +18,7 @@ from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ce
 from .problem import GemmProblem
 from .quantizer import INTERLEAVE
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
-from .tiles import QUANTIZED_WIDTHS, Widths
+from .tiles import GROUPED_CLUSTERS, GROUPED_OVERLAPPED_CLUSTERS, QUANTIZED_WIDTHS, Widths
 
 _MAX_STAGES = 16
 # Of overlapped tiles whose operands no other CTA shares: they wait for DRAM, which is slower the more is
@@ -173,7 +173,7 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
     for overlapped, widths in zip((True, False), _widths(layout, out_dtype, narrowing), strict=True):
         for block_m, block_ns in widths.items():
             for block_n in block_ns:
-                for cluster_m, cluster_n in _clusters(block_m, block_n):
+                for cluster_m, cluster_n in _clusters(block_m, block_n, overlapped, layout):
                     yield _fill(block_m, block_n, cluster_m, cluster_n, 1, overlapped, *what)
     shared = layout.quantized_splits.get(narrowing, {}) if out_dtype == QUANTIZED else layout.splits
     if narrowing > 1 and out_dtype != QUANTIZED:
@@ -201,10 +201,10 @@ def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Wid
     return low, others
 
 
-def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
+def _clusters(block_m: int, block_n: int, overlapped: bool, layout: Layout) -> tuple[tuple[int, int], ...]:
     """Four that share A pay for narrow tiles of few rows, of whose operands A is the most.
 
-    Of tiles of 64 rows, pairs were hardly ever the fastest but with 64, 96 and 128 columns
+    Of dense tiles of 64 rows, pairs were hardly ever the fastest but with 64, 96 and 128 columns
     (docs/performance.md, 78).
     """
     alone, four = (1, 1), (1, 4)
@@ -212,6 +212,9 @@ def _clusters(block_m: int, block_n: int) -> tuple[tuple[int, int], ...]:
         return alone, (2, 1), (1, 2)
     if block_m < 64:
         return (alone,)
+    if layout.is_grouped:
+        clusters = GROUPED_OVERLAPPED_CLUSTERS if overlapped else GROUPED_CLUSTERS
+        return (alone, *clusters.get(block_n, ()))
     pairs = ((2, 1), (1, 2)) if block_n in (64, 96, 128) else ()
     return (alone, *pairs, four) if block_n <= 64 else (alone, *pairs)
 

@@ -25,6 +25,19 @@ GROUPED_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 96, 128)}
 GROUPED_WIDTHS: Widths = {64: (64, 96, 128), 128: (128, 160, 192), 256: (128,)}
 """Grouped problems have many tiles, so few widths do."""
 
+Clusters = Mapping[int, tuple[tuple[int, int], ...]]
+"""By the width of a tile: CTAs along M and along N of clusters of several."""
+
+GROUPED_OVERLAPPED_CLUSTERS: Clusters = {
+    32: ((1, 4),),
+    48: ((1, 4),),
+    64: ((1, 4),),
+    96: ((1, 2),),
+    128: ((2, 1), (1, 2)),
+}
+GROUPED_CLUSTERS: Clusters = {128: ((2, 1), (1, 2))}
+"""Of tiles of 64 rows. Without all others the fastest one takes 0.04 % longer (docs/performance.md, 84)."""
+
 QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},
@@ -36,7 +49,7 @@ QUANTIZED_SPLITS: Mapping[int, Splits] = {1: {(64, 128): (2, 4, 8)}, 2: {(64, 25
 """As :data:`DENSE_SPLITS`, of tiles whose result is quantised."""
 
 SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
-SMALL_WIDTHS: Widths = {16: (64, 128), **GROUPED_WIDTHS}
+SMALL_WIDTHS: Widths = {16: (128,), **GROUPED_WIDTHS}
 """Where groups are not padded: of a tile of 64 rows most might be of other groups, or nobody's."""
 
 DENSE_SPLITS: Splits = {

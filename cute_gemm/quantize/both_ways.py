@@ -49,7 +49,7 @@ def quantize_both_ways(
         TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``x`` has fewer
             than two dimensions.
     """
-    asked = _Asked(x, power_of_two_scales, m_major_scales)
+    asked = x, power_of_two_scales, m_major_scales
     q, s, q_t, s_t = _FORM.run(asked, (out, scales_out, out_t, scales_out_t))
     return (q, s), (q_t, s_t)
 
@@ -67,7 +67,7 @@ class _BothWays(Form):
     kept = 2
     merging = ("x",)
 
-    def request(self, asked: Any) -> Request | None:
+    def request(self, asked: tuple[Any, ...]) -> Request | None:
         x, power_of_two, m_major = asked
         if type(power_of_two) is not bool or type(m_major) is not bool:
             return None

@@ -40,7 +40,7 @@ def quantize_128x128(
         TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``w`` has fewer
             than two dimensions.
     """
-    q, s = _FORM.run(_Asked(w, power_of_two_scales), (out, scales_out))
+    q, s = _FORM.run((w, power_of_two_scales), (out, scales_out))
     return q, s
 
 
@@ -55,7 +55,7 @@ class _Blocks(Form):
     kept = 2
     merging = ("w",)
 
-    def request(self, asked: Any) -> Request | None:
+    def request(self, asked: tuple[Any, ...]) -> Request | None:
         w, power_of_two = asked
         if type(power_of_two) is not bool:
             return None

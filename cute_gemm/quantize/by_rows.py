@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..contract import quantizing
+from ..contract import options, quantizing
 from ..contract.quantizing import scale_blocks
 from ..plan.quantizer import FEW_ELEMENTS, INTERLEAVE, SOURCES, RowQuantizer, passes_for
 from ..runtime import quantizers
@@ -69,8 +69,16 @@ def quantize_1x128(
             say which rows there are; or a given result does not fit, or overlaps what is read.
         RuntimeError: a CUDA graph is being captured, and the kernel did not run before on this device.
     """
-    asked = _Asked(
-        x, "plain", power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
+    asked = (
+        x,
+        "plain",
+        power_of_two_scales,
+        m_major_scales,
+        rows,
+        valid_rows,
+        group_index,
+        offsets,
+        alignment,
     )
     q, s = _FORM.run(asked, (out, scales_out))
     return q, s
@@ -105,10 +113,18 @@ def swiglu_quantize_1x128(
     Raises:
         TypeError, ValueError, RuntimeError: as `quantize_1x128`; ValueError also where columns are odd.
     """
-    quantizing.require_flags(interleaved=interleaved)
+    options.require_flag("interleaved", interleaved)
     source = "swiglu_interleaved" if interleaved else "swiglu"
-    asked = _Asked(
-        x, source, power_of_two_scales, m_major_scales, rows, valid_rows, group_index, offsets, alignment
+    asked = (
+        x,
+        source,
+        power_of_two_scales,
+        m_major_scales,
+        rows,
+        valid_rows,
+        group_index,
+        offsets,
+        alignment,
     )
     q, s = _FORM.run(asked, (out, scales_out))
     return q, s
@@ -131,7 +147,7 @@ class _Asked(NamedTuple):
 class _Rows(Form):
     merging = ("x",)
 
-    def request(self, asked: Any) -> Request | None:
+    def request(self, asked: tuple[Any, ...]) -> Request | None:
         x, source, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = asked
         if type(power_of_two) is not bool or type(m_major) is not bool or type(alignment) is not int:
             return None

@@ -55,7 +55,7 @@ def rms_norm_quantize_1x128(
         TypeError, ValueError, RuntimeError: as `quantize_1x128`; TypeError and ValueError also where
             ``weight`` or ``residual`` does not fit.
     """
-    asked = _Asked(
+    asked = (
         x,
         weight,
         eps,
@@ -90,9 +90,8 @@ class _Asked(NamedTuple):
 
 class _Normed(Form):
     merging = ("x", "residual")
-    changed = "residual"
 
-    def request(self, asked: Any) -> Request | None:
+    def request(self, asked: tuple[Any, ...]) -> Request | None:
         x, weight, eps, residual, power_of_two, m_major, rows, valid_rows, group_index, offsets, alignment = (
             asked
         )
@@ -112,8 +111,8 @@ class _Normed(Form):
             dtype, behind = index.dtype, (*behind, index)
             if kind == "offsets":
                 numbers = eps, alignment
-        device, is_alone = x.get_device(), residual is None
-        key = "normed", kind, x.dtype, x.shape[-1], x.dim(), power_of_two, device, is_alone, dtype
+        shape, device, is_alone = x.shape, x.get_device(), residual is None
+        key = "normed", kind, x.dtype, shape[-1], len(shape), power_of_two, device, is_alone, dtype
         return key, (x, weight), behind, numbers
 
     def merges(self, asked: _Asked) -> bool:
@@ -177,6 +176,10 @@ class _Normed(Form):
         formula.quantize_rows(own, q, s, asked.power_of_two_scales, is_written)
 
 
+class _NormedSum(_Normed):
+    changed = "residual"
+
+
 def _selection(asked: _Asked) -> Selection:
     return Selection.of(asked.rows, asked.valid_rows, asked.group_index, asked.offsets, asked.alignment)
 
@@ -192,4 +195,4 @@ def _require_like(name: str, value: Tensor, x: Tensor, shape: tuple[int, ...]) -
 
 
 _ALONE = _Normed("rms_norm_quantize_1x128", _Asked)
-_OF_SUM = _Normed("add_rms_norm_quantize_1x128", _Asked)
+_OF_SUM = _NormedSum("add_rms_norm_quantize_1x128", _Asked)

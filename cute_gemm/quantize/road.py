@@ -34,12 +34,13 @@ further tensors, and then numbers, behind its stream."""
 class Form(ABC):
     """One of the functions that quantise, by the name of its op.
 
-    ``asked`` is always a named tuple of what a call asks for, as it came, by the names of the op's arguments.
-    Its first item is what is quantised.
+    ``asked`` is always what a call asks for, as it came, in the order of a named tuple whose names are those
+    of the op's arguments. Its first item is what is quantised. It is a plain tuple where that is said, as a
+    named one takes longer to make.
 
     Args:
         name: of the op, and with `_out` behind it of that which writes results that are given.
-        asked: makes such a named tuple.
+        asked: the class of such named tuples.
     """
 
     names: ClassVar[tuple[str, ...]] = ("out", "scales_out")
@@ -54,8 +55,9 @@ class Form(ABC):
     changed: ClassVar[str] = ""
     """Of what is asked, what is written, too."""
 
-    def __init__(self, name: str, asked: Callable[..., Any]) -> None:
+    def __init__(self, name: str, asked: Any) -> None:
         self._make = asked
+        self._changed = asked._fields.index(self.changed) if self.changed else None
         self._returning, self._writing = (
             library.register(
                 of + library.SCHEMAS[of],
@@ -69,8 +71,11 @@ class Form(ABC):
         self._named = tuple(each.name for each in arguments if each.kwarg_only)
 
     @abstractmethod
-    def request(self, asked: Any) -> Request | None:
+    def request(self, asked: tuple[Any, ...]) -> Request | None:
         """Which kernel, and with what; None where the rules are to be asked. Nothing was looked at before.
+
+        Args:
+            asked: a plain tuple.
 
         Raises:
             TypeError, ValueError, AttributeError, IndexError, RuntimeError: the rules are to be asked.
@@ -115,16 +120,17 @@ class Form(ABC):
     def in_torch(self, asked: Any, results: Results) -> None:
         """Quantises without a kernel."""
 
-    def run(self, asked: Any, given: Given) -> Results:
-        """Quantises, or has torch do it later."""
+    def run(self, asked: tuple[Any, ...], given: Given) -> Results:
+        """Quantises, or has torch do it later, what a plain tuple asks for."""
         if torch.compiler.is_compiling():
-            return self._as_op(asked, given)
+            return self._as_op(self._make(*asked), given)
         made = self._launched(asked, given)
         if made is not None:
             return made
+        by_name = self._make(*asked)
         if library.is_needed(asked[0]):
-            return self._as_op(asked, given)
-        return self._by_rules(asked, given)
+            return self._as_op(by_name, given)
+        return self._by_rules(by_name, given)
 
     def compute(self, asked: Any, given: Given) -> Results:
         """What an op does.
@@ -135,8 +141,8 @@ class Form(ABC):
         made = self._launched(asked, given)
         return self._by_rules(asked, given) if made is None else made
 
-    def _launched(self, asked: Any, given: Given) -> Results | None:
-        """The fast path, whatever the arguments are: the results, or None where nothing was done."""
+    def _launched(self, asked: tuple[Any, ...], given: Given) -> Results | None:
+        """The fast path, whatever a plain tuple asks for: the results, or None where nothing was done."""
         try:
             request = self.request(asked)
             if request is None:
@@ -144,22 +150,27 @@ class Form(ABC):
             key, read, behind, numbers = request
             kernel = quantizers.known(key)
             if kernel is None:
-                return self._launched_merged(asked, given)
-            if not quantizers.are_plain((*read, *behind), given):
+                return self._launched_merged(self._make(*asked), given)
+            if not quantizers.are_plain(read + behind, given):
                 return None
             results: Any = given
+            changed: Any = given
             for each in given:
                 if each is None:
-                    results = self._made(asked, given)
+                    results = self._made(self._make(*asked), given)
+                    changed = tuple([each for each in given if each is not None])
                     break
-        # Of what is no tensor, or has too few dimensions, or no hash; or several say which rows.
+            is_launched = quantizers.call(kernel, read + results, behind + numbers)
+        # Of what is no tensor, or has too few dimensions, or no hash, or is not what the kernel is compiled
+        # for; or several say which rows.
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
             return None
-        if not quantizers.launch_known(kernel, (*read, *results), (*behind, *numbers)):
+        if not is_launched:
             return None
-        quantizers.written(*given)
-        if self.changed:
-            quantizers.written(getattr(asked, self.changed))
+        if self._changed is not None:
+            changed += (asked[self._changed],)
+        if changed:
+            torch_internals.increment_version(changed)
         return results
 
     def _launched_merged(self, asked: Any, given: Given) -> Results | None:
@@ -180,8 +191,8 @@ class Form(ABC):
         """Results, on the current device, of a call that may be in order."""
         new = torch_internals.empty_strided_cuda
         sizes = _sizes(self, self.extents(asked), getattr(asked, "m_major_scales", False))
-        # Of a list: a generator would take longer.
-        return tuple([new(*size) if each is None else each for each, size in zip(given, sizes, strict=True)])
+        # Of a list, and by number: a generator would take longer, and so would a strict `zip`.
+        return tuple([new(*sizes[at]) if each is None else each for at, each in enumerate(given)])
 
     def _merged(self, asked: Any, given: Given) -> tuple[Any, Given]:
         """The same call with as few dimensions as can be; as it is, where something has gaps.
@@ -205,7 +216,7 @@ class Form(ABC):
         if not self._launch(asked, results):
             with torch.inference_mode(), ambient.no_autocast(asked[0].device):
                 self.in_torch(asked, results)
-        quantizers.written(*given, getattr(asked, self.changed) if self.changed else None)
+        quantizers.written(given if self._changed is None else (*given, asked[self._changed]))
         return results
 
     def _results(self, asked: Any, given: Given, has_memory: bool = True) -> Results:

@@ -108,18 +108,25 @@ class Selection:
         return x, offsets_row_groups(index, self.alignment, rows, len(index)) >= 0
 
 
-def quickly(*selecting: Any) -> tuple[str, Any]:
+def quickly(rows: Any, valid_rows: Any, group_index: Any, offsets: Any) -> tuple[str, Any]:
     """The kind of a selection, and its vector, of the arguments that may say it, one of which does.
 
     Raises:
         TypeError, ValueError, AttributeError: none or several do, or not by a vector.
     """
-    (found,) = (
-        (kind, each) for kind, each in zip(KINDS.values(), selecting, strict=True) if each is not None
-    )
-    if found[1].dim() != 1:
+    if rows is valid_rows is offsets is None:
+        kind, index = "owned", group_index
+    elif rows is valid_rows is group_index is None:
+        kind, index = "offsets", offsets
+    elif rows is group_index is offsets is None:
+        kind, index = "valid", valid_rows
+    elif valid_rows is group_index is offsets is None:
+        kind, index = "gathered", rows
+    else:
+        raise ValueError("several")
+    if index.dim() != 1:
         raise ValueError("no vector")
-    return found
+    return kind, index
 
 
 def _require_row_numbers(rows: Tensor, has_memory: bool) -> None:

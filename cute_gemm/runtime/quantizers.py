@@ -25,7 +25,7 @@ from ..plan.moe import MoeConfig
 from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
 from . import hardware, quantizer_builder, selection
 from .caller import caller, several_devices
-from .torch_internals import derivatives_may_be_tracked
+from .torch_internals import derivatives_may_be_tracked, increment_version
 
 NAMES = {getattr(torch, name): name for name in (*SOURCE_BYTES, "int32", "int64")}
 """Of dtypes, as configurations have them."""
@@ -61,7 +61,7 @@ def launch_known(
         Whether it has; else nothing was done.
     """
     try:
-        return _call(kernel, arguments, behind)
+        return call(kernel, arguments, behind)
     except (TypeError, ValueError, RuntimeError):
         return False
 
@@ -69,13 +69,19 @@ def launch_known(
 _AT_ONCE, _DEPENDENT = int(LaunchFlags(0)), int(LaunchFlags.PDL)
 
 
-def _call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...]) -> bool:
+def call(kernel: Callable[..., None], arguments: tuple[Any, ...], behind: tuple[Any, ...]) -> bool:
+    """:func:`launch_known`, but what the host code was not compiled for is an error.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: there is such an argument; nothing was done.
+    """
     if not caller.has_context:
         caller.get_ready()
-    caller.launched.value = 0
+    launched = caller.launched
+    launched.value = 0
     flags = _AT_ONCE if settings.current().dependent_launch is False else _DEPENDENT
     kernel(*arguments, flags, caller.address, *behind)
-    return bool(caller.launched.value)
+    return launched.value != 0
 
 
 def launch(
@@ -106,7 +112,7 @@ def launch(
     with torch.cuda.device(device):
         selection.require_loaded(config, f"quantising needs the kernel {config.name}", "", device)
         kernel = quantizer_builder.instance(config)
-        if not _call(kernel, arguments, behind):
+        if not call(kernel, arguments, behind):
             return False
         selection.note_launched(config, device)
     _kernels[key] = kernel
@@ -165,7 +171,8 @@ def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
     for each in read:
         if (
             type(each) not in OWNING_TYPES
-            or each.stride()[-1] != 1
+            # Asked first, as it takes half as long.
+            or not (each.is_contiguous() or each.stride()[-1] == 1)
             or each.is_neg()
             or (is_recorded and each.requires_grad)
         ):
@@ -173,7 +180,7 @@ def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
     for each in results:
         if each is not None and (
             type(each) not in OWNING_TYPES
-            or (each.stride()[-1] != 1 and each.dtype is not SCALE_DTYPE)
+            or not (each.is_contiguous() or each.stride()[-1] == 1 or each.dtype is SCALE_DTYPE)
             or each.is_neg()
             or (is_recorded and each.requires_grad)
         ):
@@ -194,7 +201,6 @@ def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def written(*given: Tensor | None) -> None:
+def written(given: tuple[Tensor | None, ...]) -> None:
     """Says of results that were given that they have changed: autograd would not notice otherwise."""
-    if found := [each for each in given if each is not None]:
-        torch.autograd.graph.increment_version(found)
+    increment_version([each for each in given if each is not None])

@@ -98,7 +98,7 @@ GROUPED_CASES = {
         pick(layout=CONTIGUOUS, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
     ),
     "contiguous, 64, fp32, cluster of four": Case(
-        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 70), 72, 1168
+        pick("float32", CONTIGUOUS, block_m=64, cluster_n=4, partial_accumulators=2), (0, 64, 70), 72, 1168
     ),
     "contiguous, 128, fp32": Case(
         pick("float32", CONTIGUOUS, block_m=128, cluster_size=1), (128, 0, 130), 200, 400
@@ -111,7 +111,7 @@ GROUPED_CASES = {
         pick(layout=CONTIGUOUS, block_m=128, cluster_m=2, tma_scales=True), (128, 0, 300, 7), 136, 528
     ),
     "offsets, 64, cluster of four": Case(
-        pick(layout=OFFSETS, block_m=64, cluster_n=4, partial_accumulators=1), (0, 64, 0, 70), 72, 1168
+        pick(layout=OFFSETS, block_m=64, cluster_n=4, partial_accumulators=2), (0, 64, 0, 70), 72, 1168
     ),
     "offsets, 64, fp32": Case(
         pick("float32", OFFSETS, block_m=64, cluster_size=1, partial_accumulators=1),
@@ -130,7 +130,7 @@ GROUPED_CASES = {
         pick(layout=MASKED, block_m=64, cluster_n=2, partial_accumulators=1), (64, 0, 70), 136, 912
     ),
     "masked, 64, cluster of four": Case(
-        pick("float32", MASKED, block_m=64, cluster_n=4, partial_accumulators=1), (64, 0, 70), 72, 1168
+        pick("float32", MASKED, block_m=64, cluster_n=4, partial_accumulators=2), (64, 0, 70), 72, 1168
     ),
     "masked, 128": Case(pick(layout=MASKED, block_m=128, cluster_size=1), (7, 0, 128, 130), 200, 528),
     "masked, 256, multicast of A, scales by TMA": Case(

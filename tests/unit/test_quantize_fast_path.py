@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from cute_gemm import (
     rms_norm_quantize_1x128,
     swiglu_quantize_1x128,
 )
-from cute_gemm.quantize import m_major
+from cute_gemm.quantize import m_major, selection
 from cute_gemm.runtime import quantizers, torch_internals
 from cute_gemm.runtime.caller import caller
 
@@ -28,9 +29,12 @@ class Kernel:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.declines = False
+        self.raises: type[Exception] | None = None
 
     def __call__(self, *given: Any) -> None:
         self.calls.append(given)
+        if self.raises is not None:
+            raise self.raises
         caller.launched.value = not self.declines
 
 
@@ -171,8 +175,10 @@ def test_new_results_are_contiguous(kernel: Kernel, shape: tuple[int, ...]) -> N
 
 def test_one_result_may_be_given(kernel: Kernel) -> None:
     x, given = source(5, 256), torch.empty(5, 2)
+    before = given._version
     q, s = quantize_1x128(x, scales_out=given)
     assert s is given
+    assert given._version > before
     assert q.shape == x.shape
     assert [id(each) for each in kernel.calls[0][:3]] == [id(x), id(q), id(s)]
 
@@ -220,12 +226,18 @@ _INDEX = torch.zeros(5, dtype=torch.int32)
 
 SLOW: dict[str, dict[str, Any]] = {
     "columns not contiguous": {"x": source(256, 5).t()},
+    "columns of fp32 not contiguous": {"x": torch.ones(256, 5).t()},
     "the wrong sign": {"x": _negative(5, 256)},
+    "the wrong sign of scales": {"scales_out": _negative(5, 2)},
+    "a derivative of scales": {"scales_out": torch.empty(5, 2).requires_grad_()},
     "a derivative": {"x": source(5, 256).requires_grad_()},
     "a flag that is none": {"power_of_two_scales": 1},
     "a layout that is no flag": {"m_major_scales": 0},
     "an alignment that is no number": {"offsets": _INDEX, "alignment": True},
-    "two that select": {"rows": _INDEX, "group_index": _INDEX},
+    **{
+        f"{one} and {other}": {one: _INDEX, other: _INDEX}
+        for one, other in itertools.combinations(selection.KINDS, 2)
+    },
     "an index with steps": {"rows": torch.zeros(5, 2, dtype=torch.int32)[:, 0]},
     "an index of two dimensions": {"rows": torch.zeros(5, 2, dtype=torch.int32)},
     "a list": {"x": [[1.0]]},
@@ -283,9 +295,12 @@ def test_under_forward_mode_the_rules_are_asked(kernel: Kernel) -> None:
     assert not kernel.calls
 
 
+@pytest.mark.parametrize("raises", [None, TypeError, ValueError, RuntimeError])
 @every_form
-def test_a_kernel_that_declines_is_followed_by_the_rules(kernel: Kernel, form: str) -> None:
-    kernel.declines = True
+def test_a_kernel_that_declines_is_followed_by_the_rules(
+    kernel: Kernel, form: str, raises: type[Exception] | None
+) -> None:
+    kernel.declines, kernel.raises = True, raises
     q, s, *_ = all_of(FORMS[form][0](source(5, 256)))
     assert len(kernel.calls) == 1
     torch.testing.assert_close(s, torch.full_like(s, 1 / 448), rtol=1e-4, atol=0)
