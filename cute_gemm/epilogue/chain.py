@@ -19,7 +19,7 @@ from ..contract import PLAIN, Call, ResultForm, words
 from ..plan.quantizer import BLOCK, INTERLEAVE
 from ..runtime.epilogued import Applied
 from . import math as own_math
-from .operands import NUMBER, Operand, of_argument
+from .operands import Operand, of_argument
 from .probe import examine
 
 Function = Callable[..., Any]
@@ -97,12 +97,21 @@ class Epilogue:
         return False
 
     @property
+    def m_major_scales(self) -> bool:
+        """Whether allocated scales, if there are any, are M-major."""
+        return False
+
+    @property
+    def values(self) -> tuple[Tensor | float | None, ...]:
+        """What operands are, in the order of the stages; None for what the result held before."""
+        return tuple(operand.value for stage in self.stages for operand in stage.operands)
+
+    @property
     def applied(self) -> Applied:
         """For kernels."""
         stages = tuple((stage.function, tuple(each.kind for each in stage.operands)) for stage in self.stages)
         gate = next((i for i, stage in enumerate(self.stages) if stage.takes > 1), None)
-        values = tuple(each.value for each in self.operands)
-        return Applied(self.key, stages, values, gate, self.form.turn, self.power_of_two_scales)
+        return Applied(self.key, stages, self.values, gate, self.form.turn, self.power_of_two_scales)
 
     def check(self, call: Call) -> None:
         """Sees to it that all operands fit a call.
@@ -164,6 +173,10 @@ class QuantizingEpilogue(Epilogue):
     @property
     def power_of_two_scales(self) -> bool:
         return self.has_power_of_two_scales
+
+    @property
+    def m_major_scales(self) -> bool:
+        return self.has_m_major_scales
 
 
 def _in_turns(sums: Tensor, turn: int) -> tuple[Tensor, Tensor]:
@@ -239,9 +252,10 @@ def _made_of(written: Function, takes: int, of: str) -> Callable[..., Epilogue]:
 
 
 def _kind_of(operand: Operand) -> tuple[str, str]:
-    if operand.kind == NUMBER:
-        return operand.kind, ""
-    return operand.kind, "out" if operand.value is None else str(operand.value.dtype)
+    if operand.value is None:
+        return operand.kind, "out"
+    # What is no tensor, though it should be, is like no other.
+    return operand.kind, str(operand.value.dtype) if isinstance(operand.value, Tensor) else ""
 
 
 def _code_of(written: Function) -> Hashable:

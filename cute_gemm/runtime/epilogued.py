@@ -1,4 +1,11 @@
-"""Launches products with an epilogue: the slow path, with a kernel that applies it."""
+"""Launches products with an epilogue, by kernels that apply it.
+
+    fast path   :func:`launch_again`   a call like one that was launched -> its kernel checks the operands
+    slow path   :func:`launch`, behind the contract -> choice -> compiled now, or found
+
+What an epilogue brings is checked by the contract alone. So a call is like another only if all of that has
+the same types, extents, strides and alignment, and nothing of it may meet what is written.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Call
+from ..contract import OWNING_TYPES, Call, ResultForm
+from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
 from ..plan.config import KernelConfig
-from ..plan.limits import SCALE_BYTES
+from ..plan.layouts import Layout
+from ..plan.limits import SCALE_BYTES, TMA_ALIGNMENT
 from ..plan.problem import GemmProblem
 from ..plan.quantizer import INTERLEAVE
 from . import builder, launcher, selection
 from .builder import Program
+from .quantizers import strides_of_scales
+from .torch_internals import empty_strided_cuda
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,9 @@ _MOST = 1024
 
 _programs: dict[Hashable, Program] = {}
 
+_devices: set[int] = set()
+"""Where something was launched: elsewhere no call is like another."""
+
 
 def launch(call: Call, of: Applied) -> Tensor:
     """Launches a call that the contract has found in order, and that has something to compute.
@@ -62,12 +76,73 @@ def launch(call: Call, of: Applied) -> Tensor:
         return made
 
     more = operands if call.scales_out is None else [*operands, call.scales_out, call.shape[-1]]
-    kind = call.form, of.key, _ranks(operands)
+    kind = _alike(of.key, result, more)
     with torch.cuda.device(device):
         launcher.launch_into(call, result, device, *more, of=kind, choose=choose)
+    _devices.add(device)
     if call.scales_out is not None:
         launcher.written(call.scales_out, call.scales_out)
     return launcher.written(result, call.out)
+
+
+def launch_again(
+    layout: Layout,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    out: Any,
+    out_dtype: torch.dtype,
+    index: Tensor | None,
+    count: int,
+    fill: int | None,
+    form: ResultForm,
+    has_m_major_scales: bool,
+    key: Hashable,
+    operands: tuple[Tensor | float | None, ...],
+) -> Any:
+    """Launches a call with these arguments, whatever they are, if one like it was launched before.
+
+    Args:
+        layout, lhs, rhs, out, out_dtype, index, count, fill: as of :func:`.launcher.launch`; of what is
+            quantised ``out`` is a pair.
+        form, has_m_major_scales: of the epilogue.
+        key, operands: as of :class:`Applied`.
+
+    Returns:
+        The result, or both, or None where nothing was done.
+    """
+    try:
+        a, b = lhs[0], rhs[0]
+        device = a.get_device()
+        if device not in _devices:
+            return None
+        given, given_scales = out if form.is_quantized and out is not None else (out, None)
+        shape = (*a.shape[:-1], b.shape[-2] // form.narrowing)
+        result = given
+        if given is None:
+            result = _new(shape, E4M3 if form.is_quantized else out_dtype)
+        more = [result if each is None else each for each in operands]
+        beside = [each for each in more if isinstance(each, Tensor)]
+        # The kernel's host code looks whether the first result meets what is multiplied.
+        if given is not None and _meets(given, beside):
+            return None
+        scales = given_scales
+        if form.is_quantized:
+            if scales is None:
+                scales = _new((*shape[:-1], scale_blocks(shape[-1])), SCALE_DTYPE, has_m_major_scales)
+            elif _meets(scales, [*beside, *lhs, *rhs, result, *([] if index is None else [index])]):
+                return None
+            more += [scales, shape[-1]]
+            beside.append(scales)
+        if not _are_plain(beside, device):
+            return None
+        of = _alike(key, result, more)
+    # Of what is no tensor, or no pair of them.
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError):
+        return None
+    made = launcher.launch(layout, lhs, rhs, result, result.dtype, index, count, fill, of, tuple(more))
+    if made is None:
+        return None
+    return made if scales is None else (made, launcher.written(scales, given_scales))
 
 
 def program(config: KernelConfig, of: Applied, operands: list[Tensor | float]) -> Program:
@@ -84,6 +159,58 @@ def program(config: KernelConfig, of: Applied, operands: list[Tensor | float]) -
             config, value=_value(config, of), tensors=tuple(symbols)
         )
     return found
+
+
+def _new(shape: tuple[int, ...], dtype: torch.dtype, is_m_major: bool = False) -> Tensor:
+    """On the current device."""
+    return empty_strided_cuda(tuple(shape), strides_of_scales(tuple(shape), is_m_major), dtype)
+
+
+def _alike(key: Hashable, result: Tensor, more: list[Any]) -> Hashable:
+    """What two calls have in common where the contract finds either in order, or neither."""
+    return key, tuple(_geometry(each) if isinstance(each, Tensor) else None for each in (result, *more))
+
+
+def _geometry(x: Tensor) -> Hashable:
+    return x.dtype, x.shape, x.stride(), x.data_ptr() % TMA_ALIGNMENT
+
+
+def _are_plain(tensors: list[Tensor], device: int) -> bool:
+    """Whether all own memory of a device that is as it says, and no derivative is asked of them."""
+    is_recorded = torch.is_grad_enabled()
+    for each in tensors:
+        if type(each) not in OWNING_TYPES or each.get_device() != device or each.is_neg():
+            return False
+        if is_recorded and each.requires_grad:
+            return False
+    return True
+
+
+def _meets(written: Tensor, others: list[Tensor]) -> bool:
+    """Whether a byte of others may be written, but by the very element that is read."""
+    begin, end = _place(written)
+    for other in others:
+        first, behind = _place(other)
+        if first < end and begin < behind and not _is_same(other, written):
+            return True
+    return False
+
+
+def _is_same(x: Tensor, result: Tensor) -> bool:
+    """Whether what is read is what is written, element by element."""
+    return x.data_ptr() == result.data_ptr() and x.stride() == result.stride() and x.dtype is result.dtype
+
+
+def _place(x: Tensor) -> tuple[int, int]:
+    """The address of the first byte, and that behind the last."""
+    begin = x.data_ptr()
+    return begin, begin + _span(x.shape, x.stride()) * x.element_size()
+
+
+@functools.lru_cache(4096)
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to the last."""
+    return sum((count - 1) * step for count, step in zip(shape, strides, strict=True)) + 1
 
 
 def _ranks(operands: list[Tensor | float]) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ def launch(
     index: Tensor | None = None,
     count: int = 0,
     fill: int | None = None,
+    of: Hashable = None,
+    more: tuple[Tensor | float, ...] = (),
 ) -> Tensor | None:
     """Launches an operation with these arguments, whatever they are, if a kernel finds them in order.
 
@@ -64,6 +66,8 @@ def launch(
         lhs, rhs, out, out_dtype: as of :func:`cute_gemm.fp8_gemm_nt`.
         index, count: what the layout's :attr:`Layout.index` and :attr:`Layout.count` say.
         fill: 0 to write zeros to rows of no group, None to leave them alone.
+        of: what the kernel depends on beside that; all of it that it takes behind is in order.
+        more: what a kernel takes behind all else.
 
     Returns:
         The result, or None where nothing was done.
@@ -87,7 +91,8 @@ def launch(
         if (index is not None and type(index) not in OWNING_TYPES) or type(count) is not int:
             return None
         device, a_shape, b_shape = a.get_device(), a.shape, b.shape
-        found = _launches.get(_key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count))
+        key = _key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count)
+        found = _launches.get(key if of is None else (key, of))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.
     except (TypeError, ValueError, LookupError, RuntimeError):
         return None
@@ -125,7 +130,7 @@ def launch(
         caller.get_ready()
     caller.launched.value = 0
     try:
-        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, caller.address, *grouping)
+        kernel(a, sa, b, sb, result, num_sms, flags, semaphore, caller.address, *grouping, *more)
     except (TypeError, ValueError, RuntimeError):
         return None
     if not caller.launched.value:

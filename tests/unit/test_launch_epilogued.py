@@ -1,19 +1,27 @@
-"""The slow path of products with an epilogue: what is thought about once, and what is handed over."""
+"""Products with an epilogue: what is thought about once, what is handed over, and which calls are alike."""
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from bad_calls import negated
 from calls import Arguments, arguments, every_layout
 from stand_ins import Device, stand_in
+from torch import Tensor
 
 from cute_gemm import config, epilogue
 from cute_gemm.contract import check
+from cute_gemm.contract.quantizing import E4M3
 from cute_gemm.epilogue import Epilogue
+from cute_gemm.ops import epilogued as ops
+from cute_gemm.ops.epilogued import _with_results
 from cute_gemm.plan import candidates
 from cute_gemm.plan.layouts import DENSE, Layout
 from cute_gemm.runtime import epilogued, launcher
+
+QUANTIZE = epilogue.quantize_1x128()
 
 
 @pytest.fixture
@@ -83,3 +91,200 @@ def test_a_first_launch_is_not_captured_and_a_known_one_is(device: Device) -> No
     device.capturing = True
     launch(given, epilogue.relu())
     assert len(device.launches) == 2
+
+
+# Calls like one that was launched
+
+
+class Warm:
+    """Calls with an epilogue that the slow path has launched once; then kernels say that they launch."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.launches: list[tuple[Any, ...]] = []
+        self.agrees = True
+
+    def kernel(self, *arguments: Any) -> None:
+        self.launches.append(arguments)
+        if status := arguments[8]:
+            ctypes.c_int32.from_address(status).value = self.agrees
+
+    def first(self, given: Arguments, of: Epilogue, out: Any = None) -> None:
+        call = check(
+            given.layout, *given.pairs, out, torch.bfloat16, given.index, given.count, False, form=of.form
+        )
+        of.check(call)
+        epilogued.launch(
+            _with_results(call, of.m_major_scales) if call.form.is_quantized else call, of.applied
+        )
+        self.launches.clear()
+
+    def again(self, given: Arguments, of: Epilogue, out: Any = None, dtype: Any = torch.bfloat16) -> Any:
+        made = epilogued.launch_again(
+            given.layout,
+            *given.pairs,
+            out,
+            dtype,
+            given.index,
+            given.count,
+            None,
+            of.form,
+            of.m_major_scales,
+            of.key,
+            of.values,
+        )
+        assert (made is None) == (not self.launches or not self.agrees)
+        return made
+
+
+@pytest.fixture
+def warm(device: Device, monkeypatch: pytest.MonkeyPatch) -> Warm:
+    warm = Warm(device)
+    monkeypatch.setattr(device, "launch", warm.kernel)
+    monkeypatch.setattr(
+        epilogued,
+        "empty_strided_cuda",
+        lambda size, strides, dtype: torch.empty_strided(size, strides, dtype=dtype),
+    )
+    return warm
+
+
+@every_layout
+def test_a_call_like_one_before_is_launched_at_once(warm: Warm, layout: Layout) -> None:
+    given = arguments(layout)
+    of = epilogue.bias(torch.ones(16)) | epilogue.alpha(2.0)
+    assert warm.again(given, of) is None
+    warm.first(given, of)
+    for is_given in (False, True):
+        warm.launches.clear()
+        out = given.new_out() if is_given else None
+        version = out._version if out is not None else 0
+        other = epilogue.bias(torch.zeros(16)) | epilogue.alpha(3.0)
+        made = warm.again(given, other, out)
+        assert made.shape == given.shape
+        assert made.dtype is torch.bfloat16
+        assert is_given == (made is out)
+        assert out is None or out._version > version
+        (launched,) = warm.launches
+        assert launched[4] is made
+        assert launched[9:-2] == given.grouping
+        assert launched[-2] is other.operands[0].value
+        assert launched[-1] == 3.0
+    assert len(warm.device.problems) == 1
+    warm.agrees = False
+    warm.launches.clear()
+    assert warm.again(given, of) is None
+
+
+@pytest.mark.parametrize("m_major", [False, True])
+def test_what_is_quantised_is_a_pair_again(warm: Warm, m_major: bool) -> None:
+    given = wide()
+    of = epilogue.swiglu() | epilogue.quantize_1x128(m_major_scales=m_major)
+    warm.first(given, of)
+    q, s = warm.again(given, of)
+    assert q.shape == (5, 128)
+    assert q.dtype is E4M3
+    assert s.shape == (5, 1)
+    assert s.stride() == ((1, 8) if m_major else (1, 1))
+    assert warm.launches[-1][-2] is s
+    assert warm.launches[-1][-1] == 128
+    warm.launches.clear()
+    given_q, given_s = (
+        torch.empty(5, 128, dtype=E4M3),
+        torch.empty(1, 8)[:, :5].T if m_major else torch.empty(5, 1),
+    )
+    versions = given_q._version, given_s._version
+    made = warm.again(given, of, (given_q, given_s))
+    assert made[0] is given_q
+    assert made[1] is given_s
+    assert given_q._version > versions[0]
+    assert given_s._version > versions[1]
+    warm.launches.clear()
+    made_q, made_s = warm.again(given, of, (None, given_s))
+    assert made_q is not given_q
+    assert made_s is given_s
+
+
+def wide() -> Arguments:
+    """A dense product of 256 columns."""
+    given, rows = arguments(DENSE), 256
+    b, sb = given.b.new_zeros(rows, given.b.shape[1]), given.sb.new_ones(2, given.sb.shape[1])
+    return given.with_(b=b, sb=sb)
+
+
+def not_alike() -> dict[str, Callable[[Tensor, Tensor], tuple[Epilogue, Any]]]:
+    """Of a bias and a result in one memory: calls that the contract refuses, or has not seen yet."""
+    whole = torch.zeros(5, 16).bfloat16()
+    return {
+        "another width": lambda bias, out: (epilogue.bias(bias[:8]), None),
+        "strides": lambda bias, out: (epilogue.bias(torch.ones(32)[::2]), None),
+        "alignment": lambda bias, out: (epilogue.bias(torch.ones(17)[1:]), None),
+        "a dtype": lambda bias, out: (epilogue.bias(bias.half()), None),
+        "a gradient": lambda bias, out: (epilogue.bias(bias.clone().requires_grad_()), None),
+        "a subclass": lambda bias, out: (epilogue.bias(bias.as_subclass(Own)), None),
+        "no tensor": lambda bias, out: (epilogue.bias("bias"), None),  # type: ignore[arg-type]
+        "a sign": lambda bias, out: (epilogue.bias(negated(bias)), None),
+        "another dtype of out": lambda bias, out: (epilogue.bias(bias), out.float()),
+        "out with gaps": lambda bias, out: (epilogue.bias(bias), torch.zeros(5, 32).bfloat16()[:, :16]),
+        "a pair": lambda bias, out: (epilogue.bias(bias), (out, None)),
+        "a result that holds the bias": lambda bias, out: (
+            epilogue.bias(whole.view(-1).view(torch.float32)[:16]),
+            whole,
+        ),
+    }
+
+
+class Own(torch.Tensor):
+    """One of a user's."""
+
+
+@pytest.mark.parametrize("why", not_alike())
+def test_a_call_unlike_those_before_is_left_to_the_contract(warm: Warm, why: str) -> None:
+    given, bias = arguments(DENSE), torch.ones(16)
+    out = given.new_out()
+    warm.first(given, epilogue.bias(bias))
+    warm.first(given, epilogue.bias(bias), out)
+    assert warm.again(given, epilogue.bias(bias), out) is out
+    warm.launches.clear()
+    of, result = not_alike()[why](bias, out)
+    assert warm.again(given, of, result) is None
+
+
+def test_a_residual_may_be_the_result_and_meets_it_nowhere_else(warm: Warm) -> None:
+    given = arguments(DENSE)
+    rows = torch.zeros(6, 16).bfloat16()
+    out, below = rows[:5], rows[1:]
+    warm.first(given, epilogue.residual(given.new_out()), out)
+    assert warm.again(given, epilogue.residual(out), out) is out
+    warm.launches.clear()
+    assert warm.again(given, epilogue.residual(below), out) is None
+    warm.first(given, epilogue.accumulate(), out)
+    assert warm.again(given, epilogue.accumulate(), out) is out
+    assert warm.launches[-1][-2] is out
+
+
+@pytest.mark.parametrize("name", ["a", "sa", "b", "sb", "q", "weights"])
+def test_scales_meet_nothing_that_the_same_call_uses(warm: Warm, name: str) -> None:
+    given, room = wide(), torch.zeros(65536, dtype=torch.uint8)
+    tensors = {each: getattr(given, each) for each in ("a", "sa", "b", "sb")}
+    tensors |= {"q": torch.empty(5, 128, dtype=E4M3), "weights": torch.ones(5)}
+    of = tensors[name]
+    tensors[name] = room[: of.numel() * of.element_size()].view(of.dtype).view(of.shape)
+    given = given.with_(**{each: tensors[each] for each in ("a", "sa", "b", "sb")})
+    made = epilogue.swiglu() | epilogue.row_weights(tensors["weights"]) | QUANTIZE
+    apart, meeting = (
+        room.view(torch.float32)[first : first + 5].view(5, 1) for first in (65536 // 4 - 16, 0)
+    )
+    warm.first(given, made, (tensors["q"], apart))
+    assert warm.again(given, made, (tensors["q"], apart)) is not None
+    warm.launches.clear()
+    assert warm.again(given, made, (tensors["q"], meeting)) is None
+
+
+def test_operations_take_the_fast_path(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(DENSE)
+    of = epilogue.bias(torch.ones(16))
+    warm.first(given, of)
+    monkeypatch.setattr(ops.contract, "check", None)
+    given.run(epilogue=of)
+    assert len(warm.launches) == 1
