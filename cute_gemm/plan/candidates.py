@@ -209,7 +209,8 @@ def _clusters(block_m: int, block_n: int, overlapped: bool, layout: Layout) -> t
     """
     alone, four = (1, 1), (1, 4)
     if block_m > 64:
-        return alone, (2, 1), (1, 2)
+        # Of narrow ones A is the most, too: alone none was the fastest (docs/performance.md, 84).
+        return (alone, (2, 1), (1, 2)) if block_n >= 64 else ((1, 2),)
     if block_m < 64:
         return (alone,)
     if layout.is_grouped:

@@ -16,7 +16,7 @@ Splits = Mapping[tuple[int, int], tuple[int, ...]]
 DENSE_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 80, 96, 112, 128)}
 """Of tiles that multiply a k-block while they promote the last."""
 
-DENSE_WIDTHS: Widths = {128: (32, 48, 64, 80, 96, 112, 128, 144, 160, 192), 256: (112, 128)}
+DENSE_WIDTHS: Widths = {128: (32, 64, 80, 96, 112, 128, 144, 160, 192), 256: (112, 128)}
 """Of the others."""
 
 GROUPED_OVERLAPPED_WIDTHS: Widths = {64: (16, 32, 48, 64, 96, 128)}
