@@ -102,16 +102,12 @@ class Epilogue:
         return False
 
     @property
-    def values(self) -> tuple[Tensor | float | None, ...]:
-        """What operands are, in the order of the stages; None for what the result held before."""
-        return tuple(operand.value for stage in self.stages for operand in stage.operands)
-
-    @property
     def applied(self) -> Applied:
         """For kernels."""
         stages = tuple((stage.function, tuple(each.kind for each in stage.operands)) for stage in self.stages)
         gate = next((i for i, stage in enumerate(self.stages) if stage.takes > 1), None)
-        return Applied(self.key, stages, self.values, gate, self.form.turn, self.power_of_two_scales)
+        values = tuple(each.value for each in self.operands)
+        return Applied(self.key, stages, values, gate, self.form.turn, self.power_of_two_scales)
 
     def check(self, call: Call) -> None:
         """Sees to it that all operands fit a call.

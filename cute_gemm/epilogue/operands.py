@@ -29,6 +29,11 @@ class Operand:
     kind: str
     value: Any
 
+    @property
+    def is_like_out(self) -> bool:
+        """Whether it has D's shape, so that it may be the result."""
+        return self.kind == LIKE_OUT
+
     def check(self, call: Call, name: str, values: tuple[int, ...]) -> None:
         """Sees to it that it fits a call, for values of a shape.
 

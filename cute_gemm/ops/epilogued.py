@@ -34,8 +34,7 @@ def run(
 
         return untraced.epilogued(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill)
     if validate is False and isinstance(epilogue, Epilogue):
-        what = epilogue.form, epilogue.m_major_scales, epilogue.key, epilogue.values
-        made = epilogued.launch_again(layout, lhs, rhs, out, out_dtype, index, count, fill, *what)
+        made = epilogued.launch_again(layout, lhs, rhs, out, out_dtype, index, count, fill, epilogue)
         if made is not None:
             return made
     return run_checked(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill)

@@ -100,6 +100,11 @@ def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
             f"{config.out_n} columns of D; wanted at most {MMA_M} and {BLOCK}: CTAs meet once, for one scale "
             "of each row"
         )
+    elif config.block_n % (8 * config.narrowing * config.splits):
+        yield (
+            f"{config.splits} CTAs add up {config.block_n} columns, and D is quantised; wanted as many each, a "
+            f"multiple of {8 * config.narrowing}: all count for a scale"
+        )
 
 
 def _objections_to_narrowing(config: KernelConfig) -> Iterator[str]:

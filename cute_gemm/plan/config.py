@@ -163,8 +163,9 @@ class KernelConfig:
         if self.splits > 1:
             unit = 8 * self.narrowing * self.splits
             columns = unit * ceil_div(self.block_n, unit)
-            largest = BARRIER_SMEM + 4 * MMA_M * self.splits if self.is_quantized else 0
-            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns + largest
+            largest = 4 * MMA_M * self.splits if self.is_quantized else 0
+            meeting = ceil_div(largest + 8, 1024) * 1024 if self.is_quantized else 0
+            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns + meeting
         return self.math_warpgroups * self.epi_stages * MMA_M * self.epi_n * STORED_BYTES[self.out_dtype]
 
     @property

@@ -10,9 +10,10 @@ the same types, extents, strides and alignment, and nothing of it may meet what 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+import os
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from ..plan.problem import GemmProblem
 from ..plan.quantizer import INTERLEAVE
 from . import builder, launcher, selection
 from .builder import Program
+from .caller import several_devices
 from .quantizers import strides_of_scales
 from .torch_internals import empty_strided_cuda
 
@@ -58,6 +60,9 @@ _programs: dict[Hashable, Program] = {}
 _devices: set[int] = set()
 """Where something was launched: elsewhere no call is like another."""
 
+# A forked child cannot use the CUDA of its parent.
+os.register_at_fork(after_in_child=_devices.clear)
+
 
 def launch(call: Call, of: Applied) -> Tensor:
     """Launches a call that the contract has found in order, and that has something to compute.
@@ -85,6 +90,36 @@ def launch(call: Call, of: Applied) -> Tensor:
     return launcher.written(result, call.out)
 
 
+class DescribedOperand(Protocol):
+    """One of its operands."""
+
+    @property
+    def value(self) -> Any:
+        """As an item of :attr:`Applied.operands`."""
+
+    @property
+    def is_like_out(self) -> bool:
+        """Whether it has D's shape, so that it may be the result."""
+
+
+class Described(Protocol):
+    """An epilogue, as far as a launch asks."""
+
+    @property
+    def form(self) -> ResultForm: ...
+
+    @property
+    def m_major_scales(self) -> bool: ...
+
+    @property
+    def key(self) -> Hashable:
+        """As of :class:`Applied`."""
+
+    @property
+    def operands(self) -> Sequence[DescribedOperand]:
+        """In the order of the stages."""
+
+
 def launch_again(
     layout: Layout,
     lhs: tuple[Tensor, Tensor],
@@ -94,18 +129,14 @@ def launch_again(
     index: Tensor | None,
     count: int,
     fill: int | None,
-    form: ResultForm,
-    has_m_major_scales: bool,
-    key: Hashable,
-    operands: tuple[Tensor | float | None, ...],
+    epilogue: Described,
 ) -> Any:
     """Launches a call with these arguments, whatever they are, if one like it was launched before.
 
     Args:
         layout, lhs, rhs, out, out_dtype, index, count, fill: as of :func:`.launcher.launch`; of what is
             quantised ``out`` is a pair.
-        form, has_m_major_scales: of the epilogue.
-        key, operands: as of :class:`Applied`.
+        epilogue: as said.
 
     Returns:
         The result, or both, or None where nothing was done.
@@ -113,33 +144,48 @@ def launch_again(
     try:
         a, b = lhs[0], rhs[0]
         device = a.get_device()
-        if device not in _devices:
+        if device not in _devices or (several_devices() and device != torch.cuda.current_device()):
             return None
-        given, given_scales = out if form.is_quantized and out is not None else (out, None)
+        form, operands = epilogue.form, epilogue.operands
+        given, given_scales = (out, None) if not form.is_quantized or out is None else out
+        if form.is_quantized and (out_dtype is not torch.bfloat16 or fill is not None):
+            return None
+        values = [each.value for each in operands]
+        if given is None and any(each is None for each in values):
+            return None
+        beside = [each for each in values if isinstance(each, Tensor)]
+        read = [*lhs, *rhs, *([] if index is None else [index])]
+        written = [each for each in (given, given_scales) if each is not None]
+        if not _are_plain([*beside, *read, *written], device):
+            return None
         shape = (*a.shape[:-1], b.shape[-2] // form.narrowing)
         result = given
         if given is None:
             result = _new(shape, E4M3 if form.is_quantized else out_dtype)
-        more = [result if each is None else each for each in operands]
-        beside = [each for each in more if isinstance(each, Tensor)]
+            out_dtype = result.dtype
+        elif form.is_quantized:
+            out_dtype = given.dtype
         # The kernel's host code looks whether the first result meets what is multiplied.
-        if given is not None and _meets(given, beside):
-            return None
+        if given is not None:
+            for each in operands:
+                is_other = isinstance(each.value, Tensor) and not (
+                    each.is_like_out and _is(each.value, given)
+                )
+                if is_other and _meets(given, [each.value]):
+                    return None
+        more = [result if each is None else each for each in values]
         scales = given_scales
         if form.is_quantized:
             if scales is None:
-                scales = _new((*shape[:-1], scale_blocks(shape[-1])), SCALE_DTYPE, has_m_major_scales)
-            elif _meets(scales, [*beside, *lhs, *rhs, result, *([] if index is None else [index])]):
+                scales = _new((*shape[:-1], scale_blocks(shape[-1])), SCALE_DTYPE, epilogue.m_major_scales)
+            elif _meets(scales, [*beside, *read, result]):
                 return None
             more += [scales, shape[-1]]
-            beside.append(scales)
-        if not _are_plain(beside, device):
-            return None
-        of = _alike(key, result, more)
-    # Of what is no tensor, or no pair of them.
+        of = _alike(epilogue.key, result, more)
+    # Of what is no tensor, or no pair of them; or an epilogue's function refers to what it may not.
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError):
         return None
-    made = launcher.launch(layout, lhs, rhs, result, result.dtype, index, count, fill, of, tuple(more))
+    made = launcher.launch(layout, lhs, rhs, result, out_dtype, index, count, fill, of, tuple(more))
     if made is None:
         return None
     return made if scales is None else (made, launcher.written(scales, given_scales))
@@ -179,26 +225,29 @@ def _are_plain(tensors: list[Tensor], device: int) -> bool:
     """Whether all own memory of a device that is as it says, and no derivative is asked of them."""
     is_recorded = torch.is_grad_enabled()
     for each in tensors:
-        if type(each) not in OWNING_TYPES or each.get_device() != device or each.is_neg():
+        # What was freed, as by FSDP, begins nowhere.
+        if type(each) not in OWNING_TYPES or each.get_device() != device or not each.data_ptr():
             return False
-        if is_recorded and each.requires_grad:
+        if each.is_neg() or (is_recorded and each.requires_grad):
             return False
     return True
 
 
 def _meets(written: Tensor, others: list[Tensor]) -> bool:
-    """Whether a byte of others may be written, but by the very element that is read."""
+    """Whether a byte of others may be written."""
     begin, end = _place(written)
     for other in others:
         first, behind = _place(other)
-        if first < end and begin < behind and not _is_same(other, written):
+        if first < end and begin < behind:
             return True
     return False
 
 
-def _is_same(x: Tensor, result: Tensor) -> bool:
+def _is(x: Tensor, result: Tensor) -> bool:
     """Whether what is read is what is written, element by element."""
-    return x.data_ptr() == result.data_ptr() and x.stride() == result.stride() and x.dtype is result.dtype
+    if x.data_ptr() != result.data_ptr() or x.dtype is not result.dtype:
+        return False
+    return x.shape == result.shape and x.stride() == result.stride()
 
 
 def _place(x: Tensor) -> tuple[int, int]:

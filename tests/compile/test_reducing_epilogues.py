@@ -129,6 +129,7 @@ def test_shared_memory_is_what_the_plan_says() -> None:
         pick(out_dtype="float8_e4m3fn", **WIDE),
         pick(out_dtype="float8_e4m3fn", block_m=256),
         pick(out_dtype="float8_e4m3fn", splits=8, block_n=256),
+        pick(out_dtype="float8_e4m3fn", splits=2, block_n=128),
     ):
         made = program(config, epilogues(config)["plain"])
         runtime.cubin(made)

@@ -18,7 +18,7 @@ from cute_gemm.epilogue import Epilogue
 from cute_gemm.ops import epilogued as ops
 from cute_gemm.ops.epilogued import _with_results
 from cute_gemm.plan import candidates
-from cute_gemm.plan.layouts import DENSE, Layout
+from cute_gemm.plan.layouts import DENSE, OFFSETS, Layout
 from cute_gemm.runtime import epilogued, launcher
 
 QUANTIZE = epilogue.quantize_1x128()
@@ -119,7 +119,14 @@ class Warm:
         )
         self.launches.clear()
 
-    def again(self, given: Arguments, of: Epilogue, out: Any = None, dtype: Any = torch.bfloat16) -> Any:
+    def again(
+        self,
+        given: Arguments,
+        of: Epilogue,
+        out: Any = None,
+        dtype: Any = torch.bfloat16,
+        fill: int | None = None,
+    ) -> Any:
         made = epilogued.launch_again(
             given.layout,
             *given.pairs,
@@ -127,11 +134,8 @@ class Warm:
             dtype,
             given.index,
             given.count,
-            None,
-            of.form,
-            of.m_major_scales,
-            of.key,
-            of.values,
+            fill,
+            of,
         )
         assert (made is None) == (not self.launches or not self.agrees)
         return made
@@ -227,11 +231,19 @@ def not_alike() -> dict[str, Callable[[Tensor, Tensor], tuple[Epilogue, Any]]]:
         "another dtype of out": lambda bias, out: (epilogue.bias(bias), out.float()),
         "out with gaps": lambda bias, out: (epilogue.bias(bias), torch.zeros(5, 32).bfloat16()[:, :16]),
         "a pair": lambda bias, out: (epilogue.bias(bias), (out, None)),
+        "memory that was freed": lambda bias, out: (epilogue.bias(freed(16)), None),
+        "a result that was freed": lambda bias, out: (epilogue.bias(bias), freed(5, 16).bfloat16()),
         "a result that holds the bias": lambda bias, out: (
             epilogue.bias(whole.view(-1).view(torch.float32)[:16]),
             whole,
         ),
     }
+
+
+def freed(*shape: int) -> Tensor:
+    x = torch.ones(*shape)
+    x.untyped_storage().resize_(0)
+    return x
 
 
 class Own(torch.Tensor):
@@ -279,6 +291,78 @@ def test_scales_meet_nothing_that_the_same_call_uses(warm: Warm, name: str) -> N
     assert warm.again(given, made, (tensors["q"], apart)) is not None
     warm.launches.clear()
     assert warm.again(given, made, (tensors["q"], meeting)) is None
+
+
+def test_scales_may_not_even_be_an_operand_itself(warm: Warm) -> None:
+    """Of the same extents and strides, which of a residual is in order."""
+    given = arguments(DENSE)
+    given = given.with_(
+        b=given.b.new_zeros(256, given.b.shape[1]), sb=given.sb.new_ones(2, given.sb.shape[1])
+    )
+    made = epilogue.swiglu() | QUANTIZE
+    s = torch.empty_like(given.sa)
+    assert s.shape == (5, 1)
+    warm.first(given, made, (None, s))
+    assert warm.again(given, made, (None, s)) is not None
+    warm.launches.clear()
+    assert warm.again(given, made, (None, given.sa)) is None
+
+
+def test_a_bias_of_groups_is_not_the_result_though_it_lies_as_that_does(warm: Warm) -> None:
+    given = arguments(OFFSETS)
+    groups = given.b.shape[0]
+    out = given.new_out()
+    warm.first(given, epilogue.bias(torch.zeros(groups, 16).bfloat16()), out)
+    assert warm.again(given, epilogue.bias(torch.zeros(groups, 16).bfloat16()), out) is out
+    warm.launches.clear()
+    assert warm.again(given, epilogue.bias(out[:groups]), out) is None
+
+
+def test_what_out_held_needs_one(warm: Warm) -> None:
+    given = arguments(DENSE)
+    out = given.new_out()
+    warm.first(given, epilogue.accumulate(), out)
+    assert warm.again(given, epilogue.accumulate(), out) is out
+    warm.launches.clear()
+    assert warm.again(given, epilogue.accumulate()) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, "bfloat16", None])
+def test_a_dtype_that_does_not_fit_is_left_to_the_contract(warm: Warm, dtype: Any) -> None:
+    given, wide_one = arguments(DENSE), wide()
+    bias, quantized = epilogue.bias(torch.ones(16)), epilogue.swiglu() | QUANTIZE
+    out = given.new_out()
+    warm.first(given, bias, out)
+    warm.first(wide_one, quantized)
+    assert warm.again(given, bias, out, dtype) is None
+    assert warm.again(wide_one, quantized, None, dtype) is None
+
+
+def test_rows_that_are_quantised_are_not_filled_again(warm: Warm) -> None:
+    given = wide()
+    quantized = epilogue.swiglu() | QUANTIZE
+    warm.first(given, quantized)
+    assert warm.again(given, quantized, fill=0) is None
+    assert warm.again(given, quantized) is not None
+
+
+def test_a_function_whose_globals_are_none_any_more_is_left_to_the_contract(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = arguments(DENSE)
+    warm.first(given, scaled())
+    assert warm.again(given, scaled()) is not None
+    warm.launches.clear()
+    monkeypatch.setitem(globals(), "FACTOR", torch.ones(1))
+    assert warm.again(given, scaled()) is None
+
+
+FACTOR = 2.0
+
+
+@epilogue.function
+def scaled(x: Any) -> Any:
+    return x * FACTOR
 
 
 def test_operations_take_the_fast_path(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:

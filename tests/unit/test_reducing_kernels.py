@@ -129,6 +129,10 @@ def test_a_tile_has_all_columns_of_a_scale() -> None:
             "D is quantised, and a tile has 128 rows and 128 columns of D; wanted at most 64 and 128",
         ),
         (
+            KernelConfig(64, 128, 4, epi_n=128, splits=3, out_dtype=QUANTIZED),
+            "3 CTAs add up 128 columns, and D is quantised; wanted as many each, a multiple of 8",
+        ),
+        (
             KernelConfig(128, 96, 4, epi_n=32, narrowing=2),
             "epi_n is 32, which does not divide the columns of D",
         ),

@@ -78,7 +78,7 @@ class Peers:
 
     @cute.jit
     def expect(self):
-        """Says what will arrive, before anything is sent to this CTA: before it is in a barrier of all."""
+        """Says what will arrive. Peers send it only when this CTA's partial sums are with them."""
         if self.thread == 0:
             cute.arch.mbarrier_arrive_and_expect_tx(self.barrier, 4 * MMA_M * (self.count - 1))
 
