@@ -102,8 +102,8 @@ def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
         )
     elif config.block_n % (8 * config.narrowing * config.splits):
         yield (
-            f"{config.splits} CTAs add up {config.block_n} columns, and D is quantised; wanted as many each, a "
-            f"multiple of {8 * config.narrowing}: all count for a scale"
+            f"{config.splits} CTAs add up {config.block_n} columns, and D is quantised; wanted as many each, "
+            f"a multiple of {8 * config.narrowing}: all count for a scale"
         )
 
 

@@ -48,3 +48,21 @@ def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
         warnings.simplefilter("ignore")
         stats = runtime.examine(made)
     assert stats.stack_bytes == 0
+
+
+@pytest.mark.parametrize(("columns", "loads"), [(128, 4), (64, 2)])
+def test_each_lane_loads_a_part_of_what_a_tile_needs_of_its_columns(columns: int, loads: int) -> None:
+    """Once a tile, not once for each of its elements."""
+    config = next(
+        each
+        for each in candidates.every_config()
+        if (each.block_m, each.block_n) == (128, columns) and each.layout.name == "dense"
+    )
+    counts = []
+    for made in (epilogue.silu(), epilogue.bias_silu(torch.empty(512))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stats = runtime.examine(epilogued.program(config, made.applied, list(made.applied.operands)))
+        counts.append(stats.count("LDG"))
+        assert stats.count("MUFU.TANH") == config.fragments * config.fragment_n // 2
+    assert counts[1] - counts[0] == loads

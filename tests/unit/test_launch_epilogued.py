@@ -232,7 +232,10 @@ def not_alike() -> dict[str, Callable[[Tensor, Tensor], tuple[Epilogue, Any]]]:
         "out with gaps": lambda bias, out: (epilogue.bias(bias), torch.zeros(5, 32).bfloat16()[:, :16]),
         "a pair": lambda bias, out: (epilogue.bias(bias), (out, None)),
         "memory that was freed": lambda bias, out: (epilogue.bias(freed(16)), None),
-        "a result that was freed": lambda bias, out: (epilogue.bias(bias), freed(5, 16).bfloat16()),
+        "a result that was freed": lambda bias, out: (
+            epilogue.bias(bias),
+            freed(5, 16, dtype=torch.bfloat16),
+        ),
         "a result that holds the bias": lambda bias, out: (
             epilogue.bias(whole.view(-1).view(torch.float32)[:16]),
             whole,
@@ -240,8 +243,8 @@ def not_alike() -> dict[str, Callable[[Tensor, Tensor], tuple[Epilogue, Any]]]:
     }
 
 
-def freed(*shape: int) -> Tensor:
-    x = torch.ones(*shape)
+def freed(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    x = torch.ones(*shape, dtype=dtype)
     x.untyped_storage().resize_(0)
     return x
 
@@ -296,12 +299,9 @@ def test_scales_meet_nothing_that_the_same_call_uses(warm: Warm, name: str) -> N
 def test_scales_may_not_even_be_an_operand_itself(warm: Warm) -> None:
     """Of the same extents and strides, which of a residual is in order."""
     given = arguments(DENSE)
-    given = given.with_(
-        b=given.b.new_zeros(256, given.b.shape[1]), sb=given.sb.new_ones(2, given.sb.shape[1])
-    )
-    made = epilogue.swiglu() | QUANTIZE
-    s = torch.empty_like(given.sa)
-    assert s.shape == (5, 1)
+    k, blocks = given.b.shape[1], given.sb.shape[1]
+    b, sb = given.b.new_zeros(256 * blocks, k), given.sb.new_ones(2 * blocks, blocks)
+    given, made, s = given.with_(b=b, sb=sb), epilogue.swiglu() | QUANTIZE, torch.empty_like(given.sa)
     warm.first(given, made, (None, s))
     assert warm.again(given, made, (None, s)) is not None
     warm.launches.clear()
