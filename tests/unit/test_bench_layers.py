@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer
+from bench_rows import ORIGIN, StandInTimer, stand_in_gpu
 from stand_ins import card_of, stand_in_card
 
 import cute_gemm
 from cute_gemm import cli
-from cute_gemm.bench import changes, command, layer_summary, results, tables
+from cute_gemm.bench import changes, layer_summary, results, tables
 from cute_gemm.bench.peers import around_products, bf16_layer, unfused
 from cute_gemm.bench.peers.registry import LAYERS, split_available
 from cute_gemm.bench.rows import measurement, objection
 from cute_gemm.bench.run import Bench, fused_kernels_of, kernels_of, run_trials
 from cute_gemm.bench.suite import FEW_ROWS, Trial, plan
-from cute_gemm.measure import expert_layers, layers, records, timers
+from cute_gemm.measure import expert_layers, layers, records
 from cute_gemm.measure.calls import Call
 from cute_gemm.measure.choices import LayerShape, draw_choices
 from cute_gemm.measure.errors import CommandError
@@ -29,7 +29,7 @@ from cute_gemm.measure.work import Work
 from cute_gemm.ops import epilogued
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import OFFSETS
-from cute_gemm.runtime import hardware, launcher, selection, warmup
+from cute_gemm.runtime import launcher, selection, warmup
 from cute_gemm.runtime.builder import Program
 
 LAYER = records.EXPERT_LAYER
@@ -610,22 +610,16 @@ def test_rows_that_are_none_are_refused(more: Any, complaint: str) -> None:
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Makes everything run on the CPU as if it were a Hopper GPU; gives what was compiled, and how."""
+    stand_in_gpu(monkeypatch, 132)
     compiled: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(hardware, "is_hopper", lambda: True)
-    stand_in_card(monkeypatch, 132)
-    monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(), ""))
-    monkeypatch.setattr(timers, "GraphReplay", StandInTimer)
     monkeypatch.setattr(layers, "LAYER_CALLS", 2)
     monkeypatch.setattr(expert_layers, "expert_layer_count", lambda *_: 2)
-    monkeypatch.setattr(command, "describe_origin", lambda versions: ORIGIN)
     monkeypatch.setattr(
         warmup,
         "compile_configs",
         lambda configs, make=None: compiled.extend((each, make) for each in configs),
     )
-    monkeypatch.setattr(command, "Bench", lambda *given, **more: Bench(*given, **more, device="cpu"))
     return compiled
 
 
