@@ -45,8 +45,8 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
 """Of tiles whose result is quantised, by how many columns of sums make one of it; 128 of it share a scale. A
 layout has the tiles of its heights."""
 
-QUANTIZED_SPLITS: Mapping[int, Splits] = {1: {(64, 128): (2, 4, 8)}, 2: {(64, 256): (2, 4, 8)}}
-"""As :data:`DENSE_SPLITS`, of tiles whose result is quantised."""
+QUANTIZED_SPLITS: Mapping[int, Splits] = {1: {(64, 128): (2, 4, 8)}, 2: {(64, 256): (2, 4)}}
+"""As :data:`DENSE_SPLITS`, of tiles whose result is quantised. 64x256 by eight spills."""
 
 SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
 SMALL_WIDTHS: Widths = {16: (128,), **GROUPED_WIDTHS}
