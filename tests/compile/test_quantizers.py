@@ -69,7 +69,11 @@ def wanted_ctas(config: Quantizer) -> int:
     return 3 if isinstance(config, BothWaysQuantizer) else 5
 
 
-@pytest.mark.parametrize("config", every_quantizer(), ids=lambda config: config.name)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    step = 1 if metafunc.config.getoption("exhaustive") else 4
+    metafunc.parametrize("config", every_quantizer()[::step], ids=lambda config: config.name)
+
+
 def test_a_quantizer_spills_nothing_and_leaves_room_for_others(config: Quantizer) -> None:
     stats = inspection.read_cubin(compiler.compile_to_cubin(lambda: build(config), config.name))
     assert stats.stack_bytes == 0
