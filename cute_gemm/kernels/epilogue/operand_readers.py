@@ -16,7 +16,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
 from ...plan.limits import MMA_M
-from ..sm90.mma import column_offset, row_offset
+from ..sm90.mma import QUAD, column_offset, row_offset
 from ..sm90.threads import WARP, WARPGROUP
 from .value import Place, Shape
 
@@ -24,9 +24,6 @@ Pair = tuple[Any, Any]
 
 SECTOR = 32
 """Bytes that a cache fetches at once."""
-
-QUAD = 4
-"""Lanes that have the same rows, and between them eight columns."""
 
 
 class Number:
@@ -121,17 +118,21 @@ class PerColumn(Number):
         return pair_at(operand, row, column, operand.element_type.width // 8)
 
     def pair(self, element: int) -> Pair:
-        own = column_offset(element) // 8
-        if own not in self.found and not self.held:
-            pair = self.load(self.operand, self.place, self.place.column_of(element))
-            self.found[own] = tuple(each.to(Float32) for each in pair)
-        if own not in self.found:
-            eight, quads = self.moved[1] // 8 + own, WARP // QUAD
-            lane = eight % quads * QUAD + self.place.thread % QUAD
-            pair = (at(self.held[i::2], eight // quads).to(Float32) for i in range(2))
-            self.found[own] = tuple(cute.arch.shuffle_sync(each, lane) for each in pair)
-        found: Pair = self.found[own]
+        eight = column_offset(element) // 8
+        if eight not in self.found:
+            self.found[eight] = self.numbers(element, eight)
+        found: Pair = self.found[eight]
         return found
+
+    def numbers(self, element: int, eight: int) -> Pair:
+        """Those of a register's two columns, which are of such an eight of the call's."""
+        if not self.held:
+            first, second = self.load(self.operand, self.place, self.place.column_of(element))
+            return first.to(Float32), second.to(Float32)
+        of_tile, quads = self.moved[1] // 8 + eight, WARP // QUAD
+        lane = of_tile % quads * QUAD + self.place.thread % QUAD
+        first, second = (at(self.held[i::2], of_tile // quads).to(Float32) for i in range(2))
+        return cute.arch.shuffle_sync(first, lane), cute.arch.shuffle_sync(second, lane)
 
 
 class LikeOut(Number):
