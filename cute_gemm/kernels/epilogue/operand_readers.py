@@ -79,8 +79,7 @@ class PerRow(Number):
     @staticmethod
     def load(operand: cute.Tensor, place: Place, row: Int32) -> Any:
         """The number of a row."""
-        matrix = (place.m_group,) if len(operand.shape) == 2 else ()
-        return operand[(*matrix, cutlass.min(row, operand.shape[-1] - 1))]
+        return operand[(*in_front(operand, place, 1), cutlass.min(row, operand.shape[-1] - 1))]
 
     def pair(self, element: int) -> Pair:
         half = row_offset(element)
@@ -151,7 +150,7 @@ class LikeOut(Number):
         half = row_offset(element)
         if half not in self.found:
             row = cutlass.min(self.place.row_of(element), self.operand.shape[-2] - 1)
-            self.found[half] = address_of(self.operand, *matrix_of(self.operand, self.place), row, 0)
+            self.found[half] = address_of(self.operand, *in_front(self.operand, self.place, 2), row, 0)
         both = self.operand.element_type.width // 4
         first, second = pair_at(self.operand, self.found[half], self.place.column_of(element), both)
         return first.to(Float32), second.to(Float32)
@@ -178,14 +177,14 @@ def ask_for(operand: cute.Tensor, place: Place, shape: cutlass.Constexpr[Shape])
         row = place.first_row + number // sectors
         column = place.first_column + number % sectors * (SECTOR // size)
         if row < cutlass.min(place.row_end, operand.shape[-2]) and column < operand.shape[-1]:
-            address = address_of(operand, *matrix_of(operand, place), row, column)
+            address = address_of(operand, *in_front(operand, place, 2), row, column)
             pointer = cute.make_ptr(cutlass.Uint8, address, cutlass.AddressSpace.gmem)
             cute.arch.prefetch(pointer.to_llvm_ptr(), cache_level="L2")
 
 
-def matrix_of(operand: cute.Tensor, place: Place) -> tuple:
-    """Of D's matrices that of a place, if there are several."""
-    return (place.m_group,) if len(operand.shape) == 3 else ()
+def in_front(operand: cute.Tensor, place: Place, dims: int) -> tuple:
+    """Where what belongs to a place's matrix of D is, ahead of its own ``dims``; nothing if there is one."""
+    return (place.m_group,) if len(operand.shape) > dims else ()
 
 
 def address_of(operand: cute.Tensor, *place: Any) -> Int64:
