@@ -23,21 +23,36 @@ GROUPED_SHAPE = (4, 8192, 6144, 7168)
 SMALL = {"contiguous": (4, 100, 136, 272), "masked": (3, 20, 136, 272)}
 
 
-def row(us=200.0, shape=SHAPE, peer=records.OURS, regime="cold", layout="m_major", op="dense_1d2d", **more):
-    spread = more.pop("spread", 0.01234567)
-    found = measurement(
+def timed_row(op, shape, us, peer, regime, *, scale_layout, config, error, median=None, spread=0.01):
+    """A row of any suite, of twenty rounds by CUPTI."""
+    return measurement(
         Work.of(op, shape),
         peer,
         us,
-        median=more.pop("median", us),
+        median=us if median is None else median,
         spread=spread,
         rounds=20,
         timer="CUPTI",
         regime=regime,
+        scale_layout=scale_layout,
+        config=config,
+        error_worst_tile=error,
+        origin=ORIGIN,
+    )
+
+
+def row(us=200.0, shape=SHAPE, peer=records.OURS, regime="cold", layout="m_major", op="dense_1d2d", **more):
+    found = timed_row(
+        op,
+        shape,
+        us,
+        peer,
+        regime,
         scale_layout=layout,
         config="256x128_c2x1_s3_bf16",
-        error_worst_tile=1.4321e-6,
-        origin=ORIGIN,
+        error=1.4321e-6,
+        median=more.pop("median", us),
+        spread=more.pop("spread", 0.01234567),
     )
     return found | more
 

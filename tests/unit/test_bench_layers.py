@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer, stand_in_gpu
+from bench_rows import ORIGIN, StandInTimer, stand_in_gpu, timed_row
 from stand_ins import card_of, stand_in_card
 
 import cute_gemm
@@ -17,7 +17,7 @@ from cute_gemm import cli
 from cute_gemm.bench import changes, layer_summary, results, tables
 from cute_gemm.bench.peers import around_products, bf16_layer, unfused
 from cute_gemm.bench.peers.registry import LAYERS, split_available
-from cute_gemm.bench.rows import measurement, objection
+from cute_gemm.bench.rows import objection
 from cute_gemm.bench.run import Bench, fused_kernels_of, kernels_of, run_trials
 from cute_gemm.bench.suite import FEW_ROWS, Trial, plan
 from cute_gemm.measure import expert_layers, layers, records
@@ -91,19 +91,15 @@ def deep_gemm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def row(
     us: float = 500.0, tokens: int = 4096, peer: str = records.OURS, regime: str = "cold", **more: Any
 ) -> Any:
-    made = measurement(
-        Work.of(LAYER, (tokens, *MODEL)),
-        peer,
+    made = timed_row(
+        LAYER,
+        (tokens, *MODEL),
         us,
-        median=us,
-        spread=0.01,
-        rounds=20,
-        timer="CUPTI",
-        regime=regime,
+        peer,
+        regime,
         scale_layout="row_major" if peer == records.OURS else None,
         config="128x256_e4m3_offsets, 128x128_bf16_offsets" if peer == records.OURS else None,
-        error_worst_tile=1.05e-3,
-        origin=ORIGIN,
+        error=1.05e-3,
     )
     stages = dict.fromkeys(STAGES if peer == records.OURS else records.STAGES, 99.0)
     return made | {"stages": stages} | more

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer, kernels_interpreted, stand_in_gpu
+from bench_rows import ORIGIN, StandInTimer, kernels_interpreted, stand_in_gpu, timed_row
 from bench_rows import row as product_row
 from rich.console import Console
 from stand_ins import card_of
@@ -15,7 +15,7 @@ from cute_gemm import cli
 from cute_gemm.bench import changes, results, shares, tables
 from cute_gemm.bench.peers import QUANTIZED_LIMIT
 from cute_gemm.bench.peers.registry import QUANTIZERS, split_available
-from cute_gemm.bench.rows import measurement, objection
+from cute_gemm.bench.rows import objection
 from cute_gemm.bench.run import Bench, kernels_of, run_trials
 from cute_gemm.bench.suite import FEW_ROWS, Trial, plan
 from cute_gemm.measure import layers, quantizing, records
@@ -31,19 +31,15 @@ every_op = pytest.mark.parametrize("op", records.QUANTIZERS)
 
 
 def row(us=10.0, op=records.ROWS, shape=(4096, 7168), peer=records.OURS, regime="cold", **more):
-    made = measurement(
-        Work.of(op, shape),
-        peer,
+    made = timed_row(
+        op,
+        shape,
         us,
-        median=us,
-        spread=0.01,
-        rounds=20,
-        timer="CUPTI",
-        regime=regime,
+        peer,
+        regime,
         scale_layout="row_major",
         config="quantize_1x128_bf16_x2",
-        error_worst_tile=3.4e-4,
-        origin=ORIGIN,
+        error=3.4e-4,
     )
     return made | more
 

@@ -16,7 +16,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
 from ...plan.limits import MMA_M
-from ..sm90.mma import column_offset, row_offset
+from ..sm90.mma import QUAD, column_offset, row_offset
 from ..sm90.threads import WARP, WARPGROUP
 from .value import Place, Shape
 
@@ -24,9 +24,6 @@ Pair = tuple[Any, Any]
 
 SECTOR = 32
 """Bytes that a cache fetches at once."""
-
-QUAD = 4
-"""Lanes that have the same rows, and between them eight columns."""
 
 
 class Number:
@@ -82,8 +79,7 @@ class PerRow(Number):
     @staticmethod
     def load(operand: cute.Tensor, place: Place, row: Int32) -> Any:
         """The number of a row."""
-        matrix = (place.m_group,) if len(operand.shape) == 2 else ()
-        return operand[(*matrix, cutlass.min(row, operand.shape[-1] - 1))]
+        return operand[(*in_front(operand, place, 1), cutlass.min(row, operand.shape[-1] - 1))]
 
     def pair(self, element: int) -> Pair:
         half = row_offset(element)
@@ -121,17 +117,21 @@ class PerColumn(Number):
         return pair_at(operand, row, column, operand.element_type.width // 8)
 
     def pair(self, element: int) -> Pair:
-        own = column_offset(element) // 8
-        if own not in self.found and not self.held:
-            pair = self.load(self.operand, self.place, self.place.column_of(element))
-            self.found[own] = tuple(each.to(Float32) for each in pair)
-        if own not in self.found:
-            eight, quads = self.moved[1] // 8 + own, WARP // QUAD
-            lane = eight % quads * QUAD + self.place.thread % QUAD
-            pair = (at(self.held[i::2], eight // quads).to(Float32) for i in range(2))
-            self.found[own] = tuple(cute.arch.shuffle_sync(each, lane) for each in pair)
-        found: Pair = self.found[own]
+        eight = column_offset(element) // 8
+        if eight not in self.found:
+            self.found[eight] = self.numbers(element, eight)
+        found: Pair = self.found[eight]
         return found
+
+    def numbers(self, element: int, eight: int) -> Pair:
+        """Those of a register's two columns, which are of such an eight of the call's."""
+        if not self.held:
+            first, second = self.load(self.operand, self.place, self.place.column_of(element))
+            return first.to(Float32), second.to(Float32)
+        of_tile, quads = self.moved[1] // 8 + eight, WARP // QUAD
+        lane = of_tile % quads * QUAD + self.place.thread % QUAD
+        first, second = (at(self.held[i::2], of_tile // quads).to(Float32) for i in range(2))
+        return cute.arch.shuffle_sync(first, lane), cute.arch.shuffle_sync(second, lane)
 
 
 class LikeOut(Number):
@@ -150,7 +150,7 @@ class LikeOut(Number):
         half = row_offset(element)
         if half not in self.found:
             row = cutlass.min(self.place.row_of(element), self.operand.shape[-2] - 1)
-            self.found[half] = address_of(self.operand, *matrix_of(self.operand, self.place), row, 0)
+            self.found[half] = address_of(self.operand, *in_front(self.operand, self.place, 2), row, 0)
         both = self.operand.element_type.width // 4
         first, second = pair_at(self.operand, self.found[half], self.place.column_of(element), both)
         return first.to(Float32), second.to(Float32)
@@ -177,14 +177,14 @@ def ask_for(operand: cute.Tensor, place: Place, shape: cutlass.Constexpr[Shape])
         row = place.first_row + number // sectors
         column = place.first_column + number % sectors * (SECTOR // size)
         if row < cutlass.min(place.row_end, operand.shape[-2]) and column < operand.shape[-1]:
-            address = address_of(operand, *matrix_of(operand, place), row, column)
+            address = address_of(operand, *in_front(operand, place, 2), row, column)
             pointer = cute.make_ptr(cutlass.Uint8, address, cutlass.AddressSpace.gmem)
             cute.arch.prefetch(pointer.to_llvm_ptr(), cache_level="L2")
 
 
-def matrix_of(operand: cute.Tensor, place: Place) -> tuple:
-    """Of D's matrices that of a place, if there are several."""
-    return (place.m_group,) if len(operand.shape) == 3 else ()
+def in_front(operand: cute.Tensor, place: Place, dims: int) -> tuple:
+    """Where what belongs to a place's matrix of D is, ahead of its own ``dims``; nothing if there is one."""
+    return (place.m_group,) if len(operand.shape) > dims else ()
 
 
 def address_of(operand: cute.Tensor, *place: Any) -> Int64:

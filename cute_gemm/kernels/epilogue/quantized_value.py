@@ -9,12 +9,9 @@ from cutlass import Float32, Int32, const_expr
 
 from ...plan.quantizer import BLOCK
 from ..quantize.elements import inverse_of, largest_of_lanes, scale_of
-from ..sm90.mma import columns_of, row_offset
+from ..sm90.mma import QUAD, columns_of, row_offset
 from ..sm90.tma import as_matrices
 from .value import Place, Shape
-
-QUAD = 4
-"""Lanes that have a row."""
 
 _PARTS = 4
 

@@ -18,6 +18,9 @@ from .threads import WARP, WARPGROUP
 INSTRUCTION_BITS = 256
 """Depth of one WGMMA: 32 bytes of each row of an operand."""
 
+QUAD = 4
+"""Lanes that have the same rows of a fragment, and between them eight columns."""
+
 
 @dataclass(frozen=True)
 class Wgmma:
