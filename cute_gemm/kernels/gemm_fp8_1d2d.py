@@ -35,7 +35,7 @@ Barriers, and who arrives how often per phase:
     WorkQueue's            two slots with a pair of barriers each, see there
     DynamicPersistence's   two broadcast slots with a pair of barriers each, see there
     ClusterSumStore's      1 of each math warpgroup, with the bytes it expects of the other CTAs
-    ClusterByteStore's     1, with the largest of each row that it expects of them
+    Meeting's              1, with the largest of each row that it expects of its peers, see there
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
     sync_threads    all threads, once barriers are initialised, and before that where the scheduler fills a

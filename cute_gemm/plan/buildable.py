@@ -13,6 +13,7 @@ _HEIGHTS = 8, 16, 64, 128, 256
 _COUNTS = "cluster_m", "cluster_n", "splits", "raster_width", "n_fragments", "narrowing", "stages", "epi_n"
 _MAX_FRAGMENT_N = 256  # columns of one WGMMA
 _MAX_CLUSTER = 8  # CTAs that every Hopper GPU can run as one cluster
+_PARTS_OF_A_SCALE = 64, 32  # columns of D; rows of a TMA store's buffer are as many bytes
 
 
 def why_unbuildable(config: KernelConfig) -> str:
@@ -87,13 +88,17 @@ def _objections_to_fragments(config: KernelConfig) -> Iterator[str]:
 
 
 def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
-    if config.block_n % config.narrowing or config.out_n % BLOCK:
+    if config.block_n % config.narrowing or (config.out_n % BLOCK and not _is_part_of_a_scale(config)):
+        parts = ", ".join(f"{columns} in clusters of 1 x {BLOCK // columns}" for columns in _PARTS_OF_A_SCALE)
         yield (
             f"a tile has {config.block_n} columns of sums and {config.narrowing} for each of D; wanted "
-            f"{BLOCK * config.narrowing} or a multiple, as {BLOCK} columns of D share a scale"
+            f"{BLOCK * config.narrowing} or a multiple, as {BLOCK} columns of D share a scale; or of D {parts}"
         )
-    if config.epi_n != BLOCK and config.splits == 1:
-        yield f"epi_n is {config.epi_n}; wanted {BLOCK}, the columns of D that share a scale"
+    if config.epi_n != min(config.out_n, BLOCK) and config.splits == 1:
+        yield (
+            f"epi_n is {config.epi_n}; wanted {min(config.out_n, BLOCK)}, the columns of D that a tile has of "
+            "a scale"
+        )
     if config.splits > 1 and (config.out_n != BLOCK or config.math_warpgroups > 1):
         yield (
             f"splits is {config.splits}, D is quantised, and a tile has {config.block_m} rows and "
@@ -105,6 +110,13 @@ def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
             f"{config.splits} CTAs add up {config.block_n} columns, and D is quantised; wanted as many each, "
             f"a multiple of {8 * config.narrowing}: all count for a scale"
         )
+
+
+def _is_part_of_a_scale(config: KernelConfig) -> bool:
+    """Whether a tile and those of the other CTAs of its cluster have the columns of D of one scale."""
+    if config.splits > 1 or config.cluster_m > 1 or config.out_n not in _PARTS_OF_A_SCALE:
+        return False
+    return config.out_n * config.cluster_n == BLOCK
 
 
 def _objections_to_narrowing(config: KernelConfig) -> Iterator[str]:

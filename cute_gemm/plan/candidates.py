@@ -16,7 +16,7 @@ from .config import RASTER_WIDTH, KernelConfig
 from .layouts import DENSE, LAYOUTS, Layout
 from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ceil_div
 from .problem import GemmProblem
-from .quantizer import INTERLEAVE
+from .quantizer import BLOCK, INTERLEAVE
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 from .tiles import GROUPED_CLUSTERS, GROUPED_OVERLAPPED_CLUSTERS, QUANTIZED_WIDTHS, Widths
 
@@ -125,12 +125,12 @@ def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
         return False
     if problem.recipe != config.recipe or problem.narrowing != config.narrowing:
         return False
+    # Columns by turns of more than eight would be those of several CTAs.
+    if problem.turn > INTERLEAVE and config.scale_ctas > 1:
+        return False
     if config.splits == 1:
         return True
-    # Columns by turns of more than eight would be those of several CTAs.
-    if problem.turn > INTERLEAVE or problem.batch_invariant:
-        return False
-    return config.splits <= ceil_div(problem.k, config.block_k)
+    return not problem.batch_invariant and config.splits <= ceil_div(problem.k, config.block_k)
 
 
 def is_candidate(problem: GemmProblem, config: KernelConfig) -> bool:
@@ -187,18 +187,34 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
 def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Widths]:
     """Of tiles that are overlapped, for which they have one fragment; and of the others."""
     if out_dtype == QUANTIZED:
-        heights = {*layout.overlapped_widths, *layout.widths}
-        every = {m: each for m, each in QUANTIZED_WIDTHS.get(narrowing, {}).items() if m in heights}
-        low = {
-            height: each for height, each in every.items() if height <= MMA_M and max(each) <= _MAX_FRAGMENT
-        }
-        return low, {height: each for height, each in every.items() if layout.is_grouped or height not in low}
+        return _quantized_widths(layout, narrowing)
     unit = _STORED_COLUMNS * narrowing
     low, others = (
         {height: tuple(n for n in each if n % unit == 0) for height, each in widths.items()}
         for widths in (layout.overlapped_widths, layout.widths)
     )
     return low, others
+
+
+def _quantized_widths(layout: Layout, narrowing: int) -> tuple[Widths, Widths]:
+    """The same of what is quantised: tiles that have all columns of a scale, and narrower ones.
+
+    Those are the layout's others. Of their clusters can be built which have all columns of a scale.
+    """
+    heights = {*layout.overlapped_widths, *layout.widths}
+    every = {m: each for m, each in QUANTIZED_WIDTHS.get(narrowing, {}).items() if m in heights}
+    low = {height: each for height, each in every.items() if height <= MMA_M and max(each) <= _MAX_FRAGMENT}
+    others = {height: each for height, each in every.items() if layout.is_grouped or height not in low}
+
+    def with_narrower(whole: Widths, widths: Widths) -> Widths:
+        narrower = {
+            height: tuple(n for n in each if n < BLOCK * narrowing) for height, each in widths.items()
+        }
+        return {
+            height: (*whole.get(height, ()), *narrower.get(height, ())) for height in {**whole, **narrower}
+        }
+
+    return with_narrower(low, layout.overlapped_widths), with_narrower(others, layout.widths)
 
 
 def _clusters(block_m: int, block_n: int, overlapped: bool, layout: Layout) -> tuple[tuple[int, int], ...]:
@@ -238,14 +254,17 @@ def _fill(
     ahead: what they wait for is latency.
 
     Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage; what is
-    quantised has one, of the columns that share a scale.
+    quantised has one, of the columns that a tile has of a scale.
     """
     few_rows, out_n = block_m <= 64, block_n // narrowing
     width = STORED_BYTES[out_dtype]
-    widest = layout.tall_store_bytes if block_m > 128 and out_dtype != QUANTIZED else 128
-    epi_n = next(columns for columns in (widest // width, 64 // width, 16) if out_n % columns == 0)
+    widest = layout.tall_store_bytes if block_m > 128 else 128
     if splits > 1:
         epi_n = block_n
+    elif out_dtype == QUANTIZED:
+        epi_n = min(out_n, BLOCK)
+    else:
+        epi_n = next(columns for columns in (widest // width, 64 // width, 16) if out_n % columns == 0)
     n_fragments = ceil_div(block_n, _MAX_FRAGMENT)
     bare = KernelConfig(
         block_m,

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from math import gcd
 
 from .layouts import DENSE, Layout
-from .limits import BARRIER_SMEM, MMA_M, QUANTIZED, SCALE_BYTES, STATIC_SMEM, STORED_BYTES, ceil_div
+from .limits import (
+    BARRIER_SMEM,
+    EXCHANGE_SLOTS,
+    MMA_M,
+    QUANTIZED,
+    SCALE_BYTES,
+    STATIC_SMEM,
+    STORED_BYTES,
+    ceil_div,
+)
+from .quantizer import BLOCK
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
 
 RASTER_WIDTH = 16
@@ -136,6 +146,13 @@ class KernelConfig:
         return self.out_dtype == QUANTIZED
 
     @property
+    def scale_ctas(self) -> int:
+        """CTAs of a cluster that have the columns of D of one scale between them; 1 where D has no scales."""
+        if not self.is_quantized:
+            return 1
+        return self.splits if self.splits > 1 else max(BLOCK // self.out_n, 1)
+
+    @property
     def cluster_size(self) -> int:
         """CTAs of one cluster."""
         return self.cluster_m * self.cluster_n * self.splits
@@ -158,15 +175,22 @@ class KernelConfig:
 
     @property
     def store_bytes(self) -> int:
-        """Shared memory of the store buffers of all math warpgroups; or of partial sums, and of what CTAs say
-        of rows that are quantised, with their barriers."""
+        """Shared memory of the store buffers of all math warpgroups, or of partial sums; and of the meeting."""
         if self.splits > 1:
             unit = 8 * self.narrowing * self.splits
             columns = unit * ceil_div(self.block_n, unit)
-            largest = 4 * MMA_M * self.splits if self.is_quantized else 0
-            meeting = ceil_div(largest + 8, 1024) * 1024 if self.is_quantized else 0
-            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns + meeting
-        return self.math_warpgroups * self.epi_stages * MMA_M * self.epi_n * STORED_BYTES[self.out_dtype]
+            return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns + self.meeting_bytes
+        buffer_bytes = MMA_M * self.epi_n * STORED_BYTES[self.out_dtype]
+        return self.math_warpgroups * self.epi_stages * buffer_bytes + self.meeting_bytes
+
+    @property
+    def meeting_bytes(self) -> int:
+        """Shared memory of what CTAs tell each other of rows that are quantised, with barriers, aligned as
+        tiles are."""
+        if self.scale_ctas == 1:
+            return 0
+        slots = EXCHANGE_SLOTS * self.math_warpgroups
+        return ceil_div(slots * (4 * MMA_M * self.scale_ctas + 8), 1024) * 1024
 
     @property
     def scales_bytes(self) -> int:

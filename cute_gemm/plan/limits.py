@@ -54,6 +54,9 @@ N_MULTIPLE = 8
 K_MULTIPLE = 16
 """Elements of K come in multiples of it: rows of e4m3 are 16 bytes apart."""
 
+EXCHANGE_SLOTS = 2
+"""What CTAs say of rows of which each has some columns may be on its way so many times over."""
+
 SEMAPHORE_WORDS = 2
 """32-bit words of a semaphore: one counts the tiles drawn from it, one the clusters that draw no more."""
 

@@ -1,18 +1,20 @@
 """Values of 8 bits, through shared memory to D."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, const_expr
 from cutlass.cute.nvgpu import CopyUniversalOp, cpasync
 
+from ...plan.config import KernelConfig
 from ...plan.limits import MMA_M
 from ..quantize.memory import matrix_of
 from ..quantize.memory import store as store_piece
 from ..sm90.mma import fragment_mma
 from ..sm90.opaque import hide_lane
 from ..sm90.threads import WARP, WARPGROUP
+from .peers import Meeting
 from .store import Sums
 from .tma_store import TmaOut, TmaStore
 
@@ -26,7 +28,39 @@ class ByteStore(TmaStore):
 
     A chunk may have columns of several fragments. A thread moves two neighbouring columns at once: quads of
     eight rows write to different banks.
+
+    Where CTAs have the columns of a scale between them, a chunk is what this one has of it. They all have the
+    same rows, and so store as many chunks in the same order.
     """
+
+    scale_ctas: int = 1
+
+    @classmethod
+    def of(cls, config: KernelConfig, dtype: type) -> "ByteStore":
+        """As :meth:`TmaStore.of`."""
+        return replace(super().of(config, dtype), scale_ctas=config.scale_ctas)
+
+    @property
+    def meeting(self) -> Meeting:
+        """Of the CTAs that have the columns of a scale."""
+        return Meeting(self.scale_ctas, self.warpgroups)
+
+    @property
+    def Storage(self):
+        """Its shared memory: buffers, and what peers say of rows."""
+        whole = TmaStore.Storage.fget(self)
+
+        @cute.struct
+        class Storage:
+            buffers: whole
+            meeting: self.meeting.Storage
+
+        return Storage
+
+    @cute.jit
+    def open(self, storage, tidx: Int32):
+        """As :meth:`TmaStore.open`; and how peers are met."""
+        return TmaStore.open(self, storage.buffers, tidx), self.meeting.open(storage.meeting, tidx)
 
     @property
     def to_buffer(self) -> cute.TiledCopy:
@@ -35,12 +69,14 @@ class ByteStore(TmaStore):
         return cute.make_tiled_copy_C(atom, fragment_mma(self.epi_n))
 
     @cute.jit
-    def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, sums: Sums, operands: TmaOut, shared, warpgroup_idx: Int32, tidx: Int32):
         """As :meth:`TmaStore.__call__`."""
         assert self.dtype.width == 8, f"{self.dtype} is not of 8 bits"
         # Else what follows from it is kept throughout the main loop, and wide tiles spill.
         tidx = hide_lane(tidx)
-        value = sums.value.of_thread(tidx)
+        sD, meeting = shared
+        peers = self.meeting.peers(meeting, warpgroup_idx, tidx)
+        value = sums.value.of_thread(tidx).among(peers)
         r2s = self.to_buffer.get_slice(tidx % WARPGROUP)
         sD = cute.local_tile(sD, (MMA_M, self.epi_n, self.stages), (0, 0, warpgroup_idx))
         tRS_sD = r2s.partition_D(sD)  # (R2S, R2S_M, R2S_N, stages)
@@ -96,10 +132,10 @@ class ByteRowStore(ByteStore):
         return cute.make_tiled_copy_tv(atom, threads, cute.make_layout((1, PIECE)))
 
     @cute.jit
-    def __call__(self, sums: Sums, operands: TmaOut, sD, warpgroup_idx: Int32, tidx: Int32):
+    def __call__(self, sums: Sums, operands: TmaOut, shared, warpgroup_idx: Int32, tidx: Int32):
         """As :meth:`ByteStore.__call__`; a warpgroup without rows computes nothing."""
         if sums.first[0] < sums.row_end:
-            ByteStore.__call__(self, sums, operands, sD, warpgroup_idx, tidx)
+            ByteStore.__call__(self, sums, operands, shared, warpgroup_idx, tidx)
 
     @cute.jit
     def put(self, buffer, operands: TmaOut, first, row_end: Int32, issues_tma, thread: Int32):

@@ -30,7 +30,7 @@ class Place:
     group: Int32
     thread: Int32
     peers: Any = None
-    """CTAs that have the other columns of a value's unit, :class:`.cluster_byte_store.Peers`; None where this
+    """CTAs that have the other columns of a value's unit, :class:`.peers.Peers`; None where this
     one has all."""
 
     @staticmethod
