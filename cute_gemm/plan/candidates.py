@@ -46,7 +46,7 @@ def all_configs(
 ) -> tuple[KernelConfig, ...]:
     """Every configuration that can be chosen for a type of D, a layout, a recipe and a narrowing.
 
-    Where an epilogue makes one column of two, k-blocks are shared out only of what is quantised.
+    Where an epilogue makes one column of two, k-blocks are not shared out.
     """
     candidates = _candidates(out_dtype, layout, recipe, narrowing)
     return tuple(config for config in candidates if can_be_built(config))
@@ -175,9 +175,9 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
             for block_n in block_ns:
                 for cluster_m, cluster_n in _clusters(block_m, block_n, overlapped, layout):
                     yield _fill(block_m, block_n, cluster_m, cluster_n, 1, overlapped, *what)
-    shared = layout.quantized_splits.get(narrowing, {}) if out_dtype == QUANTIZED else layout.splits
-    if narrowing > 1 and out_dtype != QUANTIZED:
+    if narrowing > 1:
         return
+    shared = layout.quantized_splits if out_dtype == QUANTIZED else layout.splits
     for (block_m, block_n), each in shared.items():
         for splits in each:
             overlapped = block_m <= MMA_M and block_n <= _MAX_FRAGMENT
@@ -199,22 +199,23 @@ def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Wid
 def _quantized_widths(layout: Layout, narrowing: int) -> tuple[Widths, Widths]:
     """The same of what is quantised: tiles that have all columns of a scale, and narrower ones.
 
-    Those are the layout's others. Of their clusters can be built which have all columns of a scale.
+    Those are the layout's own. Of their clusters, the one that has all columns of a scale can be built. Those
+    of two m-fragments would meet twice a tile, and have no SMs to fill.
     """
     heights = {*layout.overlapped_widths, *layout.widths}
     every = {m: each for m, each in QUANTIZED_WIDTHS.get(narrowing, {}).items() if m in heights}
     low = {height: each for height, each in every.items() if height <= MMA_M and max(each) <= _MAX_FRAGMENT}
     others = {height: each for height, each in every.items() if layout.is_grouped or height not in low}
 
-    def with_narrower(whole: Widths, widths: Widths) -> Widths:
+    def and_narrower(whole: Widths, own: Widths) -> Widths:
         narrower = {
-            height: tuple(n for n in each if n < BLOCK * narrowing) for height, each in widths.items()
+            height: tuple(n for n in each if n < BLOCK * narrowing)
+            for height, each in own.items()
+            if height <= 2 * MMA_M
         }
-        return {
-            height: (*whole.get(height, ()), *narrower.get(height, ())) for height in {**whole, **narrower}
-        }
+        return {m: (*whole.get(m, ()), *narrower.get(m, ())) for m in (*whole, *narrower)}
 
-    return with_narrower(low, layout.overlapped_widths), with_narrower(others, layout.widths)
+    return and_narrower(low, layout.overlapped_widths), and_narrower(others, layout.widths)
 
 
 def _clusters(block_m: int, block_n: int, overlapped: bool, layout: Layout) -> tuple[tuple[int, int], ...]:

@@ -30,6 +30,10 @@ from .recipe import Recipe
 _MOST_RANKINGS = 1024
 _MOST_CHOICES = 1024  # of a ranking
 _FEW_ROWS = 8
+# No survey has tiles that are quantised (docs/performance.md, 85): a factor of k-blocks of fragments side by
+# side, and what CTAs that share a scale wait for each other, in microseconds.
+_SIDE_BY_SIDE = 1.18
+_MEETING_US = 0.5
 
 
 @dataclass(frozen=True)
@@ -134,14 +138,17 @@ class _Cost:
         fixed, per_unit = rates.k_block_us[config.block_m]
         k_factor, tile_factor = rates.factors.of_tile(config)
         k_block = (fixed + per_unit * unit) * (rates.straddling if config.straddles else 1) * k_factor
+        if config.n_fragments > 1:
+            k_block *= _SIDE_BY_SIDE
         into_sm = (config.block_m + config.block_n) * config.block_k / rates.sm_bytes_per_us
         fixed_tile, tile_per_unit = rates.tile_us if config.splits == 1 else rates.sum_us
+        meeting_us = _MEETING_US if config.scale_ctas > 1 else 0.0
         k_block_4 = k_block**4 + into_sm**4
         return _Cost(
             k_block_4,
             config.block_k / rates.l2_bytes_per_us[sharing(config)],
             min(config.block_m, 64) / 64 * rates.same_line_us,
-            (fixed_tile + tile_per_unit * unit) * tile_factor,
+            (fixed_tile + tile_per_unit * unit) * tile_factor + meeting_us,
             k_block_4**0.25,
             rates.factors.family(config),
         )

@@ -42,11 +42,13 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},
 }
-"""Of tiles whose result is quantised, by how many columns of sums make one of it; 128 of it share a scale. A
-layout has the tiles of its heights."""
+"""Of tiles whose result is quantised and that have all columns of a scale, by how many columns of sums make one
+of it; 128 of it share a scale. A layout has the tiles of its heights, and of its others those whose cluster has
+all columns of a scale."""
 
-QUANTIZED_SPLITS: Mapping[int, Splits] = {1: {(64, 128): (2, 4, 8)}, 2: {(64, 256): (2, 4)}}
-"""As :data:`DENSE_SPLITS`, of tiles whose result is quantised. 64x256 by eight spills."""
+QUANTIZED_SPLITS: Splits = {(64, 128): (2, 4, 8)}
+"""As :data:`DENSE_SPLITS`, of tiles whose result is quantised, a column of each of sums. Of two, 64x256 would
+be needed, which takes longer than a cluster of narrower tiles (docs/performance.md, 85)."""
 
 SMALL_OVERLAPPED_WIDTHS: Widths = {16: (32, 64), **GROUPED_OVERLAPPED_WIDTHS}
 SMALL_WIDTHS: Widths = {16: (128,), **GROUPED_WIDTHS}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,8 +94,8 @@ class Layout:
     splits: ClassVar[Splits] = {}
     """Of those whose k-blocks may be shared out."""
 
-    quantized_splits: ClassVar[Mapping[int, Splits]] = {}
-    """The same of tiles whose result is quantised, by how many columns of sums make one of it."""
+    quantized_splits: ClassVar[Splits] = {}
+    """The same of tiles whose result is quantised."""
 
     tall_store_bytes: ClassVar[int] = 128
     """Bytes of a row of a store buffer for tiles of two m-fragments."""
