@@ -92,13 +92,12 @@ def _objections_to_blocks(config: KernelConfig) -> Iterator[str]:
         parts = ", ".join(f"{columns} in clusters of 1 x {BLOCK // columns}" for columns in _PARTS_OF_A_SCALE)
         yield (
             f"a tile has {config.block_n} columns of sums and {config.narrowing} for each of D; wanted "
-            f"{BLOCK * config.narrowing} or a multiple, as {BLOCK} columns of D share a scale; or of D {parts}"
+            f"{BLOCK * config.narrowing} or a multiple, as {BLOCK} columns of D share a scale; "
+            f"or of D {parts}"
         )
-    if config.epi_n != min(config.out_n, BLOCK) and config.splits == 1:
-        yield (
-            f"epi_n is {config.epi_n}; wanted {min(config.out_n, BLOCK)}, the columns of D that a tile has of "
-            "a scale"
-        )
+    wanted = min(config.out_n, BLOCK)
+    if config.epi_n != wanted and config.splits == 1:
+        yield f"epi_n is {config.epi_n}; wanted {wanted}, the columns of D that a tile has of a scale"
     if config.splits > 1 and (config.out_n != BLOCK or config.math_warpgroups > 1):
         yield (
             f"splits is {config.splits}, D is quantised, and a tile has {config.block_m} rows and "

@@ -175,7 +175,7 @@ class KernelConfig:
 
     @property
     def store_bytes(self) -> int:
-        """Shared memory of the store buffers of all math warpgroups, or of partial sums; and of the meeting."""
+        """Shared memory of store buffers of all math warpgroups, or of partial sums; and of the meeting."""
         if self.splits > 1:
             unit = 8 * self.narrowing * self.splits
             columns = unit * ceil_div(self.block_n, unit)

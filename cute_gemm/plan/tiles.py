@@ -42,9 +42,9 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},
 }
-"""Of tiles whose result is quantised and that have all columns of a scale, by how many columns of sums make one
-of it; 128 of it share a scale. A layout has the tiles of its heights, and of its others those whose cluster has
-all columns of a scale."""
+"""Of tiles whose result is quantised and that have all columns of a scale, by how many columns of sums make
+one of it; 128 of it share a scale. A layout has the tiles of its heights, and of its others those whose
+cluster has all columns of a scale."""
 
 QUANTIZED_SPLITS: Splits = {(64, 128): (2, 4, 8)}
 """As :data:`DENSE_SPLITS`, of tiles whose result is quantised, a column of each of sums. Of two, 64x256 would

@@ -109,15 +109,32 @@ def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
     assert sum(stats.opcodes[name] for name in wide_stores) == (0 if config.layout is DENSE else 4)
 
 
-@pytest.mark.parametrize("splits", [2, 4])
+@pytest.mark.parametrize("splits", [2, 4, 8])
 def test_ctas_that_share_k_blocks_tell_each_other_the_largest_of_rows_once(splits: int) -> None:
-    config = pick(out_dtype="float8_e4m3fn", splits=splits, block_n=256)
-    stats = compiled(config, epilogue.swiglu() | epilogue.quantize_1x128())
+    config = pick(out_dtype="float8_e4m3fn", splits=splits)
+    stats = compiled(config, epilogue.silu() | epilogue.quantize_1x128())
     outputs = 64 // splits  # of a thread
-    assert stats.count("MUFU.EX2") == outputs
+    assert stats.count("MUFU.TANH") == outputs
     assert stats.count("F2FP.SATFINITE.E4M3") == outputs // 2
     # Sums of others' columns, four at a time, and the largest of two rows.
-    assert stats.count("ST.ASYNC", "STAS") == splits * (256 // splits // 8 + 2)
+    assert stats.count("ST.ASYNC", "STAS") == splits * (128 // splits // 8 + 2)
+
+
+@pytest.mark.parametrize("layout", sorted({each.layout.name for each in ALL}))
+@pytest.mark.parametrize("block_n", [64, 128])
+def test_ctas_side_by_side_tell_each_other_the_largest_of_rows_once(block_n: int, layout: str) -> None:
+    config = next(
+        each
+        for each in ALL
+        if each.layout.name == layout and each.block_n == block_n and each.narrowing == 2
+        if each.scale_ctas > 1 and not each.dynamic_persistence
+    )
+    stats = compiled(config, epilogue.swiglu() | epilogue.quantize_1x128())
+    outputs = block_n // 4  # of a thread
+    assert stats.count("MUFU.EX2") == outputs
+    assert stats.count("F2FP.SATFINITE.E4M3") == stats.count("STS.U16") == outputs // 2
+    assert stats.count("UTMASTG") == 1
+    assert stats.count("ST.ASYNC", "STAS") == 2 * config.scale_ctas
 
 
 def test_what_is_quantised_is_not_filled() -> None:
@@ -131,8 +148,10 @@ def test_shared_memory_is_what_the_plan_says() -> None:
     for config in (
         pick(out_dtype="float8_e4m3fn", **WIDE),
         pick(out_dtype="float8_e4m3fn", block_m=256),
-        pick(out_dtype="float8_e4m3fn", splits=4, block_n=256),
-        pick(out_dtype="float8_e4m3fn", splits=2, block_n=128),
+        pick(out_dtype="float8_e4m3fn", splits=8),
+        pick(out_dtype="float8_e4m3fn", splits=2),
+        pick(out_dtype="float8_e4m3fn", block_n=64, narrowing=2),
+        pick(out_dtype="float8_e4m3fn", block_m=128, block_n=128, narrowing=2),
     ):
         made = program(config, epilogues(config)["plain"])
         runtime.cubin(made)

@@ -88,7 +88,7 @@ def test_each_kind_of_kernel_gives_the_bits_of_torch(of: KernelConfig, n: int) -
     )
     is_written = inputs.row_groups >= 0
     sums = inputs.sums.float()
-    turn = 128 if of.is_quantized and of.splits == 1 and n % 256 == 0 else 8
+    turn = 128 if of.is_quantized and of.scale_ctas == 1 and n % 256 == 0 else 8
     values = sums if of.narrowing == 1 else torch.mul(*in_turns(sums, turn))
     made = epilogue.Epilogue() if of.narrowing == 1 else product(turn=turn)
     columns = values.shape[-1]
@@ -101,7 +101,9 @@ def test_each_kind_of_kernel_gives_the_bits_of_torch(of: KernelConfig, n: int) -
         return
     for power_of_two in (False, True):
         want_q, want_s = quantize_1x128(values[is_written], power_of_two_scales=power_of_two)
-        for num_sms in (132, of.cluster_size):
+        # CTAs that meet do so tile after tile: any two of them may be ahead.
+        repeats = 1 if of.scale_ctas == 1 else 5
+        for num_sms in (132, of.cluster_size, 3 * of.cluster_size, 132) * repeats:
             q, check_q = poisoned_rows(is_written, columns, E4M3)
             s, check_s = poisoned_rows(is_written, scale_blocks(columns), torch.float32, pad_cols=5)
             quantize = epilogue.quantize_1x128(power_of_two_scales=power_of_two)

@@ -102,16 +102,23 @@ def test_every_problem_has_a_kernel(layout: Layout, out: tuple[str, int]) -> Non
             assert config.narrowing == narrowing
 
 
-def test_a_tile_has_all_columns_of_a_scale() -> None:
+def test_a_tile_or_those_of_a_cluster_have_all_columns_of_a_scale() -> None:
     for config in every_reducing_config():
         assert not why_unbuildable(config)
         assert config.block_n == config.narrowing * config.out_n
-        if config.is_quantized:
-            assert config.out_n % 128 == 0
+        if config.is_quantized and config.out_n % 128:
+            assert config.out_n * config.cluster_n == config.out_n * config.scale_ctas == 128
+            assert config.cluster_m == config.splits == config.m_fragments == 1
+            assert config.epi_n == config.out_n
+        elif config.is_quantized:
+            assert config.scale_ctas == config.splits
             assert config.epi_n == (128 if config.splits == 1 else config.block_n)
+        else:
+            assert config.scale_ctas == 1
         if config.splits > 1:
             assert config.is_quantized
             assert config.layout is DENSE
+            assert config.narrowing == 1
     assert len({config.name for config in every_reducing_config()}) == len(every_reducing_config())
 
 
@@ -123,6 +130,22 @@ def test_a_tile_has_all_columns_of_a_scale() -> None:
         (
             KernelConfig(128, 128, 4, epi_n=64, out_dtype=QUANTIZED),
             "epi_n is 64; wanted 128, the columns of D",
+        ),
+        (
+            KernelConfig(64, 64, 4, epi_n=32, cluster_n=2, out_dtype=QUANTIZED, narrowing=2),
+            "share a scale; or of D 64 in clusters of 1 x 2, 32 in clusters of 1 x 4",
+        ),
+        (
+            KernelConfig(64, 64, 4, epi_n=64, cluster_m=2, cluster_n=2, out_dtype=QUANTIZED),
+            "share a scale; or of D 64 in clusters of 1 x 2",
+        ),
+        (
+            KernelConfig(64, 32, 4, epi_n=16, cluster_n=8, out_dtype=QUANTIZED, narrowing=2),
+            "share a scale; or of D 64 in clusters of 1 x 2",
+        ),
+        (
+            KernelConfig(64, 64, 4, epi_n=16, cluster_n=2, out_dtype=QUANTIZED),
+            "epi_n is 16; wanted 64, the columns of D",
         ),
         (
             KernelConfig(128, 128, 4, epi_n=128, splits=2, out_dtype=QUANTIZED),
@@ -147,15 +170,37 @@ def test_what_cannot_be_built_is_named(config: KernelConfig, message: str) -> No
     assert message in why_unbuildable(config)
 
 
-@pytest.mark.parametrize("narrowing", [1, 2])
-def test_k_blocks_of_few_rows_that_are_quantised_are_shared_out(narrowing: int) -> None:
-    """But not where columns alternate by more than a CTA adds up, or a row must not depend on M."""
-    problem = GemmProblem(64, 4096, 7168, QUANTIZED, narrowing=narrowing)
+def test_k_blocks_of_few_rows_that_are_quantised_are_shared_out() -> None:
+    """But not where a row must not depend on M."""
+    problem = GemmProblem(64, 4096, 7168, QUANTIZED)
     assert cost_model.best(problem).splits > 1
     assert cost_model.best(replace(problem, batch_invariant=True)).splits == 1
     assert cost_model.best(replace(problem, m=4096)).splits == 1
-    if narrowing == 2:
-        assert cost_model.best(replace(problem, turn=128)).splits == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
+def test_columns_of_a_scale_are_spread_over_ctas_where_there_are_few_tiles(layout: Layout) -> None:
+    """Sums are whole, so also where a row must not depend on M; but gate and up must be in one CTA."""
+    groups = 1 if layout is DENSE else 2
+    problem = GemmProblem(64 * groups, 4096, 7168, QUANTIZED, layout=layout, groups=groups, narrowing=2)
+    for each in (problem, replace(problem, batch_invariant=True)):
+        config = cost_model.best(each)
+        assert (config.splits, config.scale_ctas * config.out_n) == (1, 128)
+        assert config.scale_ctas > 1
+    assert cost_model.best(replace(problem, turn=128)).scale_ctas == 1
+    assert cost_model.best(replace(problem, m=65536)).scale_ctas == 1
+    narrow = replace(problem, narrowing=1, n=1024, batch_invariant=True)
+    assert cost_model.best(narrow).scale_ctas > 1
+
+
+def test_few_rows_that_are_quantised_choose_the_tile_that_they_choose_in_bf16() -> None:
+    problem = GemmProblem(64, 4096, 7168, QUANTIZED, narrowing=2)
+    config = cost_model.best(problem)
+    plain = cost_model.best(replace(problem, out_dtype="bfloat16"))
+    assert (config.block_m, config.block_n, config.cluster_n) == (64, 64, 4)
+    assert (plain.block_m, plain.block_n, plain.cluster_n) == (64, 64, 4)
+    more = cost_model.predict(problem, config).cost_us - cost_model.predict(problem, plain).cost_us
+    assert 0 < more < 1
 
 
 def test_each_column_is_added_up_by_one_cta_that_may_ask_the_others() -> None:
