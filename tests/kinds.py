@@ -19,7 +19,7 @@ def features(config: KernelConfig) -> set[Feature]:
         "fragments": config.fragments,
         "shares": (config.cluster_m > 1, config.cluster_n > 1),
         "splits": config.splits > 1,
-        "scale of several": config.scale_ctas > 1,
+        "columns of a scale": config.splits == 1 and (config.scale_ctas, config.narrowing),
         "partial accumulators": config.partial_accumulators,
         "straddles": config.straddles,
         "scales by TMA": config.tma_scales,

@@ -158,41 +158,42 @@ def test_shared_memory_is_what_the_plan_says() -> None:
         assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()
 
 
-STORE = ByteRowStore(epi_n=128, stages=1, warpgroups=1, dtype=cutlass.Float8E4M3FN)
-
-
 class Places:
-    """Of what threads move to a buffer, and from it, as layouts say it."""
+    """Of what threads move to a buffer of so many columns, and from it, as layouts say it."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.store = ByteRowStore(epi_n=columns, stages=1, warpgroups=1, dtype=cutlass.Float8E4M3FN)
         self.registers: dict[int, list[tuple[int, int]]] = {}
         self.moved: dict[int, list[tuple[int, int]]] = {}
         self.pieces: dict[int, list[tuple[int, int]]] = {}
 
     @cute.jit
     def __call__(self):
-        whole = cute.make_identity_tensor((64, 128))
-        mma = fragment_mma(128)
+        whole = cute.make_identity_tensor((64, self.columns))
+        mma = fragment_mma(self.columns)
         for thread in cutlass.range_constexpr(128):
             registers = mma.get_slice(thread).partition_C(whole)
-            moved = STORE.to_buffer.get_slice(thread).partition_D(whole)
-            pieces = STORE.from_buffer.get_slice(thread).partition_S(whole)
-            self.registers[thread] = [registers[i] for i in range(64)]
-            self.moved[thread] = [moved[i] for i in range(64)]
-            self.pieces[thread] = [pieces[i] for i in range(64)]
+            moved = self.store.to_buffer.get_slice(thread).partition_D(whole)
+            pieces = self.store.from_buffer.get_slice(thread).partition_S(whole)
+            elements = range(self.columns // 2)
+            self.registers[thread] = [registers[i] for i in elements]
+            self.moved[thread] = [moved[i] for i in elements]
+            self.pieces[thread] = [pieces[i] for i in elements]
 
 
-def test_threads_move_what_they_have() -> None:
+@pytest.mark.parametrize("columns", [128, 64, 32])
+def test_threads_move_what_they_have(columns: int) -> None:
     """Registers are of the rows and columns that values take them for, and go to their place in a buffer."""
-    places = Places()
+    places, per_row = Places(columns), columns // 16
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cute.compile(places, options="--gpu-arch sm_90a")
     for thread in range(128):
         place = Place(0, 0, 64, 0, 0, thread)  # type: ignore[arg-type]
-        own = [(place.row_of(i), place.column_of(i)) for i in range(64)]
+        own = [(place.row_of(i), place.column_of(i)) for i in range(columns // 2)]
         assert places.registers[thread] == places.moved[thread] == own
-        column = thread % 8 * 16
+        row, column = thread // per_row, thread % per_row * 16
         assert places.pieces[thread] == [
-            (thread // 8 + 16 * i, column + j) for i in range(4) for j in range(16)
+            (row + 128 // per_row * i, column + j) for i in range(per_row // 2) for j in range(16)
         ]

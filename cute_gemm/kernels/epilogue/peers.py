@@ -92,8 +92,9 @@ class Peers:
     @cute.jit
     def largest(self, own: tuple):
         """Of a thread's two rows the largest of all CTAs, given the largest of this one's quads."""
-        slot, phase = self.exchanges[0] % EXCHANGE_SLOTS, self.exchanges[0] // EXCHANGE_SLOTS % 2
-        self.exchanges[0] = self.exchanges[0] + 1
+        exchange = self.exchanges[0]
+        self.exchanges[0] = exchange + 1
+        slot, phase = exchange & 1, exchange >> 1 & 1
         row, barrier = thread_row(Int32(0), self.thread), self.barriers + slot
         # Others may have sent already: what arrives counts from then on.
         if self.thread == 0:
