@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..measure.cases import Case, DenseCase, GroupedCase, in_layout
+from ..measure.layers import layers_of
 from ..measure.records import M_MAJOR
 from ..plan import candidates
 from ..plan.config import KernelConfig
@@ -103,6 +104,38 @@ def checked_calls(
                 first = config.name, out.clone()
         calls.append(call)
     return calls
+
+
+def chains_of(
+    problem: GemmProblem, configs: Sequence[KernelConfig], case: Case
+) -> tuple[list[Callable[[], None]], int]:
+    """Of each configuration, calls of all layers one behind the other, launched as a user's are.
+
+    Kernels are those of :func:`kernel_of`; a layer has weights and a result of its own.
+
+    Args:
+        problem: what the operands are of.
+        configs: candidates for it.
+        case: the operands of the first layer.
+
+    Returns:
+        A call of all layers for each configuration, and how many layers there are.
+    """
+    layers = layers_of(case)
+    outs = [layer.poisoned_out() for layer in layers]
+    sa = m_major_scales(case)
+
+    def chain(config: KernelConfig) -> Callable[[], None]:
+        launch = selection.prepare(problem, kernel_of(problem, config), pdl=None)
+        calls = [call_of(launch, layer, sa, out) for layer, out in zip(layers, outs, strict=True)]
+
+        def run() -> None:
+            for call in calls:
+                call()
+
+        return run
+
+    return [chain(config) for config in configs], len(layers)
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from ..measure.console import failed, say
 from ..measure.device import compile_kernels, require_hopper
 from ..measure.errors import CommandError
 from ..measure.progress import track
-from ..measure.records import COLD, SUSTAINED
 from ..measure.timers import Sustained, timers_of
 from ..plan.card import H100, Card
 from ..plan.layouts import LAYOUTS
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     copy = keep(path, card.name, [])
     if copy is not None:
         say(f"{path} is damaged; kept a copy as {copy}")
-    timers, notes = timers_of(_regimes(args.regime), Sustained(rounds=1))
+    timers, notes = timers_of(dict.fromkeys(args.regime), Sustained(rounds=1))
     for note in notes:
         say(note)
     compile_kernels(
@@ -75,10 +74,6 @@ def _tasks(args: argparse.Namespace, card: Card) -> tuple[list[TuningTask], list
         ms = args.m or DEFAULT_M
         return plan_layers(layout, model.layers, ms, args.out_dtype, num_sms, card), model.left_out
     return plan_shapes(layout, args.shapes, args.out_dtype, num_sms, card), []
-
-
-def _regimes(chosen: str) -> tuple[str, ...]:
-    return (COLD, SUSTAINED) if chosen == "both" else (chosen,)
 
 
 def _num_sms(wanted: int | None, card: Card) -> int:

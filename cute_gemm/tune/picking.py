@@ -9,12 +9,13 @@ from pathlib import Path
 from ..measure.console import in_a_line, say
 from ..measure.errors import CommandError
 from ..measure.files import named
+from ..measure.records import CHAIN
 from ..measure.statistics import geometric_mean
 from ..measure.timers import Timer
 from ..plan.config import KernelConfig
 from ..plan.tuned import files
 from ..plan.tuned.table import Entry, TunedError
-from .calls import case_of, checked_calls
+from .calls import case_of, chains_of, checked_calls
 from .tasks import TuningTask, configs_to_time
 
 # Differences of less are noise: the model's order decides, and more M have the same configuration. Medians of
@@ -64,8 +65,14 @@ def pick(task: TuningTask, timers: Mapping[str, Timer], within: float, device: s
     configs = configs_to_time(task.problem, within)
 
     def medians(sizes: Sequence[int]) -> dict[str, list[float]]:
-        calls = checked_calls(task.problem, configs, case_of(task, sizes, device))
-        return {regime: [each.median for each in timer(calls)] for regime, timer in timers.items()}
+        case = case_of(task, sizes, device)
+        timed = dict.fromkeys(timers, (checked_calls(task.problem, configs, case), 1))
+        if CHAIN in timers:
+            timed[CHAIN] = chains_of(task.problem, configs, case)
+        found = {}
+        for regime, (calls, layers) in timed.items():
+            found[regime] = [each.of_each(layers).median for each in timers[regime](calls)]
+        return found
 
     draws = [medians(sizes) for sizes in task.draws]
     times = {regime: _geometric_means([draw[regime] for draw in draws]) for regime in timers}

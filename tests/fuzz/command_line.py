@@ -201,7 +201,7 @@ def tune(draw: random.Random, folder: Path) -> CommandLine:
         ["--op", draw.choice(["dense", "dense", "masked", "offsets", "contiguous", "none"])],
         ["--num-sms", draw.choice(["1", "100", "132", "133", "0"])],
         ["--within", draw.choice(["1", "1.1", "nan", "inf", "-1", "1e300"])],
-        ["--regime", draw.choice(["cold", "sustained", "both"])],
+        ["--regime", *draw.choice([["cold"], ["chain"], ["sustained", "cold"], ["both"], []])],
         ["--out", odd_place(draw, folder)],
     ]
     options += [word for option in more if draw.random() < 0.3 for word in option]

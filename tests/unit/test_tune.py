@@ -15,11 +15,12 @@ from cute_gemm.measure.timers import Times
 from cute_gemm.plan import candidates as plan_candidates
 from cute_gemm.plan import cost_model
 from cute_gemm.plan.config import KernelConfig
+from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, Layout
 from cute_gemm.plan.tuned import files
 from cute_gemm.plan.tuned.table import Table
 from cute_gemm.runtime import builder, launcher
-from cute_gemm.tune.calls import case_of, checked_calls
+from cute_gemm.tune.calls import case_of, chains_of, checked_calls, kernel_of
 from cute_gemm.tune.models import Layer
 from cute_gemm.tune.picking import Pick, fastest, pick, tune_all
 from cute_gemm.tune.tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
@@ -41,6 +42,8 @@ class Kernels:
     def __init__(self) -> None:
         self.launched: list[tuple[KernelConfig, int]] = []
         self.scales: list[torch.Tensor] = []
+        self.flags: list[int] = []
+        self.operands: list[tuple[int, int]] = []
         self.wrong: list[KernelConfig] = []
         self.different: list[KernelConfig] = []
         self.writes_padding = False
@@ -60,6 +63,8 @@ class Kernels:
         ) -> None:
             self.launched.append((config, num_sms))
             self.scales.append(sa)
+            self.flags.append(flags)
+            self.operands.append((b.data_ptr(), out.data_ptr()))
             if not config.layout.is_grouped:
                 cute_gemm.fp8_gemm_nt((a, sa), (b, sb), out)
             else:
@@ -87,17 +92,17 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 
 
 class StandInTimer:
-    """Says the same of calls whatever they are; of those that are more, 99 us."""
+    """Says the same of calls whatever they are; of those that are more, ``rest`` us."""
 
     name = "stand-in"
 
-    def __init__(self, *us: float) -> None:
-        self.us = us
+    def __init__(self, *us: float, rest: float = 99.0) -> None:
+        self.us, self.rest = us, rest
 
     def __call__(self, calls: Sequence[Callable[[], object]]) -> list[Times]:
         for call in calls:
             call()
-        medians = itertools.islice(itertools.chain(self.us, itertools.repeat(99.0)), len(calls))
+        medians = itertools.islice(itertools.chain(self.us, itertools.repeat(self.rest)), len(calls))
         return [Times((median - 1.0, median, median + 2.0)) for median in medians]
 
 
@@ -264,6 +269,23 @@ def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: Layout, ke
     kernels.writes_padding = True
     with pytest.raises(AssertionError, match="a row of no group was written"):
         checked_calls(task.problem, configs_to_time(task.problem, 1.0), case)
+
+
+def test_layers_of_a_chain_have_weights_and_results_of_their_own_and_are_launched_dependently(
+    kernels: Kernels,
+) -> None:
+    task = task_of(DENSE)
+    configs = configs_to_time(task.problem, 1.2)[:2]
+    chains, layers = chains_of(task.problem, configs, case_of(task, task.draws[0], "cpu"))
+    assert layers > 1
+    for config, chain in zip(configs, chains, strict=True):
+        kernels.launched.clear()
+        kernels.operands.clear()
+        chain()
+        assert [launched for launched, _ in kernels.launched] == [kernel_of(task.problem, config)] * layers
+        for of_layers in zip(*kernels.operands, strict=True):
+            assert len(set(of_layers)) == layers
+    assert all(flags & LaunchFlags.PDL for flags in kernels.flags)
 
 
 # What is picked

@@ -51,6 +51,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     monkeypatch.setattr(builder, "instance", kernels.instance)
     monkeypatch.setattr(warmup, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
+    monkeypatch.setattr(timers, "GraphReplay", lambda: StandInTimer(256 * 99.0, 256 * 40.0, rest=256 * 99.0))
     monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
     monkeypatch.setattr(picking, "case_of", lambda task, sizes, device: case_of(task, sizes, "cpu"))
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path / "user"))
@@ -136,8 +137,8 @@ def test_what_is_tuned_is_dispatched(
     problem = GemmProblem(16, 136, 272, num_sms=78, card=card_of(78))
     config = tasks.configs_to_time(problem, 1.2)[1]
     assert out.splitlines()[1:] == [
-        f"dense 16x136x272: {config.name}: 50.00 us cold (-49.5%)",
-        f"dense 24x136x272: {config.name}: 50.00 us cold (-49.5%)",
+        f"dense 16x136x272: {config.name}: 50.00 us cold (-49.5%), 40.00 us chain (-59.6%)",
+        f"dense 24x136x272: {config.name}: 50.00 us cold (-49.5%), 40.00 us chain (-59.6%)",
         f"2 of 2 problems tuned: {path}",
     ]
     files.tables.cache_clear()
@@ -149,14 +150,18 @@ def test_what_is_tuned_is_dispatched(
 def test_regimes_and_multiprocessors(run: Run, gpu: Kernels, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     arguments = "--shapes", "16x136x272", "--out", path, "--num-sms", 50
-    for regime, cold_us, sustained_us in (
-        ("cold", 50.0, None),
-        ("sustained", None, 60.0),
-        ("both", 50.0, 70.0),
+    # A chain has 256 layers.
+    for regimes, *us in (
+        ([], 50.0, 40.0, None),
+        (["--regime", "cold"], 50.0, None, None),
+        (["--regime", "sustained"], None, None, 60.0),
+        (["--regime", "cold", "sustained"], 50.0, None, 70.0),
+        (["--regime", "chain"], None, 40.0, None),
     ):
-        assert run(*arguments, "--regime", regime)[0] == 0
+        assert run(*arguments, *regimes)[0] == 0
         (entry,) = files.read(path, H100.name)
-        assert (entry.cold_us, entry.sustained_us, entry.num_sms) == (cold_us, sustained_us, 50)
+        assert [entry.cold_us, entry.chain_us, entry.sustained_us] == us
+        assert entry.num_sms == 50
     assert {num_sms for _, num_sms in gpu.launched} == {50}
     assert "78" in run(*arguments, "--num-sms", 79)[2]
 
@@ -167,7 +172,7 @@ def test_without_cupti_cold_calls_are_timed_by_what_is_left(
     path = tmp_path / "mine.json"
     replaced = "CUPTI cannot be used, so cold calls are timed by stand-in: the profiler saw: none"
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 40.0), "the profiler saw: none"))
-    for regime, cold_us in (("cold", 40.0), ("both", 40.0), ("sustained", None)):
+    for regime, cold_us in (("cold", 40.0), ("sustained", None)):
         status, out, err = run("--shapes", "16x136x272", "--out", path, "--regime", regime)
         assert (status, err) == (0, "")
         assert (out.splitlines()[0] == replaced) == (regime != "sustained")

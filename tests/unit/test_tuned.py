@@ -99,7 +99,11 @@ def test_what_does_not_suit_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_file_is_sorted_with_a_line_for_each_entry() -> None:
-    entries = [entry(128, 2), entry(64, 1), Entry.of(MASKED, config_of(MASKED, 1), 1.5, 2.5)]
+    entries = [
+        entry(128, 2),
+        entry(64, 1),
+        Entry.of(MASKED, config_of(MASKED, 1), cold_us=1.5, sustained_us=2.5),
+    ]
     text = render(DEVICE, entries)
     assert text == render(DEVICE, reversed(entries))
     assert parse(text, DEVICE) == [entries[1], entries[0], entries[2]]

@@ -35,7 +35,7 @@ class Entry:
     Args:
         layout, out_dtype, num_sms, groups, n, k, m: as in `GemmProblem`; ``m`` is of all groups together.
         config: the name of the best configuration.
-        cold_us, sustained_us: its times in microseconds, None where they were not measured.
+        cold_us, chain_us, sustained_us: its times in microseconds, None where they were not measured.
     """
 
     layout: str
@@ -47,16 +47,12 @@ class Entry:
     m: int
     config: str
     cold_us: float | None = None
+    chain_us: float | None = None
     sustained_us: float | None = None
 
     @staticmethod
-    def of(
-        problem: GemmProblem,
-        config: KernelConfig,
-        cold_us: float | None = None,
-        sustained_us: float | None = None,
-    ) -> Entry:
-        """What to write where ``config`` was best for ``problem``."""
+    def of(problem: GemmProblem, config: KernelConfig, **us: float) -> Entry:
+        """What to write where ``config`` was best for ``problem``; ``us`` are its times."""
         return Entry(
             layout=problem.layout.name,
             out_dtype=problem.out_dtype,
@@ -66,8 +62,7 @@ class Entry:
             k=problem.k,
             m=problem.m,
             config=config.name,
-            cold_us=cold_us,
-            sustained_us=sustained_us,
+            **us,
         )
 
     @property
@@ -155,7 +150,7 @@ def _entry(row: Any) -> Entry:
         and entry.out_dtype in tuple(OUT_BYTES)
         and all(map(_is_extent, (entry.num_sms, entry.groups, entry.n, entry.k, entry.m)))
         and type(entry.config) is str
-        and all(map(_is_time, (entry.cold_us, entry.sustained_us)))
+        and all(map(_is_time, (entry.cold_us, entry.chain_us, entry.sustained_us)))
     )
     if not is_valid:
         raise DamagedError(f"it has an entry with values that cannot be, {_short(row)}")
