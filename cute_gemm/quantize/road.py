@@ -28,7 +28,8 @@ Given = tuple[Tensor | None, ...]
 
 Request = tuple[Hashable, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
 """What asks for a kernel, naming a device, and what it takes: tensors that are read, in front of the results;
-further tensors, and then numbers, behind its stream."""
+and behind its stream further matrices, and then what is in order already: an index, as
+:func:`.selection.quickly` gives it, and numbers."""
 
 
 class Form(ABC):
@@ -147,7 +148,7 @@ class Form(ABC):
             request = self.request(asked)
             if request is None:
                 return None
-            key, read, behind, numbers = request
+            key, read, behind, last = request
             kernel = quantizers.known(key)
             if kernel is None:
                 return self._launched_merged(self._make(*asked), given)
@@ -160,7 +161,7 @@ class Form(ABC):
                     results = self._made(self._make(*asked), given)
                     changed = tuple([each for each in given if each is not None])
                     break
-            is_launched = quantizers.call(kernel, read + results, behind + numbers)
+            is_launched = quantizers.call(kernel, read + results, behind + last)
         # Of what is no tensor, or has too few dimensions, or no hash, or is not what the kernel is compiled
         # for; or several say which rows.
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
@@ -248,14 +249,15 @@ class Form(ABC):
         request = self.request(asked)
         if request is None:
             return False
-        key, read, behind, numbers = request
-        if not quantizers.may_launch(read, given, behind):
+        key, read, matrices, last = request
+        behind = (*matrices, *last)
+        if not quantizers.may_launch(read, given, tuple(each for each in behind if isinstance(each, Tensor))):
             return False
         config = self.config(asked)
         if config is None:
             return False
         device = asked[0].get_device()
-        return quantizers.launch(key, config, device, (*read, *given), (*behind, *numbers))
+        return quantizers.launch(key, config, device, (*read, *given), behind)
 
     def _as_op(self, asked: Any, given: Given) -> Results:
         self.require_kinds(asked)

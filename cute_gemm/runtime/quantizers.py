@@ -18,7 +18,6 @@ from torch import Tensor
 
 from .. import settings
 from ..contract import OWNING_TYPES
-from ..contract.quantizing import SCALE_DTYPE
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
 from ..plan.moe import MoeConfig
@@ -164,6 +163,11 @@ def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
 
     And whether, but for scales, columns are contiguous, as TVM FFI would raise else, which takes long; and
     whether the first tensor is on the current device.
+
+    Args:
+        read: matrices, and vectors that are no index.
+        results: e4m3 and scales in turn. No e4m3 has a negation pending, as complex numbers have no such
+            parts.
     """
     if derivatives_may_be_tracked():
         return False
@@ -177,14 +181,15 @@ def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
             or (is_recorded and each.requires_grad)
         ):
             return False
+    are_scales = False
     for each in results:
         if each is not None and (
             type(each) not in OWNING_TYPES
-            or not (each.is_contiguous() or each.stride()[-1] == 1 or each.dtype is SCALE_DTYPE)
-            or each.is_neg()
+            or (each.is_neg() if are_scales else not (each.is_contiguous() or each.stride()[-1] == 1))
             or (is_recorded and each.requires_grad)
         ):
             return False
+        are_scales = not are_scales
     return not several_devices() or bool(read[0].get_device() == torch.cuda.current_device())
 
 
