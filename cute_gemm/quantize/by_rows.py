@@ -158,9 +158,10 @@ class _Rows(Form):
         if rows is None and valid_rows is None and group_index is None and offsets is None:
             return (source, "all", x.dtype, x.dim(), power_of_two, device, is_few), (x,), (), ()
         kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
+        # Where others than int32 are kernels' own affair, those refuse them.
         dtype = index.dtype if kind == "gathered" else None
         key = source, kind, x.dtype, x.dim(), power_of_two, device, is_few, dtype
-        return key, (x,), (), (index, alignment) if kind == "offsets" else (index,)
+        return key, (x,), (index,), (alignment,) if kind == "offsets" else ()
 
     def merges(self, asked: _Asked) -> bool:
         return asked.x.dim() not in (2, 3) and _selection(asked).kind == "all"

@@ -101,17 +101,19 @@ class _Normed(Form):
             if not isinstance(eps, (int, float)):
                 return None
             eps = float(eps)
-        last: tuple[Any, ...] = (eps,)
+        numbers: tuple[Any, ...] = (eps,)
         kind, dtype = "all", None
+        behind = () if residual is None else (residual,)
         if not (rows is None and valid_rows is None and group_index is None and offsets is None):
             kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
             if kind == "gathered" and residual is not None:
                 return None
-            last = (index, eps, alignment) if kind == "offsets" else (index, eps)
-            dtype = index.dtype if kind == "gathered" else None
+            dtype, behind = index.dtype if kind == "gathered" else None, (*behind, index)
+            if kind == "offsets":
+                numbers = eps, alignment
         shape, device, is_alone = x.shape, x.get_device(), residual is None
         key = "normed", kind, x.dtype, shape[-1], len(shape), power_of_two, device, is_alone, dtype
-        return key, (x, weight), () if is_alone else (residual,), last
+        return key, (x, weight), behind, numbers
 
     def merges(self, asked: _Asked) -> bool:
         return asked.x.dim() not in (2, 3) and _selection(asked).kind == "all"

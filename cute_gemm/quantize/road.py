@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE
 from ..plan.quantizer import Quantizer
-from ..runtime import quantizers, torch_internals
+from ..runtime import plain, quantizers, torch_internals
 from . import library
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -28,8 +28,7 @@ Given = tuple[Tensor | None, ...]
 
 Request = tuple[Hashable, tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
 """What asks for a kernel, naming a device, and what it takes: tensors that are read, in front of the results;
-and behind its stream further matrices, and then what is in order already: an index, as
-:func:`.selection.quickly` gives it, and numbers."""
+further tensors, and then numbers, behind its stream."""
 
 
 class Form(ABC):
@@ -148,20 +147,19 @@ class Form(ABC):
             request = self.request(asked)
             if request is None:
                 return None
-            key, read, behind, last = request
+            key, read, behind, numbers = request
             kernel = quantizers.known(key)
             if kernel is None:
                 return self._launched_merged(self._make(*asked), given)
-            if not quantizers.are_plain(read + behind, given):
-                return None
-            results: Any = given
             changed: Any = given
             for each in given:
                 if each is None:
-                    results = self._made(self._make(*asked), given)
                     changed = tuple([each for each in given if each is not None])
                     break
-            is_launched = quantizers.call(kernel, read + results, behind + last)
+            if not plain.are_plain(kernel, read + behind, changed):
+                return None
+            results: Any = given if changed is given else self._made(self._make(*asked), given)
+            is_launched = quantizers.call(kernel, read + results, behind + numbers)
         # Of what is no tensor, or has too few dimensions, or no hash, or is not what the kernel is compiled
         # for; or several say which rows.
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
@@ -249,15 +247,14 @@ class Form(ABC):
         request = self.request(asked)
         if request is None:
             return False
-        key, read, matrices, last = request
-        behind = (*matrices, *last)
-        if not quantizers.may_launch(read, given, tuple(each for each in behind if isinstance(each, Tensor))):
+        key, read, behind, numbers = request
+        if not quantizers.may_launch(read, given, behind):
             return False
         config = self.config(asked)
         if config is None:
             return False
         device = asked[0].get_device()
-        return quantizers.launch(key, config, device, (*read, *given), behind)
+        return quantizers.launch(key, config, device, (*read, *given), (*behind, *numbers))
 
     def _as_op(self, asked: Any, given: Given) -> Results:
         self.require_kinds(asked)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import OWNING_TYPES, grouping, memory
+from ..contract import grouping, memory
 from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS, Count
 from ..plan.limits import MAX_ALIGNMENT, MAX_GROUPS
 from ..row_groups import offsets_row_groups
@@ -111,9 +111,6 @@ class Selection:
 def quickly(rows: Any, valid_rows: Any, group_index: Any, offsets: Any) -> tuple[str, Any]:
     """The kind of a selection, and its vector, of the arguments that may say it, one of which does.
 
-    The vector owns contiguous memory. What is left is its dtype: of another one than kernels take, such as
-    one that could ask for derivatives, kernels accept nothing.
-
     Raises:
         TypeError, ValueError, AttributeError: none or several do, or not by a vector.
     """
@@ -127,7 +124,7 @@ def quickly(rows: Any, valid_rows: Any, group_index: Any, offsets: Any) -> tuple
         kind, index = "gathered", rows
     else:
         raise ValueError("several")
-    if type(index) not in OWNING_TYPES or index.dim() != 1 or not index.is_contiguous():
+    if index.dim() != 1:
         raise ValueError("no vector")
     return kind, index
 

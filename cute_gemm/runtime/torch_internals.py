@@ -23,9 +23,11 @@ def _raw_stream_publicly(device: int) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
+_guards: Any = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+
 # As the code that Inductor generates does.
 empty_strided_cuda: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = getattr(
-    getattr(getattr(torch._C, "_dynamo", None), "guards", None),
+    _guards,
     "_empty_strided_cuda",
     _empty_strided_publicly,
 )
@@ -40,6 +42,32 @@ increment_version: Callable[[Iterable[Tensor]], None] = getattr(
     torch._C, "_increment_version", torch.autograd.graph.increment_version
 )
 """Says to autograd that tensors have changed."""
+
+
+def _of_another_kind(*tensors: Any) -> bool:
+    return False
+
+
+def same_kind(tensors: tuple[Tensor, ...], last_strides: list[int | None]) -> Callable[..., bool]:
+    """Whether objects are of the kind of these tensors, each of its own: a function that takes as many.
+
+    That is of the same type, dtype, device, layout, number of dimensions and stride of the last one (None for
+    any), with ``requires_grad`` as here, with or without a negation pending as here, and in the same modes of
+    torch (inference, transforms of torch.func; not forward-mode AD). It keeps no tensor. It is how Dynamo
+    finds out whether compiled code is for its arguments. False may be said of any, and is where a tensor comes
+    twice, or where torch cannot tell.
+    """
+    try:
+        return _guards.TensorGuards(
+            *tensors,
+            dynamic_dims_sizes=[[None] * each.dim() for each in tensors],
+            dynamic_dims_strides=[
+                [None] * (each.dim() - 1) + [last]
+                for each, last in zip(tensors, last_strides, strict=True)
+            ],
+        ).check
+    except (AttributeError, TypeError):
+        return _of_another_kind
 
 
 _subclasses = getattr(torch, "_subclasses", None)
