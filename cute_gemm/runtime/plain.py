@@ -12,16 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, is_grad_enabled
 
 from ..contract import OWNING_TYPES
 from ..contract.quantizing import SCALE_DTYPE
 from .caller import several_devices
-from .torch_internals import derivatives_may_be_tracked, same_kind
+from .torch_internals import derivatives_may_be_tracked, forward_mode_may_be_active, same_kind
 
 _MOST_KINDS = 4
 """Ways of calling a kernel that are remembered: tensors made in inference mode and others, say."""
 
-_seen: dict[tuple[Any, ...], list[Callable[..., bool]]] = {}
+_seen: dict[tuple[Any, ...], tuple[Callable[..., bool], ...]] = {}
 """By a kernel, how many tensors, whether gradients are recorded, and a device: kinds of plain tensors."""
 
 
@@ -41,29 +42,34 @@ def are_plain(kernel: Callable[..., None], read: tuple[Any, ...], results: tuple
         read: in the order of its arguments.
         results: those that are given, likewise.
     """
-    if derivatives_may_be_tracked():
+    if forward_mode_may_be_active():
         return False
     device = 0
     if several_devices():
         device = read[0].get_device()
         if device != torch.cuda.current_device():
             return False
-    tensors, is_recorded = read + results, torch.is_grad_enabled()
+    tensors, is_recorded = read + results, is_grad_enabled()
     way = kernel, len(tensors), is_recorded, device
     kinds = _seen.get(way, ())
     for are_of_kind in kinds:
         if are_of_kind(*tensors):
             return True
-    for each in tensors:
-        if type(each) not in OWNING_TYPES or each.is_neg() or (is_recorded and each.requires_grad):
-            return False
-    free = [False] * len(read) + [each.dtype is SCALE_DTYPE for each in results]
-    for each, is_free in zip(tensors, free, strict=True):
-        if not (is_free or each.is_contiguous() or each.stride()[-1] == 1):
-            return False
+    if derivatives_may_be_tracked() or not all(_is_plain(each, is_recorded) for each in tensors):
+        return False
+    strides = [_stride_of_columns(each) for each in read]
+    strides += [None if each.dtype is SCALE_DTYPE else _stride_of_columns(each) for each in results]
+    if 0 in strides:
+        return False
     if len(kinds) < _MOST_KINDS:
-        last_strides = [
-            None if is_free else each.stride()[-1] for each, is_free in zip(tensors, free, strict=True)
-        ]
-        _seen[way] = [*kinds, same_kind(tensors, last_strides)]
+        _seen[way] = *kinds, same_kind(tensors, strides)
     return True
+
+
+def _is_plain(x: Any, is_recorded: bool) -> bool:
+    return type(x) in OWNING_TYPES and not x.is_neg() and not (is_recorded and x.requires_grad)
+
+
+def _stride_of_columns(x: Tensor) -> int:
+    """0 where columns are apart."""
+    return x.stride()[-1] if x.is_contiguous() or x.stride()[-1] == 1 else 0

@@ -104,17 +104,22 @@ def _unknown() -> bool:
 _transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _unknown)
 
 
-def _derivatives_are_tracked() -> bool:
-    return forward_ad._current_level >= 0 or _transforms_are_active()
+def _level_is_entered() -> bool:
+    return forward_ad._current_level >= 0
 
 
-derivatives_may_be_tracked: Callable[[], bool] = (
-    _derivatives_are_tracked if hasattr(forward_ad, "_current_level") else _unknown
+forward_mode_may_be_active: Callable[[], bool] = (
+    _level_is_entered if hasattr(forward_ad, "_current_level") else _unknown
 )
-"""Whether forward-mode AD or a transform of torch.func is active, of which grad mode says nothing.
+"""Whether a level of forward-mode AD is; also true where torch does not tell."""
 
-Also true where torch does not tell: then the contract asks each tensor, by public functions.
-"""
+
+def derivatives_may_be_tracked() -> bool:
+    """Whether forward-mode AD or a transform of torch.func is active, of which grad mode says nothing.
+
+    Also true where torch does not tell: then the contract asks each tensor, by public functions.
+    """
+    return forward_mode_may_be_active() or _transforms_are_active()
 
 
 def forward_mode_is_active() -> bool:
