@@ -1,9 +1,9 @@
-"""Whether tensors are such that a kernel may be handed them: asked of each, but once for each way of calling it.
+"""Whether a kernel may be handed tensors, whatever lies in them: asked of each once, then compared.
 
 To ask a tensor five questions from Python takes longer than to convert it for a kernel. So the tensors of a
-call are compared at once with those of calls that were in order. What is compared is a tensor's kind, and
-nothing that changes while the tensor stays of that kind: where it lies, how large it is, and what else a
-kernel's host code judges, is judged by that, each time.
+call are compared, all at once, with those of earlier calls that were in order. What is compared is their
+kind. Where they lie, how large they are and what else can differ within a kind, a kernel's host code judges
+each time.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, is_grad_enabled
+from torch import is_grad_enabled
 
 from ..contract import OWNING_TYPES
 from ..contract.quantizing import SCALE_DTYPE
 from .caller import several_devices
 from .torch_internals import derivatives_may_be_tracked, forward_mode_may_be_active, same_kind
 
-_MOST_KINDS = 4
-"""Ways of calling a kernel that are remembered: tensors made in inference mode and others, say."""
+MOST_KINDS = 4
+"""That are remembered of one way to call a kernel: of tensors made in inference mode, or not, and so on."""
 
 _seen: dict[tuple[Any, ...], tuple[Callable[..., bool], ...]] = {}
-"""By a kernel, how many tensors, whether gradients are recorded, and a device: kinds of plain tensors."""
+"""Kinds of tensors in order, by a kernel, their number, whether gradients are recorded, and the device."""
 
 
 def forget() -> None:
-    """Has each kernel's tensors be looked at one by one again."""
+    """Has all tensors be looked at one by one again."""
     _seen.clear()
 
 
@@ -39,8 +39,8 @@ def are_plain(kernel: Callable[..., None], read: tuple[Any, ...], results: tuple
 
     Args:
         kernel: what they are for.
-        read: in the order of its arguments.
-        results: those that are given, likewise.
+        read: not empty.
+        results: those that are given.
     """
     if forward_mode_may_be_active():
         return False
@@ -57,19 +57,14 @@ def are_plain(kernel: Callable[..., None], read: tuple[Any, ...], results: tuple
             return True
     if derivatives_may_be_tracked() or not all(_is_plain(each, is_recorded) for each in tensors):
         return False
-    strides = [_stride_of_columns(each) for each in read]
-    strides += [None if each.dtype is SCALE_DTYPE else _stride_of_columns(each) for each in results]
-    if 0 in strides:
-        return False
-    if len(kinds) < _MOST_KINDS:
+    strides = [1] * len(read) + [None if each.dtype is SCALE_DTYPE else 1 for each in results]
+    for each, stride in zip(tensors, strides, strict=True):
+        if stride is not None and each.stride()[-1] != stride and not each.is_contiguous():
+            return False
+    if len(kinds) < MOST_KINDS:
         _seen[way] = *kinds, same_kind(tensors, strides)
     return True
 
 
 def _is_plain(x: Any, is_recorded: bool) -> bool:
     return type(x) in OWNING_TYPES and not x.is_neg() and not (is_recorded and x.requires_grad)
-
-
-def _stride_of_columns(x: Tensor) -> int:
-    """0 where columns are apart."""
-    return x.stride()[-1] if x.is_contiguous() or x.stride()[-1] == 1 else 0

@@ -51,23 +51,20 @@ def _of_another_kind(*tensors: Any) -> bool:
 def same_kind(tensors: tuple[Tensor, ...], last_strides: list[int | None]) -> Callable[..., bool]:
     """Whether objects are of the kind of these tensors, each of its own: a function that takes as many.
 
-    That is of the same type, dtype, device, layout, number of dimensions and stride of the last one (None for
-    any), with ``requires_grad`` as here, with or without a negation pending as here, and in the same modes of
-    torch (inference, transforms of torch.func; not forward-mode AD). It keeps no tensor. It is how Dynamo
-    finds out whether compiled code is for its arguments. False may be said of any, and is where a tensor comes
-    twice, or where torch cannot tell.
+    That is, each has the type, dtype, device, layout, number of dimensions and ``requires_grad`` of its own,
+    the stride of the last dimension that is said (None for any), and a negation pending where that one has;
+    and transforms of torch.func and inference mode are in force as here. Forward-mode AD may be. It keeps no
+    tensor. False may be said of any: of a tensor that comes twice, and always where torch cannot tell.
     """
+    sizes: list[list[int | None]] = [[None] * each.dim() for each in tensors]
+    strides = [[*of[1:], last] for of, last in zip(sizes, last_strides, strict=True)]
     try:
-        return _guards.TensorGuards(
-            *tensors,
-            dynamic_dims_sizes=[[None] * each.dim() for each in tensors],
-            dynamic_dims_strides=[
-                [None] * (each.dim() - 1) + [last]
-                for each, last in zip(tensors, last_strides, strict=True)
-            ],
-        ).check
+        # As compiled code does, to find out whether it was compiled for its arguments.
+        guards: Any = _guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
     except (AttributeError, TypeError):
         return _of_another_kind
+    are_of_kind: Callable[..., bool] = guards.check
+    return are_of_kind
 
 
 _subclasses = getattr(torch, "_subclasses", None)
