@@ -25,11 +25,13 @@ class Settings:
     pdl: bool | None = None
     outer: Settings | None = field(default=None, repr=False, compare=False)
     scope: Scope | None = field(default=None, repr=False, compare=False)
+    dependent_launch: bool | None = field(init=False, repr=False, compare=False)
+    """``pdl``, or None for where it pays, which it may not where multiprocessors are left to others."""
 
-    @property
-    def dependent_launch(self) -> bool | None:
-        """``pdl``, or None for where it pays, which it may not where multiprocessors are left to others."""
-        return False if self.pdl is None and self.num_sms is not None else self.pdl
+    def __post_init__(self) -> None:
+        # Each call asks, and a property would be called.
+        dependent = False if self.pdl is None and self.num_sms is not None else self.pdl
+        object.__setattr__(self, "dependent_launch", dependent)
 
 
 _current: ContextVar[Settings] = ContextVar("cute_gemm settings", default=Settings())  # noqa: B039 (frozen)

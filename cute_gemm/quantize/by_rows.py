@@ -158,7 +158,9 @@ class _Rows(Form):
         if rows is None and valid_rows is None and group_index is None and offsets is None:
             return (source, "all", x.dtype, x.dim(), power_of_two, device, is_few), (x,), (), ()
         kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
-        key = source, kind, x.dtype, x.dim(), power_of_two, device, is_few, index.dtype
+        # All kernels of the other kinds take int32, and refuse what else there is.
+        dtype = index.dtype if kind == "gathered" else None
+        key = source, kind, x.dtype, x.dim(), power_of_two, device, is_few, dtype
         return key, (x,), (index,), (alignment,) if kind == "offsets" else ()
 
     def merges(self, asked: _Asked) -> bool:

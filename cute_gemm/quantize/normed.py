@@ -108,7 +108,7 @@ class _Normed(Form):
             kind, index = selection.quickly(rows, valid_rows, group_index, offsets)
             if kind == "gathered" and residual is not None:
                 return None
-            dtype, behind = index.dtype, (*behind, index)
+            dtype, behind = index.dtype if kind == "gathered" else None, (*behind, index)
             if kind == "offsets":
                 numbers = eps, alignment
         shape, device, is_alone = x.shape, x.get_device(), residual is None

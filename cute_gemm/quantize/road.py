@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contract import ambient, quantizing
 from ..contract.quantizing import E4M3, SCALE_DTYPE
 from ..plan.quantizer import Quantizer
-from ..runtime import quantizers, torch_internals
+from ..runtime import plain, quantizers, torch_internals
 from . import library
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -151,15 +151,14 @@ class Form(ABC):
             kernel = quantizers.known(key)
             if kernel is None:
                 return self._launched_merged(self._make(*asked), given)
-            if not quantizers.are_plain(read + behind, given):
-                return None
-            results: Any = given
             changed: Any = given
             for each in given:
                 if each is None:
-                    results = self._made(self._make(*asked), given)
                     changed = tuple([each for each in given if each is not None])
                     break
+            if not plain.are_plain(kernel, read + behind, changed):
+                return None
+            results: Any = given if changed is given else self._made(self._make(*asked), given)
             is_launched = quantizers.call(kernel, read + results, behind + numbers)
         # Of what is no tensor, or has too few dimensions, or no hash, or is not what the kernel is compiled
         # for; or several say which rows.

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from .. import settings
 from ..contract import OWNING_TYPES
-from ..contract.quantizing import SCALE_DTYPE
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import K_MULTIPLE, SCALE_STRIDE_MULTIPLE, ceil_div
 from ..plan.moe import MoeConfig
 from ..plan.quantizer import PIECE, SOURCE_BYTES, Quantizer
-from . import hardware, quantizer_builder, selection
-from .caller import caller, several_devices
-from .torch_internals import derivatives_may_be_tracked, increment_version
+from . import hardware, plain, quantizer_builder, selection
+from .caller import caller
+from .torch_internals import increment_version
 
 NAMES = {getattr(torch, name): name for name in (*SOURCE_BYTES, "int32", "int64")}
 """Of dtypes, as configurations have them."""
@@ -37,6 +36,7 @@ _kernels: dict[Hashable, Callable[..., None]] = {}
 def forget() -> None:
     """Has the next call of each kind take the slow path, as in a new process."""
     _kernels.clear()
+    plain.forget()
 
 
 # A forked child cannot use the CUDA of its parent: nothing is launched there, and torch says so.
@@ -157,35 +157,6 @@ def is_aligned(x: Tensor) -> bool:
     size = x.element_size()
     steps = [step * size for step, count in zip(x.stride()[:-1], x.shape[:-1], strict=True) if count > 1]
     return x.stride(-1) == 1 and not x.data_ptr() % PIECE and not any(step % PIECE for step in steps)
-
-
-def are_plain(read: tuple[Any, ...], results: tuple[Any, ...]) -> bool:
-    """Whether all are tensors that own their memory, of which no derivative is asked; None stands for none.
-
-    And whether, but for scales, columns are contiguous, as TVM FFI would raise else, which takes long; and
-    whether the first tensor is on the current device.
-    """
-    if derivatives_may_be_tracked():
-        return False
-    is_recorded = torch.is_grad_enabled()
-    for each in read:
-        if (
-            type(each) not in OWNING_TYPES
-            # Asked first, as it takes half as long.
-            or not (each.is_contiguous() or each.stride()[-1] == 1)
-            or each.is_neg()
-            or (is_recorded and each.requires_grad)
-        ):
-            return False
-    for each in results:
-        if each is not None and (
-            type(each) not in OWNING_TYPES
-            or not (each.is_contiguous() or each.stride()[-1] == 1 or each.dtype is SCALE_DTYPE)
-            or each.is_neg()
-            or (is_recorded and each.requires_grad)
-        ):
-            return False
-    return not several_devices() or bool(read[0].get_device() == torch.cuda.current_device())
 
 
 def strides_of_scales(shape: tuple[int, ...], m_major: bool) -> tuple[int, ...]:

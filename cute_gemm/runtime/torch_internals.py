@@ -23,9 +23,11 @@ def _raw_stream_publicly(device: int) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
+_guards: Any = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+
 # As the code that Inductor generates does.
 empty_strided_cuda: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = getattr(
-    getattr(getattr(torch._C, "_dynamo", None), "guards", None),
+    _guards,
     "_empty_strided_cuda",
     _empty_strided_publicly,
 )
@@ -40,6 +42,29 @@ increment_version: Callable[[Iterable[Tensor]], None] = getattr(
     torch._C, "_increment_version", torch.autograd.graph.increment_version
 )
 """Says to autograd that tensors have changed."""
+
+
+def _of_another_kind(*tensors: Any) -> bool:
+    return False
+
+
+def same_kind(tensors: tuple[Tensor, ...], last_strides: list[int | None]) -> Callable[..., bool]:
+    """Whether objects are of the kind of these tensors, each of its own: a function that takes as many.
+
+    That is, each has the type, dtype, device, layout, number of dimensions and ``requires_grad`` of its own,
+    the stride of the last dimension that is said (None for any), and a negation pending where that one has;
+    and transforms of torch.func and inference mode are in force as here. Forward-mode AD may be. It keeps no
+    tensor. False may be said of any: of a tensor that comes twice, and always where torch cannot tell.
+    """
+    sizes: list[list[int | None]] = [[None] * each.dim() for each in tensors]
+    strides = [[*of[1:], last] for of, last in zip(sizes, last_strides, strict=True)]
+    try:
+        # As compiled code does, to find out whether it was compiled for its arguments.
+        guards: Any = _guards.TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+    except (AttributeError, TypeError):
+        return _of_another_kind
+    are_of_kind: Callable[..., bool] = guards.check
+    return are_of_kind
 
 
 _subclasses = getattr(torch, "_subclasses", None)
@@ -76,12 +101,22 @@ def _unknown() -> bool:
 _transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _unknown)
 
 
+def _level_is_entered() -> bool:
+    return forward_ad._current_level >= 0
+
+
+forward_mode_may_be_active: Callable[[], bool] = (
+    _level_is_entered if hasattr(forward_ad, "_current_level") else _unknown
+)
+"""Whether a level of forward-mode AD is; also true where torch does not tell."""
+
+
 def derivatives_may_be_tracked() -> bool:
     """Whether forward-mode AD or a transform of torch.func is active, of which grad mode says nothing.
 
     Also true where torch does not tell: then the contract asks each tensor, by public functions.
     """
-    return getattr(forward_ad, "_current_level", 0) >= 0 or _transforms_are_active()
+    return forward_mode_may_be_active() or _transforms_are_active()
 
 
 def forward_mode_is_active() -> bool:
