@@ -46,7 +46,7 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
 one of it; 128 of it share a scale. A layout has the tiles of its heights, and of its others those whose
 cluster has all columns of a scale."""
 
-QUANTIZED_SPLITS: Splits = {(64, 128): (2, 4, 8)}
+QUANTIZED_SPLITS: Splits = {(64, 128): (2, 4)}
 """As :data:`DENSE_SPLITS`, of tiles whose result is quantised, a column of each of sums. Of two, 64x256 would
 be needed, which takes longer than a cluster of narrower tiles (docs/performance.md, 85)."""
 

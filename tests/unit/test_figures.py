@@ -92,7 +92,7 @@ def test_check_tells_new_results_from_old(root, results):
     assert readme.read_text() == summary
 
 
-def test_readme_has_a_line_for_each_size_in_each_operation_and_regime():
+def test_readme_has_a_line_for_each_size_in_each_operation():
     rows = [
         row((64, 2112, 7168), 10.02),
         row((4096, 4096, 7168), 168.73 / 0.9),
@@ -102,10 +102,9 @@ def test_readme_has_a_line_for_each_size_in_each_operation_and_regime():
     ]
     lines = [line for line in figures.summary(rows).splitlines() if line.startswith("| ")][1:]
     assert lines == [
-        "| dense | cold | M = 64 | 1 | 1.000 | 1.000 |",
-        "| dense | cold | M = 4096 | 2 | 0.600 | 0.400 |",
-        "| dense | sustained | M = 4096 | 1 | 1.000 | 1.000 |",
-        "| contiguous | cold | 4 x 8192 | 1 | 0.900 | 0.900 |",
+        "| dense | M = 64 | 1.000 (1.000) |  |",
+        "| dense | M = 4096 | 0.600 (0.400) | 1.000 (1.000) |",
+        "| contiguous | 4 x 8192 | 0.900 (0.900) |  |",
     ]
 
 
@@ -272,17 +271,27 @@ def test_readme_has_columns_for_each_card():
     text = figures.summary(rows)
     versions = "nvidia-cutlass-dsl 4.8.1, torch 2.11.0"
     origins = f"NVIDIA H100 80GB HBM3, 2026-12-01, {versions}; NVIDIA H200, 2026-11-23, {versions}"
-    assert text.startswith(
-        f"On {origins}:\n\n| operation | regime | rows | shapes | speed / DeepGEMM on NVIDIA H100"
-    )
+    h100 = "NVIDIA H100 80GB HBM3"
+    assert text.startswith(f"On {origins}:\n\n| operation | rows | {h100}, cold | {h100}, sustained |")
     header, rule, *lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert header.count("|") == rule.count("|") == 10
-    assert header.endswith("| shapes | speed / DeepGEMM on NVIDIA H200, geometric mean | least |")
+    assert header.count("|") == rule.count("|") == 6
+    assert header.endswith("| NVIDIA H200, cold |")
     assert lines == [
-        "| dense | cold | M = 4096 | 2 | 0.957 | 0.833 | 1 | 0.900 | 0.900 |",
-        "| dense | cold | M = 64 |  |  |  | 1 | 1.000 | 1.000 |",
-        "| dense | sustained | M = 4096 | 1 | 0.955 | 0.955 |  |  |  |",
+        "| dense | M = 4096 | 0.957 (0.833) | 0.955 (0.955) | 0.900 (0.900) |",
+        "| dense | M = 64 |  |  | 1.000 (1.000) |",
     ]
+
+
+def test_a_chain_is_compared_with_both_ways_of_deepgemm_and_the_floor():
+    shape, other = (64, 2112, 7168), (128, 2112, 7168)
+    peers = {"cute_gemm": 8.0, "DeepGEMM": 10.0, "DeepGEMM, dependent launch": 9.6, "floor": 7.2}
+    rows = [row(shape, us, peer, "chain") for peer, us in peers.items()]
+    rows += [row(other, us, peer, "chain") for peer, us in (("cute_gemm", 10.0), ("DeepGEMM", 9.0))]
+    lines = [line for line in figures.render(rows).splitlines() if line.startswith("| ")]
+    assert lines[0].endswith("| speed / DeepGEMM | by `set_pdl` | speed / floor |")
+    assert lines[1].endswith("| 8.0 | 1234 | 10.0 | 1.25 | 1.20 | 0.90 |")
+    assert lines[2].endswith("| 10.0 | 1234 | 9.0 | 0.90 |  |  |")
+    assert "| dense | M = 64 | 1.250 (1.250) |" in figures.summary(rows)
 
 
 def test_a_second_card_adds_columns_to_the_readme_and_a_section_to_results(root, results, tmp_path):
