@@ -414,8 +414,10 @@ def stand_in_gpu(draw: random.Random, stack: contextlib.ExitStack) -> None:
     patch(bench_command, "describe_origin", lambda versions: origin)
     patch(Bench, "measure", measure)
     patch(tune_command, "Sustained", lambda **_: StandInTimer(draw))
+    patch(timers, "GraphReplay", lambda: StandInTimer(draw))
     patch(picking, "case_of", lambda *_: None)
     patch(picking, "checked_calls", lambda problem, configs, case: [print] * len(configs))
+    patch(picking, "chains_of", lambda problem, configs, case: ([print] * len(configs), 4))
 
 
 # In a process of its own
