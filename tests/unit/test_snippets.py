@@ -1,0 +1,34 @@
+"""What README.md and documents show as Python runs, block after block, on the CPU."""
+
+import linecache
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "docs/from_bf16.md", "docs/from_deepgemm.md", "docs/how_it_works.md", "docs/troubleshooting.md"]
+
+
+def blocks(page: str) -> list[str]:
+    """The page's Python, with as many lines before each block as in the page, so that errors name its lines."""
+    text = (ROOT / page).read_text()
+    found = re.finditer(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return ["\n" * text.count("\n", 0, each.start(1)) + each[1] for each in found]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_shows_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Inductor's compiler takes half a minute, and a C++ compiler; the graph is the same.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    shown = blocks(page)
+    assert shown, page
+    for number, block in enumerate(shown):
+        name = f"<block {number} of {page}>"
+        linecache.cache[name] = (len(block), None, block.splitlines(keepends=True), name)
+        exec(compile(block, name, "exec"), scope)
