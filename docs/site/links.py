@@ -17,6 +17,7 @@ README_PAGES = {
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))|^(\[[^\]]+\]: )(\S+)()$", flags=re.MULTILINE)
 _FENCE = re.compile(r"^(```.*?^```$)", flags=re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`[^`]*`")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".jsonl": "json"}
 
 
@@ -52,7 +53,8 @@ def rewritten(text: str, origin: str, uri: str) -> str:
         return before + _on_site(target, origin, uri) + after
 
     parts = _FENCE.split(text)
-    return "".join(part if number % 2 else _LINK.sub(lead, part) for number, part in enumerate(parts))
+    prose = (_LINK.sub(lead, _unescaped(part)) for part in parts[::2])
+    return "".join(next(prose) if number % 2 == 0 else part for number, part in enumerate(parts))
 
 
 def outside(text: str, origin: str) -> Iterator[str]:
@@ -86,6 +88,11 @@ def with_contents(paths: Sequence[str]) -> set[str]:
 def source_uri(path: str) -> str:
     """The page of a source file or folder."""
     return f"source/{path}/index.md" if (ROOT / path).is_dir() else f"source/{path}.md"
+
+
+def _unescaped(text: str) -> str:
+    """Bars of code in tables, which GitHub wants escaped, and Python's Markdown does not."""
+    return re.sub(r"(?m)^\|.*$", lambda row: _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0]), text)
 
 
 def _on_site(target: str, origin: str, uri: str) -> str:
