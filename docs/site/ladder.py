@@ -55,6 +55,7 @@ def index(examples: list[Path]) -> str:
     rows = [f"| [{each.stem}]({each.stem}.md) | {title(each.read_text())} |" for each in examples]
     head = (
         "# Ladder\n\nEach example is a file of `examples/` that runs with and without a Hopper GPU:"
-        " `python examples/NAME.py`.\nThe pages show them whole.\n\n| example | what it is about |\n|---|---|\n"
+        " `python examples/NAME.py`.\nThe pages show them whole.\n\n"
+        "| example | what it is about |\n|---|---|\n"
     )
     return head + "\n".join(rows) + "\n"

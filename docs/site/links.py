@@ -92,7 +92,11 @@ def source_uri(path: str) -> str:
 
 def _unescaped(text: str) -> str:
     """Bars of code in tables, which GitHub wants escaped, and Python's Markdown does not."""
-    return re.sub(r"(?m)^\|.*$", lambda row: _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0]), text)
+
+    def row(found: re.Match[str]) -> str:
+        return _CODE.sub(lambda code: code[0].replace("\\|", "|"), found[0])
+
+    return re.sub(r"^\|.*$", row, text, flags=re.MULTILINE)
 
 
 def _on_site(target: str, origin: str, uri: str) -> str:
@@ -118,9 +122,7 @@ def _uri(path: Path, anchor: str) -> str:
     relative = path.relative_to(ROOT).as_posix()
     if relative == "README.md":
         slugs = {
-            name.lower().replace(" ", "-"): uri
-            for uri, (_, names) in README_PAGES.items()
-            for name in names
+            name.lower().replace(" ", "-"): uri for uri, (_, names) in README_PAGES.items() for name in names
         }
         return slugs.get(anchor, "index.md")
     if relative == "CONTRIBUTING.md":

@@ -1,6 +1,7 @@
 """What README.md and documents show as Python runs, block after block, on the CPU."""
 
 import linecache
+import logging
 import re
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/from_bf16.md", "docs/from_deepgemm.md", "docs/how_it_works.md", "docs/troubleshooting.md"]
+NAMES = ["from_bf16", "from_deepgemm", "how_it_works", "troubleshooting"]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
 def blocks(page: str) -> list[str]:
-    """The page's Python, with as many lines before each block as in the page, so that errors name its lines."""
+    """The page's Python, each block behind as many lines as in the page, so that errors name its lines."""
     text = (ROOT / page).read_text()
     found = re.finditer(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return ["\n" * text.count("\n", 0, each.start(1)) + each[1] for each in found]
@@ -25,6 +27,8 @@ def test_what_a_page_shows_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> N
     # Inductor's compiler takes half a minute, and a C++ compiler; the graph is the same.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # A page may turn the log on.
+    monkeypatch.setattr(logging.getLogger("cute_gemm"), "level", logging.NOTSET)
     scope: dict[str, Any] = {"__name__": "__main__"}
     shown = blocks(page)
     assert shown, page
