@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ladder
@@ -9,18 +10,29 @@ import links
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files, InclusionLevel
 
+EXAMPLES = links.ROOT / "examples"
+
 _ORIGINS: dict[str, str] = {}
 """The files that pages outside of docs/ are made of, by page."""
 
 
-def _examples() -> list[Any]:
-    return sorted((links.ROOT / "examples").glob("[0-9]*.py"))
+def _examples(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.py"))
+
+
+def _folders() -> list[Path]:
+    return sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and _examples(path))
+
+
+def _uri(example: Path) -> str:
+    return example.relative_to(links.ROOT).with_suffix(".md").as_posix()
 
 
 def on_config(config: Any) -> Any:
-    """Fills in the section of the navigation that has the examples."""
-    pages = ["ladder/index.md", *({each.stem: f"ladder/{each.stem}.md"} for each in _examples())]
-    config.nav = [{"Ladder": pages} if entry == {"Ladder": "examples"} else entry for entry in config.nav]
+    """Fills in the section of the navigation that has the examples, folders such as the ladder below it."""
+    pages: list[Any] = ["examples/index.md", *map(_uri, _examples(EXAMPLES))]
+    pages += [{folder.name.capitalize(): [*map(_uri, _examples(folder))]} for folder in _folders()]
+    config.nav = [{"Examples": pages} if entry == {"Examples": "examples"} else entry for entry in config.nav]
     config.watch += [str(links.ROOT / name) for name in ("README.md", "CONTRIBUTING.md", "examples")]
     return config
 
@@ -31,10 +43,12 @@ def on_files(files: Files, config: Any) -> Files:
     readme = (links.ROOT / "README.md").read_text()
     made = {uri: ("README.md", links.readme_page(uri, readme)) for uri in ("index.md", *links.README_PAGES)}
     made["contributing.md"] = ("CONTRIBUTING.md", (links.ROOT / "CONTRIBUTING.md").read_text())
-    made["ladder/index.md"] = ("docs/ladder/index.md", ladder.index(_examples()))
-    for each in _examples():
-        origin = each.relative_to(links.ROOT).as_posix()
-        made[f"ladder/{each.stem}.md"] = (origin, ladder.page(each.read_text(), origin))
+    own = EXAMPLES / "README.md"
+    text = own.read_text() if own.exists() else ladder.index(_examples(EXAMPLES))
+    made["examples/index.md"] = ("examples/README.md", text)
+    for folder in (EXAMPLES, *_folders()):
+        for each in _examples(folder):
+            made[_uri(each)] = (each.relative_to(links.ROOT).as_posix(), ladder.page(each.read_text()))
     texts = [*made.values()]
     for file in files.documentation_pages():
         if file.inclusion.is_included():

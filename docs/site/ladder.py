@@ -15,16 +15,17 @@ def title(source: str) -> str:
     return text.partition("\n")[0].removesuffix(".")
 
 
-def page(source: str, name: str) -> str:
-    """Markdown of an example, of the file ``name``: its docstring, then its code, a section a definition.
+def page(source: str) -> str:
+    """Markdown of an example: its docstring, which may have sections, then its code, a section a definition.
 
     All of the code is there, in order and as it is: its comments are what the example says.
     """
     module = ast.parse(source)
     prose = ast.get_docstring(module) or ""
     parts = [f"# {title(source)}", prose.partition("\n")[2].strip("\n")]
+    parts.append("## The code")
     for heading, code in pieces(source):
-        parts += [f"## {heading}" if heading else "", f"``` {{.python title={name!r}}}\n{code}\n```"]
+        parts += [f"### {heading}" if heading else "", f"```python\n{code}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -51,11 +52,6 @@ def pieces(source: str) -> list[tuple[str, str]]:
 
 
 def index(examples: list[Path]) -> str:
-    """The page that lists examples, given in order."""
-    rows = [f"| [{each.stem}]({each.stem}.md) | {title(each.read_text())} |" for each in examples]
-    head = (
-        "# Ladder\n\nEach example is a file of `examples/` that runs with and without a Hopper GPU:"
-        " `python examples/NAME.py`.\nThe pages show them whole.\n\n"
-        "| example | what it is about |\n|---|---|\n"
-    )
-    return head + "\n".join(rows) + "\n"
+    """A page that lists examples, for who has written none."""
+    rows = "".join(f"| [{each.name}]({each.name}) | {title(each.read_text())} |\n" for each in examples)
+    return f"# Examples\n\nPrograms that run on any machine.\n\n| | |\n|---|---|\n{rows}"

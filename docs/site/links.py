@@ -127,8 +127,10 @@ def _uri(path: Path, anchor: str) -> str:
         return slugs.get(anchor, "index.md")
     if relative == "CONTRIBUTING.md":
         return "contributing.md"
-    if path.parent == ROOT / "examples" and path.suffix == ".py":
-        return f"ladder/{path.stem}.md"
+    if relative == "examples/README.md":
+        return "examples/index.md"
+    if relative.startswith("examples/") and re.match(r"\d+_\w+\.py", path.name):
+        return relative.removesuffix(".py") + ".md"
     if relative.startswith("docs/"):
         return relative.removeprefix("docs/")
     return source_uri(relative)
