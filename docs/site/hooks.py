@@ -17,7 +17,7 @@ _ORIGINS: dict[str, str] = {}
 
 
 def _examples(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9]*.py"))
+    return sorted(folder.glob("*.py"))
 
 
 def _folders() -> list[Path]:

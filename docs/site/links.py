@@ -73,16 +73,19 @@ def source_page(path: str) -> str:
     place = ROOT / path
     head = f"---\nsearch:\n  exclude: true\n---\n\n# {path}\n\n"
     if place.is_dir():
-        names = sorted(each.name for each in place.iterdir() if each.is_file())
-        return head + "".join(f"- [{name}]({name}.md)\n" for name in names)
+        there = posixpath.dirname(source_uri(path))
+        files = sorted(each for each in place.iterdir() if each.is_file())
+        pages = {each.name: posixpath.relpath(_uri(each, ""), there) for each in files}
+        return head + "".join(f"- [{name}]({uri})\n" for name, uri in pages.items())
     fence = "`" * 6
     return f"{head}{fence}{_LANGUAGES.get(place.suffix, 'text')}\n{place.read_text()}{fence}\n"
 
 
 def with_contents(paths: Sequence[str]) -> set[str]:
-    """Paths, and the files of those that are folders."""
+    """Paths, and the files of those that are folders, but for files that have another page."""
     files = (each for path in paths if (ROOT / path).is_dir() for each in (ROOT / path).iterdir())
-    return {*paths, *(each.relative_to(ROOT).as_posix() for each in files if each.is_file())}
+    own = (each for each in files if each.is_file() and _uri(each, "").startswith("source/"))
+    return {*paths, *(each.relative_to(ROOT).as_posix() for each in own)}
 
 
 def source_uri(path: str) -> str:
@@ -129,7 +132,7 @@ def _uri(path: Path, anchor: str) -> str:
         return "contributing.md"
     if relative == "examples/README.md":
         return "examples/index.md"
-    if relative.startswith("examples/") and re.match(r"\d+_\w+\.py", path.name):
+    if relative.startswith("examples/") and path.suffix == ".py":
         return relative.removesuffix(".py") + ".md"
     if relative.startswith("docs/"):
         return relative.removeprefix("docs/")

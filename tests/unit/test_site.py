@@ -14,7 +14,7 @@ import cute_gemm
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-EXAMPLES = sorted((ROOT / "examples").rglob("[0-9]*.py"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 API = {"cute_gemm": "cute_gemm"} | {
     f"cute_gemm.{name}": name for name in ("epilogue", "moe", "runtime", "testing")
 }
@@ -81,6 +81,10 @@ def test_files_that_pages_lead_to_are_pages() -> None:
     )
     assert "class KernelConfig" in links.source_page(found[0])
     assert "[config.py](config.py.md)" in links.source_page(found[1])
+    assert "(../../examples/02_moe_layer.md)" in links.source_page("examples")
+    assert links.with_contents(["examples"]).isdisjoint(
+        path.relative_to(ROOT).as_posix() for path in EXAMPLES
+    )
 
 
 def test_every_section_of_the_readme_is_on_one_page() -> None:
