@@ -10,7 +10,7 @@ from cute_gemm.plan import candidates
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.md")),
 ]
 NOTEBOOK = ROOT / "docs" / "performance.md"
 CODE = ("cute_gemm", "benchmarks", "examples", "tests")
