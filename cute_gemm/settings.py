@@ -91,6 +91,9 @@ def config(
             may hold multiprocessors that are left to others. docs/contract.md says what may overlap with
             what.
 
+    Returns:
+        What to enter by ``with``, or to decorate with. It may be entered again, also by several threads.
+
     Raises:
         TypeError: an argument of another type; or, as a decorator, what is no function, or a function that
             runs after it was called (a coroutine function or a generator): enter the scope within it.

@@ -14,6 +14,11 @@
     q, s = fp8_gemm_nt(x, gate_up, epilogue=epilogue.swiglu() | epilogue.quantize_1x128())
 
 The same function is applied to registers in a kernel and, on the CPU, to the reference's sums in FP32.
+
+Tensors among the operands are fp32, bf16 or fp16, on the device of A, and contiguous in the last dimension.
+They require no gradient, and do not overlap what is written, but for :func:`like_out`, which may be ``out``
+itself. The call that takes the epilogue checks this, and their shapes: it raises a TypeError for a dtype or a
+kind, a ValueError for all else, and names the operand.
 """
 
 from .builtin import (

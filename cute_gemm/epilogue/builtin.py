@@ -15,28 +15,48 @@ from .operands import before, like_out, per_column, per_group_column, per_row, s
 
 
 def bias(value: Tensor) -> Epilogue:
-    """Adds a number to each column: ``[N]``, or ``[G, N]`` for each of G groups."""
+    """Adds a number to each column.
+
+    Args:
+        value: fp32, bf16 or fp16 ``[N]``, or ``[G, N]`` for each of G groups.
+    """
     is_grouped = isinstance(value, Tensor) and value.dim() == 2
     return _add_bias(per_group_column(value) if is_grouped else per_column(value))
 
 
 def alpha(value: Tensor | float) -> Epilogue:
-    """Multiplies by a number: a float, or ``[1]`` on the device."""
+    """Multiplies by a number.
+
+    Args:
+        value: a float; or fp32, bf16 or fp16 ``[1]`` on the device, which the host does not wait for.
+
+    Raises:
+        TypeError: it is neither.
+    """
     return _times_alpha(scalar(value))
 
 
 def row_weights(value: Tensor) -> Epilogue:
-    """Multiplies each row by a number, such as a weight of routing: ``[M]`` or ``[G, capacity]``."""
+    """Multiplies each row by a number, such as a weight of routing.
+
+    Args:
+        value: fp32, bf16 or fp16 ``[M]``, or ``[G, capacity]`` of the masked layout.
+    """
     return _times_weights(per_row(value))
 
 
 def residual(value: Tensor, beta: float = 1.0) -> Epilogue:
-    """Adds ``beta`` times a tensor of D's shape, which may be ``out``."""
+    """Adds ``beta`` times a tensor.
+
+    Args:
+        value: fp32, bf16 or fp16, of D's shape; it may be ``out``.
+        beta: an argument of the kernel: another number compiles nothing.
+    """
     return _add_times(like_out(value), scalar(beta))
 
 
 def accumulate(beta: float = 1.0) -> Epilogue:
-    """Adds ``beta`` times what `out` held before."""
+    """Adds ``beta`` times what ``out`` held before; the call needs an ``out``."""
     return _add_times(before(), scalar(beta))
 
 

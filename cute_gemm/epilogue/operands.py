@@ -106,27 +106,53 @@ class Operand:
 
 
 def per_column(value: Tensor) -> Operand:
-    """A number for each column of D: ``[N]``, such as a bias."""
+    """A number for each column of D, such as a bias.
+
+    Args:
+        value: fp32, bf16 or fp16 ``[N]``, N that of what is computed with: half of B's rows behind
+            :func:`cute_gemm.epilogue.swiglu`.
+    """
     return Operand(PER_COLUMN, value)
 
 
 def per_group_column(value: Tensor) -> Operand:
-    """A number for each column of each group: ``[G, N]``, such as the biases of experts."""
+    """A number for each column of each group, such as the biases of experts.
+
+    Args:
+        value: fp32, bf16 or fp16 ``[G, N]``, N as of :func:`per_column`. A dense product refuses it.
+    """
     return Operand(PER_GROUP_COLUMN, value)
 
 
 def per_row(value: Tensor) -> Operand:
-    """A number for each row of D: ``[M]``, or ``[G, capacity]``, such as weights of routing."""
+    """A number for each row of D, such as weights of routing.
+
+    Args:
+        value: fp32, bf16 or fp16 ``[M]``, or ``[G, capacity]`` of the masked layout.
+    """
     return Operand(PER_ROW, value)
 
 
 def like_out(value: Tensor) -> Operand:
-    """A number for each element of D: of its shape, such as a residual. It may be ``out`` itself."""
+    """A number for each element of D, such as a residual.
+
+    Args:
+        value: fp32, bf16 or fp16, of D's shape. Strides but the last are even, and it begins at a multiple of
+            two elements. It may be ``out`` itself, but not overlap it otherwise.
+    """
     return Operand(LIKE_OUT, value)
 
 
 def scalar(value: Tensor | float) -> Operand:
-    """One number for all: a float, or ``[1]`` on the device, which the host does not wait for."""
+    """One number for all.
+
+    Args:
+        value: a float, which is passed to the kernel; or fp32, bf16 or fp16 ``[1]`` on the device of A, which
+            the host does not wait for.
+
+    Raises:
+        TypeError: it is neither.
+    """
     if isinstance(value, Tensor):
         return Operand(SCALAR, value)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -135,7 +161,11 @@ def scalar(value: Tensor | float) -> Operand:
 
 
 def before() -> Operand:
-    """For each element of D what `out` held there before."""
+    """For each element of D what ``out`` held there before.
+
+    The call needs an ``out``, and raises a ValueError where there is none, where it is quantised, or where it
+    has other columns than what is computed with.
+    """
     return Operand(LIKE_OUT, None)
 
 

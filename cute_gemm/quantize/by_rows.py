@@ -54,9 +54,9 @@ def quantize_1x128(
         ``q``: e4m3 ``[..., K]``, contiguous, and ``s``: fp32 ``[..., ceil(K/128)]``, contiguous unless asked
         otherwise, such that ``q * s`` (each scale repeated over its block) is about ``x``; or ``out`` and
         ``scales_out``. ``s`` is ``amax / 448``, and 1 for a block of zeros; ``q`` is ``x`` times the inverse
-        of ``s``, each rounded to FP32, to the nearest, ties to even. No scale is below 2**-126, the smallest
-        normal FP32 number: a smaller one would lose bits, and its inverse would overflow. Values below about
-        2**-136 therefore become zero. The sign of a zero stays.
+        of ``s``, each rounded to FP32, to the nearest, ties to even. No scale is below ``2**-126``, the
+        smallest normal FP32 number: a smaller one would lose bits, and its inverse would overflow. Values
+        below about ``2**-136`` therefore become zero. The sign of a zero stays.
         A block that holds a NaN or an infinity comes back as NaN throughout, scale and values (0x7F). It is
         no error, as looking would make the host wait for the device, and would break the capture of CUDA
         graphs.
@@ -108,7 +108,8 @@ def swiglu_quantize_1x128(
         out, scales_out: e4m3 ``[..., K]`` and fp32 ``[..., ceil(K/128)]`` to write; None to allocate.
 
     Returns:
-        As `quantize_1x128` of the product in FP32. On a GPU silu errs by about 2**-20 of it, or 2**-126.
+        As `quantize_1x128` of the product in FP32. On a GPU silu errs by about ``2**-20`` of it, or
+        ``2**-126``.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `quantize_1x128`; ValueError also where columns are odd.

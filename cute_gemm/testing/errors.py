@@ -77,7 +77,7 @@ def tile_errors(out: Tensor, ref: Tensor, tile: int = TILE) -> Tensor:
 
 
 def worst_tile_error(out: Tensor, ref: Tensor, tile: int = TILE) -> float:
-    """The largest of `tile_errors`; 0.0 for an empty output."""
+    """The largest of :func:`tile_errors`, with the same arguments; 0.0 for an empty output."""
     errors = tile_errors(out, ref, tile)
     return errors.max().item() if errors.numel() else 0.0
 

@@ -10,6 +10,7 @@ from ..plan.recipe import FP8_1D2D as RECIPE
 from ..quantize import quantize_1x128, quantize_128x128, scale_blocks
 
 INPUT_KINDS = ("normal", "outliers", "zero_blocks", "wide_scales", "one_row", "one_column")
+"""What :func:`make_inputs` and its like can draw."""
 
 Operand = tuple[Tensor, Tensor]
 
@@ -25,7 +26,7 @@ def make_inputs(
         m, n, k: the dimensions, each >= 0.
         kind: ``"normal"``: standard normal; the other kinds start from it. ``"outliers"``: one element of
             every block is 256 times larger. ``"zero_blocks"``: half of the blocks are zero.
-            ``"wide_scales"``: every block is scaled by a power of two between 2**-20 and 2**20.
+            ``"wide_scales"``: every block is scaled by a power of two between ``2**-20`` and ``2**20``.
             ``"one_row"``, ``"one_column"``: only one row or only one column of the product is not zero.
         seed: of the random numbers.
         device: where they are drawn; another device draws others.

@@ -26,7 +26,19 @@ def poisoned(
 ) -> tuple[Tensor, Callable[[], None]]:
     """An ``[m, n]`` output full of NaN inside a larger buffer full of NaN, and the check for afterwards.
 
-    As `poisoned_rows`, for an output of which every row is to be written.
+    As :func:`poisoned_rows`, for an output of which every row is to be written.
+
+    Args:
+        m, n: rows and columns.
+        dtype: bf16, fp32 or e4m3.
+        device: where it is.
+        pad_rows, pad_cols: width of the guard band, on every side.
+
+    Returns:
+        As :func:`poisoned_rows`.
+
+    Raises:
+        TypeError: another dtype.
     """
     every_row = torch.ones(m, dtype=torch.bool, device=device)
     return poisoned_rows(every_row, n, dtype, pad_rows, pad_cols)

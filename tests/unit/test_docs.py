@@ -8,7 +8,10 @@ import pytest
 from cute_gemm.plan import candidates
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")),
+    *sorted(path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.md")),
+]
 NOTEBOOK = ROOT / "docs" / "performance.md"
 CODE = ("cute_gemm", "benchmarks", "examples", "tests")
 
@@ -67,7 +70,7 @@ def test_the_house_has_the_rooms_and_files_that_the_readme_names():
     assert sorted(set(tokens) - there) == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path):
     assert list(broken_links(path)) == []
 
