@@ -1,6 +1,8 @@
 """Imports point one way: which room of the package may know which, and what none of them may know."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -159,3 +161,32 @@ def test_testing_takes_nothing_but_timers_from_measure() -> None:
 )
 def test_wrong_directions_are_seen(file: str, line: str, is_fine: bool) -> None:
     assert (objections(list(imports_of(file, line))) == []) == is_fine
+
+
+CALLS = """
+import sys
+import torch
+import cute_gemm as c
+from cute_gemm import epilogue, moe
+before = set(sys.modules)
+a, b = c.quantize_1x128(torch.randn(256, 256)), c.quantize_128x128(torch.randn(2, 128, 256))
+rows = c.quantize_1x128(torch.randn(2, 16, 256))
+one = tuple(each[0] for each in b)
+sizes = torch.tensor([100, 256], dtype=torch.int32)
+c.fp8_gemm_nt(a, one)
+c.fp8_gemm_nt(a, one, epilogue=epilogue.swiglu() | epilogue.quantize_1x128())
+c.m_grouped_fp8_gemm_nt_offsets(a, b, sizes)
+c.m_grouped_fp8_gemm_nt_contiguous(a, b, torch.arange(256, dtype=torch.int32) // 128)
+c.m_grouped_fp8_gemm_nt_masked(rows, b, torch.tensor([3, 4], dtype=torch.int32), 4)
+c.swiglu_quantize_1x128(torch.randn(4, 512))
+c.rms_norm_quantize_1x128(torch.randn(4, 256), torch.ones(256))
+c.quantize_both_ways(torch.randn(128, 256))
+moe.route(torch.tensor([[0, 1]] * 4), 2)
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_calls_import_nothing() -> None:
+    """What a thread is importing when its process forks can never be imported in the child: it would hang."""
+    done = subprocess.run([sys.executable, "-c", CALLS], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
