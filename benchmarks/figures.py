@@ -177,7 +177,7 @@ def _compared(rows: Sequence[Row]) -> dict[tuple[str, str], list[Comparison]]:
 
 
 def _means_by_rows(compared: Mapping[tuple[str, str], Sequence[Comparison]]) -> dict[tuple[str, ...], str]:
-    """The mean of the ratios and the least, as cells of the README's table.
+    """The mean of the ratios, the least, and how many there are, as cells of the README's table.
 
     By title of the operation, regime and number of rows.
     """
@@ -185,7 +185,9 @@ def _means_by_rows(compared: Mapping[tuple[str, str], Sequence[Comparison]]) -> 
     for (op, regime), comparisons in compared.items():
         for label, members in by_rows(comparisons).items():
             ratios = [each.ratio for each in members]
-            cells[_TITLES[op], regime, label] = f"{geometric_mean(ratios):.3f} ({min(ratios):.3f})"
+            cells[_TITLES[op], regime, label] = (
+                f"{geometric_mean(ratios):.3f} ({min(ratios):.3f}; {len(ratios)})"
+            )
     return cells
 
 

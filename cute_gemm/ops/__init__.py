@@ -2,8 +2,8 @@
 
 from . import library as library
 
-# Not by the first call: a process that is forked meanwhile waits for ever for what a thread of its parent was
-# importing.
+# Not by the first call on the CPU: a process that is forked meanwhile waits for ever for what a thread of its
+# parent was importing.
 from . import traced as traced
 from .dense import fp8_gemm_nt
 from .grouped import (

@@ -148,7 +148,7 @@ def launch_again(
             return None
         form, operands = epilogue.form, epilogue.operands
         given, given_scales = (out, None) if not form.is_quantized or out is None else out
-        if form.is_quantized and (out_dtype is not torch.bfloat16 or fill is not None):
+        if form.is_quantized and (out_dtype not in (torch.bfloat16, E4M3) or fill is not None):
             return None
         values = [each.value for each in operands]
         if given is None and any(each is None for each in values):

@@ -61,8 +61,10 @@ def are_plain(kernel: Callable[..., None], read: tuple[Any, ...], results: tuple
     for each, stride in zip(tensors, strides, strict=True):
         if stride is not None and each.stride()[-1] != stride and not each.is_contiguous():
             return False
-    if len(kinds) < MOST_KINDS:
-        _seen[way] = *kinds, same_kind(tensors, strides)
+    kind = same_kind(tensors, strides)
+    # Of a tensor that comes twice, or one of a single column, there is none.
+    if len(kinds) < MOST_KINDS and kind(*tensors):
+        _seen[way] = *kinds, kind
     return True
 
 

@@ -120,19 +120,33 @@ def chains_of(
 
     Returns:
         A call of all layers for each configuration, and how many layers there are.
+
+    Raises:
+        AssertionError: a layer has another result than a call by itself.
     """
     layers = layers_of(case)
     outs = [layer.poisoned_out() for layer in layers]
     sa = m_major_scales(case)
+    # As the settings have it: never by itself where multiprocessors are left to others.
+    pdl = None if problem.num_sms == problem.card.sms else False
 
     def chain(config: KernelConfig) -> Callable[[], None]:
-        launch = selection.prepare(problem, kernel_of(problem, config), pdl=None)
+        kernel = kernel_of(problem, config)
+        launch = selection.prepare(problem, kernel, pdl)
         calls = [call_of(launch, layer, sa, out) for layer, out in zip(layers, outs, strict=True)]
 
         def run() -> None:
             for call in calls:
                 call()
 
+        call_of(selection.prepare(problem, kernel, pdl=False), case, sa, outs[0])()
+        wanted = _bits(outs[0]).clone()
+        for out in outs:
+            out.fill_(torch.nan)
+        run()
+        for out in outs:
+            if not torch.equal(_bits(out), wanted):
+                raise AssertionError(f"{config.name} differs in a chain")
         return run
 
     return [chain(config) for config in configs], len(layers)

@@ -102,9 +102,9 @@ def test_readme_has_a_line_for_each_size_in_each_operation():
     ]
     lines = [line for line in figures.summary(rows).splitlines() if line.startswith("| ")][1:]
     assert lines == [
-        "| dense | M = 64 | 1.000 (1.000) |  |",
-        "| dense | M = 4096 | 0.600 (0.400) | 1.000 (1.000) |",
-        "| contiguous | 4 x 8192 | 0.900 (0.900) |  |",
+        "| dense | M = 64 | 1.000 (1.000; 1) |  |",
+        "| dense | M = 4096 | 0.600 (0.400; 2) | 1.000 (1.000; 1) |",
+        "| contiguous | 4 x 8192 | 0.900 (0.900; 1) |  |",
     ]
 
 
@@ -277,8 +277,8 @@ def test_readme_has_columns_for_each_card():
     assert header.count("|") == rule.count("|") == 6
     assert header.endswith("| NVIDIA H200, cold |")
     assert lines == [
-        "| dense | M = 4096 | 0.957 (0.833) | 0.955 (0.955) | 0.900 (0.900) |",
-        "| dense | M = 64 |  |  | 1.000 (1.000) |",
+        "| dense | M = 4096 | 0.957 (0.833; 2) | 0.955 (0.955; 1) | 0.900 (0.900; 1) |",
+        "| dense | M = 64 |  |  | 1.000 (1.000; 1) |",
     ]
 
 
@@ -291,7 +291,7 @@ def test_a_chain_is_compared_with_both_ways_of_deepgemm_and_the_floor():
     assert lines[0].endswith("| speed / DeepGEMM | by `set_pdl` | speed / floor |")
     assert lines[1].endswith("| 8.0 | 1234 | 10.0 | 1.25 | 1.20 | 0.90 |")
     assert lines[2].endswith("| 10.0 | 1234 | 9.0 | 0.90 |  |  |")
-    assert "| dense | M = 64 | 1.250 (1.250) |" in figures.summary(rows)
+    assert "| dense | M = 64 | 1.250 (1.250; 1) |" in figures.summary(rows)
 
 
 def test_a_second_card_adds_columns_to_the_readme_and_a_section_to_results(root, results, tmp_path):

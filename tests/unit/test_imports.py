@@ -186,7 +186,10 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
-def test_calls_import_nothing() -> None:
-    """What a thread is importing when its process forks can never be imported in the child: it would hang."""
+def test_calls_on_the_cpu_import_nothing() -> None:
+    """What a thread is importing when its process forks can never be imported in the child: it would hang.
+
+    On a GPU the first call imports what compiles kernels; a child cannot use the GPU of its parent anyway.
+    """
     done = subprocess.run([sys.executable, "-c", CALLS], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []

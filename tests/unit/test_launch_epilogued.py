@@ -193,6 +193,8 @@ def test_what_is_quantised_is_a_pair_again(warm: Warm, m_major: bool) -> None:
     assert warm.launches[-1][-2] is s
     assert warm.launches[-1][-1] == 128
     warm.launches.clear()
+    assert warm.again(given, of, dtype=E4M3)[0].dtype is E4M3
+    warm.launches.clear()
     given_q, given_s = (
         torch.empty(5, 128, dtype=E4M3),
         torch.empty(1, 8)[:, :5].T if m_major else torch.empty(5, 1),

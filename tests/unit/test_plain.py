@@ -142,6 +142,17 @@ def test_few_kinds_are_kept(kernel: Any, looked_at: list[Any]) -> None:
     assert not plain._seen
 
 
+def test_a_kind_that_not_even_its_own_tensors_are_of_is_not_kept(kernel: Any) -> None:
+    """A vector of one element has any stride, and is contiguous all the same."""
+    index = torch.zeros(1, 7, dtype=torch.int32)[:, 0]
+    for _ in range(2 * plain.MOST_KINDS):
+        quantize_1x128(source(1, 256), group_index=index)
+    assert len(kernel.calls) == 2 * plain.MOST_KINDS
+    assert not plain._seen
+    quantize_1x128(source(1, 256), group_index=torch.zeros(1, dtype=torch.int32))
+    assert [len(kinds) for kinds in plain._seen.values()] == [1]
+
+
 @pytest.mark.parametrize("lacks", ["guards", "levels", "transforms"])
 def test_where_torch_cannot_tell_each_tensor_is_looked_at(
     kernel: Any, looked_at: list[Any], monkeypatch: pytest.MonkeyPatch, lacks: str

@@ -192,7 +192,7 @@ def test_columns_of_a_scale_are_spread_over_ctas_where_there_are_few_tiles(layou
     assert cost_model.best(narrow).scale_ctas > 1
 
 
-def test_few_rows_that_are_quantised_choose_the_tile_that_they_choose_in_bf16() -> None:
+def test_64_rows_that_are_quantised_choose_the_tile_of_bf16_where_its_cluster_has_a_scale() -> None:
     problem = GemmProblem(64, 4096, 7168, QUANTIZED, narrowing=2)
     config = cost_model.best(problem)
     plain = cost_model.best(replace(problem, out_dtype="bfloat16"))

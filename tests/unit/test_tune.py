@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from stand_ins import card_of
 
 import cute_gemm
+from cute_gemm.measure import layers
 from cute_gemm.measure.errors import CommandError
 from cute_gemm.measure.timers import Times
 from cute_gemm.plan import candidates as plan_candidates
@@ -46,6 +48,7 @@ class Kernels:
         self.operands: list[tuple[int, int]] = []
         self.wrong: list[KernelConfig] = []
         self.different: list[KernelConfig] = []
+        self.different_after = 1 << 30
         self.writes_padding = False
 
     def instance(self, config: KernelConfig) -> Callable[..., None]:
@@ -75,7 +78,8 @@ class Kernels:
                 operation((a, sa), (b, sb), index, *rest)
             if config in self.wrong:
                 out[..., 0, :] *= 2
-            if config in self.different:
+            self.different_after -= 1
+            if config in self.different or self.different_after == -1:
                 integers = out.view({2: torch.int16, 4: torch.int32}[out.element_size()])
                 integers[..., 0, 0] += 1
             if self.writes_padding:
@@ -88,6 +92,7 @@ class Kernels:
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     kernels = Kernels()
     monkeypatch.setattr(builder, "instance", kernels.instance)
+    monkeypatch.setattr(layers, "MOST_LAYERS", 5)
     return kernels
 
 
@@ -271,21 +276,33 @@ def test_rows_of_no_group_are_numbers_and_must_not_be_written(layout: Layout, ke
         checked_calls(task.problem, configs_to_time(task.problem, 1.0), case)
 
 
-def test_layers_of_a_chain_have_weights_and_results_of_their_own_and_are_launched_dependently(
-    kernels: Kernels,
+@pytest.mark.parametrize("num_sms", [78, 50])
+def test_layers_of_a_chain_have_weights_and_results_of_their_own_and_are_launched_as_a_users(
+    kernels: Kernels, num_sms: int
 ) -> None:
-    task = task_of(DENSE)
+    """Dependently where it pays, unless multiprocessors are left to others."""
+    (task,) = plan_shapes(DENSE, [DENSE_SHAPE], "bfloat16", num_sms, card_of(78))
     configs = configs_to_time(task.problem, 1.2)[:2]
-    chains, layers = chains_of(task.problem, configs, case_of(task, task.draws[0], "cpu"))
-    assert layers > 1
+    chains, count = chains_of(task.problem, configs, case_of(task, task.draws[0], "cpu"))
+    assert count == 5
     for config, chain in zip(configs, chains, strict=True):
         kernels.launched.clear()
         kernels.operands.clear()
+        kernels.flags.clear()
         chain()
-        assert [launched for launched, _ in kernels.launched] == [kernel_of(task.problem, config)] * layers
+        assert [launched for launched, _ in kernels.launched] == [kernel_of(task.problem, config)] * count
         for of_layers in zip(*kernels.operands, strict=True):
-            assert len(set(of_layers)) == layers
-    assert all(flags & LaunchFlags.PDL for flags in kernels.flags)
+            assert len(set(of_layers)) == count
+        assert {bool(flags & LaunchFlags.PDL) for flags in kernels.flags} == {task.problem.num_sms == 78}
+
+
+def test_a_layer_that_differs_in_a_chain_is_named(kernels: Kernels) -> None:
+    task = task_of(DENSE)
+    configs = configs_to_time(task.problem, 1.2)[:2]
+    case = case_of(task, task.draws[0], "cpu")
+    kernels.different_after = 1
+    with pytest.raises(AssertionError, match=f"{configs[0].name} differs in a chain"):
+        chains_of(task.problem, configs, case)
 
 
 # What is picked

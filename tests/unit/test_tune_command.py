@@ -12,7 +12,7 @@ from test_tune import Kernels, StandInTimer
 from test_tune_models import DEEPSEEK
 
 from cute_gemm import cli
-from cute_gemm.measure import timers
+from cute_gemm.measure import layers, timers
 from cute_gemm.measure.timers import Times
 from cute_gemm.plan import tuned
 from cute_gemm.plan.card import H100
@@ -51,7 +51,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernels:
     monkeypatch.setattr(builder, "instance", kernels.instance)
     monkeypatch.setattr(warmup, "compile_configs", list)
     monkeypatch.setattr(timers, "cold_timer", lambda: (StandInTimer(99.0, 50.0), ""))
-    monkeypatch.setattr(timers, "GraphReplay", lambda: StandInTimer(256 * 99.0, 256 * 40.0, rest=256 * 99.0))
+    monkeypatch.setattr(layers, "MOST_LAYERS", 4)
+    monkeypatch.setattr(timers, "GraphReplay", lambda: StandInTimer(4 * 99.0, 4 * 40.0, rest=4 * 99.0))
     monkeypatch.setattr(command, "Sustained", lambda rounds: StandInTimer(60.0, 70.0))
     monkeypatch.setattr(picking, "case_of", lambda task, sizes, device: case_of(task, sizes, "cpu"))
     monkeypatch.setenv(files.DIRECTORY_VARIABLE, str(tmp_path / "user"))
@@ -150,7 +151,6 @@ def test_what_is_tuned_is_dispatched(
 def test_regimes_and_multiprocessors(run: Run, gpu: Kernels, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     arguments = "--shapes", "16x136x272", "--out", path, "--num-sms", 50
-    # A chain has 256 layers.
     for regimes, *us in (
         ([], 50.0, 40.0, None),
         (["--regime", "cold"], 50.0, None, None),
