@@ -75,9 +75,10 @@ def stored_one_by_one(config: KernelConfig, value: Any) -> int:
 
 
 def halved(config: KernelConfig) -> KernelConfig:
-    """With store buffers that half as many columns fill."""
+    """With store buffers that half as many columns fill; or as wide as gives each CTA a turn of gate and up."""
     if config.splits > 1:
-        return config
+        columns = 16 * config.splits
+        return replace(config, block_n=columns, epi_n=columns)
     epi_n = gcd(config.epi_n, config.fragment_n // 2)
     return replace(config, epi_n=epi_n, epi_stages=max(2, config.epi_stages))
 
