@@ -75,7 +75,7 @@ def stored_one_by_one(config: KernelConfig, value: Any) -> int:
 
 
 def halved(config: KernelConfig) -> KernelConfig:
-    """With store buffers that half as many columns fill; or as wide as gives each CTA a turn of gate and up."""
+    """With store buffers that half as many columns fill; or with a turn of gate and up for each CTA."""
     if config.splits > 1:
         columns = 16 * config.splits
         return replace(config, block_n=columns, epi_n=columns)
