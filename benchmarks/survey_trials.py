@@ -23,8 +23,7 @@ from cute_gemm.measure.console import in_a_line, say
 from cute_gemm.measure.layers import Chain
 from cute_gemm.measure.records import CHAIN, COLD
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.runtime import selection
-from cute_gemm.tune.calls import call_of, checked_calls, kernel_of, m_major_scales
+from cute_gemm.tune.calls import chain_of, checked_calls
 
 AGAIN_ROUNDS = 12
 
@@ -79,18 +78,7 @@ class Trial:
 
     def chain(self, config: KernelConfig, pdl: bool) -> Callable[[], None]:
         """A candidate's calls of all layers."""
-        problem = self.plan.problem
-        launch = selection.prepare(problem, kernel_of(problem, config), pdl)
-        calls = [
-            call_of(launch, case, m_major_scales(case), out)
-            for case, out in zip(self.cases, self.outs, strict=True)
-        ]
-
-        def run() -> None:
-            for call in calls:
-                call()
-
-        return run
+        return chain_of(self.plan.problem, config, self.cases, self.outs, pdl)
 
     def chain_times(self) -> list[tuple[float, float]]:
         """Microseconds of a layer of each candidate: as usual, and by dependent launch.

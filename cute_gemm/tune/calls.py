@@ -106,6 +106,34 @@ def checked_calls(
     return calls
 
 
+def chain_of(
+    problem: GemmProblem,
+    config: KernelConfig,
+    layers: Sequence[Case],
+    outs: Sequence[Tensor],
+    pdl: bool | None,
+) -> Callable[[], None]:
+    """Calls of one configuration, of all layers one behind the other, by the kernel of :func:`kernel_of`.
+
+    Args:
+        problem: what the operands are of.
+        config: a candidate for it.
+        layers: the operands of each layer.
+        outs: where the result of each goes.
+        pdl: as of `selection.prepare`.
+    """
+    launch = selection.prepare(problem, kernel_of(problem, config), pdl)
+    calls = [
+        call_of(launch, layer, m_major_scales(layer), out) for layer, out in zip(layers, outs, strict=True)
+    ]
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
 def chains_of(
     problem: GemmProblem, configs: Sequence[KernelConfig], case: Case
 ) -> tuple[list[Callable[[], None]], int]:
@@ -126,20 +154,12 @@ def chains_of(
     """
     layers = layers_of(case)
     outs = [layer.poisoned_out() for layer in layers]
-    sa = m_major_scales(case)
     # As the settings have it: never by itself where multiprocessors are left to others.
     pdl = None if problem.num_sms == problem.card.sms else False
 
     def chain(config: KernelConfig) -> Callable[[], None]:
-        kernel = kernel_of(problem, config)
-        launch = selection.prepare(problem, kernel, pdl)
-        calls = [call_of(launch, layer, sa, out) for layer, out in zip(layers, outs, strict=True)]
-
-        def run() -> None:
-            for call in calls:
-                call()
-
-        call_of(selection.prepare(problem, kernel, pdl=False), case, sa, outs[0])()
+        run = chain_of(problem, config, layers, outs, pdl)
+        chain_of(problem, config, layers[:1], outs[:1], pdl=False)()
         wanted = _bits(outs[0]).clone()
         for out in outs:
             out.fill_(torch.nan)

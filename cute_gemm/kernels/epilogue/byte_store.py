@@ -48,19 +48,12 @@ class ByteStore(TmaStore):
     @property
     def Storage(self):
         """Its shared memory: buffers, and what peers say of rows."""
-        whole = TmaStore.Storage.fget(self)
-
-        @cute.struct
-        class Storage:
-            buffers: whole
-            meeting: self.meeting.Storage
-
-        return Storage
+        return self.meeting.beside(TmaStore.Storage.fget(self))
 
     @cute.jit
     def open(self, storage, tidx: Int32):
         """As :meth:`TmaStore.open`; and how peers are met."""
-        return TmaStore.open(self, storage.buffers, tidx), self.meeting.open(storage.meeting, tidx)
+        return TmaStore.open(self, storage.own, tidx), self.meeting.open(storage.meeting, tidx)
 
     @property
     def to_buffer(self) -> cute.TiledCopy:

@@ -30,19 +30,12 @@ class ClusterByteStore(ClusterSumStore):
     @property
     def Storage(self):
         """Its shared memory: that of partial sums, and what peers say of rows."""
-        partials = ClusterSumStore.Storage.fget(self)
-
-        @cute.struct
-        class Storage:
-            sums: partials
-            meeting: self.meeting.Storage
-
-        return Storage
+        return self.meeting.beside(ClusterSumStore.Storage.fget(self))
 
     @cute.jit
     def open(self, storage, tidx: Int32):
         """As :meth:`ClusterSumStore.open`; and how peers are met."""
-        return ClusterSumStore.open(self, storage.sums, tidx), self.meeting.open(storage.meeting, tidx)
+        return ClusterSumStore.open(self, storage.own, tidx), self.meeting.open(storage.meeting, tidx)
 
     @cute.jit
     def __call__(self, sums: Sums, mD: cute.Tensor, shared, warpgroup_idx: Int32, tidx: Int32):

@@ -41,6 +41,16 @@ class Meeting:
 
         return Storage
 
+    def beside(self, of_store):
+        """The shared memory of a store whose own is ``of_store``, and of the meeting."""
+
+        @cute.struct
+        class Storage:
+            own: of_store
+            meeting: self.Storage
+
+        return Storage
+
     @cute.jit
     def open(self, storage, tidx: Int32) -> tuple:
         """What :meth:`peers` takes, with barriers initialised: as :meth:`store.Store.open`."""
