@@ -1,0 +1,264 @@
+"""What every rung of examples/ladder does besides its idea: compile, run, check, time, print.
+
+On a Hopper GPU a rung runs, its result is checked, and its time is printed beside that of the rung before, as
+it was recorded. On any other machine it is compiled for sm_90a, and what it was compiled to is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..measure import cold, origin, records
+from ..plan.data_sheets import data_sheet
+from ..plan.limits import TMA_ALIGNMENT, ceil_div
+from ..quantize import m_major
+from ..runtime import compiler, inspection, symbols
+from ..runtime.hardware import is_hopper
+from .errors import assert_correct, worst_tile_error
+from .inputs import make_inputs
+from .poison import poisoned
+
+Shape = tuple[int, ...]
+
+RECORDS = Path("benchmarks/results/ladder")
+"""Where the repository has what rungs took, a file a card."""
+
+SHOWN = {
+    "TMA loads": ("UTMALDG",),
+    "TMA stores": ("UTMASTG",),
+    "WGMMA": ("QGMMA", "HGMMA"),
+    "waits for WGMMA": ("WARPGROUP.DEPBAR",),
+    "mbarrier operations": ("SYNCS",),
+    "FP32 multiply-adds": ("FFMA", "FMUL", "FADD", "FFMA2"),
+    "loads of shared memory": ("LDS", "LDSM"),
+    "stores to shared memory": ("STS", "STSM"),
+    "loads of global memory": ("LDG",),
+    "stores to global memory": ("STG",),
+}
+"""The instructions that matter, by opcode."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A kernel, what it is compiled for, and how its result is judged.
+
+    Args:
+        file: the rung's ``__file__``.
+        kernel: a ``@cute.jit`` callable whose last argument is the stream.
+        arguments: symbolic ones, less the stream.
+        shapes: what it is run on; the first is what its figures are of.
+        make: the tensors of a call for a shape on a device; the last is written.
+        judge: a result's error, by the tensors of a call; raises AssertionError if it is wrong.
+        flops, bytes_moved: of a shape.
+    """
+
+    file: str
+    kernel: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    shapes: tuple[Shape, ...]
+    make: Callable[[Shape, torch.device], tuple[Tensor, ...]]
+    judge: Callable[[tuple[Tensor, ...]], float]
+    flops: Callable[[Shape], int]
+    bytes_moved: Callable[[Shape], int]
+
+    @property
+    def name(self) -> str:
+        """As its file is called."""
+        return Path(self.file).stem
+
+    def build(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What the DSL compiles."""
+        *_, stream = symbols.launch()
+        return self.kernel, (*self.arguments, stream)
+
+    def cubin(self) -> bytes:
+        """Its GPU code, compiled on any machine."""
+        return compiler.compile_to_cubin(self.build, self.name)
+
+    def instance(self) -> Callable[..., None]:
+        """What is called with tensors, on a Hopper GPU."""
+        return compiler.instance(("rung", self.name), self.build, self.name)
+
+
+@dataclass(frozen=True)
+class _Work:
+    flops: int
+    bytes_moved: int
+
+
+def gemm(
+    file: str,
+    kernel: Callable[..., Any],
+    *shapes: Shape,
+    scaled: bool = True,
+    m_major_scales: bool = False,
+    limit: float | None = None,
+) -> Rung:
+    """A rung that multiplies: ``D = A @ B.T`` of e4m3 ``A [M, K]`` and ``B [N, K]`` into bf16 ``D [M, N]``.
+
+    Args:
+        file: the rung's ``__file__``.
+        kernel: takes ``(A, SFA, B, SFB, D, stream)`` where it is ``scaled``, else ``(A, B, D, stream)``.
+        shapes: ``(M, N, K)`` each, by default 4096 x 4096 x 7168.
+        scaled: whether there are scales: FP32 ``[M, K / 128]`` of A and ``[N / 128, K / 128]`` of B.
+        m_major_scales: whether those of A are M-major, as TMA loads them.
+        limit: the error that the worst tile may have; None for what :func:`.assert_correct` asks.
+    """
+    from cutlass import BFloat16, Float8E4M3FN, Float32, cute
+
+    m, n, k, k_blocks, n_blocks = (cute.sym_int32() for _ in range(5))
+    a, b, d = matrix(Float8E4M3FN, m, k), matrix(Float8E4M3FN, n, k), matrix(BFloat16, m, n)
+    sfa = columns(Float32, m, k_blocks) if m_major_scales else matrix(Float32, m, k_blocks, 4)
+    sfb = matrix(Float32, n_blocks, k_blocks, 4)
+
+    def make(shape: Shape, device: torch.device) -> tuple[Tensor, ...]:
+        (a, sa), (b, sb) = operands(shape, scaled, device)
+        out, _ = poisoned(shape[0], shape[1], torch.bfloat16, device, 0, 0)
+        return (a, m_major(sa) if m_major_scales else sa, b, sb, out) if scaled else (a, b, out)
+
+    def judge(tensors: tuple[Tensor, ...]) -> float:
+        if scaled:
+            a, sa, b, sb, out = tensors
+        else:
+            a, b, out = tensors
+            sa, sb = ones(a, 1), ones(b, 128)
+        if limit is None:
+            return assert_correct(out, a, sa, b, sb)
+        from ..reference import dequantized_product
+
+        error = worst_tile_error(out, dequantized_product(a, sa, b, sb))
+        if not error <= limit:
+            raise AssertionError(f"the worst tile's error is {error:.2e}, limit {limit:.0e}")
+        return error
+
+    return Rung(
+        file,
+        kernel,
+        (a, sfa, b, sfb, d) if scaled else (a, b, d),
+        shapes or ((4096, 4096, 7168),),
+        make,
+        judge,
+        lambda shape: 2 * math.prod(shape),
+        lambda shape: shape[0] * shape[2] + shape[1] * shape[2] + 2 * shape[0] * shape[1],
+    )
+
+
+def operands(shape: Shape, scaled: bool, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Random operands of a product, with their scales, all of them 1 unless it is ``scaled``."""
+    m, n, k = shape
+    if scaled:
+        return make_inputs(m, n, k, device=device)
+    random = torch.Generator(device=device).manual_seed(0)
+    a, b = (torch.randn(rows, k, generator=random, device=device).to(torch.float8_e4m3fn) for rows in (m, n))
+    return (a, ones(a, 1)), (b, ones(b, 128))
+
+
+def ones(operand: Tensor, height: int) -> Tensor:
+    """Scales of 1, for blocks of ``height`` rows and 128 columns."""
+    rows, columns = operand.shape
+    return torch.ones(ceil_div(rows, height), ceil_div(columns, 128), device=operand.device)
+
+
+def matrix(dtype: Any, rows: Any, columns: Any, align: int = TMA_ALIGNMENT) -> Any:
+    """A symbolic row-major matrix whose address and row stride are multiples of ``align`` bytes."""
+    from cutlass import cute
+    from cutlass.cute.runtime import make_fake_tensor
+
+    stride = cute.sym_int64(divisibility=align * 8 // dtype.width)
+    return make_fake_tensor(dtype, (rows, columns), (stride, 1), assumed_align=align)
+
+
+def columns(dtype: Any, rows: Any, columns: Any) -> Any:
+    """A symbolic column-major matrix that TMA can load."""
+    from cutlass import cute
+    from cutlass.cute.runtime import make_fake_tensor
+
+    stride = cute.sym_int64(divisibility=TMA_ALIGNMENT * 8 // dtype.width)
+    return make_fake_tensor(dtype, (rows, columns), (1, stride), assumed_align=TMA_ALIGNMENT)
+
+
+def climb(rung: Rung, argv: Sequence[str] | None = None) -> None:
+    """A rung's command: runs it where there is a Hopper GPU, else says what it was compiled to.
+
+    Raises:
+        AssertionError: its result is wrong.
+    """
+    parser = argparse.ArgumentParser(description=f"Rung {rung.name} of the ladder.")
+    parser.add_argument("--out", type=Path, help="append what was measured to this file, as JSON lines")
+    parser.add_argument("--sass", action="store_true", help="print the opcodes of its instructions, in order")
+    args = parser.parse_args(argv)
+    stats = inspection.read_cubin(rung.cubin())
+    if args.sass:
+        print("\n".join(f"{16 * i:#07x}  {opcode}" for i, opcode in enumerate(stats.code)))
+    describe(rung, stats)
+    if is_hopper():
+        rows = [run(rung, shape) | {"registers": stats.registers} for shape in rung.shapes]
+        if args.out:
+            with args.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        before = recorded_before(rung)
+        print("\n".join(line(row) for row in (*before, *rows)))
+    else:
+        print("There is no Hopper GPU here: it was compiled, and not run.")
+
+
+def describe(rung: Rung, stats: inspection.KernelStats) -> None:
+    """Prints what a rung was compiled to."""
+    storage = getattr(rung.kernel, "Storage", None)
+    shared = storage.size_in_bytes() if storage is not None else stats.shared_bytes
+    spills = f"{stats.stack_bytes} bytes of stack" if stats.stack_bytes else "no spills"
+    takes = f"{stats.registers} registers, {shared} bytes of shared memory, {spills}"
+    print(f"{rung.name} for {compiler.ARCH}: {takes}")
+    counts = {what: stats.count(*opcodes) for what, opcodes in SHOWN.items()}
+    print("instructions: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+
+
+def run(rung: Rung, shape: Shape) -> records.Row:
+    """Runs, checks and times a rung; the row that a record has of it."""
+    tensors = rung.make(shape, torch.device("cuda"))
+    instance = rung.instance()
+    instance(*tensors)
+    torch.cuda.synchronize()
+    error = rung.judge(tensors)
+    us = cold.time_cold(lambda: instance(*tensors)).median_us
+    work = _Work(rung.flops(shape), rung.bytes_moved(shape))
+    sheet = data_sheet(torch.cuda.get_device_name())
+    return {
+        "rung": rung.name,
+        "shape": list(shape),
+        "us": round(us, 2),
+        "tflops": round(work.flops / us / 1e6, 1),
+        "gbps": round(work.bytes_moved / us / 1e3, 1),
+        "of_limit": round(sheet.limit_us(work) / us, 4) if sheet else None,
+        "error": error,
+    } | origin.describe_origin()
+
+
+def recorded_before(rung: Rung) -> list[records.Row]:
+    """What is on record of the rung before this one, on the same card and shape; none outside a checkout."""
+    found = [
+        row
+        for path in sorted((Path(rung.file).resolve().parents[2] / RECORDS).glob("*.jsonl"))
+        for row in records.read_rows(path)
+        if row["rung"] < rung.name and row["device"] == torch.cuda.get_device_name()
+        if tuple(row["shape"]) == rung.shapes[0]
+    ]
+    last = max((row["rung"] for row in found), default=None)
+    return [row | {"rung": f"{last}, on record"} for row in found if row["rung"] == last][-1:]
+
+
+def line(row: records.Row) -> str:
+    """A row in words."""
+    shape = "x".join(map(str, row["shape"]))
+    speed = f"{row['tflops']:7.1f} TFLOP/s" if row["tflops"] >= 1 else f"{row['gbps']:7.1f} GB/s"
+    share = f"  {row['of_limit']:5.1%} of the limit" if row["of_limit"] else ""
+    return f"{row['rung']:30}  {shape:16}  {row['us']:9.2f} us  {speed}{share}  error {row['error']:.1e}"
