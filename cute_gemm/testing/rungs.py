@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..measure import cold, origin, records
-from ..plan.data_sheets import data_sheet
+from ..plan.data_sheets import DataSheet, data_sheet
 from ..plan.limits import TMA_ALIGNMENT, ceil_div
 from ..quantize import m_major
 from ..runtime import compiler, inspection, symbols
@@ -48,6 +48,14 @@ SHOWN = {
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a rung computes of a shape."""
+
+    flops: int
+    bytes_moved: int
+
+
+@dataclass(frozen=True)
 class Rung:
     """A kernel, what it is compiled for, and how its result is judged.
 
@@ -59,6 +67,9 @@ class Rung:
         make: the tensors of a call for a shape on a device; the last is written.
         judge: a result's error, by the tensors of a call; raises AssertionError if it is wrong.
         flops, bytes_moved: of a shape.
+        limit_us: the least time that a card's data sheet allows for a rung's work.
+        variant: what tells it from another rung of its file.
+        beside: rungs of the same file that are run, and recorded, with it.
     """
 
     file: str
@@ -69,11 +80,14 @@ class Rung:
     judge: Callable[[tuple[Tensor, ...]], float]
     flops: Callable[[Shape], int]
     bytes_moved: Callable[[Shape], int]
+    limit_us: Callable[[DataSheet, Work], float] = DataSheet.limit_us
+    variant: str = ""
+    beside: tuple[Rung, ...] = ()
 
     @property
     def name(self) -> str:
-        """As its file is called."""
-        return Path(self.file).stem
+        """As its file is called, and the variant, if it is one."""
+        return ", ".join(filter(None, (Path(self.file).stem, self.variant)))
 
     def build(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What the DSL compiles."""
@@ -89,10 +103,62 @@ class Rung:
         return compiler.instance(("rung", self.name), self.build, self.name)
 
 
-@dataclass(frozen=True)
-class _Work:
-    flops: int
-    bytes_moved: int
+def exact(
+    file: str,
+    kernel: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    inputs: Callable[..., tuple[Tensor, ...]],
+    truth: Callable[..., Tensor],
+    *shapes: Shape,
+    bytes_moved: Callable[..., int],
+    **more: Any,
+) -> Rung:
+    """A rung whose result has the bits of what torch computes.
+
+    Args:
+        file: the rung's ``__file__``.
+        kernel: takes the inputs, the result and the stream.
+        arguments: symbolic ones, less the stream.
+        inputs: random tensors for a shape, whose extents it takes one by one, on torch's default device.
+        truth: the result for these.
+        shapes: what it is run on.
+        bytes_moved: for a shape, whose extents it takes one by one.
+        more: fields of :class:`Rung`.
+    """
+
+    def make(shape: Shape, device: torch.device) -> tuple[Tensor, ...]:
+        torch.manual_seed(0)
+        with device:
+            given = inputs(*shape)
+        out = torch.empty_like(truth(*given))
+        # Of floating-point numbers a NaN.
+        out.view(torch.uint8).fill_(0xFF)
+        return *given, out
+
+    def judge(tensors: tuple[Tensor, ...]) -> float:
+        *given, out = tensors
+        wrong = (out.view(torch.uint8) != truth(*given).view(torch.uint8)).view(len(out), -1).any(1)
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            raise AssertionError(f"{int(wrong.sum())} of {len(out)} rows are wrong, the first is {first}")
+        return 0.0
+
+    return Rung(
+        file,
+        kernel,
+        arguments,
+        shapes,
+        make,
+        judge,
+        lambda shape: 0,
+        lambda shape: bytes_moved(*shape),
+        **more,
+    )
+
+
+def shared_memory_limit_us(sheet: DataSheet, work: Work) -> float:
+    """The least time in which threads read bytes from shared memory: 128 a clock on each multiprocessor."""
+    return work.bytes_moved / (128 * sheet.sms * sheet.sm_mhz)
 
 
 def gemm(
@@ -177,6 +243,13 @@ def matrix(dtype: Any, rows: Any, columns: Any, align: int = TMA_ALIGNMENT) -> A
     return make_fake_tensor(dtype, (rows, columns), (stride, 1), assumed_align=align)
 
 
+def vector(dtype: Any, length: Any) -> Any:
+    """A symbolic contiguous vector."""
+    from cutlass.cute.runtime import make_fake_tensor
+
+    return make_fake_tensor(dtype, (length,), (1,), assumed_align=TMA_ALIGNMENT)
+
+
 def columns(dtype: Any, rows: Any, columns: Any) -> Any:
     """A symbolic column-major matrix that TMA can load."""
     from cutlass import cute
@@ -196,12 +269,19 @@ def climb(rung: Rung, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="append what was measured to this file, as JSON lines")
     parser.add_argument("--sass", action="store_true", help="print the opcodes of its instructions, in order")
     args = parser.parse_args(argv)
-    stats = inspection.read_cubin(rung.cubin())
-    if args.sass:
-        print("\n".join(f"{16 * i:#07x}  {opcode}" for i, opcode in enumerate(stats.code)))
-    describe(rung, stats)
+    registers = {}
+    for each in (rung, *rung.beside):
+        stats = inspection.read_cubin(each.cubin())
+        registers[each] = stats.registers
+        if args.sass:
+            print("\n".join(f"{16 * i:#07x}  {opcode}" for i, opcode in enumerate(stats.code)))
+        describe(each, stats)
     if is_hopper():
-        rows = [run(rung, shape) | {"registers": stats.registers} for shape in rung.shapes]
+        rows = [
+            run(each, shape) | {"registers": number}
+            for each, number in registers.items()
+            for shape in each.shapes
+        ]
         if args.out:
             with args.out.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -230,7 +310,7 @@ def run(rung: Rung, shape: Shape) -> records.Row:
     torch.cuda.synchronize()
     error = rung.judge(tensors)
     us = cold.time_cold(lambda: instance(*tensors)).median_us
-    work = _Work(rung.flops(shape), rung.bytes_moved(shape))
+    work = Work(rung.flops(shape), rung.bytes_moved(shape))
     sheet = data_sheet(torch.cuda.get_device_name())
     return {
         "rung": rung.name,
@@ -238,7 +318,7 @@ def run(rung: Rung, shape: Shape) -> records.Row:
         "us": round(us, 2),
         "tflops": round(work.flops / us / 1e6, 1),
         "gbps": round(work.bytes_moved / us / 1e3, 1),
-        "of_limit": round(sheet.limit_us(work) / us, 4) if sheet else None,
+        "of_limit": round(rung.limit_us(sheet, work) / us, 4) if sheet else None,
         "error": error,
     } | origin.describe_origin()
 
