@@ -40,6 +40,7 @@ from cute_gemm.measure.records import (
     read_rows,
 )
 from cute_gemm.measure.statistics import geometric_mean
+from cute_gemm.testing.rungs import RECORDS
 
 BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results"
@@ -159,7 +160,9 @@ def replaced(text: str, figures: str) -> str:
 
 
 def read_results(directory: Path = RESULTS) -> list[Row]:
-    return [row for path in sorted(directory.rglob("*.jsonl")) for row in read_rows(path)]
+    """All rows but those of the ladder, which have benchmarks/ladder.py."""
+    paths = sorted(set(directory.rglob("*.jsonl")) - set((directory / RECORDS.name).glob("*.jsonl")))
+    return [row for path in paths for row in read_rows(path)]
 
 
 def by_card(rows: Sequence[Row]) -> dict[str, list[Row]]:
