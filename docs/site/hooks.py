@@ -43,9 +43,7 @@ def on_files(files: Files, config: Any) -> Files:
     readme = (links.ROOT / "README.md").read_text()
     made = {uri: ("README.md", links.readme_page(uri, readme)) for uri in ("index.md", *links.README_PAGES)}
     made["contributing.md"] = ("CONTRIBUTING.md", (links.ROOT / "CONTRIBUTING.md").read_text())
-    own = EXAMPLES / "README.md"
-    text = own.read_text() if own.exists() else ladder.index(_examples(EXAMPLES))
-    made["examples/index.md"] = ("examples/README.md", text)
+    made["examples/index.md"] = ("examples/README.md", (EXAMPLES / "README.md").read_text())
     for folder in (EXAMPLES, *_folders()):
         for each in _examples(folder):
             made[_uri(each)] = (each.relative_to(links.ROOT).as_posix(), ladder.page(each.read_text()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -49,9 +48,3 @@ def pieces(source: str) -> list[tuple[str, str]]:
         for (heading, start), end in zip(found, ends, strict=True)
     ]
     return [(heading, code) for heading, code in cut if code]
-
-
-def index(examples: list[Path]) -> str:
-    """A page that lists examples, for who has written none."""
-    rows = "".join(f"| [{each.name}]({each.name}) | {title(each.read_text())} |\n" for each in examples)
-    return f"# Examples\n\nPrograms that run on any machine.\n\n| | |\n|---|---|\n{rows}"
