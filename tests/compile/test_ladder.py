@@ -1,0 +1,73 @@
+"""Rungs of the ladder compile without spills, to the instructions that their texts are about.
+
+With `--exhaustive` all of them, else some.
+"""
+
+import importlib.util
+import types
+from pathlib import Path
+
+import pytest
+
+from cute_gemm.runtime.inspection import read_cubin
+
+RUNGS = sorted((Path(__file__).parents[2] / "examples" / "ladder").glob("*.py"))
+FEW = "01_hello", "03_swizzle", "04_wgmma"
+
+LOADED, PROMOTED = {"UTMALDG": 2, "QGMMA": 4}, {"QGMMA": 4, "FFMA": 64}
+REALLOCATED = PROMOTED | {"USETMAXREG": 2}
+STORED = REALLOCATED | {"STSM": 8, "UTMASTG": 1}
+SHARED = STORED | {"UTMALDG.2D.MULTICAST": 1}
+ABOUT = {
+    "01_hello": {"LDG": 8, "FFMA": 4, "STG": 4},
+    "02_tma": {"UTMALDG": 1, "UTMASTG": 1, "SYNCS.ARRIVE": 1, "SYNCS.PHASECHK": 1},
+    "03_swizzle": {"UTMALDG": 1, "LDS.128": 16},
+    "04_wgmma": LOADED | {"STG": 32},
+    "05_k_loop": LOADED,
+    "06_promotion": PROMOTED,
+    "07_ring": PROMOTED | {"UTMALDG": 2},
+    "08_warp_specialization": REALLOCATED,
+    "09_two_warpgroups": REALLOCATED,
+    "10_epilogue": STORED,
+    "11_persistence": STORED,
+    "12_cluster": SHARED,
+    "13_scales": SHARED | {"UTMALDG": 3},
+    "15_big_tile": SHARED | {"QGMMA": 32, "FFMA": 512},
+}
+"""How many instructions of a kind there are at least."""
+
+NONE_OF = {
+    "01_hello": ("LDS", "STS", "BAR"),
+    "02_tma": ("LDG", "STG", "LDS", "STS"),
+    "03_swizzle": ("LDG", "STS"),
+    "04_wgmma": ("LDG", "LDS", "STS", "FFMA", "FADD"),
+}
+"""What the text says that there is none of."""
+
+
+def load(path: Path) -> types.ModuleType:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "path" in metafunc.fixturenames:
+        all_of = metafunc.config.getoption("exhaustive")
+        paths = [path for path in RUNGS if all_of or path.stem in FEW]
+        metafunc.parametrize("path", paths, ids=[path.stem for path in paths])
+
+
+def test_all_rungs_say_what_they_are_about() -> None:
+    assert [path.stem for path in RUNGS if path.stem not in ABOUT] == []
+
+
+def test_a_rung_compiles_to_what_its_text_is_about(path: Path) -> None:
+    rung = load(path).RUNG
+    for each in (rung, *rung.beside):
+        stats = read_cubin(each.cubin())
+        assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
+        found = {opcode: stats.count(opcode) for opcode in ABOUT[path.stem]}
+        assert {opcode: n for opcode, n in found.items() if n < ABOUT[path.stem][opcode]} == {}
+        assert stats.count(*NONE_OF.get(path.stem, ("LDL", "STL"))) == 0

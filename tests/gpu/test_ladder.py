@@ -1,0 +1,29 @@
+"""Every rung of the ladder runs right on each of its shapes, and gives the same bits each time."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+RUNGS = sorted((Path(__file__).parents[2] / "examples" / "ladder").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", RUNGS, ids=lambda path: path.stem)
+def test_rung(path: Path) -> None:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    for rung in (module.RUNG, *module.RUNG.beside):
+        instance = rung.instance()
+        for shape in rung.shapes:
+            tensors = rung.make(shape, torch.device("cuda"))
+            bits = tensors[-1].view(torch.uint8)
+            before, results = bits.clone(), []
+            for _ in range(3):
+                bits.copy_(before)
+                instance(*tensors)
+                results.append(bits.clone())
+            torch.cuda.synchronize()
+            rung.judge(tensors)
+            assert all(torch.equal(result, results[0]) for result in results), f"{rung.name}, {shape}: a race"
