@@ -26,6 +26,8 @@ it while it reads.
 | 6 | 6 | 7 | 4 | 5 | 2 | 3 | **0** | 1 |
 | 7 | 7 | 6 | 5 | 4 | 3 | 2 | 1 | **0** |
 
+![Where the units of eight rows are, as they are and swizzled](../../docs/pictures/swizzle.svg)
+
 Units of the same number, such as those in bold, are in eight different places now, so in all 32 banks: one
 turn. A row is still in one piece, so writing rows has no conflicts either.
 

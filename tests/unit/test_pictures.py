@@ -1,0 +1,95 @@
+"""The pictures of documents are what their scripts draw, and legible on light and on dark pages."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "docs" / "pictures"
+sys.path.append(str(PICTURES))
+draw, svg = importlib.import_module("draw"), importlib.import_module("svg")
+
+
+def brightness(colour: str) -> float:
+    """Relative luminance, as contrast is reckoned from."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", draw.NAMES)
+def test_a_picture_is_what_its_script_draws(name: str) -> None:
+    text = importlib.import_module(name).draw()
+    assert (PICTURES / f"{name}.svg").read_text() == text, "run docs/pictures/draw.py"
+
+
+@pytest.mark.parametrize("name", draw.NAMES)
+def test_a_picture_is_legible_on_light_and_on_dark(name: str) -> None:
+    text = (PICTURES / f"{name}.svg").read_text()
+    picture = ElementTree.fromstring(text)
+    _, _, width, height = map(float, picture.get("viewBox").split())
+    assert set(re.findall(r"#\w+", text)) <= {svg.GREY, *svg.COLOURS}
+    whole = [each for each in picture.iter() if each.get("width") == f"{width:g}"]
+    assert whole == [picture], "it has a background"
+    # No words reach beyond it, in a font of usual width.
+    for each in picture.iter("{http://www.w3.org/2000/svg}text"):
+        length = 0.56 * float(each.get("font-size")) * len(each.text)
+        start = (
+            float(each.get("x")) - {"start": 0, "middle": length / 2, "end": length}[each.get("text-anchor")]
+        )
+        assert start > -2, each.text
+        assert start + length < width + 2, each.text
+        assert 0 < float(each.get("y")) < height
+
+
+@pytest.mark.parametrize("colour", [svg.GREY, *svg.COLOURS])
+def test_tones_stand_out_from_both_pages(colour: str) -> None:
+    own = brightness(colour)
+    for page in ("#ffffff", "#0d1117"):
+        darker, lighter = sorted((own, brightness(page)))
+        assert (lighter + 0.05) / (darker + 0.05) > 3
+
+
+def test_all_pictures_are_drawn_and_shown() -> None:
+    drawn = {path.stem for path in PICTURES.glob("*.svg")}
+    assert drawn - {"ladder"} == set(draw.NAMES)
+    documents = "".join(
+        path.read_text() for path in (ROOT / "docs" / "how_it_works.md", ROOT / "examples" / "README.md")
+    )
+    assert {name for name in draw.NAMES if f"](pictures/{name}.svg)" not in documents} == set()
+    assert {name for name in draw.NAMES if f"](../docs/pictures/{name}.svg)" not in documents} == set()
+
+
+def test_what_is_out_of_date_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(draw, "HERE", tmp_path)
+    monkeypatch.setattr(draw, "NAMES", ("ring",))
+    assert draw.main(["--check"]) == 1
+    assert "ring.svg is out of date" in capsys.readouterr().err
+    assert draw.main([]) == 0
+    assert draw.main(["--check"]) == 0
+
+
+def test_the_map_of_rung_4_is_the_one_that_is_drawn() -> None:
+    """What its docstring says, in words, of every element of a fragment."""
+    for (row, column), (thread, register) in importlib.import_module("fragment").holders().items():
+        warp, lane = divmod(thread, 32)
+        pair = register // 2
+        assert row == 16 * warp + lane // 4 + 8 * (pair % 2)
+        assert column == 2 * (4 * (pair // 2) + lane % 4) + register % 2
+
+
+def test_the_order_of_rung_3_is_the_one_that_is_drawn() -> None:
+    places = importlib.import_module("swizzle").places()
+    assert places == {(row, unit): unit ^ row % 8 for row in range(8) for unit in range(8)}
+    table = (ROOT / "examples" / "ladder" / "03_swizzle.py").read_text().replace("*", "")
+    rows = re.findall(r"^\| (\d) ((?:\| \d ){8})\|$", table, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for row, cells in rows:
+        for place, unit in enumerate(map(int, re.findall(r"\d", cells))):
+            assert places[int(row), unit] == place
