@@ -330,7 +330,7 @@ def recorded_before(rung: Rung) -> list[records.Row]:
         for path in sorted((Path(rung.file).resolve().parents[2] / RECORDS).glob("*.jsonl"))
         for row in records.read_rows(path)
         if row["rung"] < rung.name and row["device"] == torch.cuda.get_device_name()
-        if tuple(row["shape"]) == rung.shapes[0]
+        if tuple(row["shape"]) == rung.shapes[0] and "," not in row["rung"]
     ]
     last = max((row["rung"] for row in found), default=None)
     return [row | {"rung": f"{last}, on record"} for row in found if row["rung"] == last][-1:]

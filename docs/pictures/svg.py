@@ -61,4 +61,6 @@ class Drawing:
 
     def __str__(self) -> str:
         head = f'<svg xmlns="http://www.w3.org/2000/svg" {self._size} role="img" font-family="sans-serif">'
-        return "\n".join([head, f"<title>{escape(self._title, quote=False)}</title>", *self._shapes, "</svg>\n"])
+        return "\n".join(
+            [head, f"<title>{escape(self._title, quote=False)}</title>", *self._shapes, "</svg>\n"]
+        )

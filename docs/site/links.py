@@ -134,6 +134,6 @@ def _uri(path: Path, anchor: str) -> str:
         return "examples/index.md"
     if relative.startswith("examples/") and path.suffix == ".py":
         return relative.removesuffix(".py") + ".md"
-    if relative.startswith("docs/"):
+    if relative.startswith("docs/") and path.suffix != ".py":
         return relative.removeprefix("docs/")
     return source_uri(relative)

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tokenize
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -275,3 +276,25 @@ def test_a_row_is_told_in_a_line() -> None:
     rungs = importlib.import_module("cute_gemm.testing.rungs")
     assert "120.0 TFLOP/s  12.3% of the limit  error 1.4e-06" in rungs.line(row("04_wgmma", PRODUCT, 5.0))
     assert "3000.4 GB/s" in rungs.line(row("04_wgmma", PRODUCT, 5.0, tflops=0.0))
+
+
+def test_a_run_stands_beside_what_is_on_record_of_the_rung_before(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rungs = importlib.import_module("cute_gemm.testing.rungs")
+    shape = [4096, 4096, 128]
+    record(
+        root,
+        row("02_tma", shape, 1.0),
+        row("03_swizzle", shape, 2.0),
+        row("03_swizzle, plain", shape, 3.0),
+        row("03_swizzle", PRODUCT, 4.0),
+        row("03_swizzle", shape, 5.0, device="NVIDIA H20"),
+        row("04_wgmma", shape, 6.0),
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    rung = replace(load("04_wgmma").RUNG, file=str(root / "examples" / "ladder" / "04_wgmma.py"))
+    assert [(each["rung"], each["us"]) for each in rungs.recorded_before(rung)] == [
+        ("03_swizzle, on record", 2.0)
+    ]
+    assert rungs.recorded_before(replace(rung, file=str(root / "examples" / "ladder" / "01_hello.py"))) == []

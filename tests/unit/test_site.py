@@ -59,6 +59,13 @@ links, ladder = load("links"), load("ladder")
             "source/cute_gemm/plan/config.py.md",
         ),
         ("../cute_gemm/plan/", "docs/kernels.md", "kernels.md", "source/cute_gemm/plan/index.md"),
+        (
+            "../docs/pictures/draw.py",
+            "examples/README.md",
+            "examples/index.md",
+            "../source/docs/pictures/draw.py.md",
+        ),
+        ("../docs/pictures/ring.svg", "examples/README.md", "examples/index.md", "../pictures/ring.svg"),
         ("https://arxiv.org/abs/2412.19437", "docs/credits.md", "credits.md", None),
     ],
 )
