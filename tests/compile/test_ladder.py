@@ -32,6 +32,7 @@ ABOUT = {
     "11_persistence": STORED,
     "12_cluster": SHARED,
     "13_scales": SHARED | {"UTMALDG": 3},
+    "14_split_k": LOADED | {"FFMA": 32, "UCGABAR_ARV": 1},
     "15_big_tile": SHARED | {"QGMMA": 32, "FFMA": 512},
 }
 """How many instructions of a kind there are at least."""

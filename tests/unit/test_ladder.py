@@ -28,6 +28,8 @@ MORE_CODE = {"15_big_tile": 250}
 NEW = {
     "03_swizzle": "threads read the tile, where TMA took it back, and it is traced in two ways",
     "04_wgmma": "two operands in place of one, and what the tensor core is told of them",
+    "14_split_k": "few rows want another kernel: a cluster sums up one tile, and nothing is persistent",
+    "15_big_tile": "goes on from 13_scales, with two fragments a warpgroup, not from 14_split_k",
 }
 """Rungs of which more lines are new than 60, and why."""
 
