@@ -41,7 +41,7 @@ product uses each number that it loads many times; all the rungs that follow are
 In the kernel, replace `n = mX.shape[0]` by `n = 1_000_003`, the length of the second shape. Now the length
 belongs to trace time, and is compiled in. The first shape fails its check: all that is behind element 1000002
 has not been written, and is still the NaN that the result was filled with. The second shape alone would have
-passed. A value of run time that was frozen while tracing is the DSL's most common error, and one shape in a
+passed. A value of run time that is frozen while tracing is an error that is easily made, and one shape in a
 test does not find it.
 """
 
