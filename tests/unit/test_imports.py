@@ -47,6 +47,9 @@ COMMANDS = {"cli/bench.py": "bench", "cli/tune.py": "tune"}
 TIMERS = {"measure/clocks.py", "measure/cold.py"}
 """What `testing` gives users as its own. They know nothing of the package but each other and statistics."""
 
+RECORDS = {"measure/origin.py", "measure/records.py"}
+"""What rungs of the ladder write their rows with, beside timers."""
+
 FOREIGN = {
     "plan": {"torch", "cutlass", "cuda", "tvm_ffi"},
     "dsl": {"torch"},
@@ -130,11 +133,24 @@ def test_rooms_know_no_more_than_they_need(room: str) -> None:
     assert [each for each in sorted(known) if each[1] in FOREIGN[room]] == []
 
 
-def test_testing_takes_nothing_but_timers_from_measure() -> None:
-    taken = {each.target[:3] for each in INSIDE if each.room == "testing" and each.target[1] == "measure"}
-    assert taken <= {("cute_gemm", *file.removesuffix(".py").split("/")) for file in TIMERS}
-    known = {each.target[:3] for each in INSIDE if each.file in TIMERS}
-    assert known <= {("cute_gemm", "measure", name) for name in ("clocks", "cold", "statistics")}
+def modules_of_measure(files: set[str]) -> set[str]:
+    """The files of `measure` that these import."""
+    targets = {each.target[:3] for each in INSIDE if each.file in files and each.target[1:2] == ("measure",)}
+    return {f"measure/{target[2]}.py" for target in targets}
+
+
+def test_testing_takes_nothing_but_timers_and_records_from_measure() -> None:
+    files = {file for file in FILES if room_of(file) == "testing"}
+    assert modules_of_measure(files - {"testing/rungs.py"}) <= TIMERS
+    assert modules_of_measure(files) <= TIMERS | RECORDS
+    assert modules_of_measure(TIMERS) <= {*TIMERS, "measure/statistics.py"}
+
+
+def test_what_testing_takes_from_measure_takes_nothing_of_testing() -> None:
+    known = TIMERS | RECORDS
+    while not known >= (more := known | modules_of_measure(known)):
+        known = more
+    assert [each for each in INSIDE if each.file in known and room_imported(each.target) == "testing"] == []
 
 
 @pytest.mark.parametrize(
