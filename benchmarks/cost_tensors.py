@@ -98,9 +98,11 @@ class Examples:
         self.k_blocks = self._of(ceil_div(ceil_div(p.k, c.block_k), c.splits) for p, c, _ in pairs)
         self.at_once = torch.minimum(self.m_clusters * n_clusters, resident)
         self.waves = torch.ceil(self.m_clusters * n_clusters / resident)
-        reads_again = self._of(high > p.groups for (p, _, _), (high, _) in zip(pairs, clusters, strict=True))
-        self.bytes = self._of(p.bytes_of_rows(m) + p.bytes_of_b for p, _, m in pairs)
-        self.bytes_again = self._of(p.bytes_of_b for p, _, _ in pairs) * reads_again
+        in_use = [problem.layout.groups_in_use(m, problem.groups) for problem, _, m in pairs]
+        bytes_of_b = self._of(p.bytes_of_b * n / p.groups for (p, _, _), n in zip(pairs, in_use, strict=True))
+        reads_again = self._of(high > n for n, (high, _) in zip(in_use, clusters, strict=True))
+        self.bytes = self._of(p.bytes_of_rows(m) for p, _, m in pairs) + bytes_of_b
+        self.bytes_again = bytes_of_b * reads_again
         busy = self.at_once * self.size * BUSY_STEPS // self._of(p.card.sms for p in problems)
         numbers = {
             "row_tiles": self.m_clusters * self.cluster_m,

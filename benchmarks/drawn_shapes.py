@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -145,6 +146,23 @@ def draw_shapes(seed: int, ops: Collection[str] = _TURNS, device_sms: int | None
             sms = rng.randint(least_sms(found, device_sms), device_sms)
             found = Draw(found.op, found.n, found.k, found.sizes, sms)
         yield found
+
+
+def draw_routed(seed: int) -> Iterator[Draw]:
+    """Problems without end of few tokens, each of which has chosen experts: many groups have no rows.
+
+    Of some, the experts here are an eighth of all.
+    """
+    for index in itertools.count():
+        rng = random.Random(f"{seed}, routed, {index}")
+        tokens, experts = round(2 ** rng.uniform(0, 9)), round(2 ** rng.uniform(3, 8))
+        everyone = range(experts * rng.choice([1, 8]))
+        choices = min(rng.choice([1, 2, 4, 8]), len(everyone))
+        chosen = Counter(expert for _ in range(tokens) for expert in rng.sample(everyone, choices))
+        sizes = tuple(chosen[expert] for expert in range(experts))
+        found = Draw(OFFSETS, *_n_and_k(rng), sizes)
+        if any(sizes) and is_in_bounds(found):
+            yield found
 
 
 def flops_of(draw: Draw) -> int:

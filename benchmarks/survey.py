@@ -2,6 +2,7 @@
 
     python benchmarks/survey.py --seconds 560 --seed 1 --out survey.jsonl
     python benchmarks/survey.py --again --peers deep_gemm --seed 2 --ops dense --count 200 --out judge.jsonl
+    python benchmarks/survey.py --routed --seconds 120 --seed 3 --out routed.jsonl
     python benchmarks/survey.py --dry-run --seed 1 --count 40       # what would be timed; needs no GPU
 
 Single calls with a cold L2, and layers in a CUDA graph with and without dependent launch; M-major scales,
@@ -26,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from drawn_shapes import Draw, draw_shapes
+from drawn_shapes import Draw, draw_routed, draw_shapes
 from operand_pool import OperandPool
 from peer_warmup import call_peers
 from survey_file import Measured, SurveyFile
@@ -77,6 +78,9 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=arguments.number_from(1.0), default=560.0, help="from start to end")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--ops", nargs="+", choices=OPS, default=[*OPS])
+    parser.add_argument(
+        "--routed", action="store_true", help="instead: offsets of few tokens, each of which chose experts"
+    )
     parser.add_argument("--count", type=arguments.positive, help="so many problems at most")
     parser.add_argument("--within", type=arguments.number_from(1.0), default=1.4, help="as cute-gemm tune")
     parser.add_argument(
@@ -101,6 +105,8 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def draws_of(options: argparse.Namespace, card: Card) -> list[Draw]:
+    if options.routed:
+        return list(itertools.islice(draw_routed(options.seed), options.count or MOST_SHAPES))
     ops = {OPS[name] for name in options.ops}
     device_sms = card.sms if options.num_sms == "random" else None
     return list(itertools.islice(draw_shapes(options.seed, ops, device_sms), options.count or MOST_SHAPES))

@@ -18,7 +18,13 @@ from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ce
 from .problem import GemmProblem
 from .quantizer import BLOCK, INTERLEAVE
 from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
-from .tiles import GROUPED_CLUSTERS, GROUPED_OVERLAPPED_CLUSTERS, QUANTIZED_WIDTHS, Widths
+from .tiles import (
+    GROUPED_CLUSTERS,
+    GROUPED_OVERLAPPED_CLUSTERS,
+    QUANTIZED_PARTS,
+    QUANTIZED_WIDTHS,
+    Widths,
+)
 
 _MAX_STAGES = 16
 # Of overlapped tiles whose operands no other CTA shares: they wait for DRAM, which is slower the more is
@@ -173,7 +179,10 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
     for overlapped, widths in zip((True, False), _widths(layout, out_dtype, narrowing), strict=True):
         for block_m, block_ns in widths.items():
             for block_n in block_ns:
-                for cluster_m, cluster_n in _clusters(block_m, block_n, overlapped, layout):
+                clusters = _clusters(block_m, block_n, overlapped, layout)
+                if out_dtype == QUANTIZED and overlapped and block_m < MMA_M and block_n < BLOCK * narrowing:
+                    clusters = (*clusters, (1, BLOCK * narrowing // block_n))
+                for cluster_m, cluster_n in clusters:
                     yield _fill(block_m, block_n, cluster_m, cluster_n, 1, overlapped, *what)
     if narrowing > 1:
         return
@@ -215,7 +224,9 @@ def _quantized_widths(layout: Layout, narrowing: int) -> tuple[Widths, Widths]:
         }
         return {m: (*whole.get(m, ()), *narrower.get(m, ())) for m in (*whole, *narrower)}
 
-    return and_narrower(low, layout.overlapped_widths), and_narrower(others, layout.widths)
+    parts = {m: each for m, each in QUANTIZED_PARTS.get(narrowing, {}).items() if m in heights}
+    overlapped = {m: (*each, *parts.get(m, ())) for m, each in layout.overlapped_widths.items()}
+    return and_narrower(low, overlapped), and_narrower(others, layout.widths)
 
 
 def _clusters(block_m: int, block_n: int, overlapped: bool, layout: Layout) -> tuple[tuple[int, int], ...]:

@@ -30,9 +30,11 @@ from .recipe import Recipe
 _MOST_RANKINGS = 1024
 _MOST_CHOICES = 1024  # of a ranking
 _FEW_ROWS = 8
-# No survey has tiles that are quantised (docs/performance.md, 85): a factor of k-blocks of fragments side by
-# side, and what CTAs that share a scale wait for each other, in microseconds.
+# No survey has tiles that are quantised (docs/performance.md, 85 and 87): a factor of k-blocks of fragments
+# side by side, one of all that a single warpgroup takes with them, and what CTAs that share a scale wait for
+# each other, in microseconds.
 _SIDE_BY_SIDE = 1.18
+_SIDE_BY_SIDE_ALONE = 1.08
 _MEETING_US = 0.5
 
 
@@ -199,6 +201,8 @@ class Rival:
         self.family = family = cost.family
         column_tiles = family.column_tiles.at(self.n_clusters * self.cluster_n)
         self.factor = column_tiles * family.k_blocks.at(self.k_blocks)
+        if config.n_fragments > 1 and config.math_warpgroups == 1:
+            self.factor *= _SIDE_BY_SIDE_ALONE
         self.least_factor = self.factor * family.least_at_any_m
         self._cost = cost
         # A wave takes longer the more CTAs ask for the same of L2.
@@ -278,7 +282,7 @@ class Ranking:
 
     def _fastest(self, m: int) -> Rival:
         found: Rival | None = None
-        groups, drams_us = self._problem.groups, self._drams_us(m)
+        groups, drams_us = self._groups(m), self._drams_us(m)
         least_us, blocks, block_m = math.inf, 0, 0
         for (height, cluster_m, is_cluster), rivals in self._rivals.items():
             if height != block_m:
@@ -317,13 +321,17 @@ class Ranking:
             self._launches_us[rival.cluster_size > 1],
             waves,
             rival.tiles_us(m, row_tiles, waves, ctas),
-            self._drams_us(m)[m_clusters > self._problem.groups],
+            self._drams_us(m)[m_clusters > self._groups(m)],
             rival.factor_at(row_tiles, waves, ctas),
             self._least_us(m),
         )
 
     def _row_blocks(self, m: int, height: int) -> int:
         return self._problem.layout.row_blocks(m, self._problem.groups, height)
+
+    def _groups(self, m: int) -> float:
+        """Those that are expected to have rows."""
+        return self._problem.layout.groups_in_use(m, self._problem.groups)
 
     def _least_us(self, m: int) -> float:
         """By the data sheet; which groups have rows, and so whether all of B is read, is not known."""
@@ -333,8 +341,9 @@ class Ranking:
 
     def _drams_us(self, m: int) -> tuple[float, float]:
         """What it takes to read the operands, B once or again, and to write the result."""
-        rows, (once, again) = m * self._bytes_of_a_row, self._bytes_of_b
-        return (rows + once) / self._dram_bytes_per_us, (rows + again) / self._dram_bytes_per_us
+        rows, share = m * self._bytes_of_a_row, self._groups(m) / self._problem.groups
+        once, again = (rows + share * of_b for of_b in self._bytes_of_b)
+        return once / self._dram_bytes_per_us, again / self._dram_bytes_per_us
 
 
 @cache

@@ -46,6 +46,10 @@ QUANTIZED_WIDTHS: Mapping[int, Widths] = {
 one of it; 128 of it share a scale. A layout has the tiles of its heights, and of its others those whose
 cluster has all columns of a scale."""
 
+QUANTIZED_PARTS: Mapping[int, Widths] = {2: {16: (128,)}}
+"""Further overlapped tiles, of layouts with such heights, that have a part of the columns of a scale: where
+groups have few rows they take 5 to 15 % less than tiles of all columns (docs/performance.md, 87)."""
+
 QUANTIZED_SPLITS: Splits = {(64, 128): (2, 4)}
 """As :data:`DENSE_SPLITS`, of tiles whose result is quantised, a column of each of sums. Of two, 64x256 would
 be needed, which takes longer than a cluster of narrower tiles (docs/performance.md, 85)."""

@@ -287,3 +287,16 @@ def test_samples_are_rows_of_their_groups(pool, op):
         assert {of_group[0], of_group[-1]} <= set(rows)
     index, layout = case.inputs.index, draw.layout
     assert torch.equal(resolve(layout.row_groups)(index, 1, draw.rows, draw.groups), case.inputs.row_groups)
+
+
+def test_few_tokens_choose_some_of_many_groups():
+    routed = list(itertools.islice(drawn_shapes.draw_routed(1), 200))
+    assert routed == list(itertools.islice(drawn_shapes.draw_routed(1), 200))
+    assert {each.op for each in routed} == {OFFSETS}
+    for each in routed:
+        assert 8 <= each.groups <= 256
+        assert 1 <= sum(each.sizes) <= 8 * 512
+        assert drawn_shapes.is_in_bounds(each)
+    shares = [sum(size > 0 for size in each.sizes) / each.groups for each in routed]
+    assert min(shares) < 0.05
+    assert max(shares) == 1

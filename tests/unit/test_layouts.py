@@ -102,6 +102,17 @@ def test_blocks_of_rows_have_rows_of_one_group(layout: Layout, rows: int, height
     assert layout.row_blocks(rows, groups, height) == blocks
 
 
+def test_few_rows_leave_groups_of_any_size_empty() -> None:
+    assert OFFSETS.groups_in_use(1, 32) == pytest.approx(1)
+    # Of 32 rows, each of one of 32 groups: 32 (1 - (31 / 32) ** 32).
+    assert OFFSETS.groups_in_use(32, 32) == pytest.approx(20.4, abs=0.1)
+    assert OFFSETS.groups_in_use(8192, 32) == pytest.approx(32)
+    # One block of rows for each group that has some, however low it is.
+    assert OFFSETS.row_blocks(8, 128, 64) == OFFSETS.row_blocks(8, 128, 16) == 8
+    # Who gives a number of rows for each group means that each has some.
+    assert MASKED.groups_in_use(8, 128) == MASKED.row_blocks(8, 128, 64) == 128
+
+
 def test_problems_in_words() -> None:
     shape = {"n": 8, "k": 16}
     assert DENSE.describe(GemmProblem(20, **shape)) == "M = 20, N = 8, K = 16"

@@ -213,6 +213,13 @@ def test_a_dry_run_lists_problems_and_needs_no_gpu(capsys):
     assert lines[-1].startswith("20 problems in ")
 
 
+def test_what_is_routed_is_of_offsets(capsys):
+    assert survey.main(["--dry-run", "--routed", "--seed", "1", "--count", "5"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["m_grouped_offsets"] * 5
+    assert last.startswith("5 problems in ")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

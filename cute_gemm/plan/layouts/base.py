@@ -140,13 +140,18 @@ class Layout:
         """
         return config.block_m * (config.cluster_m - 1)
 
+    def groups_in_use(self, m: int, groups: int) -> float:
+        """Groups that are expected to have some of ``m`` rows."""
+        return groups
+
     def row_blocks(self, m: int, groups: int, height: int) -> int:
         """Blocks of ``height`` rows that ``m`` rows fall into, none of which has rows of two groups."""
         if groups == 1:
             return ceil_div(m, height)
-        mean = m / groups
+        in_use = self.groups_in_use(m, groups)
+        mean = m / in_use
         blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
-        return ceil_div(groups * sum(blocks), len(blocks))
+        return math.ceil(in_use * sum(blocks) / len(blocks))
 
     def rows(self, m: int, groups: int, count: int) -> int:
         """The rows of A that a call has, as far as the host knows.

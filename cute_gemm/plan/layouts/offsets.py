@@ -31,6 +31,10 @@ class Offsets(Layout):
     row_groups = "cute_gemm.row_groups:offsets_row_groups"
     validation = "cute_gemm.contract.grouping:offsets_values"
 
+    def groups_in_use(self, m: int, groups: int) -> float:
+        """Each row may be of any group, as where tokens choose experts: few rows leave many without."""
+        return groups * (1 - (1 - 1 / groups) ** m)
+
     def scheduler(self, config: KernelConfig) -> str:
         return "cute_gemm.schedulers.m_grouped_offsets:MGroupedOffsetsScheduler"
 
