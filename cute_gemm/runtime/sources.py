@@ -315,7 +315,8 @@ class _Walk:
         every = [code, *_nested(code)]
         names = sorted({name for each in every for name in each.co_names})
         space = function.__globals__
-        for name in names:
+        # An attribute that is called like a global is none: `cute.gemm` where there is a function `gemm`.
+        for name in sorted({name for each in every for name in _globals_of(each)}):
             if name in space:
                 yield f"{name} = {self._named(space[name], frozenset(names))}"
         for each in every:
@@ -365,6 +366,12 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
         if isinstance(constant, types.CodeType):
             yield constant
             yield from _nested(constant)
+
+
+def _globals_of(code: types.CodeType) -> set[str]:
+    """The names that code looks up among globals, or may: bodies of classes look there last."""
+    looked_up = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"
+    return {each.argval for each in dis.get_instructions(code) if each.opname in looked_up}
 
 
 def _imports(

@@ -21,7 +21,7 @@ from ..measure import cold, origin, records
 from ..plan.data_sheets import DataSheet, data_sheet
 from ..plan.limits import TMA_ALIGNMENT, ceil_div
 from ..quantize import m_major
-from ..runtime import compiler, inspection, symbols
+from ..runtime import compiler, inspection, sources, symbols
 from ..runtime.hardware import is_hopper
 from .errors import assert_correct, worst_tile_error
 from .inputs import make_inputs
@@ -100,7 +100,8 @@ class Rung:
 
     def instance(self) -> Callable[..., None]:
         """What is called with tensors, on a Hopper GPU."""
-        return compiler.instance(("rung", self.name), self.build, self.name)
+        made_of = sources.read(*self.build())
+        return compiler.instance(("rung", self.name), self.build, self.name, made_of)
 
 
 def exact(

@@ -181,6 +181,25 @@ class Part:
 """
 
 
+ATTRIBUTE = """
+import torch
+
+WEIGHTS = torch.zeros(3)
+
+def gemm():
+    return WEIGHTS
+
+def kernel(x):
+    return x.gemm()
+"""
+
+
+def test_an_attribute_that_is_called_like_a_global_is_none() -> None:
+    scope = cell(ATTRIBUTE, "<cell of an attribute>")
+    assert "torch.Tensor" in sources.read(scope["gemm"]).objection()
+    assert not sources.read(scope["kernel"]).objection()
+
+
 SAME_NAMES = """
 def made(twice):
     if twice:
