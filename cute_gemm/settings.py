@@ -126,14 +126,18 @@ _NOT_INNERMOST = (
 
 
 class Scope:
-    """What :func:`config` returns. It keeps nothing of who entered it, so it may be entered again."""
+    """What :func:`config` returns. It does not know who is in it, so it may be entered again."""
 
     def __init__(self, changes: dict[str, Any]) -> None:
         self.changes = changes
+        # Of who entered it last: to make them takes some microseconds, and one may be entered for every call.
+        self._made: Settings | None = None
 
     def __enter__(self) -> None:
-        outer = current()
-        _current.set(replace(outer, **self.changes, outer=outer, scope=self))
+        outer, made = current(), self._made
+        if made is None or made.outer is not outer:
+            made = self._made = replace(outer, **self.changes, outer=outer, scope=self)
+        _current.set(made)
 
     def __exit__(self, *raised: object) -> None:
         now = current()

@@ -98,7 +98,7 @@ def time_cold_together(
         fn()
     # The first profile of a process starts CUPTI, which may cost records: let it be one that only learns a
     # name.
-    names = {event.name for event in _profile(lambda: buffer.fill_(0), 2)}
+    names = {event.name for event in device_events(lambda: buffer.fill_(0), 2)}
     if len(names) != 1:
         found = ", ".join(sorted(names)) or "none"
         raise RuntimeError(f"time_cold: want one kernel that flushes the L2; the profiler saw: {found}")
@@ -108,11 +108,11 @@ def time_cold_together(
             buffer.fill_(0)
             fn()
 
-    sums = _sum_per_call(_profile(one_round, repeats), names.pop(), repeats, len(fns))
+    sums = _sum_per_call(device_events(one_round, repeats), names.pop(), repeats, len(fns))
     return [ColdTimes(sums[i :: len(fns)]) for i in range(len(fns))]
 
 
-def _profile(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
+def device_events(fn: Callable[[], object], repeats: int) -> list[DeviceEvent]:
     """What ``repeats`` calls of ``fn`` do on the device, in order of start."""
     synchronize()
     with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as recorded:

@@ -62,7 +62,7 @@ def test_nothing_strange_is_kept_at_the_top() -> None:
     if listed.returncode or not (checkout / ".git").exists():
         pytest.skip("no checkout of one's own")
     names = {path.split("/")[0] for path in listed.stdout.split("\0") if path}
-    folders = {".ci", "benchmarks", "cute_gemm", "docs", "examples", "tests"}
+    folders = {".ci", "benchmarks", "cute_gemm", "docs", "drop_in", "examples", "tests"}
     documents = {"AGENTS.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
     files = {".gitignore", "mkdocs.yml", "noxfile.py", "pyproject.toml"} | documents
     assert names <= folders | files

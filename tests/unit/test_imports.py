@@ -34,6 +34,8 @@ ROOMS: dict[str, set[str]] = {
     "": {"epilogue", "interrupts", "moe", "ops", "quantize", "settings"},
     # Tests run parts of kernels on the host.
     "testing": {"kernels", "measure", "plan", "quantize", "reference", "runtime", "schedulers", "storage"},
+    # It stands on the package as users import it, and nothing stands on it.
+    "compat": {"", "contract", "epilogue", "measure", "plan", "quantize", "runtime"},
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
     "tune": {"measure", "plan", "runtime", "storage", "testing"},

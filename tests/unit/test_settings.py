@@ -64,6 +64,16 @@ def test_a_scope_ends_with_an_exception() -> None:
     assert in_force() == (None, False)
 
 
+def test_a_scope_keeps_what_is_around_it_wherever_it_is_entered() -> None:
+    scope = config(num_sms=3)
+    for _ in range(2):
+        with scope:
+            assert settings.current() == settings.Settings(num_sms=3)
+        with config(pdl=True), scope:
+            assert settings.current() == settings.Settings(num_sms=3, pdl=True)
+    assert settings.current() == settings.Settings()
+
+
 def test_one_scope_may_be_entered_within_itself_and_again() -> None:
     scope = config(num_sms=3)
     for _ in range(2):

@@ -55,7 +55,7 @@ def test_calls_take_turns_behind_flushes_after_some_that_are_not_timed(monkeypat
     monkeypatch.setattr(cold, "require_cuda", lambda function: None)
     buffer = SimpleNamespace(fill_=lambda value: made.append("flush"))
     monkeypatch.setattr(cold, "flush_buffer", lambda: buffer)
-    monkeypatch.setattr(cold, "_profile", profile)
+    monkeypatch.setattr(cold, "device_events", profile)
     calls = [lambda: made.append("first"), lambda: made.append("second")]
     assert cold.time_cold_together(calls, 2, warm_up=1) == [[2.0, 2.0], [5.0, 5.0]]
     one_round = ["flush", "first", "flush", "second"]

@@ -47,10 +47,12 @@ class DeepGemm:
         if importlib.util.find_spec("deep_gemm") is None:
             return "the package deep_gemm is not installed"
         try:
-            importlib.import_module("deep_gemm")
+            module = importlib.import_module("deep_gemm")
         # An extension module that does not fit raises whatever it likes.
         except Exception as error:
             return f"deep_gemm cannot be imported: {' '.join(str(error).split())}"
+        if module.__name__.startswith("cute_gemm."):
+            return "the deep_gemm that is installed is cute_gemm's drop-in"
         if self.pdl and self._set_pdl() is None:
             return "this deep_gemm has no set_pdl"
         return None
