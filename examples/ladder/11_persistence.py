@@ -35,12 +35,12 @@ the same time, each for itself. The next rung has two of them share one load.
 
 ## Break it
 
-Start `n` at 0 for each tile, in `multiply_all` alone. With K = 7168 there are 56 k-blocks, which is 14
-rounds of the ring: an even number, so stage and phase are 0 again at each tile, and nothing breaks. Now take
-five k-blocks, `RUNG = gemm(__file__, Gemm(), (4096, 4096, 640))`: at the second tile the math warps begin at
-stage 0, but its first k-block is in stage 1. They take each k-block for another one, and give back stages in
-an order that the warp that loads does not expect: wrong, and then a hang. Only some sizes show it, which is
-why tests should have many.
+Start `n` at 0 for each tile, in `multiply_all` alone. The first shape has 56 k-blocks a tile, which is 14
+rounds of the ring: an even number, so stage and phase are 0 again at each tile, and nothing breaks. The
+second shape has nine k-blocks a tile: at the second tile the math warps begin at stage 0, but its first
+k-block is in stage 1. They take each k-block for another one, and give back stages in an order that the warp
+that loads does not expect: wrong, and then a hang. Only some sizes show it, which is why tests should have
+many.
 """
 
 import cutlass
@@ -221,7 +221,7 @@ class Gemm:
         cute.arch.cp_async_bulk_wait_group(0, read=True)
 
 
-RUNG = gemm(__file__, Gemm())
+RUNG = gemm(__file__, Gemm(), (4096, 4096, 7168), (3003, 3080, 1040))  # the second fits no tile
 
 if __name__ == "__main__":
     climb(RUNG)
