@@ -11,8 +11,8 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Tutorial:
         trials: the kernels; this package's own comes first.
         make: operands and whatever else a call takes, on a device.
         groups: matrices of B.
+        opcodes: which instructions matter beside those that :data:`.rungs.SHOWN` has.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Tutorial:
     trials: tuple[Trial, ...]
     make: Callable[[torch.device], Any]
     groups: int = 1
+    opcodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def flops(self) -> int:
@@ -92,10 +94,14 @@ def present(tutorial: Tutorial, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="append what was measured to this file, as JSON lines")
     is_started = Path(sys.argv[0]).stem == tutorial.name
     args = parser.parse_args(argv if argv is not None else sys.argv[1:] if is_started else [])
-    for trial in tutorial.trials:
-        stats = lookup.examine(trial.program)
-        tell(trial.title, stats, lookup.shared_bytes(trial.program))
+    # Backwards, so that of trials of one program the first gives the title.
+    programs = {trial.program: trial.title for trial in reversed(tutorial.trials)}
+    for program, title in reversed(programs.items()):
+        stats = lookup.examine(program)
+        tell(title, stats, lookup.shared_bytes(program))
         tell_loops(stats)
+        counts = [f"{stats.count(*opcodes)} {what}" for what, opcodes in tutorial.opcodes.items()]
+        print("".join(f"    {count}\n" for count in counts), end="")
     if not is_hopper():
         print("There is no Hopper GPU here: all of it was compiled, and not run.")
         return
@@ -107,10 +113,7 @@ def present(tutorial: Tutorial, argv: Sequence[str] | None = None) -> None:
 
 
 def tell_loops(stats: inspection.KernelStats) -> None:
-    """Prints what there is of multiplying and of FP32 arithmetic in each loop that multiplies and stores nothing.
-
-    Those of tiles store. Loops that only wait again, and go on in the same one, are like it.
-    """
+    """Prints what the loops have that multiply and store nothing; a loop over tiles stores."""
     loops = [each for each in stats.loops if each.count("QGMMA") and not each.count("UTMASTG", "STG")]
     found = dict.fromkeys((each.count("QGMMA"), each.count(*SHOWN["FP32 multiply-adds"])) for each in loops)
     said = "; ".join(f"{wgmma} WGMMA and {others} FP32 multiply-adds" for wgmma, others in found)

@@ -3,17 +3,18 @@
     python examples/yours/02_scheduler.py
 
 A grouped product multiplies the rows of many groups, each by a matrix of its own: the tokens of experts. How
-many rows a group has is known to the GPU alone. The library's scheduler takes group after group. The one below
-sorts them by size first. Tiles with few rows take less time, as a math warpgroup without rows does not
+many rows a group has is known to the GPU alone. The library's scheduler takes group after group. The one
+below sorts them by size first. Tiles with few rows take less time, as a math warpgroup without rows does not
 multiply; kept for the end, they make the last wave short. And tiles of a large group share its matrix in L2.
 
 A scheduler is a frozen dataclass of integers. All threads call `prepare` once, with a table in shared memory;
-then roles ask for tiles by number. `LargestFirst` is the library's scheduler for offsets, but what it takes for
-a group is a place in the order of sizes. `rows_of` and `at` translate.
+then roles ask for tiles by number. `LargestFirst` is the library's scheduler for offsets, but what it takes
+for a group is a place in the order of sizes. `rows_of` and `at` translate.
 
-Roles that disagree about the next tile wait for each other for ever, and a tile that two CTAs store is a race.
-So a scheduler is walked before it runs. The same code, compiled for the CPU, says what each CTA is handed, and
-`assert_each_tile_once` looks for tiles that are missing, come twice, or have the wrong rows or matrix.
+Roles that disagree about the next tile wait for each other for ever, and a tile that two CTAs store is a
+race. So a scheduler is walked before it runs. The same code, compiled for the CPU, says what each CTA is
+handed, and `assert_each_tile_once` looks for tiles that are missing, come twice, or have the wrong rows or
+matrix.
 
 ## Measured
 
@@ -21,13 +22,14 @@ Not yet measured.
 
 ## What follows
 
-Sorting takes two passes over the groups, in every CTA, before its first tile. It pays only where the end of the
-launch gets shorter by more than that. No sum depends on the order of tiles: both kernels give the same bits.
+Sorting takes two passes over the groups, in every CTA, before its first tile. It pays only where the end of
+the launch gets shorter by more than that. No sum depends on the order of tiles: both kernels give the same
+bits.
 
 ## Break it
 
-Have `at` return the tile as it is. Each row is then multiplied by the matrix of another group. Nothing hangs on
-a GPU, and the result is wrong; the walk finds it in a second, without one: "not each row once".
+Have `at` return the tile as it is. Each row is then multiplied by the matrix of another group. Nothing hangs
+on a GPU, and the result is wrong; the walk finds it in a second, without one: "not each row once".
 """
 
 from dataclasses import dataclass, replace
@@ -43,8 +45,14 @@ from cute_gemm.plan.layouts import OFFSETS
 from cute_gemm.runtime import build, launch
 from cute_gemm.schedulers import warp
 from cute_gemm.schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
-from cute_gemm.testing import Extents, Rows, assert_each_tile_once, assert_grouped_correct
-from cute_gemm.testing import make_offsets_inputs, walk
+from cute_gemm.testing import (
+    Extents,
+    Rows,
+    assert_each_tile_once,
+    assert_grouped_correct,
+    make_offsets_inputs,
+    walk,
+)
 from cute_gemm.testing.programs import Trial, Tutorial, present
 
 # What the library takes for this problem.
