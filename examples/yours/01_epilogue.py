@@ -117,7 +117,7 @@ def judge(given, out):
     """What the function makes of it; a kernel's tanh is good to 2^-11, and torch rounds twice."""
     inputs, sums = given
     error = worst_tile_error(out, in_torch(sums, inputs.bias, inputs.residual))
-    assert error <= 3e-6, f"the worst tile's error is {error:.2e}"
+    assert error <= 4e-6, f"the worst tile's error is {error:.2e}"
     return error
 
 

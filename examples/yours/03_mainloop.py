@@ -35,6 +35,7 @@ to run, or look right on one card and shape. Nothing but the order of these two 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
@@ -60,6 +61,7 @@ class LongRuns:
     """A mainloop that promotes once for a run of k-blocks, or for all of them."""
 
     run: int  # k-blocks; 0 for all
+    group: ClassVar[int] = 4  # k-blocks after which the feed of the library's scaling does the same again
 
     def skipped_stages(self, k_count):
         return Int32(0)
@@ -87,14 +89,14 @@ class LongRuns:
         inputs.ring.consumer_wait(state)
         staged = inputs.scales.read(state.index)
         multiply(partial, inputs, 0, 0, state.index)
-        scales = inputs.scales.hand_out(staged, tile, k, k % 4)
+        scales = inputs.scales.hand_out(staged, tile, k, k % self.group)
         for i in cutlass.range(1, count, unroll=1):
             before = state.clone()
             state.advance()
             inputs.ring.consumer_wait(state)
             staged = inputs.scales.read(state.index)
             multiply(partial, inputs, 0, 0, state.index, adds=True)
-            scales = inputs.scales.hand_out(staged, tile, k + i, (k + i) % 4)
+            scales = inputs.scales.hand_out(staged, tile, k + i, (k + i) % self.group)
             # All WGMMAs but the last k-block's have ended: nobody reads the stage before any more.
             warpgroup.wait_group(1)
             inputs.ring.consumer_release(before)
