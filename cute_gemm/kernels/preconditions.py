@@ -16,7 +16,7 @@ from ..plan.limits import (
     N_MULTIPLE,
     STRIDE_END,
 )
-from ..plan.recipe import WHOLE, Recipe
+from ..plan.recipe import Recipe
 
 
 @cute.jit
@@ -42,8 +42,8 @@ def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) ->
         and n % N_MULTIPLE == 0
     )
     fits = fits and mB.shape[2] <= MAX_GROUPS
-    fits = fits and mSFA.shape[1] == scales_along(k, recipe.scale_k)
-    fits = fits and mSFB.shape[0] == scales_along(n, recipe.scale_n)
+    fits = fits and mSFA.shape[1] == cute.ceil_div(k, recipe.scale_k)
+    fits = fits and mSFB.shape[0] == cute.ceil_div(n, recipe.scale_n)
     for matrices in (mA, mB, mD):
         fits = fits and are_apart(matrices)
     for scales in (mSFA, mSFB):
@@ -61,12 +61,6 @@ def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) ->
         else:
             fits = fits and each >= 1 and each <= MAX_ALIGNMENT
     return fits
-
-
-def scales_along(extent: Int32, size: int) -> Int32:
-    """How many scales there are along an extent, of ``size`` elements each."""
-    # With as many elements as there may be the sum of a rounded division overflows.
-    return Int32(1) if size == WHOLE else cute.ceil_div(extent, size)
 
 
 @cute.jit
