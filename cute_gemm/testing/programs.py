@@ -28,6 +28,9 @@ from ..runtime.hardware import is_hopper
 from .poison import poisoned
 from .rungs import SHOWN, Shape, line, tell
 
+RECORDS = Path("benchmarks/results/yours")
+"""Where the repository has what kernels of tutorials took, a file a card."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -96,8 +99,10 @@ def present(tutorial: Tutorial, argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv if argv is not None else sys.argv[1:] if is_started else [])
     # Backwards, so that of trials of one program the first gives the title.
     programs = {trial.program: trial.title for trial in reversed(tutorial.trials)}
+    registers = {}
     for program, title in reversed(programs.items()):
         stats = lookup.examine(program)
+        registers[program] = stats.registers
         tell(title, stats, lookup.shared_bytes(program))
         tell_loops(stats)
         counts = [f"{stats.count(*opcodes)} {what}" for what, opcodes in tutorial.opcodes.items()]
@@ -105,7 +110,8 @@ def present(tutorial: Tutorial, argv: Sequence[str] | None = None) -> None:
     if not is_hopper():
         print("There is no Hopper GPU here: all of it was compiled, and not run.")
         return
-    rows = run(tutorial)
+    measured = zip(tutorial.trials, run(tutorial), strict=True)
+    rows = [row | {"registers": registers[trial.program]} for trial, row in measured]
     if args.out:
         with args.out.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,8 +1,10 @@
 """The tutorials of examples/yours: what they show on a CPU, and how they are written."""
 
 import ast
+import importlib
 import io
 import re
+import sys
 import tokenize
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +17,9 @@ from tutorials import FOLDER, NAMES, load
 
 from cute_gemm.testing import programs
 from examples import examples
+
+sys.path.append(str(FOLDER.parents[1] / "benchmarks"))
+ladder = importlib.import_module("ladder")
 
 SECTIONS = ["## Measured", "## What follows", "## Break it"]
 
@@ -41,6 +46,41 @@ def test_a_tutorial_is_short_and_says_what_it_must(name: str) -> None:
     assert f"\n    python examples/yours/{name}.py\n" in rest
     assert re.findall(r"^## .*$", prose, re.MULTILINE) == SECTIONS
     assert load(name).TUTORIAL.name == name
+
+
+def test_tutorials_are_listed() -> None:
+    text = (FOLDER.parent / "README.md").read_text()
+    found = re.findall(r"^\| \[(\w+)\]\(yours/(\w+)\.py\) \| (.*) \|$", text, flags=re.MULTILINE)
+    docstrings = {name: ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) for name in NAMES}
+    titles = {name: (text or "").partition("\n")[0].removesuffix(".") for name, text in docstrings.items()}
+    assert found == [(name, name, titles[name]) for name in NAMES]
+
+
+def test_what_was_measured_is_written_into_texts() -> None:
+    row = {
+        "tutorial": NAMES[0],
+        "rung": "yours",
+        "shape": [4096, 4096, 7168],
+        "us": 1.5,
+        "tflops": 900.0,
+        "gbps": 1.0,
+        "of_limit": 0.5,
+        "error": 1.4e-6,
+        "registers": 168,
+        "device": "a card",
+        "date": "a date",
+        "versions": {},
+    }
+    rows = [row | {"rung": "the library's"}, row, row | {"tutorial": NAMES[1]}]
+    text = ladder.measured_together(rows, NAMES[0])
+    assert text.count("| 4096x4096x7168 | 1.5 | 900 TFLOP/s | 50.0% | 1.4e-06 | 168 |") == 2
+    assert text.index("the library's") < text.index("yours")
+    assert ladder.measured_together(rows, NAMES[2]) == "Not yet measured."
+    on_record = ladder.read_tutorials()
+    assert [path.stem for path in ladder.tutorials()] == NAMES
+    for path in ladder.tutorials():
+        text = path.read_text()
+        assert ladder.with_measured(text, ladder.measured_together(on_record, path.stem)) == text
 
 
 def test_the_epilogue_is_its_own_reference(capsys: pytest.CaptureFixture[str]) -> None:
