@@ -3,6 +3,7 @@
 Each rung gets its ``## Measured``: a row for each shape, beside the rung before on the same shape and card.
 examples/README.md gets the list of rungs, and docs/pictures/ladder.svg the chart of those that compute the
 same product. Rows are what ``python examples/ladder/NN_name.py --out FILE`` adds to a file there.
+Tutorials of examples/yours get theirs in the same way, from benchmarks/results/yours/.
 
 After new results, or for a new rung: ``python benchmarks/ladder.py``. With ``--check``, it writes nothing and
 exits with 1 if that was forgotten. Drawing needs matplotlib.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cute_gemm.measure.records import Row, read_rows
+from cute_gemm.testing.programs import RECORDS as RECORDS_OF_TUTORIALS
 from cute_gemm.testing.rungs import RECORDS
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +53,27 @@ def read(root: Path = ROOT) -> list[Row]:
         for row in read_rows(path):
             last[row["device"], row["rung"], tuple(row["shape"])] = row
     return sorted(last.values(), key=lambda row: row["rung"])
+
+
+def tutorials(root: Path = ROOT) -> list[Path]:
+    """Those on kernels of one's own, in order."""
+    return sorted((root / "examples" / "yours").glob("*.py"))
+
+
+def read_tutorials(root: Path = ROOT) -> list[Row]:
+    """What is on record: of each tutorial, kernel and card the last row, in the order of the first ones."""
+    last = {}
+    for path in sorted((root / RECORDS_OF_TUTORIALS).glob("*.jsonl")):
+        for row in read_rows(path):
+            last[row["device"], row["tutorial"], row["rung"]] = row
+    return [*last.values()]
+
+
+def measured_together(rows: Sequence[Row], tutorial: str) -> str:
+    """Markdown for a tutorial's ``## Measured``: a table for each card."""
+    own = [row for row in rows if row["tutorial"] == tutorial]
+    cards = dict.fromkeys(row["device"] for row in own)
+    return "\n\n".join(_table([row for row in own if row["device"] == card]) for card in cards) or NOTHING
 
 
 def measured(rows: Sequence[Row], rung: str) -> str:
@@ -198,6 +221,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     options = parser.parse_args(arguments)
     rows = read(root)
     texts = {path: with_measured(path.read_text(), measured(rows, path.stem)) for path in files(root)}
+    together = read_tutorials(root)
+    for path in tutorials(root):
+        texts[path] = with_measured(path.read_text(), measured_together(together, path.stem))
     readme = root / "examples" / "README.md"
     texts[readme] = listed(readme.read_text(), index(rows, root))
     old = [path for path, text in texts.items() if path.read_text() != text]

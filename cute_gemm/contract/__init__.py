@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..plan.layouts import Layout, resolve
+from ..plan.recipe import FP8_1D2D, Recipe
 from . import ambient, grouping, memory, operands, options, result
 from .memory import OWNING_TYPES
 from .quantizing import E4M3
@@ -81,6 +82,7 @@ def check(
     has_memory: bool = True,
     form: ResultForm = PLAIN,
     fill: int | None = None,
+    recipe: Recipe = FP8_1D2D,
 ) -> Call:
     """Checks the arguments of an operation, whatever they are.
 
@@ -93,6 +95,8 @@ def check(
             have them: their memory is not judged, nor sizes that are not known yet.
         form: what an epilogue makes of the result; where that is quantised, `out` is a pair.
         fill: what is to be written to rows of no group, or None.
+        recipe: types of the operands, and what of them shares a scale: the operations', but where a kernel's
+            author has another.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype.
@@ -104,8 +108,9 @@ def check(
     options.require_fill(fill, is_quantized=form.is_quantized)
     if layout.count is not None:
         grouping.require_count(layout.count, count)
-    a, sa = operands.require_operand(operands.A, lhs, layout.a_rank, has_memory=has_memory)
-    b, sb = operands.require_operand(operands.B, rhs, layout.b_rank, depth=a.shape[-1], has_memory=has_memory)
+    of_a, of_b = operands.roles(recipe)
+    a, sa = operands.require_operand(of_a, lhs, layout.a_rank, has_memory=has_memory)
+    b, sb = operands.require_operand(of_b, rhs, layout.b_rank, depth=a.shape[-1], has_memory=has_memory)
     if layout.has_matrix_per_group:
         grouping.require_matrix_for_each_group(a, b)
     inputs = {"a": a, "sa": sa, "b": b, "sb": sb}

@@ -6,13 +6,14 @@ and broadcast strides of 0 are fine.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..plan.limits import K_MULTIPLE, MAX_EXTENT, MAX_SCALE_SPAN, N_MULTIPLE, ceil_div
-from ..plan.recipe import FP8_1D2D as RECIPE
+from ..plan.recipe import Recipe
 from . import ambient, memory, sizes, words
 
 
@@ -25,16 +26,28 @@ class Role:
         dtype: of its elements.
         rows_per_scale: rows that share a scale.
         row_multiple: what the number of its rows is a multiple of.
+        recipe: of the product.
     """
 
     name: str
     dtype: torch.dtype
     rows_per_scale: int
     row_multiple: int
+    recipe: Recipe
+
+    def quantize_call(self, source: str) -> str:
+        """The statement that makes it and its scales from ``source``."""
+        return words.quantize_call(self.name, source, self.recipe)
 
 
-A = Role("a", getattr(torch, RECIPE.a_dtype), RECIPE.scale_m, 1)
-B = Role("b", getattr(torch, RECIPE.b_dtype), RECIPE.scale_n, N_MULTIPLE)
+@functools.cache
+def roles(recipe: Recipe) -> tuple[Role, Role]:
+    """Those of A and of B."""
+    return (
+        Role("a", getattr(torch, recipe.a_dtype), recipe.scale_m, 1, recipe),
+        Role("b", getattr(torch, recipe.b_dtype), recipe.scale_n, N_MULTIPLE, recipe),
+    )
+
 
 _SCALE_DTYPE = torch.float32
 _BYTES = (torch.uint8, torch.int8)
@@ -48,7 +61,7 @@ def require_operand(
     Args:
         role: which operand it is.
         pair: the argument: a matrix and its scales, fp32 ``[..., ceil(rows / role.rows_per_scale), ceil(K /
-            128)]``.
+            role.recipe.scale_k)]``.
         rank: 2 for one matrix, 3 for one of each group.
         depth: the K wanted, None where any is.
         has_memory: whether the tensors are there; else their memory is not judged, nor sizes not known yet.
@@ -73,7 +86,7 @@ def require_operand(
         memory.require_tma(name, q)
 
     memory.require_own_memory(scale_name, s, has_memory)
-    _require_scale_dtype(scale_name, s, ceil_div(q.shape[-1], RECIPE.scale_k))
+    _require_scale_dtype(scale_name, s, ceil_div(q.shape[-1], role.recipe.scale_k))
     memory.require_strided(scale_name, s, has_memory)
     _require_scale_shape(role, s, q)
     if has_memory and s.numel():
@@ -93,7 +106,7 @@ def _unpack(role: Role, pair: object) -> tuple[Tensor, Tensor]:
     was = f"one tensor, {words.sketch(pair)}" if isinstance(pair, Tensor) else words.kind(pair)
     raise TypeError(
         f"the pair ({name}, s{name}) is {was}; wanted a tuple of a tensor and its scales: "
-        f"pass `({name}, s{name})`, as `{words.quantize_call(name, 'x')}` makes them"
+        f"pass `({name}, s{name})`, as `{role.quantize_call('x')}` makes them"
     )
 
 
@@ -108,9 +121,9 @@ def _require_dtype(role: Role, q: Tensor) -> None:
         fix = f"`{name}.to({role.dtype})` keeps the values, except for the very smallest"
     elif q.dtype.is_floating_point and q.dtype.itemsize > 1:
         source = f"{name}.float()" if q.dtype is torch.float64 else name
-        fix = f"`{words.quantize_call(name, source)}`"
+        fix = f"`{role.quantize_call(source)}`"
     else:
-        fix = f"quantise the original values, `{words.quantize_call(name, 'x')}`"
+        fix = f"quantise the original values, `{role.quantize_call('x')}`"
     raise TypeError(f"{name} has dtype {q.dtype}; wanted {role.dtype}: {fix}")
 
 
@@ -195,7 +208,7 @@ def _require_scale_dtype(name: str, s: Tensor, k_blocks: int) -> None:
 def _require_scale_shape(role: Role, s: Tensor, q: Tensor) -> None:
     """There is one for each block of the operand ``q``: of this granularity, order and tensor."""
     *groups, rows, k = q.shape
-    wanted = (*groups, ceil_div(rows, role.rows_per_scale), ceil_div(k, RECIPE.scale_k))
+    wanted = (*groups, ceil_div(rows, role.rows_per_scale), ceil_div(k, role.recipe.scale_k))
     shape, rank = tuple(s.shape), len(wanted)
     if not sizes.differ(shape, wanted):
         return
@@ -208,8 +221,9 @@ def _require_scale_shape(role: Role, s: Tensor, q: Tensor) -> None:
     elif not all(sizes.differ(shape, each) for each in (wanted[:-1], (*wanted[:-1], 1))):
         fix = f"one scale per row is `{name}.reshape{(*wanted[:-1], 1)}.expand{wanted}`"
     else:
-        fix = f"`{words.quantize_call(role.name, 'x')}` makes both"
-    raise ValueError(f"{name} has shape {shape}; wanted {words.symbolic_shape(name, rank)} = {wanted}: {fix}")
+        fix = f"`{role.quantize_call('x')}` makes both"
+    said = words.symbolic_shape(name, rank, role.recipe)
+    raise ValueError(f"{name} has shape {shape}; wanted {said} = {wanted}: {fix}")
 
 
 def _require_scale_span(name: str, s: Tensor) -> None:

@@ -6,47 +6,48 @@ right.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..plan.recipe import FP8_1D2D as RECIPE
+from ..plan.recipe import WHOLE, Recipe
 
 _QUANTIZERS = {"a": "quantize_1x128", "b": "quantize_128x128"}
 
 
 def _blocks(dimension: str, size: int) -> str:
-    return dimension if size == 1 else f"ceil({dimension} / {size})"
+    return "1" if size == WHOLE else dimension if size == 1 else f"ceil({dimension} / {size})"
 
 
-_M, _N, _K = (
-    _blocks("M", RECIPE.scale_m),
-    _blocks("N", RECIPE.scale_n),
-    _blocks("K", RECIPE.scale_k),
-)
-_SHAPES = {
-    ("a", 2): "[M, K]",
-    ("b", 2): "[N, K]",
-    ("out", 2): "[M, N]",
-    ("sa", 2): f"[{_M}, {_K}]",
-    ("sb", 2): f"[{_N}, {_K}]",
-    ("a", 3): "[G, capacity, K]",
-    ("b", 3): "[G, N, K]",
-    ("out", 3): "[G, capacity, N]",
-    ("sa", 3): f"[G, {_M.replace('M', 'capacity')}, {_K}]",
-    ("sb", 3): f"[G, {_N}, {_K}]",
-}
+@functools.cache
+def _shapes(recipe: Recipe) -> dict[tuple[str, int], str]:
+    n, k = _blocks("N", recipe.scale_n), _blocks("K", recipe.scale_k)
+    return {
+        ("a", 2): "[M, K]",
+        ("b", 2): "[N, K]",
+        ("out", 2): "[M, N]",
+        ("sa", 2): f"[{_blocks('M', recipe.scale_m)}, {k}]",
+        ("sb", 2): f"[{n}, {k}]",
+        ("a", 3): "[G, capacity, K]",
+        ("b", 3): "[G, N, K]",
+        ("out", 3): "[G, capacity, N]",
+        ("sa", 3): f"[G, {_blocks('capacity', recipe.scale_m)}, {k}]",
+        ("sb", 3): f"[G, {n}, {k}]",
+    }
 
 
-def symbolic_shape(name: str, rank: int) -> str:
+def symbolic_shape(name: str, rank: int, recipe: Recipe = RECIPE) -> str:
     """The shape that an argument has in the documentation, such as ``[M, K]``."""
-    return _SHAPES[name, rank]
+    return _shapes(recipe)[name, rank]
 
 
-def quantize_call(name: str, source: str) -> str:
+def quantize_call(name: str, source: str, recipe: Recipe = RECIPE) -> str:
     """The statement that makes operand ``name`` and its scales from ``source``."""
-    return f"{name}, s{name} = cute_gemm.{_QUANTIZERS[name]}({source})"
+    by = f"cute_gemm.{_QUANTIZERS[name]}" if recipe == RECIPE else f"quantize_{recipe.name}"
+    return f"{name}, s{name} = {by}({source})"
 
 
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> str:

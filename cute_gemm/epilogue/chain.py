@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..contract import PLAIN, Call, ResultForm, words
 from ..plan.quantizer import BLOCK, INTERLEAVE
-from ..runtime.epilogued import Applied
+from ..runtime.applied import Applied
 from . import math as own_math
 from .operands import Operand, of_argument
 from .probe import examine

@@ -212,13 +212,16 @@ class OverlappedMainloop:
 
 
 @cute.jit
-def multiply(partial, inputs: Inputs, m: int, n: int, stage: Int32):
-    """Issues and commits the WGMMAs of a fragment and a k-block into ``partial``, whose old value is lost."""
+def multiply(partial, inputs: Inputs, m: int, n: int, stage: Int32, adds: bool = False):
+    """Issues and commits the WGMMAs of a fragment and a k-block into ``partial``.
+
+    Its old value is lost, but where a mainloop of one's own says that it ``adds`` to that.
+    """
     tCrA = inputs.tCrA[None, None, None, m, None]  # (MMA, 1, MMA_K, stages)
     tCrB = inputs.tCrB[None, None, None, n, None]
     warpgroup.fence()
     for k in cutlass.range_constexpr(cute.size(tCrA, mode=[2])):
         tiled = inputs.mma.tiled()
-        tiled.set(warpgroup.Field.ACCUMULATE, k != 0)
+        tiled.set(warpgroup.Field.ACCUMULATE, adds or k != 0)
         cute.gemm(tiled, partial, tCrA[None, None, k, stage], tCrB[None, None, k, stage], partial)
     warpgroup.commit_group()

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .limits import MAX_EXTENT
+
+WHOLE = MAX_EXTENT
+"""As a number of elements that share a scale: all that there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -12,7 +17,7 @@ class Recipe:
     Args:
         name: such as ``"fp8_1d2d"``.
         a_dtype, b_dtype: of the operands, by the names of torch.
-        scale_m: rows of A that share a scale.
+        scale_m: rows of A that share a scale; :data:`WHOLE` for all, as of the next two.
         scale_n: rows of B, which are columns of D, that share a scale.
         scale_k: elements along K that share a scale, of A and of B.
         promote_k: elements along K that tensor cores sum up before the sum is promoted: scaled, and added to

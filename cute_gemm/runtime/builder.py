@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..plan.buildable import why_unbuildable
 from ..plan.config import KernelConfig
@@ -14,6 +14,9 @@ from ..plan.layouts import Layout, resolve
 from ..plan.limits import QUANTIZED, SCALE_BYTES, SCALE_STRIDE_MULTIPLE, TMA_ALIGNMENT
 from . import compiler
 from .sources import Sources, is_of_user, read
+
+if TYPE_CHECKING:
+    from .applied import Applicable
 
 _instances: weakref.WeakKeyDictionary[Program, Callable[..., None]] = weakref.WeakKeyDictionary()
 """Of programs that were asked for: a call of one that is warm walks nothing."""
@@ -45,6 +48,7 @@ def build(
     kernel: Callable[..., Any] | None = None,
     scheduler: Any = None,
     store: Any = None,
+    epilogue: Applicable | None = None,
     tensors: tuple[Any, ...] = (),
     **parts: Any,
 ) -> Program:
@@ -60,6 +64,8 @@ def build(
         scheduler: a class as :class:`cute_gemm.schedulers.base.TileScheduler` describes.
         store: where sums go; an object like :class:`cute_gemm.kernels.epilogue.TmaStore`, or a class with
             ``of(config, dtype)`` that returns one.
+        epilogue: one of :mod:`cute_gemm.epilogue`, in place of a ``value``; of its operands, what they are
+            and of which types. ``launch`` takes it, or another that differs in the operands only.
         tensors: what of a call comes behind all else, for parts that take more: symbolic arguments, made with
             ``cutlass.cute.runtime.make_fake_tensor``.
         parts: other parts of the kernel, by the names that it takes them under: ``value``, ``mainloop``,
@@ -67,8 +73,9 @@ def build(
 
     Raises:
         ImportError: the DSL is missing.
-        TypeError: the kernel takes no such part.
+        TypeError: the kernel takes no such part; or there is an epilogue beside a value, or beside tensors.
         ValueError: no kernel can be built for the configuration; the message says why, and what would do.
+            Or its results are not of the form that the epilogue makes.
     """
     import cutlass
     from cutlass import cute
@@ -77,9 +84,18 @@ def build(
     from ..kernels.gemm_fp8_1d2d import DTYPES, Fp8Gemm1D2D
 
     # Of parts that are not known here, the compiler sees what they take.
-    why = why_unbuildable(config) if store is None and kernel is None else ""
+    is_known = store is None and kernel is None and parts.get("scaling") is None
+    why = why_unbuildable(config) if is_known else ""
     if why:
         raise ValueError(f"{config.name} cannot be built: {why}")
+    if epilogue is not None:
+        if tensors or parts.get("value") is not None:
+            raise TypeError("epilogue comes with a value and tensors of its own; wanted it, or them, alone")
+        from . import applied
+
+        applied.require_form(config, epilogue)
+        tensors = applied.symbols(config, epilogue.applied.operands)
+        parts = parts | {"value": applied.value(config, epilogue.applied)}
     out_dtype = {
         "bfloat16": cutlass.BFloat16,
         "float32": cutlass.Float32,

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,36 +21,14 @@ from ..contract import OWNING_TYPES, Call, ResultForm
 from ..contract.quantizing import E4M3, SCALE_DTYPE, scale_blocks
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout
-from ..plan.limits import SCALE_BYTES, TMA_ALIGNMENT
+from ..plan.limits import TMA_ALIGNMENT
 from ..plan.problem import GemmProblem
-from ..plan.quantizer import INTERLEAVE
-from . import builder, launcher, selection
+from . import applied, builder, launcher, selection
+from .applied import Applied
 from .builder import Program
 from .caller import several_devices
 from .quantizers import strides_of_scales
 from .torch_internals import empty_strided_cuda
-
-
-@dataclass(frozen=True)
-class Applied:
-    """What a kernel needs to know of an epilogue.
-
-    Args:
-        key: of all that shapes its code.
-        stages: as of :class:`cute_gemm.kernels.epilogue.function_value.FunctionValue`.
-        operands: tensors and numbers, in the order of the stages' kinds; None for the result itself.
-        gate: the number of the stage that makes a column of two, if one does.
-        turn: columns of either at a turn there.
-        power_of_two_scales: whether scales are powers of two, where what the stages make is quantised.
-    """
-
-    key: Hashable
-    stages: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...]
-    operands: tuple[Tensor | float | None, ...]
-    gate: int | None = None
-    turn: int = INTERLEAVE
-    power_of_two_scales: bool = False
-
 
 _MOST = 1024
 
@@ -198,11 +175,8 @@ def program(config: KernelConfig, of: Applied, operands: list[Tensor | float]) -
     if found is None:
         if len(_programs) >= _MOST:
             _programs.clear()
-        symbols = [_symbolic(each) for each in operands]
-        if config.is_quantized:
-            symbols += _symbolic_scales(3 if config.layout.has_matrix_per_group else 2)
         found = _programs[config, of.key, ranks] = builder.build(
-            config, value=_value(config, of), tensors=tuple(symbols)
+            config, value=applied.value(config, of), tensors=applied.symbols(config, operands)
         )
     return found
 
@@ -264,46 +238,3 @@ def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 def _ranks(operands: list[Tensor | float]) -> tuple[int, ...]:
     return tuple(each.dim() if isinstance(each, Tensor) else 0 for each in operands)
-
-
-def _value(config: KernelConfig, of: Applied) -> Any:
-    """What applies the stages, and then quantises what they make, if it is to be."""
-    from ..kernels.epilogue import ChainedValue, QuantizedValue
-    from ..kernels.epilogue.function_value import FunctionValue, GatedValue
-
-    before, gated = (of.stages, ()) if of.gate is None else (of.stages[: of.gate], of.stages[of.gate :])
-    values: list[Any] = [FunctionValue(before)] if before or not (gated or config.is_quantized) else []
-    if gated:
-        values.append(GatedValue(gated, of.turn))
-    if config.is_quantized:
-        values.append(QuantizedValue(of.power_of_two_scales))
-    return functools.reduce(ChainedValue, values)
-
-
-def _symbolic_scales(rank: int) -> list[Any]:
-    """Scales of any strides, and how many columns there are."""
-    import cutlass
-    from cutlass import cute
-    from cutlass.cute.runtime import make_fake_tensor
-
-    shape, strides = ([each() for _ in range(rank)] for each in (cute.sym_int32, cute.sym_int64))
-    scales = make_fake_tensor(cutlass.Float32, tuple(shape), tuple(strides), assumed_align=SCALE_BYTES)
-    return [scales, cutlass.Int32(0)]
-
-
-def _symbolic(operand: Tensor | float) -> Any:
-    """What is known of an operand when a kernel is compiled."""
-    import cutlass
-    from cutlass import cute
-    from cutlass.cute.runtime import make_fake_tensor
-
-    if not isinstance(operand, Tensor):
-        return cutlass.Float32(0)
-    dtype = {
-        torch.float32: cutlass.Float32,
-        torch.bfloat16: cutlass.BFloat16,
-        torch.float16: cutlass.Float16,
-    }[operand.dtype]
-    shape = tuple(cute.sym_int32() for _ in range(operand.dim()))
-    strides = (*(cute.sym_int64() for _ in shape[1:]), 1)
-    return make_fake_tensor(dtype, shape, strides, assumed_align=operand.element_size())

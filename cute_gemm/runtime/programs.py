@@ -12,8 +12,9 @@ from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import TMA_ALIGNMENT, ceil_div
-from . import launcher, selection
-from .builder import Program
+from . import applied, launcher, selection
+from .applied import Applicable
+from .builder import Program, label
 
 
 def launch(
@@ -22,6 +23,7 @@ def launch(
     rhs: tuple[Tensor, Tensor],
     *grouping: Tensor | int,
     out: Tensor | None = None,
+    epilogue: Applicable | None = None,
     tensors: tuple[Tensor, ...] = (),
     num_sms: int | None = None,
     flags: LaunchFlags | None = None,
@@ -32,12 +34,15 @@ def launch(
     Args:
         of: what :func:`cute_gemm.runtime.build` returns, or a configuration.
         lhs, rhs: the pairs ``(a, sa)`` and ``(b, sb)``, as the operation of ``of.config.layout`` takes them:
-            :func:`cute_gemm.fp8_gemm_nt` or one of its grouped kind. A kernel with ``tma_scales`` wants
-            M-major ``sa`` (:func:`cute_gemm.quantize.m_major`).
+            :func:`cute_gemm.fp8_gemm_nt` or one of its grouped kind; but scales are of the granularity of
+            ``of.config.recipe``. A kernel with ``tma_scales`` wants M-major ``sa``
+            (:func:`cute_gemm.quantize.m_major`).
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
         out: where to write; None to allocate. Its dtype is the configuration's. For a value that makes
             fewer columns it is contiguous, and the caller sees that it overlaps no input.
+        epilogue: that for which the program was built, or the same of other operands, which are checked as
+            the operation does.
         tensors: further ones, for which the program was built, on the same device; the kernel's host code
             checks what was said of them there, and nobody whether they overlap ``out``.
         num_sms: CTAs that may run at once; None for what :func:`cute_gemm.config` says, or all.
@@ -51,8 +56,8 @@ def launch(
     Raises:
         TypeError, ValueError: as the operation does; ValueError also where the kernel does not fit the call:
             ``out`` of another dtype, more rows than a tile of 8 has, fewer k-blocks than ``splits``, N
-            that is no multiple of the value's ``unit``, scales of A that TMA cannot load, K = 0, or tensors
-            on the CPU.
+            that is no multiple of the value's ``unit``, scales of A that TMA cannot load, K = 0, tensors on
+            the CPU, or an epilogue of other functions or kinds of operands; or where that quantises.
         RuntimeError: the tensors' device is no Hopper GPU; or a CUDA graph is being captured, and the kernel
             was not launched before on this device.
 
@@ -64,17 +69,41 @@ def launch(
     index, count = _split(config, grouping)
     value = getattr(getattr(of, "kernel", None), "value", None)
     out_columns = getattr(value, "out_columns", int)
-    is_narrower = out_columns(128) != 128
-    # The rules are for as many columns of D as B has rows; a value may make fewer.
+    form = contract.PLAIN
+    if epilogue is not None:
+        if tensors:
+            raise TypeError(
+                "epilogue and tensors are both given; wanted the epilogue, which has its operands"
+            )
+        _require_epilogue(of, value, epilogue)
+        form = epilogue.form
+    # The rules are for as many columns of D as B has rows, or an epilogue makes; a value may make fewer.
+    is_narrower = epilogue is None and out_columns(128) != 128
     checked_out = None if is_narrower else out
-    call = contract.check(layout, lhs, rhs, checked_out, out_dtype, index, count, validate)
-    shape = (*call.shape[:-1], out_columns(call.shape[-1]))
+    call = contract.check(
+        layout,
+        lhs,
+        rhs,
+        checked_out,
+        out_dtype,
+        index,
+        count,
+        validate,
+        form=form,
+        recipe=config.recipe,
+    )
+    shape = (*call.shape[:-1], out_columns(call.shape_of_sums[-1]))
+    if epilogue is not None:
+        epilogue.check(call)
     if is_narrower and out is not None:
         _require_narrower(out, call, shape, out_dtype)
     _require_fit(config, call, getattr(value, "unit", 1))
     result = call.a.new_empty(shape, dtype=out_dtype) if out is None else out
     if 0 in shape:
         return result
+    more: tuple[Any, ...] = tensors
+    if epilogue is not None:
+        more = tuple(result if each is None else each for each in epilogue.applied.operands)
     _require_gpu(call)
     scope = settings.config() if num_sms is None else settings.config(num_sms=num_sms)
     with scope, torch.cuda.device(call.a.device):
@@ -82,7 +111,7 @@ def launch(
         problem = selection.problem_of(call, device)
         selection.require_capturable(of, problem, device)
         found = selection.prepare(problem, of, settings.current().dependent_launch, flags)
-        launcher.launch_with(found, call, result, *tensors)
+        launcher.launch_with(found, call, result, *more)
         selection.note_launched(of, device)
     return launcher.written(result, out)
 
@@ -104,6 +133,22 @@ def _split(config: KernelConfig, grouping: tuple[Tensor | int, ...]) -> tuple[Te
     index: Any = given[0] if given else None
     number: Any = given[1] if len(given) > 1 else 0
     return index, number
+
+
+def _require_epilogue(of: Program | KernelConfig, value: Any, epilogue: Applicable) -> None:
+    """Raises where a program was not built for the functions and kinds of operands of an epilogue."""
+    config = of if isinstance(of, KernelConfig) else of.config
+    applied.require_form(config, epilogue)
+    if config.is_quantized:
+        raise ValueError(
+            f"{config.name} writes scales beside the result; wanted the operation, with its epilogue, or "
+            "what the program takes beside the result as `tensors=`"
+        )
+    if value != applied.value(config, epilogue.applied):
+        raise ValueError(
+            f"{label(of)} was built for another value; wanted `build(config, epilogue=...)` of an epilogue "
+            "of the same functions and kinds of operands"
+        )
 
 
 def _require_gpu(call: contract.Call) -> None:

@@ -57,9 +57,9 @@ class TileScheduler(Protocol):
     def varying(self) -> tuple[str, ...]:
         """The fields of a tile, but for ``index``, that may differ from those of the CTA's first."""
 
-    @staticmethod
+    @classmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
+        cls, m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "TileScheduler":
         """The schedule of one call, made on the host.
 

@@ -30,12 +30,12 @@ class DenseScheduler:
     k_blocks: Int32
     max_clusters: Int32
 
-    @staticmethod
+    @classmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
+        cls, m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "DenseScheduler":
         """The schedule of one call; ``grouping`` is empty."""
-        return DenseScheduler(
+        return cls(
             block_m=block_mn[0],
             cluster_m=cluster_mnk[0],
             cluster_n=cluster_mnk[1],

@@ -37,9 +37,9 @@ class MGroupedContiguousScheduler:
     groups: Int32
     group_index: cute.Tensor  # (m,)
 
-    @staticmethod
+    @classmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
+        cls, m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "MGroupedContiguousScheduler":
         """The schedule of one call; ``grouping`` is the group of each row."""
         assert block_mn[0] <= CONTIGUOUS_ALIGNMENT, "a tile may be of two groups"
@@ -49,7 +49,7 @@ class MGroupedContiguousScheduler:
             *extents, block_mn=block_mn, cluster_mnk=cluster_mnk, raster_width=raster_width
         )
         (group_index,) = grouping
-        return MGroupedContiguousScheduler(dense, groups, group_index)
+        return cls(dense, groups, group_index)
 
     @property
     def varying(self) -> tuple[str, ...]:

@@ -16,16 +16,16 @@ class MGroupedMaskedScheduler(GroupTableScheduler):
     capacity: Int32
     valid_rows: cute.Tensor  # (groups,)
 
-    @staticmethod
+    @classmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
+        cls, m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "MGroupedMaskedScheduler":
         """The schedule of one call; ``grouping`` is the number of valid rows of each group."""
         (valid_rows,) = grouping
         max_blocks = cute.ceil_div(m, block_mn[0]) * groups
         sizes = max_blocks, n, k_blocks, groups, num_sms
         rows = dict(capacity=m, valid_rows=valid_rows)
-        return MGroupedMaskedScheduler.make(*sizes, block_mn, cluster_mnk, raster_width, **rows)
+        return cls.make(*sizes, block_mn, cluster_mnk, raster_width, **rows)
 
     def rows_of(self, group: Int32) -> tuple[Int32, Int32, Int32]:
         """The matrix of ``group``, its first row, and the row behind its last valid one."""

@@ -20,9 +20,9 @@ class MGroupedOffsetsScheduler(GroupTableScheduler):
     ends: cute.Tensor  # (groups,)
     alignment: cute.FastDivmodDivisorV2
 
-    @staticmethod
+    @classmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
+        cls, m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "MGroupedOffsetsScheduler":
         """The schedule of one call; ``grouping`` is the end of each group, and their alignment."""
         ends, alignment = grouping
@@ -30,7 +30,7 @@ class MGroupedOffsetsScheduler(GroupTableScheduler):
         max_blocks = m // block_mn[0] + groups
         sizes = max_blocks, n, k_blocks, groups, num_sms
         rows = dict(m=m, ends=ends, alignment=cute.FastDivmodDivisorV2(alignment))
-        return MGroupedOffsetsScheduler.make(*sizes, block_mn, cluster_mnk, raster_width, **rows)
+        return cls.make(*sizes, block_mn, cluster_mnk, raster_width, **rows)
 
     @cute.jit
     def rows_of(self, group: Int32) -> tuple[Int32, Int32, Int32]:

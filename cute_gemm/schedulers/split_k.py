@@ -27,16 +27,16 @@ class SplitKScheduler:
     splits: Constexpr[int]
     dense: DenseScheduler
 
-    @staticmethod
+    @classmethod
     def to_params(
-        m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
+        cls, m, n, k_blocks, groups, grouping, num_sms, *, block_mn, cluster_mnk, raster_width
     ) -> "SplitKScheduler":
         """The schedule of one call; ``grouping`` is empty."""
         extents = m, n, k_blocks, groups, grouping, num_sms
         dense = DenseScheduler.to_params(
             *extents, block_mn=block_mn, cluster_mnk=(1, 1, 1), raster_width=raster_width
         )
-        return SplitKScheduler(cluster_mnk[2], dense)
+        return cls(cluster_mnk[2], dense)
 
     def grid_shape(self):
         """CTAs to launch: a cluster, along the last axis, for each tile."""

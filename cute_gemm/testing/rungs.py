@@ -295,10 +295,14 @@ def climb(rung: Rung, argv: Sequence[str] | None = None) -> None:
 def describe(rung: Rung, stats: inspection.KernelStats) -> None:
     """Prints what a rung was compiled to."""
     storage = getattr(rung.kernel, "Storage", None)
-    shared = storage.size_in_bytes() if storage is not None else stats.shared_bytes
+    tell(rung.name, stats, storage.size_in_bytes() if storage is not None else stats.shared_bytes)
+
+
+def tell(name: str, stats: inspection.KernelStats, shared: int) -> None:
+    """Prints what a kernel of ``shared`` bytes of shared memory was compiled to."""
     spills = f"{stats.stack_bytes} bytes of stack" if stats.stack_bytes else "no spills"
     takes = f"{stats.registers} registers, {shared} bytes of shared memory, {spills}"
-    print(f"{rung.name} for {compiler.ARCH}: {takes}")
+    print(f"{name} for {compiler.ARCH}: {takes}")
     counts = {what: stats.count(*opcodes) for what, opcodes in SHOWN.items()}
     print("instructions: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,21 @@ def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
         warnings.simplefilter("ignore")
         stats = runtime.examine(made)
     assert stats.stack_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["swiglu", "accumulate", "quantised"])
+def test_a_program_that_is_built_for_an_epilogue_is_that_of_the_operation(name: str) -> None:
+    config = KernelConfig(64, 128, 4)
+    given = epilogue.bias_silu(torch.empty(128).bfloat16()) | epilogue.accumulate(0.5)
+    if name == "swiglu":
+        config, given = replace(config, narrowing=2), epilogue.swiglu() | epilogue.bias(torch.empty(64))
+    elif name == "quantised":
+        config = replace(config, out_dtype="float8_e4m3fn", epi_n=128, epi_stages=1)
+        given = epilogue.relu() | epilogue.quantize_1x128()
+    out = torch.empty(64, 128, dtype=torch.bfloat16)
+    operands = [out if each is None else each for each in given.applied.operands]
+    by_hand = runtime.examine(runtime.build(config, epilogue=given))
+    assert by_hand.code == runtime.examine(epilogued.program(config, given.applied, operands)).code
 
 
 @pytest.mark.parametrize(("columns", "loads"), [(128, 4), (64, 2)])

@@ -20,7 +20,7 @@ from cute_gemm.testing import Extents, Rows, assert_each_tile_once, make_inputs,
 CONFIG = KernelConfig(64, 64, 4)
 
 SCHEDULER = """
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import cutlass.cute as cute
 from cutlass import Int32
@@ -31,11 +31,6 @@ from cute_gemm.schedulers.dense import DenseScheduler
 @dataclass(frozen=True)
 class Backwards(DenseScheduler):
     \"\"\"The tiles of a dense schedule, from the last to the first.\"\"\"
-
-    @staticmethod
-    def to_params(*extents, **static):
-        dense = DenseScheduler.to_params(*extents, **static)
-        return Backwards(**{each.name: getattr(dense, each.name) for each in fields(dense)})
 
     @cute.jit
     def work(self, index: Int32, rank_m: Int32, rank_n: Int32):

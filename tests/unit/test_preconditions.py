@@ -21,10 +21,12 @@ from calls import Arguments, arguments, every_grouped_layout, every_layout
 from cutlass.cute import runtime as dsl
 from hypothesis import assume, given
 from torch import Tensor
+from tutorials import load
 
 from cute_gemm import contract
 from cute_gemm.kernels.gemm_fp8_1d2d import Fp8Gemm1D2D
 from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.plan.limits import MAX_ALIGNMENT, MAX_EXTENT, MAX_GROUPS, ceil_div
 from cute_gemm.runtime import builder, cache, compiler
@@ -48,16 +50,22 @@ class HostCode(Fp8Gemm1D2D):
 def host_code(layout: Layout, tma_scales: bool = False) -> Callable[..., None]:
     """Of a kernel for ``layout``."""
 
+    config = next(
+        config
+        for config in candidates.every_config()
+        if config.layout is layout and config.tma_scales == tma_scales and config.out_dtype == "bfloat16"
+    )
+    return host_code_of(config)
+
+
+def host_code_of(config: KernelConfig, **parts: Any) -> Callable[..., None]:
+    """Of a kernel of a configuration and of parts of one's own."""
+
     def build() -> Any:
-        config = next(
-            config
-            for config in candidates.every_config()
-            if config.layout is layout and config.tma_scales == tma_scales and config.out_dtype == "bfloat16"
-        )
         on_the_host = functools.partial(dsl.make_fake_tensor, memspace=cute.AddressSpace.generic)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dsl, "make_fake_tensor", on_the_host)
-            program = builder.build(config)
+            program = builder.build(config, **parts)
         program.kernel.__class__ = HostCode
         declared = list(program.arguments)
         declared[STREAM] = cutlass.Int64(0)
@@ -65,7 +73,7 @@ def host_code(layout: Layout, tma_scales: bool = False) -> Callable[..., None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.DIRECTORY_VARIABLE, "")
-        return compiler.instance(("host code", layout, tma_scales), build, "host code")
+        return compiler.instance(("host code", config), build, "host code")
 
 
 def holds(call: Arguments, out: Tensor, tma_scales: bool = False) -> bool:
@@ -87,6 +95,24 @@ def obeys(call: Arguments, out: Tensor) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def test_scales_are_as_many_as_the_recipe_says() -> None:
+    tutorial = load("04_scaling")
+    kernel = host_code_of(tutorial.CONFIG, scaling=tutorial.Unscaled())
+    m, n, k = 72, 136, 2048
+    a, b = (torch.zeros(rows, k, dtype=torch.float8_e4m3fn) for rows in (m, n))
+    out = torch.zeros(m, n, dtype=torch.bfloat16)
+
+    def holds(*shapes: tuple[int, int]) -> int:
+        status = ctypes.c_int32(-1)
+        sa, sb = (torch.ones(shape) for shape in shapes)
+        kernel(a, sa, b, sb, out, 132, 0, 0, ctypes.addressof(status), 0)
+        return status.value
+
+    assert holds((m, 1), (n, 1)) == 1
+    assert holds((m, 1), (2, 1)) == 0
+    assert holds((m, 16), (n, 16)) == 0
 
 
 # Whatever holds is in order

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from stand_ins import stand_in_card
 
 import cute_gemm
-from cute_gemm import runtime
+from cute_gemm import epilogue, runtime
+from cute_gemm.kernels.epilogue import Identity
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags, launch_flags
 from cute_gemm.plan.layouts import CONTIGUOUS, MASKED, OFFSETS
 from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.recipe import WHOLE, Recipe
 from cute_gemm.quantize import m_major
-from cute_gemm.runtime import Program, builder, launch, programs, selection, semaphores
+from cute_gemm.runtime import Program, build, builder, launch, programs, selection, semaphores
 from cute_gemm.testing import make_inputs, make_masked_inputs, make_offsets_inputs
 
 M, N, K = 70, 136, 2048
@@ -161,6 +164,104 @@ def test_scales_that_tma_can_load_fit(kernel: Kernel) -> None:
     (a, sa), rhs = make_inputs(M, N, K)
     launch(KernelConfig(64, 64, 4, tma_scales=True), (a, m_major(sa)), rhs)
     assert len(kernel.calls) == 1
+
+
+ROWS = Recipe("rows", "float8_e4m3fn", "float8_e4m3fn", scale_m=1, scale_n=1, scale_k=WHOLE, promote_k=128)
+"""A scale for each row of A and of B."""
+
+HALVES = replace(ROWS, name="halves", scale_m=2, scale_n=WHOLE, scale_k=64)
+"""One for two rows of A, and one for all rows of B, each for 64 columns."""
+
+
+def test_scales_are_those_of_the_recipe(kernel: Kernel) -> None:
+    (a, sa), (b, sb) = make_inputs(M, N, K)
+    launch(replace(CONFIG, recipe=ROWS), (a, torch.ones(M, 1)), (b, torch.ones(N, 1)))
+    launch(replace(CONFIG, recipe=HALVES), (a, torch.ones(M // 2, K // 64)), (b, torch.ones(1, K // 64)))
+    launch(CONFIG, (a, sa), (b, sb))
+    assert [call[1].shape[0] for call in kernel.calls] == [M, M // 2, M]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "of_a", "of_b", "message"),
+    [
+        (ROWS, (M, 16), (N, 1), r"sa has shape \(70, 16\); wanted \[M, 1\] = \(70, 1\): .*quantize_rows"),
+        (ROWS, (M, 1), (2, 16), r"sb has shape \(2, 16\); wanted \[N, 1\] = \(136, 1\)"),
+        (ROWS, (M,), (N, 1), r"sa has shape \(70,\); wanted .*sa.reshape\(70, 1\).expand\(70, 1\)"),
+        (HALVES, (M, 32), (1, 32), r"wanted \[ceil\(M / 2\), ceil\(K / 64\)\] = \(35, 32\)"),
+        (HALVES, (35, 32), (2, 32), r"wanted \[1, ceil\(K / 64\)\] = \(1, 32\)"),
+    ],
+)
+def test_scales_of_another_recipe_are_refused(
+    kernel: Kernel, recipe: Recipe, of_a: tuple[int, ...], of_b: tuple[int, ...], message: str
+) -> None:
+    (a, _), (b, _) = make_inputs(M, N, K)
+    with pytest.raises(ValueError, match=message):
+        launch(replace(CONFIG, recipe=recipe), (a, torch.ones(of_a)), (b, torch.ones(of_b)))
+    assert not kernel.calls
+
+
+def test_an_epilogue_brings_its_operands(kernel: Kernel) -> None:
+    lhs, rhs = make_inputs(M, N, K)
+    bias, out = torch.zeros(N), torch.zeros(M, N, dtype=torch.bfloat16)
+    program = build(CONFIG, epilogue=epilogue.bias(bias) | epilogue.alpha(2.0) | epilogue.accumulate())
+    given = epilogue.bias(torch.ones(N)) | epilogue.alpha(3.0) | epilogue.accumulate()
+    assert launch(program, lhs, rhs, out=out, epilogue=given) is out
+    ((*_, its_bias, alpha, before, beta),) = kernel.calls
+    assert its_bias is given.operands[0].value
+    assert (alpha, before.data_ptr(), beta) == (3.0, out.data_ptr(), 1.0)
+    # Checked as the operation does.
+    with pytest.raises(ValueError, match="no out is given"):
+        launch(program, lhs, rhs, epilogue=given)
+    wrong = epilogue.bias(torch.ones(8)) | epilogue.alpha(3.0) | epilogue.accumulate()
+    with pytest.raises(ValueError, match=r"bias has shape \(8,\)"):
+        launch(program, lhs, rhs, out=out, epilogue=wrong)
+    assert len(kernel.calls) == 1
+
+
+def test_an_epilogue_may_make_fewer_columns(kernel: Kernel) -> None:
+    lhs, rhs = make_inputs(M, N + 8, K)
+    program = build(replace(CONFIG, narrowing=2, epi_n=32), epilogue=epilogue.swiglu())
+    out = torch.empty(M, N // 2 + 4, dtype=torch.bfloat16)
+    assert launch(program, lhs, rhs, out=out, epilogue=epilogue.swiglu()) is out
+    assert launch(program, lhs, rhs, epilogue=epilogue.swiglu()).shape == out.shape
+    with pytest.raises(ValueError, match="out has shape"):
+        launch(program, lhs, rhs, out=torch.empty(M, N, dtype=torch.bfloat16), epilogue=epilogue.swiglu())
+
+
+def test_an_epilogue_that_a_program_was_not_built_for_is_refused(kernel: Kernel) -> None:
+    operands = make_inputs(M, N, K)
+    bias = torch.zeros(N)
+    program = build(CONFIG, epilogue=epilogue.bias(bias))
+    for of, wrong in (
+        (program, epilogue.relu()),
+        (program, epilogue.row_weights(torch.zeros(M))),
+        (program, epilogue.bias(bias) | epilogue.relu()),
+        (CONFIG, epilogue.bias(bias)),
+    ):
+        with pytest.raises(ValueError, match=r"was built for another value; wanted `build\(config, epilogue"):
+            launch(of, *operands, epilogue=wrong)
+    with pytest.raises(TypeError, match="epilogue and tensors are both given"):
+        launch(program, *operands, epilogue=epilogue.bias(bias), tensors=(bias,))
+    with pytest.raises(ValueError, match=r"quantises; wanted out_dtype='float8_e4m3fn'"):
+        launch(program, *operands, epilogue=epilogue.bias(bias) | epilogue.quantize_1x128())
+    quantizing = epilogue.quantize_1x128()
+    config = KernelConfig(64, 128, 4, epi_n=128, epi_stages=1, out_dtype="float8_e4m3fn")
+    with pytest.raises(ValueError, match="writes scales beside the result"):
+        launch(build(config, epilogue=quantizing), *operands, epilogue=quantizing)
+    assert not kernel.calls
+
+
+def test_an_epilogue_that_no_program_can_be_built_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="wanted narrowing=2 in the configuration"):
+        build(CONFIG, epilogue=epilogue.swiglu())
+    with pytest.raises(ValueError, match="does not quantise; wanted out_dtype='bfloat16' or 'float32'"):
+        build(
+            KernelConfig(64, 128, 4, epi_n=128, epi_stages=1, out_dtype="float8_e4m3fn"),
+            epilogue=epilogue.relu(),
+        )
+    for more in ({"value": Identity()}, {"tensors": (None,)}):
+        with pytest.raises(TypeError, match="epilogue comes with a value and tensors of its own"):
+            build(CONFIG, epilogue=epilogue.relu(), **more)
 
 
 def test_a_value_may_make_fewer_columns(kernel: Kernel) -> None:

@@ -10,6 +10,11 @@ import pytest
 from cutlass import Boolean, Constexpr, Int32
 
 from cute_gemm.schedulers.base import WorkTile
+from cute_gemm.schedulers.dense import DenseScheduler
+from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
+from cute_gemm.schedulers.m_grouped_masked import MGroupedMaskedScheduler
+from cute_gemm.schedulers.m_grouped_offsets import MGroupedOffsetsScheduler
+from cute_gemm.schedulers.split_k import SplitKScheduler
 from cute_gemm.testing import Extents, Rows, Schedule, Tile, assert_each_tile_once, walk
 
 EXTENTS = Extents(m=200, n=136, k_blocks=5, num_sms=7)
@@ -181,3 +186,29 @@ def test_what_a_kernel_cannot_bear_is_seen(case: str) -> None:
 def test_testing_imports_no_dsl() -> None:
     program = "import sys, cute_gemm.testing; sys.exit('cutlass' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("base", "cluster_mnk", "grouping"),
+    [
+        (DenseScheduler, (1, 1, 1), ()),
+        (SplitKScheduler, (1, 1, 2), ()),
+        (MGroupedContiguousScheduler, (1, 1, 1), ([0] * 256,)),
+        (MGroupedMaskedScheduler, (1, 1, 1), ([256],)),
+        (MGroupedOffsetsScheduler, (1, 1, 1), ([256], 1)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_schedulers_of_the_package_can_be_subclassed(
+    base: Any, cluster_mnk: tuple[int, int, int], grouping: Any
+) -> None:
+    """What `to_params` makes is of the class that it is called on."""
+
+    class Alone(base):
+        def grid_shape(self) -> Any:
+            return (1, 1, Int32(cluster_mnk[2]))
+
+    schedule = walk(Alone, Extents(256, 128, 4), grouping, cluster_mnk=cluster_mnk)
+    assert schedule.grid == (1, 1, cluster_mnk[2])
+    if cluster_mnk[2] == 1:
+        assert_each_tile_once(schedule, [Rows(0, 0, 0, 256)])
