@@ -112,14 +112,14 @@ def test_rates_go_with_the_clock_and_with_bandwidth() -> None:
 
 @every_layout
 def test_what_was_measured_has_a_factor_for_every_tile_that_can_be_chosen(layout: Layout) -> None:
-    """And curves for every family of dense ones; none is far from 1."""
+    """And curves for every family, where enough was measured; none is far from 1."""
     _, rates = measured_rates("NVIDIA H200", layout.name)
     factors = rates.factors
     configs = candidates.all_configs(layout=layout)
     assert {tile_name(config) for config in configs} <= set(factors.tiles)
     assert all(0.5 < factor < 2 for pair in factors.tiles.values() for factor in pair)
     families = {family_name(config) for config in configs}
-    assert (families == set(factors.knots)) == (not layout.is_grouped)
+    assert set(factors.knots) == (families if layout.name in ("dense", "offsets") else set())
     for curves in factors.knots.values():
         assert tuple(curves) == CURVES
         assert all(0.5 < factor < 2 for knots in curves.values() for _, factor in knots)
