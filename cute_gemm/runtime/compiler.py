@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, inspection
+from . import cache, inspection, jit
 from .distributions import versions
 from .sources import Sources, own_digests, own_parts_changed, read
 
@@ -47,6 +47,7 @@ _ENTRY = "launch"
 _DSL = "nvidia-cutlass-dsl"
 _DSL_PARTS = f"{_DSL}*"
 _EM_CUDA = 190
+_ALWAYS = "the same call makes it where it may compile, in a process of the same cache"
 
 Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
 """A plain function that returns what ``cute.compile`` takes: a ``@cute.jit`` callable and its arguments."""
@@ -62,7 +63,9 @@ class KernelWarning(UserWarning):
     """A kernel was compiled that will be slow: it spills registers, or indexes local memory."""
 
 
-def instance(key: Hashable, build: Build, label: str, sources: Sources | None = None) -> Callable[..., None]:
+def instance(
+    key: Hashable, build: Build, label: str, sources: Sources | None = None, remedy: str = ""
+) -> Callable[..., None]:
     """The kernel for ``key``, ready to be called with tensors: from this process, from disk, or compiled now.
 
     Thread-safe: a kernel is made once, and threads that want another one, made already, do not wait for it.
@@ -75,6 +78,7 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
         build: called only if the kernel has to be compiled. All that it refers to counts as a source.
         label: the kernel's name in what is logged.
         sources: what the kernel is made of; None to find out from ``build``.
+        remedy: what makes it, in words, where calls are not to compile; empty for what always does.
 
     Returns:
         A TVM FFI function that takes the arguments of ``build`` by position, less the stream: it uses the
@@ -85,6 +89,7 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
         ImportError: the DSL is missing.
         RuntimeError: the DSL's distributions are of different versions; or its settings have it compile
             nothing.
+        NotCompiledError: the kernel has to be compiled, and calls are not to (:mod:`.jit`).
         ValueError: ``repr(key)`` changes from process to process; or the kernel takes more shared memory than
             there is.
 
@@ -99,7 +104,7 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
     with key_lock:
         if key not in _loaded:
             made_of = read(build) if sources is None else sources
-            _loaded[key] = _load_or_compile(_key_text(key, made_of), made_of, build, label)
+            _loaded[key] = _load_or_compile(_key_text(key, made_of), made_of, build, label, remedy)
         return _loaded[key]
 
 
@@ -119,11 +124,25 @@ def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
     return cubin
 
 
-def _load_or_compile(key: str, sources: Sources, build: Build, label: str) -> Callable[..., None]:
+def is_kept(key: Hashable, build: Build, sources: Sources | None = None) -> bool:
+    """Whether a kernel is on disk, so that :func:`instance` with these arguments compiles nothing.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: as :func:`instance`.
+    """
+    with cache.opened() as kernels:
+        return kernels.load(_key_text(key, read(build) if sources is None else sources)) is not None
+
+
+def _load_or_compile(
+    key: str, sources: Sources, build: Build, label: str, remedy: str
+) -> Callable[..., None]:
+    jit.require_understood()
     with cache.opened() as kernels:
         found = _from_disk(kernels, key, label)
         if found is not None:
             return found
+        jit.require_allowed(label, remedy or _ALWAYS)
         with kernels.exclusive(key):
             # Another process may have compiled it while this one waited for the lock.
             found = _from_disk(kernels, key, label)
