@@ -28,6 +28,7 @@ from .quantize import (
     swiglu_quantize_1x128,
 )
 from .settings import config
+from .warming import warmup
 
 __version__ = "0.1.0"
 
@@ -51,4 +52,5 @@ __all__ = [
     "rms_norm_quantize_1x128",
     "split_gate_up",
     "swiglu_quantize_1x128",
+    "warmup",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from . import candidates, cost_model, tuned
@@ -32,25 +33,71 @@ class Chosen:
     most_m: int
 
 
-def reach(problem: GemmProblem, ms: Iterable[int]) -> list[Chosen]:
+def reach(problem: GemmProblem, ms: range) -> list[Chosen]:
     """What is chosen for problems that differ from ``problem`` in M alone, with any scales of A.
 
-    Each M is asked for. What was measured holds for single M, and of groups all of a prediction depends on M;
-    8192 of them take a fifth of a second.
+    Not every M is asked for. Between those at which something was measured, or a configuration begins or
+    ceases to be a candidate, choices change where tiles get another row, or where memory takes so much longer
+    that another kernel is faster: there, stretches of M are halved until both ends are alike.
 
     Args:
         problem: whatever its M.
         ms: all M, ascending.
     """
     found: dict[KernelConfig, tuple[int, int]] = {}
-    for m in ms:
-        each = replace(problem, m=m)
-        config = tuned.choice(each) or cost_model.best(each)
-        for tma_scales in (False, True):
-            as_run = candidates.as_run(each, config, tma_scales)
-            least, _ = found.get(as_run, (m, m))
-            found[as_run] = least, m
+    asked = _Asked(problem)
+    cuts = sorted({ms.start, ms[-1] + 1, *(m for m in asked.cuts() if ms.start < m <= ms[-1])})
+    # Numbers of M in `ms`: of the first one of each stretch.
+    firsts = sorted({-(-(cut - ms.start) // ms.step) for cut in cuts})
+    for first, end in itertools.pairwise(firsts):
+        for m in asked.that_differ(ms[first:end]):
+            for config in asked.choices(m):
+                least, most = found.get(config, (m, m))
+                found[config] = min(least, m), max(most, m)
     return [Chosen(config, *ends) for config, ends in found.items()]
+
+
+class _Asked:
+    """Choices for problems of each M that was asked for."""
+
+    def __init__(self, problem: GemmProblem) -> None:
+        self._problem = problem
+        what = problem.out_dtype, problem.layout, problem.recipe, problem.narrowing
+        self._configs = candidates.all_configs(*what)
+        self._heights = sorted({config.block_m for config in self._configs})
+        self._choices: dict[int, tuple[KernelConfig, ...]] = {}
+
+    def cuts(self) -> Iterator[int]:
+        """Where something may begin."""
+        for m in tuned.rows_measured(self._problem):
+            yield from (m, m + 1)
+        for config in self._configs:
+            rows = candidates.candidate_rows(self._problem, config)
+            yield from (rows.start, rows.stop)
+
+    def choices(self, m: int) -> tuple[KernelConfig, ...]:
+        """With scales of A that threads load, and that TMA does."""
+        if m not in self._choices:
+            each = replace(self._problem, m=m)
+            config = tuned.choice(each) or cost_model.best(each)
+            self._choices[m] = tuple(candidates.as_run(each, config, tma) for tma in (False, True))
+        return self._choices[m]
+
+    def that_differ(self, ms: range) -> Iterator[int]:
+        """M of a stretch, so close that those between are alike."""
+        pending = [ms]
+        while pending:
+            ms = pending.pop()
+            yield from (ms[0], ms[-1])
+            if len(ms) > 2 and self._signature(ms[0]) != self._signature(ms[-1]):
+                middle = len(ms) // 2
+                pending += [ms[:middle], ms[middle:]]
+
+    def _signature(self, m: int) -> tuple[object, ...]:
+        layout, groups = self._problem.layout, self._problem.groups
+        alike = cost_model.rows_alike(layout, m)
+        blocks = tuple(layout.row_blocks(alike, groups, height) for height in self._heights)
+        return blocks, self.choices(m)
 
 
 def rows_of_calls(problem: GemmProblem, most: int) -> range:

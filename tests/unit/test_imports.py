@@ -30,8 +30,9 @@ ROOMS: dict[str, set[str]] = {
     "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
+    "warming": {"", "epilogue", "plan", "quantize", "runtime", "settings", "storage"},
     # The package as users import it.
-    "": {"epilogue", "interrupts", "moe", "ops", "quantize", "settings"},
+    "": {"epilogue", "interrupts", "moe", "ops", "quantize", "settings", "warming"},
     # Tests run parts of kernels on the host.
     "testing": {
         "kernels",
@@ -49,7 +50,10 @@ ROOMS: dict[str, set[str]] = {
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
     "tune": {"measure", "plan", "runtime", "storage", "testing"},
-    "cli": {"", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "storage", "testing"},
+    "cli": {
+        *("", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "settings", "storage"),
+        *("testing", "warming"),
+    },
     "__main__": {"cli"},
 }
 
