@@ -185,11 +185,10 @@ def every_quantizer() -> Iterator[Quantizer]:
     for dtype, has_matrices, is_power_of_two in product(SOURCE_BYTES, both, both):
         yield BlockQuantizer(dtype, has_matrices, is_power_of_two)
         yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two)
-        what = dtype, has_matrices
         for rows, index_dtype in (*((each, "int32") for each in ROWS), ("gathered", "int64")):
-            of_rows = rows, index_dtype, is_power_of_two
             for source, passes in product(SOURCES, (1, _PASSES)):
-                yield RowQuantizer(*what, source, *of_rows, passes)
+                yield RowQuantizer(dtype, has_matrices, source, rows, index_dtype, is_power_of_two, passes)
             for has_residual, (most, steps) in product(both, _NORM_STEPS):
+                of_rows = has_residual, rows, index_dtype, is_power_of_two
                 for threads in range(_WARP, most // steps + 1, _WARP):
-                    yield NormQuantizer(*what, has_residual, *of_rows, threads, steps)
+                    yield NormQuantizer(dtype, has_matrices, *of_rows, threads, steps)

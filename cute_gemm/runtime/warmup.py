@@ -20,7 +20,8 @@ from . import builder, quantizer_builder
 
 _MOST_WORKERS = 16
 
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 class KilledWorker(RuntimeError):

@@ -126,8 +126,8 @@ def warmup(
         pass
     for each in every:
         load(each)
-    names = (tuple(each.name for each in kernels) for kernels in (missing, kept))
-    return Warmed(*names, time.perf_counter() - started)
+    made, there = (tuple(each.name for each in kernels) for kernels in (missing, kept))
+    return Warmed(made, there, time.perf_counter() - started)
 
 
 def layers_of_shapes(nk: Iterable[tuple[int, ...]]) -> list[Layer]:
