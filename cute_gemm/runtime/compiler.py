@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, inspection, jit
+from . import cache, jit
 from .distributions import versions
 from .sources import Sources, own_digests, own_parts_changed, read
 
@@ -221,6 +221,8 @@ def _check_shared_memory(kernel: Any, label: str) -> None:
 
 def _warn_of_spills(image: bytes, label: str) -> None:
     """Says so where threads of a kernel have local memory. It takes 5 ms; without the tool it is left out."""
+    from . import inspection
+
     cubin = _cubin(image)
     if cubin is None:
         return

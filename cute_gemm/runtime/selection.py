@@ -9,7 +9,7 @@ import torch
 
 from .. import settings
 from ..contract import Call
-from ..plan import choice, launch_policy
+from ..plan import launch_policy
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import STORED_BYTES
@@ -79,6 +79,9 @@ def problem_of(call: Call, device: int) -> GemmProblem:
 
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
     """The configuration that runs ``problem`` on its card, as :func:`cute_gemm.plan.choice.choose`."""
+    # Rates, factors and what was measured are of use on a GPU alone: 5 ms of the package's import.
+    from ..plan import choice
+
     return choice.choose(problem, tma_scales)
 
 
@@ -118,6 +121,8 @@ def _remedy(
     problem: GemmProblem, of: builder.Program | KernelConfig, has_epilogue: bool, of_kernel: str
 ) -> str:
     """What makes the kernel of a call, in words; ``of_kernel`` makes it whatever call needs it."""
+    from ..plan import choice
+
     command = choice.warmup_command(problem)
     if has_epilogue:
         return f"`{command} --epilogue WHERE` makes it, WHERE being the epilogue, such as module:name"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -24,19 +24,15 @@ if TYPE_CHECKING:
 _SLACK = 0.01
 
 
-@dataclass(frozen=True)
-class Warmed:
-    """What :func:`warmup` did.
-
-    Args:
-        made: names of kernels that were compiled now.
-        found: names of those that were on disk.
-        seconds: that it took.
-    """
+class Warmed(NamedTuple):
+    """What :func:`warmup` did."""
 
     made: tuple[str, ...]
+    """Names of kernels that were compiled now."""
     found: tuple[str, ...]
+    """Names of those that were on disk."""
     seconds: float
+    """That it took."""
 
 
 def warmup(

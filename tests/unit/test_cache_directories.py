@@ -97,7 +97,7 @@ def test_without_a_home_nothing_is_made_in_the_current_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(cache.DIRECTORY_VARIABLE, raising=False)
-    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", lambda name: f"~/.cache/{name}")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"~/.cache/{name}")
     assert not own_store_is_open()
     assert "no home directory" in caplog.text
     assert not list(tmp_path.iterdir())

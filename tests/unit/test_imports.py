@@ -225,3 +225,21 @@ def test_calls_on_the_cpu_import_nothing() -> None:
     """
     done = subprocess.run([sys.executable, "-c", CALLS], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+IMPORTED_LATER = (
+    *("cuda", "cutlass", "platformdirs", "rich", "safetensors", "tvm_ffi"),
+    *("cute_gemm.kernels", "cute_gemm.plan.cost_model", "cute_gemm.plan.tuned"),
+    *("cute_gemm.runtime.inspection", "cute_gemm.warming.needs"),
+)
+"""What takes milliseconds, or seconds, and is of use to some processes alone."""
+
+
+def test_what_few_need_is_not_imported_with_the_package() -> None:
+    program = (
+        "import sys, torch; before = set(sys.modules); import cute_gemm; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    imported = set(done.stdout.split())
+    assert imported & set(IMPORTED_LATER) == set()
+    assert "cute_gemm.runtime.launcher" in imported
