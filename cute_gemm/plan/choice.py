@@ -63,16 +63,22 @@ class _Asked:
     def __init__(self, problem: GemmProblem) -> None:
         self._problem = problem
         what = problem.out_dtype, problem.layout, problem.recipe, problem.narrowing
-        self._configs = candidates.all_configs(*what)
-        self._heights = sorted({config.block_m for config in self._configs})
+        self._rows = [
+            (config.block_m, rows)
+            for config in candidates.all_configs(*what)
+            if (rows := candidates.candidate_rows(problem, config))
+        ]
+        # Rows that tiles of a height are candidates for, or for more.
+        self._most = {
+            height: max(rows[-1] for h, rows in self._rows if h == height) for height, _ in self._rows
+        }
         self._choices: dict[int, tuple[KernelConfig, ...]] = {}
 
     def cuts(self) -> Iterator[int]:
         """Where something may begin."""
         for m in tuned.rows_measured(self._problem):
             yield from (m, m + 1)
-        for config in self._configs:
-            rows = candidates.candidate_rows(self._problem, config)
+        for _, rows in self._rows:
             yield from (rows.start, rows.stop)
 
     def choices(self, m: int) -> tuple[KernelConfig, ...]:
@@ -96,7 +102,8 @@ class _Asked:
     def _signature(self, m: int) -> tuple[object, ...]:
         layout, groups = self._problem.layout, self._problem.groups
         alike = cost_model.rows_alike(layout, m)
-        blocks = tuple(layout.row_blocks(alike, groups, height) for height in self._heights)
+        heights = [height for height, most in self._most.items() if m <= most]
+        blocks = tuple(layout.row_blocks(alike, groups, height) for height in heights)
         return blocks, self.choices(m)
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # An H200's memory delivers 0.3 % more by its driver than by its data sheet, which moves where choices change.
 _SLACK = 0.01
 
+MOST_M = 65536
+"""The most rows that kernels are looked for: the choices for so many take minutes."""
+
 
 class Warmed(NamedTuple):
     """What :func:`warmup` did."""
@@ -61,7 +64,7 @@ def warmup(
 
     Args:
         nk: shapes of B: ``(N, K)``, or ``(G, N, K)`` of grouped operations.
-        max_m: the most rows of A in a call; of the masked layout ``expected_rows``. With ``model``, the most
+        max_m: the most rows of A in a call, up to 65536; of the masked layout ``expected_rows``. With ``model``, the most
             tokens.
         model: what a HuggingFace ``config.json`` says, or its path: the layers of a Llama-, Qwen- or
             DeepSeek-like model, as docs/tuning.md lists them, as if on one GPU.
@@ -162,8 +165,8 @@ def calls_of(*, ops: Collection[str] | None, cards: tuple[Card, ...], epilogue: 
     for name, known in (("out_dtype", OUT_BYTES), ("dtype", SOURCE_BYTES)):
         if others[name] not in known:
             raise ValueError(f"{name} is {others[name]}; want {' or '.join(known)}")
-    if others["max_m"] < 1:
-        raise ValueError(f"max_m is {others['max_m']}; want at least 1")
+    if not 1 <= others["max_m"] <= MOST_M:
+        raise ValueError(f"max_m is {others['max_m']}; want 1 to {MOST_M}")
     now, card = settings.current(), cards[0]
     if now.num_sms is not None and now.num_sms > card.sms:
         raise ValueError(f"num_sms is {now.num_sms}, but {card.name} has {card.sms} multiprocessors")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from cache_places import KEY, PAYLOAD, SOMEBODY, needs_root, opened, own_store_is_open
 
-from cute_gemm import storage
 from cute_gemm.runtime import cache
 
 

@@ -152,7 +152,7 @@ def test_a_slip_is_no_permission(device: Device, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("wrong", [1, "never", 0.0])
 def test_the_setting_is_a_bool(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="jit is .*want a bool"):
+    with pytest.raises(TypeError, match=r"jit is .*want a bool"):
         cute_gemm.config(jit=wrong)
 
 
