@@ -64,8 +64,8 @@ def warmup(
 
     Args:
         nk: shapes of B: ``(N, K)``, or ``(G, N, K)`` of grouped operations.
-        max_m: the most rows of A in a call, up to 65536; of the masked layout ``expected_rows``. With ``model``, the most
-            tokens.
+        max_m: the most rows of A in a call, up to 65536; of the masked layout ``expected_rows``. With
+            ``model``, the most tokens.
         model: what a HuggingFace ``config.json`` says, or its path: the layers of a Llama-, Qwen- or
             DeepSeek-like model, as docs/tuning.md lists them, as if on one GPU.
         ops: of ``"dense"``, ``"contiguous"``, ``"offsets"``, ``"masked"``, and ``"moe"``, which is the expert

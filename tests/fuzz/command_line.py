@@ -250,7 +250,7 @@ def inspect(draw: random.Random, folder: Path) -> CommandLine:
 
 
 def info(draw: random.Random, folder: Path) -> CommandLine:
-    return CommandLine(["info"])
+    return CommandLine(["info", *draw.choice([[], ["--report"]])])
 
 
 def share(draw: random.Random, folder: Path) -> CommandLine:

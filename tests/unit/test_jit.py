@@ -75,6 +75,7 @@ def test_products(device: Device, layout: Layout, listed: Callable[[str], set[st
     assert of_kernel == f"cute-gemm warmup --kernel {name}"
     assert name in listed(of_kernel)
     assert name in listed(of_calls)
+    assert "--num-sms 100" in of_calls
     assert ("--batch-invariant" in of_calls) == (layout is DENSE)
     assert not device.launches
 

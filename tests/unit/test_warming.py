@@ -193,10 +193,14 @@ def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
 
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(kernels, "is_kept", lambda kernel: kernel.name in names)
-    monkeypatch.setattr(kernels, "load", lambda kernel: loaded.append(kernel.name))
+    monkeypatch.setattr(kernels, "load", lambda kernel: LOADED.append(kernel.name))
     monkeypatch.setattr(warmup, "in_processes", in_processes)
-    loaded: list[str] = []
+    LOADED.clear()
     return names
+
+
+LOADED: list[str] = []
+"""Into this process."""
 
 
 def test_what_is_not_there_is_made_and_all_is_loaded(there: set[str]) -> None:
@@ -204,6 +208,7 @@ def test_what_is_not_there_is_made_and_all_is_loaded(there: set[str]) -> None:
     made = cute_gemm.warmup([SHAPE], max_m=64, card=H200.name)
     assert made.found == ("quantize_128x128_bf16",)
     assert set(made.made) == there - set(made.found)
+    assert sorted(LOADED) == sorted(there)
     again = cute_gemm.warmup([SHAPE], max_m=64, card=H200.name)
     assert (again.made, set(again.found)) == ((), there)
     with cute_gemm.config(batch_invariant=True):
@@ -221,6 +226,7 @@ def test_an_epilogue_is_made_here(there: set[str]) -> None:
     bias = epilogue.bias(torch.empty(0))
     made = cute_gemm.warmup([SHAPE], max_m=8, card=H200.name, epilogue=bias, quantizers=False)
     assert made.made
+    assert list(made.made) == LOADED
     assert there == set()
 
 
