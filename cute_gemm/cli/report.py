@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 import cute_gemm
-from cute_gemm import settings
 from cute_gemm.measure.console import in_a_line
 from cute_gemm.measure.memory import available_bytes, in_gib
 from cute_gemm.measure.origin import driver_version
@@ -49,7 +48,6 @@ def lines() -> Iterator[str]:
         "driver": driver_version,
         "GPUs": lambda: "; ".join(map(_gpu, range(torch.cuda.device_count()))) or "none",
         "variables": lambda: ", ".join(_variables()) or "none of those that matter",
-        "settings": lambda: settings.current(),
         "product": _product,
     }
     for name, ask in facts.items():

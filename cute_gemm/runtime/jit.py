@@ -47,13 +47,13 @@ def require_allowed(label: str, remedy: str) -> None:
 
 
 def require_understood() -> None:
-    """Sees to it that the environment variable says what is understood; a slip would let servers compile.
+    """Sees to it that the environment variable, if it is asked, says what is understood.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not; a slip would let a server compile.
     """
     said = os.environ.get(VARIABLE, "")
-    if said not in ("", _NEVER):
+    if settings.current().jit is None and said not in ("", _NEVER):
         raise ValueError(
             f"{VARIABLE} is {said!r}; want {_NEVER}, or nothing, where calls compile what they need"
         )

@@ -17,7 +17,7 @@ from test_launch_epilogued import launch as launch_with_epilogue
 from test_quantize_slow_path import CALLS
 
 import cute_gemm
-from cute_gemm import cli, epilogue, runtime
+from cute_gemm import cli, epilogue, runtime, settings
 from cute_gemm.plan import choice
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import DENSE, Layout
@@ -149,6 +149,17 @@ def test_a_slip_is_no_permission(device: Device, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(jit.VARIABLE, "")
     monkeypatch.setattr(compiler, "_from_disk", lambda kernels, key, label: device.launch)
     launcher.launch_checked(arguments(DENSE).checked())
+
+
+def test_commands_compile_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(jit.VARIABLE, "nevr")
+    monkeypatch.setattr("cute_gemm.cli.info._run", lambda args: seen.append(settings.current().jit))
+    seen: list[bool | None] = []
+    assert cli.main(["info"]) == 0
+    assert seen == [True]
+    with cute_gemm.config(jit=True):
+        jit.require_understood()
+        jit.require_allowed("a kernel", "")
 
 
 @pytest.mark.parametrize("wrong", [1, "never", 0.0])
