@@ -1,22 +1,23 @@
 """From a kernel object to a callable: the only place that calls the DSL's compiler.
 
 A kernel is looked for in this process, then on disk (:mod:`cute_gemm.runtime.cache`), then compiled. What is
-compiled is always an object file, which is then linked into the process by the DSL's own linker: a fresh
-kernel and one from disk take the same way, no toolchain is needed, and a machine without a GPU compiles for
-Hopper as well as any other.
+compiled is an object file, of which
+:mod:`cute_gemm.runtime.linker` makes a library that the system's loader maps: a fresh kernel and one from
+disk take the same way, the DSL is only imported to compile, no toolchain is needed, and a machine without a
+GPU compiles for Hopper as well as any other. Where that linker does not know an object, as of other CPUs than
+x86-64, it is kept as it is, and the DSL links it into each process.
 
-Stored objects are keyed by everything that shapes their code: the caller's key; the sources and values that
-the kernel is made of, wherever they are (:mod:`cute_gemm.runtime.sources`), as this process imports them
-(where they change under it, nothing is stored); the versions of the DSL, the CUDA version of its compiler,
-its ``CUTE_DSL_*`` settings; and the CPU (host code uses all it can do). They do not depend on the torch they
-were made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch the disk cache off: a kernel found
-there is not compiled.
+What is stored is keyed by everything that shapes its code: the caller's key; the sources and values that the
+kernel is made of, wherever they are (:mod:`cute_gemm.runtime.sources`), as this process imports them (where
+they change under it, nothing is stored); the versions of the DSL, the CUDA version of its compiler, its
+``CUTE_DSL_*`` settings; and the level of CPUs that host code is for (:mod:`cute_gemm.runtime.host_level`). It
+does not depend on the torch it was made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch the
+disk cache off: a kernel found there is not compiled.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import json
 import logging
@@ -27,14 +28,14 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, jit
+from . import cache, dsl_library, host_level, jit, linked
 from .distributions import versions
+from .memory_files import memory_file
 from .sources import Sources, own_digests, own_parts_changed, read
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,12 @@ ARCH = "sm_90a"
 
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
+SYMBOL = f"__tvm_ffi_{_ENTRY}"
+"""The function of a kernel's library."""
+
 _DSL = "nvidia-cutlass-dsl"
 _DSL_PARTS = f"{_DSL}*"
+_TVM_FFI = "apache-tvm-ffi"
 _EM_CUDA = 190
 _ALWAYS = "the same call makes it where it may compile, in a process of the same cache"
 
@@ -183,7 +188,12 @@ def _from_disk(kernels: cache.Kernels, key: str, label: str) -> Callable[..., No
 
 
 def _compile(build: Build, label: str) -> bytes:
-    """The object file of a kernel: host code that checks, launches and raises, with the cubin in its data."""
+    """The library of a kernel: host code that checks, launches and raises, with the cubin in its data.
+
+    Or its object, of which there can be no library.
+    """
+    from . import linker
+
     cute = _dsl()
     with _compiler:
         _announce(f"compiling {label} for {ARCH}")
@@ -195,12 +205,17 @@ def _compile(build: Build, label: str) -> bytes:
                 f"the CuTe DSL made nothing of {label}, as CUTE_DSL_DRYRUN asks it to; want it unset"
             )
         _check_shared_memory(kernel, label)
-        with _memory_file(b"") as path:
+        host_level.restrict(compiled.ir_module)
+        with memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)
             image = Path(path).read_bytes()
     logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
     _warn_of_spills(image, label)
-    return image
+    try:
+        return linker.link(image, SYMBOL)
+    except linker.LinkError as error:
+        logger.debug("%s stays an object, which the DSL links: %s", label, error)
+        return image
 
 
 def _check_shared_memory(kernel: Any, label: str) -> None:
@@ -243,21 +258,11 @@ def _warn_of_spills(image: bytes, label: str) -> None:
 
 
 def _link(image: bytes) -> Callable[..., None]:
-    with _memory_file(image) as path:
+    if linked.is_library(image):
+        return linked.load(image, SYMBOL)
+    with memory_file(image) as path:
         module = _dsl().runtime.load_module(path, enable_tvm_ffi=True)
     return getattr(module, _ENTRY)
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
-    """A path to anonymous memory with this content: the DSL takes paths, and no disk need have room."""
-    descriptor = os.memfd_create("cute_gemm")
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def _announce(message: str) -> None:
@@ -287,11 +292,15 @@ def _cubin(image: bytes) -> bytes | None:
 
 def _key_text(key: Hashable, sources: Sources) -> str:
     """All that shapes the object made for ``key``, as text that is equal in every process where it is."""
+    parts = {"kernel": _text(key), "package": own_digests(), "sources": sources.digest, **_surroundings()}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _text(key: Hashable) -> str:
     text = repr(key)
     if " at 0x" in text:
         raise ValueError(f"the repr of a kernel's key must be the same in every process, got {text}")
-    parts = {"kernel": text, "package": own_digests(), "sources": sources.digest, **_surroundings()}
-    return json.dumps(parts, sort_keys=True)
+    return text
 
 
 # Now: Python reads the kernels at the first compile. What is unchanged after that is what it read.
@@ -300,34 +309,28 @@ own_digests()
 
 @functools.cache
 def _surroundings() -> dict[str, Any]:
-    _dsl()
-    import cutlass
-
+    level, found = host_level.here(), versions(_DSL_PARTS, _TVM_FFI)
+    tvm_ffi = found.pop(_TVM_FFI, "")
+    _require_whole(found)
     return {
         "options": _OPTIONS,
-        "dsl": versions(_DSL_PARTS),
+        "dsl": found,
         # With the cu12 and cu13 flavours both installed, the DSL picks one by the machine's driver.
-        "compiler": str(cutlass.CUDA_VERSION),
-        "tvm_ffi": versions("apache-tvm-ffi"),
-        "settings": {k: v for k, v in os.environ.items() if k.startswith("CUTE_DSL_")},
-        "host": f"{platform.system()} {platform.machine()} {_cpu_features()}",
+        "compiler": f"cu{dsl_library.flavour()}",
+        "tvm_ffi": tvm_ffi,
+        "settings": dsl_settings(),
+        "host": f"{platform.system()} {platform.machine()} {level.name if level else platform.processor()}",
     }
 
 
-def _cpu_features() -> str:
-    """A digest of what the CPU can do: host code is compiled for it, and a shared home has other machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return hashlib.sha256(features.encode()).hexdigest()
+def dsl_settings() -> dict[str, str]:
+    """The DSL's environment variables, less what some versions set when they are imported: a path."""
+    names = [name for name in os.environ if name.startswith("CUTE_DSL_") and name != "CUTE_DSL_LIBS"]
+    return {name: os.environ[name] for name in sorted(names)}
 
 
-@functools.cache
-def _dsl() -> Any:
-    """``cutlass.cute``, which takes a good part of a second to import."""
-    found = versions(_DSL_PARTS)
+def _require_whole(found: dict[str, str]) -> None:
+    """Raises ImportError or RuntimeError where the DSL's parts are none, or of different versions."""
     if not found:
         raise ImportError(f"GPU kernels need the CuTe DSL, which is not installed: pip install {_DSL}")
     if len(set(found.values())) > 1:
@@ -336,9 +339,14 @@ def _dsl() -> Any:
             f"the parts of the CuTe DSL are of different versions ({listed}); uninstall all of them, "
             f"then: pip install {_DSL}"
         )
+
+
+@functools.cache
+def _dsl() -> Any:
+    """``cutlass.cute``, which takes a good part of a second to import."""
+    _require_whole(versions(_DSL_PARTS))
     import cutlass.cute as cute
 
-    # Gives CUDA's errors their class and text. Compiling loads it too; without it, a kernel from disk would
-    # raise a bare number.
+    # Gives CUDA's errors their class and text.
     importlib.import_module("cutlass.cutlass_dsl.tvm_ffi_provider")
     return cute
