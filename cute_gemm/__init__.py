@@ -15,6 +15,7 @@ from .ops import (
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
 )
+from .packing import load_pack
 from .quantize import (
     dequantize_1x128,
     dequantize_128x128,
@@ -41,6 +42,7 @@ __all__ = [
     "epilogue",
     "fp8_gemm_nt",
     "interleave_gate_up",
+    "load_pack",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_offsets",

@@ -12,9 +12,9 @@ from cute_gemm import __version__, interrupts, settings
 from cute_gemm.measure.console import printable
 from cute_gemm.measure.errors import CommandError
 
-from . import bench, demo, info, inspect, output, share, tune, warmup
+from . import bench, demo, info, inspect, output, pack, share, tune, warmup
 
-_COMMANDS = demo, bench, tune, warmup, inspect, info, share
+_COMMANDS = demo, bench, tune, warmup, pack, inspect, info, share
 
 _STATUSES = f"""\
 exit status:

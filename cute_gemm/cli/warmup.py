@@ -30,6 +30,15 @@ _SECONDS_TO_START = 5.0
 def register(commands: Any) -> None:
     """Add the command to a parser's."""
     parser = commands.add_parser("warmup", help="compile the kernels that calls will need; needs no GPU")
+    add_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list kernels, which are on disk, and what needs them"
+    )
+    parser.set_defaults(command=_run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add to a parser what says which kernels, and how they are compiled."""
     parser.add_argument(
         "--model",
         type=Path,
@@ -95,20 +104,12 @@ def register(commands: Any) -> None:
         metavar="N",
         help="processes that compile, of about 1 GB each (default: one a core)",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="list kernels, which are on disk, and what needs them"
-    )
-    parser.set_defaults(command=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
     from cute_gemm.warming import work
 
-    if not args.model and not args.nk and not args.kernel:
-        raise CommandError("want --model, --nk or --kernel, which say what kernels are for")
-    if args.epilogue and (args.model or not args.nk):
-        raise CommandError("--epilogue goes with --nk alone; the layers of a model have those of --op moe")
-    needed = _needed(args)
+    needed = needed_by(args)
     missing, kept = work.sort(needed)
     if args.dry_run:
         for kernel, uses in needed.items():
@@ -116,15 +117,19 @@ def _run(args: argparse.Namespace) -> None:
             say(f"{kernel.name}: {state}: {'; '.join(uses)}")
         say(f"{len(needed)} kernels, {len(kept)} of them on disk{_estimate(missing, args.jobs)}")
         return
-    _make(missing, kept, args.jobs)
+    make(missing, kept, args.jobs)
 
 
-def _needed(args: argparse.Namespace) -> dict[Kernel, list[str]]:
-    """Kernels, and what needs each.
+def needed_by(args: argparse.Namespace) -> dict[Kernel, list[str]]:
+    """Kernels that the arguments ask for, and what needs each.
 
     Raises:
         CommandError: there is no such thing.
     """
+    if not args.model and not args.nk and not args.kernel:
+        raise CommandError("want --model, --nk or --kernel, which say what kernels are for")
+    if args.epilogue and (args.model or not args.nk):
+        raise CommandError("--epilogue goes with --nk alone; the layers of a model have those of --op moe")
     from cute_gemm import settings
     from cute_gemm.measure.models import read_model
     from cute_gemm.runtime.inspection import InspectionError
@@ -170,7 +175,12 @@ def _named(name: str) -> Kernel:
     return Written(name) if ":" in name else lookup.find_kernel(name)
 
 
-def _make(missing: Sequence[Kernel], kept: Sequence[Kernel], jobs: int | None) -> None:
+def make(missing: Sequence[Kernel], kept: Sequence[Kernel], jobs: int | None) -> None:
+    """Compiles what is missing on disk, with a progress bar, and says what was there.
+
+    Raises:
+        CommandError: it could not be done.
+    """
     from cute_gemm.measure.progress import track_as_made
     from cute_gemm.runtime.warmup import KilledWorker
     from cute_gemm.storage import cache_dir

@@ -1,7 +1,7 @@
 """From a kernel object to a callable: the only place that calls the DSL's compiler.
 
-A kernel is looked for in this process, then on disk (:mod:`cute_gemm.runtime.cache`), then compiled. What is
-compiled is an object file, of which
+A kernel is looked for in this process, in packs (:mod:`cute_gemm.runtime.packs`), then on disk
+(:mod:`cute_gemm.runtime.cache`), then compiled. What is compiled is an object file, of which
 :mod:`cute_gemm.runtime.linker` makes a library that the system's loader maps: a fresh kernel and one from
 disk take the same way, the DSL is only imported to compile, no toolchain is needed, and a machine without a
 GPU compiles for Hopper as well as any other. Where that linker does not know an object, as of other CPUs than
@@ -28,12 +28,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, dsl_library, host_level, jit, linked
+from . import cache, dsl_library, host_level, jit, linked, packs
 from .distributions import versions
 from .memory_files import memory_file
 from .sources import Sources, own_digests, own_parts_changed, read
@@ -62,6 +63,16 @@ _key_locks: dict[Hashable, threading.Lock] = {}
 _key_locks_guard = threading.Lock()
 # The DSL redirects sys.stdout and sys.stderr while it compiles: two threads at it lose them for good.
 _compiler = threading.Lock()
+
+
+class Noted(NamedTuple):
+    """A kernel that was noted: its name, and its library, or its object where it has none."""
+
+    label: str
+    image: bytes
+
+
+_noted: dict[str, Noted] | None = None
 
 
 class KernelWarning(UserWarning):
@@ -109,8 +120,25 @@ def instance(
     with key_lock:
         if key not in _loaded:
             made_of = read(build) if sources is None else sources
-            _loaded[key] = _load_or_compile(_key_text(key, made_of), made_of, build, label, remedy)
+            identity = packs.identity(_text(key), made_of.digest)
+            packed = packs.load(identity, label) if _noted is None else None
+            _loaded[key] = packed or _load_or_compile(_key_text(key, made_of), made_of, build, label, remedy)
         return _loaded[key]
+
+
+@contextmanager
+def noting() -> Iterator[dict[str, Noted]]:
+    """Notes by :func:`.packs.identity` what :func:`instance` gives meanwhile: of no pack, of one thread."""
+    global _noted
+    before, loaded = _noted, dict(_loaded)
+    _noted = {}
+    # They are loaded anew, from disk or compiled.
+    _loaded.clear()
+    try:
+        yield _noted
+    finally:
+        _noted = before
+        _loaded.update(loaded)
 
 
 def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
@@ -155,7 +183,16 @@ def _load_or_compile(
                 return found
             image = _compile(build, label)
             _keep(kernels, key, image, sources, label)
+    # Of sources that change meanwhile nothing is to be had for other processes.
+    if _noted is not None and not sources.objection():
+        _note(key, label, image)
     return _link(image)
+
+
+def _note(key: str, label: str, image: bytes) -> None:
+    if _noted is not None:
+        parts = json.loads(key)
+        _noted[packs.identity(parts["kernel"], parts["sources"])] = Noted(label, image)
 
 
 def _keep(kernels: cache.Kernels, key: str, image: bytes, sources: Sources, label: str) -> None:
@@ -184,6 +221,7 @@ def _from_disk(kernels: cache.Kernels, key: str, label: str) -> Callable[..., No
         store.discard(key)
         return None
     logger.debug("loaded %s from %s", label, store.directory)
+    _note(key, label, image)
     return kernel
 
 

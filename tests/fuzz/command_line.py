@@ -264,6 +264,7 @@ def soup(draw: random.Random, folder: Path) -> CommandLine:
         "bench",
         "tune",
         "warmup",
+        "pack",
         "inspect",
         "info",
         "share",

@@ -30,9 +30,10 @@ ROOMS: dict[str, set[str]] = {
     "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
+    "packing": {"runtime"},
     "warming": {"", "epilogue", "plan", "quantize", "runtime", "settings", "storage"},
     # The package as users import it.
-    "": {"epilogue", "interrupts", "moe", "ops", "quantize", "settings", "warming"},
+    "": {"epilogue", "interrupts", "moe", "ops", "packing", "quantize", "settings", "warming"},
     # Tests run parts of kernels on the host.
     "testing": {
         "kernels",
