@@ -15,6 +15,7 @@ from .ops import (
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
 )
+from .packing import load_pack
 from .quantize import (
     dequantize_1x128,
     dequantize_128x128,
@@ -28,6 +29,7 @@ from .quantize import (
     swiglu_quantize_1x128,
 )
 from .settings import config
+from .warming import warmup
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [
     "epilogue",
     "fp8_gemm_nt",
     "interleave_gate_up",
+    "load_pack",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_offsets",
@@ -51,4 +54,5 @@ __all__ = [
     "rms_norm_quantize_1x128",
     "split_gate_up",
     "swiglu_quantize_1x128",
+    "warmup",
 ]

@@ -23,6 +23,7 @@ class Settings:
     num_sms: int | None = None
     batch_invariant: bool = False
     pdl: bool | None = None
+    jit: bool | None = None
     outer: Settings | None = field(default=None, repr=False, compare=False)
     scope: Scope | None = field(default=None, repr=False, compare=False)
     dependent_launch: bool | None = field(init=False, repr=False, compare=False)
@@ -63,6 +64,7 @@ def config(
     num_sms: int | EllipsisType | None = ...,
     batch_invariant: bool | EllipsisType = ...,
     pdl: bool | EllipsisType | None = ...,
+    jit: bool | EllipsisType | None = ...,
 ) -> Scope:
     """Settings for all calls within a scope.
 
@@ -90,6 +92,10 @@ def config(
             scopes, is where it was measured to pay, and nowhere while ``num_sms`` is set: a kernel that waits
             may hold multiprocessors that are left to others. docs/contract.md says what may overlap with
             what.
+        jit: whether a call may compile a kernel that is neither in this process nor on disk. Where it may
+            not, it raises a RuntimeError that names the `cute-gemm warmup` command which makes the kernel.
+            None, the default outside all scopes, is what the environment variable ``CUTE_GEMM_JIT`` says:
+            ``never`` that it may not. It is no part of what is traced: docs/server.md.
 
     Returns:
         What to enter by ``with``, or to decorate with. It may be entered again, also by several threads.
@@ -116,6 +122,10 @@ def config(
         if pdl is not None and not isinstance(pdl, bool):
             raise TypeError(f"pdl is {pdl!r}; want a bool, or None for where it pays")
         changes["pdl"] = pdl
+    if jit is not ...:
+        if jit is not None and not isinstance(jit, bool):
+            raise TypeError(f"jit is {jit!r}; want a bool, or None for what CUTE_GEMM_JIT says")
+        changes["jit"] = jit
     return _scope(changes)
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
-
 DIRECTORY_VARIABLE = "CUTE_GEMM_CACHE_DIR"
 """Environment variable that names the cache directory; set but empty, nothing is kept on disk."""
 
@@ -46,6 +44,9 @@ def cache_dir() -> Path | None:
     if os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME"):
         # Some versions of platformdirs take it for the root directory.
         raise NoDirectoryError("HOME is empty: this user has no home directory")
+    # 3 ms, which a process that launches no kernel need not wait.
+    import platformdirs
+
     try:
         found = Path(platformdirs.user_cache_dir("cute_gemm"))
     except (RuntimeError, OSError) as error:

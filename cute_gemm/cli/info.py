@@ -1,4 +1,4 @@
-"""`cute-gemm info`: versions, GPUs and caches."""
+"""`cute-gemm info`: versions, GPUs and caches; all that a bug report needs is in :mod:`.report`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from cute_gemm import __version__
-from cute_gemm.measure.console import PlainTable, wide_console
+from cute_gemm.measure.console import PlainTable, say, wide_console
 
 if TYPE_CHECKING:
     from cute_gemm.runtime.cache import CacheInfo
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def register(commands: Any) -> None:
     """Add the command to a parser's."""
     parser = commands.add_parser("info", help="show versions, GPU and cache")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="and all else that a bug report needs; computes a small product, which may compile",
+    )
     parser.set_defaults(command=_run)
 
 
@@ -45,6 +50,11 @@ def _run(args: argparse.Namespace) -> None:
         _add_cache(table, "shared cache", shared_cache_info())
     table.add_row("tuned choices", _tuned())
     wide_console().print(table)
+    if args.report:
+        from . import report
+
+        for line in report.lines():
+            say(line)
 
 
 def _add_cache(table: PlainTable, name: str, cache: CacheInfo) -> None:

@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from cute_gemm import __version__, interrupts
+from cute_gemm import __version__, interrupts, settings
 from cute_gemm.measure.console import printable
 from cute_gemm.measure.errors import CommandError
 
-from . import bench, demo, info, inspect, output, share, tune
+from . import bench, demo, info, inspect, output, pack, share, tune, warmup
 
-_COMMANDS = demo, bench, tune, inspect, info, share
+_COMMANDS = demo, bench, tune, warmup, pack, inspect, info, share
 
 _STATUSES = f"""\
 exit status:
@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     try:
-        return args.command(args) or 0
+        # Whatever calls of a server are not to do: commands are there to compile, and to time what they did.
+        with settings.config(jit=True):
+            return args.command(args) or 0
     except Exception:
         if args.traceback:
             traceback.print_exc()

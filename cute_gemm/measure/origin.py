@@ -19,7 +19,7 @@ def describe_origin(more: Mapping[str, str] | None = None) -> Row:
     versions = {"cute_gemm": cute_gemm.__version__, "torch": torch.__version__, **distributions()}
     versions["tvm-ffi"] = installed.versions("apache-tvm-ffi").get("apache-tvm-ffi", "unknown")
     versions |= more or {}
-    versions["cuda driver"] = _driver_version()
+    versions["cuda driver"] = driver_version()
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     return {"versions": versions, "device": torch.cuda.get_device_name(), "date": date}
 
@@ -29,7 +29,8 @@ def distributions(*names: str) -> dict[str, str]:
     return installed.versions("nvidia-cutlass-dsl*", *names)
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
+    """Of CUDA's driver, as `nvidia-smi` says; "unknown" where it does not."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]

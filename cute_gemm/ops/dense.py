@@ -80,7 +80,8 @@ def fp8_gemm_nt(
 
     All tensors are on one device. On a Hopper GPU the call launches on the current stream of that device, be
     it the current device or not, and returns without waiting. A call that needs a kernel which no call before
-    it did compiles that in seconds, or finds it on disk; sizes are arguments of a kernel, so few are needed.
+    it did compiles that in seconds, or finds it on disk, where :func:`cute_gemm.warmup` puts it; sizes are
+    arguments of a kernel, so few are needed.
     A kernel's first call in a process must not be within the capture of a CUDA graph: make the same call,
     with scales laid out alike, once before. On the CPU the same rules hold, and :mod:`cute_gemm.reference`
     computes the result in plain torch.
@@ -96,8 +97,9 @@ def fp8_gemm_nt(
         ValueError: a shape, stride, address, device or overlap outside the above; a derivative is wanted,
             which this operation does not compute; or :func:`cute_gemm.config` asks for more multiprocessors
             than the device has.
-        RuntimeError: the tensors are on a GPU other than Hopper; or a CUDA graph is being captured, and this
-            kernel was not called before on this device.
+        RuntimeError: the tensors are on a GPU other than Hopper; a CUDA graph is being captured, and this
+            kernel was not called before on this device; or it is not compiled, and calls are not to compile
+            (``jit`` of :func:`cute_gemm.config`).
 
     When it raises one of these, `out` is as it was.
     """

@@ -60,7 +60,8 @@ _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
 
 def settings_as_arguments(said: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of an op for what scopes say."""
+    """Arguments of an op for what scopes say; whether a call may compile is asked where it is made."""
+    said = {name: value for name, value in said.items() if name != "jit"}
     if said.get("num_sms", ...) is None:
         return said | {"num_sms": _ALL}
     return said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from .quantizer import SHORT_NAMES
 
@@ -57,3 +59,11 @@ class CombineConfig:
 
 MoeConfig = RouteConfig | CombineConfig
 """Either."""
+
+
+def every_moe_config() -> Iterator[MoeConfig]:
+    """All that calls may ask for."""
+    for index_dtype, has_weights, warps in product(("int32", "int64"), (False, True), (8, 32)):
+        yield RouteConfig(index_dtype, has_weights, warps)
+    for dtype, has_base in product(SHORT_NAMES, (False, True)):
+        yield CombineConfig(dtype, has_base)

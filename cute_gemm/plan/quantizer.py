@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from .limits import ceil_div
@@ -172,3 +174,21 @@ class NormQuantizer:
 
 Quantizer = RowQuantizer | BlockQuantizer | BothWaysQuantizer | NormQuantizer
 """Any of them."""
+
+ROWS = ("all", "gathered", "valid", "owned", "offsets")
+"""Which rows of a matrix may be quantised."""
+
+
+def every_quantizer() -> Iterator[Quantizer]:
+    """All that calls may ask for."""
+    both = (False, True)
+    for dtype, has_matrices, is_power_of_two in product(SOURCE_BYTES, both, both):
+        yield BlockQuantizer(dtype, has_matrices, is_power_of_two)
+        yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two)
+        for rows, index_dtype in (*((each, "int32") for each in ROWS), ("gathered", "int64")):
+            for source, passes in product(SOURCES, (1, _PASSES)):
+                yield RowQuantizer(dtype, has_matrices, source, rows, index_dtype, is_power_of_two, passes)
+            for has_residual, (most, steps) in product(both, _NORM_STEPS):
+                of_rows = has_residual, rows, index_dtype, is_power_of_two
+                for threads in range(_WARP, most // steps + 1, _WARP):
+                    yield NormQuantizer(dtype, has_matrices, *of_rows, threads, steps)

@@ -67,7 +67,8 @@ def quantize_1x128(
             it is sparse, nested, opaque, or without memory (a parameter that is not initialised, storage that
             was freed); a derivative is wanted, which is not computed: pass ``x.detach()``; several arguments
             say which rows there are; or a given result does not fit, or overlaps what is read.
-        RuntimeError: a CUDA graph is being captured, and the kernel did not run before on this device.
+        RuntimeError: a CUDA graph is being captured, and the kernel did not run before on this device; or it
+            is not compiled, and calls are not to compile (``jit`` of :func:`cute_gemm.config`).
     """
     asked = (
         x,

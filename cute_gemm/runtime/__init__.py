@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .builder import Program, build, cubin, instance
     from .compiler import KernelWarning
     from .inspection import InspectionError, KernelStats
+    from .jit import NotCompiledError
     from .lookup import examine
     from .programs import launch
 
@@ -20,6 +21,7 @@ __all__ = [
     "InspectionError",
     "KernelStats",
     "KernelWarning",
+    "NotCompiledError",
     "Program",
     "build",
     "cubin",
@@ -32,6 +34,7 @@ _HOMES = {
     "InspectionError": "inspection",
     "KernelStats": "inspection",
     "KernelWarning": "compiler",
+    "NotCompiledError": "jit",
     "Program": "builder",
     "build": "builder",
     "cubin": "builder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,19 +137,39 @@ def instance(of: Program | KernelConfig) -> Callable[..., None]:
         :func:`cute_gemm.runtime.compiler.instance`.
 
     Raises:
-        ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.compiler.instance`.
+        ImportError, RuntimeError, NotCompiledError, ValueError: as
+            :func:`cute_gemm.runtime.compiler.instance`.
 
     Warns:
         KernelWarning: it was compiled now, and spills.
     """
     if isinstance(of, KernelConfig):
-        return compiler.instance(("Fp8Gemm1D2D", of), lambda: _to_compile(of), of.name)
+        return compiler.instance(*_request(of), _remedy(of))
     found = _instances.get(of)
     if found is None:
-        key = "program", of.config, of.sources.digest
-        found = compiler.instance(key, lambda: (of.kernel, of.arguments), label(of), of.sources)
-        _instances[of] = found
+        found = _instances[of] = compiler.instance(*_request(of), _remedy(of))
     return found
+
+
+def _remedy(of: Program | KernelConfig) -> str:
+    """What makes a kernel without a call, in words."""
+    if isinstance(of, KernelConfig):
+        return f"`cute-gemm warmup --kernel {of.name}` makes it"
+    return "`cute-gemm warmup --kernel WHERE` makes it, WHERE being the program, such as file.py:name"
+
+
+def is_kept(of: Program | KernelConfig) -> bool:
+    """Whether it is on disk, as `compiler.is_kept`."""
+    key, make, _, made_of = _request(of)
+    return compiler.is_kept(key, make, made_of)
+
+
+def _request(of: Program | KernelConfig) -> tuple[Hashable, compiler.Build, str, Sources | None]:
+    """What the compiler is asked for: key, how to build, label, and sources."""
+    if isinstance(of, KernelConfig):
+        return ("Fp8Gemm1D2D", of), lambda: _to_compile(of), of.name, None
+    key = "program", of.config, of.sources.digest
+    return key, lambda: (of.kernel, of.arguments), label(of), of.sources
 
 
 def cubin(of: Program | KernelConfig) -> bytes:

@@ -1,22 +1,23 @@
 """From a kernel object to a callable: the only place that calls the DSL's compiler.
 
-A kernel is looked for in this process, then on disk (:mod:`cute_gemm.runtime.cache`), then compiled. What is
-compiled is always an object file, which is then linked into the process by the DSL's own linker: a fresh
-kernel and one from disk take the same way, no toolchain is needed, and a machine without a GPU compiles for
-Hopper as well as any other.
+A kernel is looked for in this process, in packs (:mod:`cute_gemm.runtime.packs`), then on disk
+(:mod:`cute_gemm.runtime.cache`), then compiled. What is compiled is an object file, of which
+:mod:`cute_gemm.runtime.linker` makes a library that the system's loader maps: a fresh kernel and one from
+disk take the same way, the DSL is only imported to compile, no toolchain is needed, and a machine without a
+GPU compiles for Hopper as well as any other. Where that linker does not know an object, as of other CPUs than
+x86-64, it is kept as it is, and the DSL links it into each process.
 
-Stored objects are keyed by everything that shapes their code: the caller's key; the sources and values that
-the kernel is made of, wherever they are (:mod:`cute_gemm.runtime.sources`), as this process imports them
-(where they change under it, nothing is stored); the versions of the DSL, the CUDA version of its compiler,
-its ``CUTE_DSL_*`` settings; and the CPU (host code uses all it can do). They do not depend on the torch they
-were made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch the disk cache off: a kernel found
-there is not compiled.
+What is stored is keyed by everything that shapes its code: the caller's key; the sources and values that the
+kernel is made of, wherever they are (:mod:`cute_gemm.runtime.sources`), as this process imports them (where
+they change under it, nothing is stored); the versions of the DSL, the CUDA version of its compiler, its
+``CUTE_DSL_*`` settings; and the level of CPUs that host code is for (:mod:`cute_gemm.runtime.host_level`). It
+does not depend on the torch it was made under. To get the files that ``CUTE_DSL_KEEP`` asks for, switch the
+disk cache off: a kernel found there is not compiled.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import json
 import logging
@@ -30,11 +31,12 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, inspection
+from . import cache, dsl_library, host_level, jit, linked, packs
 from .distributions import versions
+from .memory_files import memory_file
 from .sources import Sources, own_digests, own_parts_changed, read
 
 logger = logging.getLogger(__name__)
@@ -44,9 +46,14 @@ ARCH = "sm_90a"
 
 _OPTIONS = f"--enable-tvm-ffi --gpu-arch {ARCH}"
 _ENTRY = "launch"
+SYMBOL = f"__tvm_ffi_{_ENTRY}"
+"""The function of a kernel's library."""
+
 _DSL = "nvidia-cutlass-dsl"
 _DSL_PARTS = f"{_DSL}*"
+_TVM_FFI = "apache-tvm-ffi"
 _EM_CUDA = 190
+_ALWAYS = "the same call makes it where it may compile, in a process of the same cache"
 
 Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
 """A plain function that returns what ``cute.compile`` takes: a ``@cute.jit`` callable and its arguments."""
@@ -58,11 +65,23 @@ _key_locks_guard = threading.Lock()
 _compiler = threading.Lock()
 
 
+class Noted(NamedTuple):
+    """A kernel that was noted: its name, and its library, or its object where it has none."""
+
+    label: str
+    image: bytes
+
+
+_noted: dict[str, Noted] | None = None
+
+
 class KernelWarning(UserWarning):
     """A kernel was compiled that will be slow: it spills registers, or indexes local memory."""
 
 
-def instance(key: Hashable, build: Build, label: str, sources: Sources | None = None) -> Callable[..., None]:
+def instance(
+    key: Hashable, build: Build, label: str, sources: Sources | None = None, remedy: str = ""
+) -> Callable[..., None]:
     """The kernel for ``key``, ready to be called with tensors: from this process, from disk, or compiled now.
 
     Thread-safe: a kernel is made once, and threads that want another one, made already, do not wait for it.
@@ -75,6 +94,7 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
         build: called only if the kernel has to be compiled. All that it refers to counts as a source.
         label: the kernel's name in what is logged.
         sources: what the kernel is made of; None to find out from ``build``.
+        remedy: what makes it, in words, where calls are not to compile; empty for what always does.
 
     Returns:
         A TVM FFI function that takes the arguments of ``build`` by position, less the stream: it uses the
@@ -85,6 +105,7 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
         ImportError: the DSL is missing.
         RuntimeError: the DSL's distributions are of different versions; or its settings have it compile
             nothing.
+        NotCompiledError: the kernel has to be compiled, and calls are not to (:mod:`.jit`).
         ValueError: ``repr(key)`` changes from process to process; or the kernel takes more shared memory than
             there is.
 
@@ -99,8 +120,25 @@ def instance(key: Hashable, build: Build, label: str, sources: Sources | None = 
     with key_lock:
         if key not in _loaded:
             made_of = read(build) if sources is None else sources
-            _loaded[key] = _load_or_compile(_key_text(key, made_of), made_of, build, label)
+            identity = packs.identity(_text(key), made_of.digest)
+            packed = packs.load(identity, label) if _noted is None else None
+            _loaded[key] = packed or _load_or_compile(_key_text(key, made_of), made_of, build, label, remedy)
         return _loaded[key]
+
+
+@contextmanager
+def noting() -> Iterator[dict[str, Noted]]:
+    """Notes by :func:`.packs.identity` what :func:`instance` gives meanwhile: of no pack, of one thread."""
+    global _noted
+    before, loaded = _noted, dict(_loaded)
+    _noted = {}
+    # They are loaded anew, from disk or compiled.
+    _loaded.clear()
+    try:
+        yield _noted
+    finally:
+        _noted = before
+        _loaded.update(loaded)
 
 
 def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
@@ -119,11 +157,25 @@ def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
     return cubin
 
 
-def _load_or_compile(key: str, sources: Sources, build: Build, label: str) -> Callable[..., None]:
+def is_kept(key: Hashable, build: Build, sources: Sources | None = None) -> bool:
+    """Whether a kernel is on disk, so that :func:`instance` with these arguments compiles nothing.
+
+    Raises:
+        ImportError, RuntimeError, ValueError: as :func:`instance`.
+    """
+    with cache.opened() as kernels:
+        return kernels.load(_key_text(key, read(build) if sources is None else sources)) is not None
+
+
+def _load_or_compile(
+    key: str, sources: Sources, build: Build, label: str, remedy: str
+) -> Callable[..., None]:
+    jit.require_understood()
     with cache.opened() as kernels:
         found = _from_disk(kernels, key, label)
         if found is not None:
             return found
+        jit.require_allowed(label, remedy or _ALWAYS)
         with kernels.exclusive(key):
             # Another process may have compiled it while this one waited for the lock.
             found = _from_disk(kernels, key, label)
@@ -131,7 +183,16 @@ def _load_or_compile(key: str, sources: Sources, build: Build, label: str) -> Ca
                 return found
             image = _compile(build, label)
             _keep(kernels, key, image, sources, label)
+    # Of sources that change meanwhile nothing is to be had for other processes.
+    if _noted is not None and not sources.objection():
+        _note(key, label, image)
     return _link(image)
+
+
+def _note(key: str, label: str, image: bytes) -> None:
+    if _noted is not None:
+        parts = json.loads(key)
+        _noted[packs.identity(parts["kernel"], parts["sources"])] = Noted(label, image)
 
 
 def _keep(kernels: cache.Kernels, key: str, image: bytes, sources: Sources, label: str) -> None:
@@ -160,11 +221,17 @@ def _from_disk(kernels: cache.Kernels, key: str, label: str) -> Callable[..., No
         store.discard(key)
         return None
     logger.debug("loaded %s from %s", label, store.directory)
+    _note(key, label, image)
     return kernel
 
 
 def _compile(build: Build, label: str) -> bytes:
-    """The object file of a kernel: host code that checks, launches and raises, with the cubin in its data."""
+    """The library of a kernel: host code that checks, launches and raises, with the cubin in its data.
+
+    Or its object, of which there can be no library.
+    """
+    from . import linker
+
     cute = _dsl()
     with _compiler:
         _announce(f"compiling {label} for {ARCH}")
@@ -176,12 +243,17 @@ def _compile(build: Build, label: str) -> bytes:
                 f"the CuTe DSL made nothing of {label}, as CUTE_DSL_DRYRUN asks it to; want it unset"
             )
         _check_shared_memory(kernel, label)
-        with _memory_file(b"") as path:
+        host_level.restrict(compiled.ir_module)
+        with memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)
             image = Path(path).read_bytes()
     logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
     _warn_of_spills(image, label)
-    return image
+    try:
+        return linker.link(image, SYMBOL)
+    except linker.LinkError as error:
+        logger.debug("%s stays an object, which the DSL links: %s", label, error)
+        return image
 
 
 def _check_shared_memory(kernel: Any, label: str) -> None:
@@ -202,6 +274,8 @@ def _check_shared_memory(kernel: Any, label: str) -> None:
 
 def _warn_of_spills(image: bytes, label: str) -> None:
     """Says so where threads of a kernel have local memory. It takes 5 ms; without the tool it is left out."""
+    from . import inspection
+
     cubin = _cubin(image)
     if cubin is None:
         return
@@ -222,21 +296,11 @@ def _warn_of_spills(image: bytes, label: str) -> None:
 
 
 def _link(image: bytes) -> Callable[..., None]:
-    with _memory_file(image) as path:
+    if linked.is_library(image):
+        return linked.load(image, SYMBOL)
+    with memory_file(image) as path:
         module = _dsl().runtime.load_module(path, enable_tvm_ffi=True)
     return getattr(module, _ENTRY)
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
-    """A path to anonymous memory with this content: the DSL takes paths, and no disk need have room."""
-    descriptor = os.memfd_create("cute_gemm")
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def _announce(message: str) -> None:
@@ -266,11 +330,15 @@ def _cubin(image: bytes) -> bytes | None:
 
 def _key_text(key: Hashable, sources: Sources) -> str:
     """All that shapes the object made for ``key``, as text that is equal in every process where it is."""
+    parts = {"kernel": _text(key), "package": own_digests(), "sources": sources.digest, **_surroundings()}
+    return json.dumps(parts, sort_keys=True)
+
+
+def _text(key: Hashable) -> str:
     text = repr(key)
     if " at 0x" in text:
         raise ValueError(f"the repr of a kernel's key must be the same in every process, got {text}")
-    parts = {"kernel": text, "package": own_digests(), "sources": sources.digest, **_surroundings()}
-    return json.dumps(parts, sort_keys=True)
+    return text
 
 
 # Now: Python reads the kernels at the first compile. What is unchanged after that is what it read.
@@ -279,34 +347,28 @@ own_digests()
 
 @functools.cache
 def _surroundings() -> dict[str, Any]:
-    _dsl()
-    import cutlass
-
+    level, found = host_level.here(), versions(_DSL_PARTS, _TVM_FFI)
+    tvm_ffi = found.pop(_TVM_FFI, "")
+    _require_whole(found)
     return {
         "options": _OPTIONS,
-        "dsl": versions(_DSL_PARTS),
+        "dsl": found,
         # With the cu12 and cu13 flavours both installed, the DSL picks one by the machine's driver.
-        "compiler": str(cutlass.CUDA_VERSION),
-        "tvm_ffi": versions("apache-tvm-ffi"),
-        "settings": {k: v for k, v in os.environ.items() if k.startswith("CUTE_DSL_")},
-        "host": f"{platform.system()} {platform.machine()} {_cpu_features()}",
+        "compiler": f"cu{dsl_library.flavour()}",
+        "tvm_ffi": tvm_ffi,
+        "settings": dsl_settings(),
+        "host": f"{platform.system()} {platform.machine()} {level.name if level else platform.processor()}",
     }
 
 
-def _cpu_features() -> str:
-    """A digest of what the CPU can do: host code is compiled for it, and a shared home has other machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return hashlib.sha256(features.encode()).hexdigest()
+def dsl_settings() -> dict[str, str]:
+    """The DSL's environment variables, less what some versions set when they are imported: a path."""
+    names = [name for name in os.environ if name.startswith("CUTE_DSL_") and name != "CUTE_DSL_LIBS"]
+    return {name: os.environ[name] for name in sorted(names)}
 
 
-@functools.cache
-def _dsl() -> Any:
-    """``cutlass.cute``, which takes a good part of a second to import."""
-    found = versions(_DSL_PARTS)
+def _require_whole(found: dict[str, str]) -> None:
+    """Raises ImportError or RuntimeError where the DSL's parts are none, or of different versions."""
     if not found:
         raise ImportError(f"GPU kernels need the CuTe DSL, which is not installed: pip install {_DSL}")
     if len(set(found.values())) > 1:
@@ -315,9 +377,14 @@ def _dsl() -> Any:
             f"the parts of the CuTe DSL are of different versions ({listed}); uninstall all of them, "
             f"then: pip install {_DSL}"
         )
+
+
+@functools.cache
+def _dsl() -> Any:
+    """``cutlass.cute``, which takes a good part of a second to import."""
+    _require_whole(versions(_DSL_PARTS))
     import cutlass.cute as cute
 
-    # Gives CUDA's errors their class and text. Compiling loads it too; without it, a kernel from disk would
-    # raise a bare number.
+    # Gives CUDA's errors their class and text.
     importlib.import_module("cutlass.cutlass_dsl.tvm_ffi_provider")
     return cute

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from email.parser import HeaderParser
 from fnmatch import fnmatchcase
 from importlib import metadata
+
+_END_OF_HEADER = re.compile(r"\r?\n\r?\n")
+_NAME, _VERSION = (re.compile(rf"^{field}:[ \t]*(\S+)", re.M | re.I) for field in ("Name", "Version"))
 
 
 def versions(*patterns: str) -> dict[str, str]:
@@ -36,7 +38,8 @@ def _described(distributions: Iterable[metadata.Distribution]) -> Iterator[tuple
             text = each.read_text("METADATA") or each.read_text("PKG-INFO") or ""
         except (OSError, ValueError):
             continue
-        header = HeaderParser().parsestr(text)
-        name, version = header["Name"], header["Version"]
+        # Not by a parser of e-mail, which takes 20 ms for a hundred of them.
+        header = _END_OF_HEADER.split(text, 1)[0]
+        name, version = (pattern.search(header) for pattern in (_NAME, _VERSION))
         if name and version:
-            yield re.sub(r"[-_.]+", "-", name).lower(), version
+            yield re.sub(r"[-_.]+", "-", name[1]).lower(), version[1]

@@ -261,7 +261,8 @@ def launch_into(
         return
     problem = selection.problem_of(call, device)
     chosen = (choose or selection.choose)(problem, tma_scales, device)
-    found = selection.prepare(problem, chosen, settings.current().dependent_launch)
+    dependent = settings.current().dependent_launch
+    found = selection.prepare(problem, chosen, dependent, has_epilogue=choose is not None)
     launch_with(found, call, result, *more)
     selection.note_launched(chosen, device)
     if len(_launches) >= _MOST:

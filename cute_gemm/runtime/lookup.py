@@ -13,6 +13,8 @@ from typing import Any
 from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.limits import STATIC_SMEM
+from ..plan.moe import MoeConfig, every_moe_config
+from ..plan.quantizer import Quantizer, every_quantizer
 from . import builder, inspection
 from .builder import Program
 from .inspection import InspectionError, KernelStats
@@ -48,6 +50,18 @@ def find_config(name: str) -> KernelConfig:
     raise InspectionError(f"no candidate is named {name}; `cute-gemm inspect` with a shape lists some")
 
 
+def find_kernel(name: str) -> KernelConfig | Quantizer | MoeConfig:
+    """The same, or a kernel that quantises, sorts or adds up rows, by its name.
+
+    Raises:
+        InspectionError: there is none.
+    """
+    for each in (*every_quantizer(), *every_moe_config()):
+        if each.name == name:
+            return each
+    return find_config(name)
+
+
 def find_program(where: str) -> Program | KernelConfig:
     """What ``module:attribute`` or ``file.py:attribute`` names.
 
@@ -57,6 +71,12 @@ def find_program(where: str) -> Program | KernelConfig:
     Raises:
         InspectionError: there is no such thing, it is something else, or it raises something.
     """
+    found: Program | KernelConfig = find(where, (Program, KernelConfig), "a Program or a KernelConfig")
+    return found
+
+
+def find(where: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+    """The same of another kind, which ``wanted`` names."""
     place, _, attribute = where.rpartition(":")
     if not place:
         raise InspectionError(f"want module:attribute or file.py:attribute, got {where}")
@@ -67,8 +87,8 @@ def find_program(where: str) -> Program | KernelConfig:
         found = getattr(found, name)
     if isinstance(found, types.FunctionType):
         found = _as_asked(found, f"call {where}")
-    if not isinstance(found, (Program, KernelConfig)):
-        raise InspectionError(f"{where} is of type {type(found).__name__}; want a Program or a KernelConfig")
+    if not isinstance(found, kind):
+        raise InspectionError(f"{where} is of type {type(found).__name__}; want {wanted}")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import singledispatch
 from typing import Any
 
@@ -22,7 +22,19 @@ Built = tuple[Callable[..., Any], tuple[Any, ...]]
 
 def instance(config: Quantizer | MoeConfig) -> Callable[..., None]:
     """The kernel of ``config``: from this process, from disk, or compiled now, as `compiler.instance`."""
-    return compiler.instance((type(config).__name__, config), lambda: build(config), config.name)
+    key, make = _request(config)
+    return compiler.instance(
+        key, make, config.name, remedy=f"`cute-gemm warmup --kernel {config.name}` makes it"
+    )
+
+
+def is_kept(config: Quantizer | MoeConfig) -> bool:
+    """Whether it is on disk, as `compiler.is_kept`."""
+    return compiler.is_kept(*_request(config))
+
+
+def _request(config: Quantizer | MoeConfig) -> tuple[Hashable, compiler.Build]:
+    return (type(config).__name__, config), lambda: build(config)
 
 
 @singledispatch

@@ -9,12 +9,13 @@ import torch
 
 from .. import settings
 from ..contract import Call
-from ..plan import candidates, cost_model, launch_policy, tuned
+from ..plan import launch_policy
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
 from ..plan.limits import STORED_BYTES
 from ..plan.problem import GemmProblem
 from . import builder, hardware, semaphores
+from .jit import NotCompiledError
 
 _OUT_NAMES = {getattr(torch, name): name for name in STORED_BYTES}
 
@@ -77,17 +78,11 @@ def problem_of(call: Call, device: int) -> GemmProblem:
 
 
 def select(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
-    """The configuration that runs ``problem`` on its card.
+    """The configuration that runs ``problem`` on its card, as :func:`cute_gemm.plan.choice.choose`."""
+    # Rates, factors and what was measured are of use on a GPU alone: 5 ms of the package's import.
+    from ..plan import choice
 
-    It is what was measured to be best (:mod:`cute_gemm.plan.tuned`), or is predicted to be where nothing was,
-    as it runs this problem (:func:`candidates.as_run`).
-
-    Args:
-        problem: what is to be computed.
-        tma_scales: whether TMA can load the scales of A.
-    """
-    config = tuned.choice(problem) or cost_model.best(problem)
-    return candidates.as_run(problem, config, tma_scales)
+    return choice.choose(problem, tma_scales)
 
 
 def prepare(
@@ -95,6 +90,7 @@ def prepare(
     of: builder.Program | KernelConfig,
     pdl: bool | None = False,
     flags: LaunchFlags | None = None,
+    has_epilogue: bool = False,
 ) -> Launch:
     """A kernel, from this process, from disk or compiled now, and how to launch it.
 
@@ -103,12 +99,36 @@ def prepare(
         of: a configuration, or a program made by hand.
         pdl: whether by programmatic dependent launch; None where it pays.
         flags: how to launch, ``pdl`` included; None for what :func:`launch_policy.launch_flags` says.
+        has_epilogue: whether a program is a configuration with a call's epilogue.
+
+    Raises:
+        NotCompiledError: it has to be compiled, and calls are not to. The message names a command.
     """
     config = of if isinstance(of, KernelConfig) else of.config
     if flags is None:
         flags = launch_policy.launch_flags(problem, config, pdl)
     is_drawn = launch_policy.is_drawn(problem, config)
-    return Launch(builder.instance(of), problem.num_sms, int(flags), is_drawn)
+    try:
+        kernel = builder.instance(of)
+    except NotCompiledError as error:
+        remedy = _remedy(problem, of, has_epilogue, error.remedy)
+        call = problem.layout.describe(problem)
+        raise NotCompiledError(error.label, error.why, remedy, call) from None
+    return Launch(kernel, problem.num_sms, int(flags), is_drawn)
+
+
+def _remedy(
+    problem: GemmProblem, of: builder.Program | KernelConfig, has_epilogue: bool, of_kernel: str
+) -> str:
+    """What makes the kernel of a call, in words; ``of_kernel`` makes it whatever call needs it."""
+    from ..plan import choice
+
+    command = choice.warmup_command(problem)
+    if has_epilogue:
+        return f"`{command} --epilogue WHERE` makes it, WHERE being the epilogue, such as module:name"
+    if isinstance(of, KernelConfig):
+        return f"{of_kernel}, and `{command}` all that such calls may need"
+    return of_kernel
 
 
 def choose(problem: GemmProblem, tma_scales: bool, device: int) -> KernelConfig:

@@ -34,7 +34,10 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
-OWN_PARTS = ("kernels", "schedulers", "dsl", "plan", "runtime/builder.py", "runtime/compiler.py")
+OWN_PARTS = (
+    *("kernels", "schedulers", "dsl", "plan"),
+    *(f"runtime/{name}.py" for name in ("builder", "compiler", "elf", "host_level", "linker")),
+)
 """What of this package shapes kernels: folders and files, each a part of every key."""
 
 _KNOWN = frozenset({"torch", "numpy", "cuda", "tvm_ffi", "cutlass"})

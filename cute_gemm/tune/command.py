@@ -11,6 +11,7 @@ from pathlib import Path
 from ..measure.console import failed, say
 from ..measure.device import compile_kernels, require_hopper
 from ..measure.errors import CommandError
+from ..measure.models import read_model
 from ..measure.progress import track
 from ..measure.timers import Sustained, timers_of
 from ..plan.card import H100, Card
@@ -20,7 +21,6 @@ from ..runtime import hardware
 from ..storage import NoDirectoryError
 from .arguments import DEFAULT_M
 from .calls import kernel_of
-from .models import read_model
 from .picking import keep, tune_all
 from .tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
 

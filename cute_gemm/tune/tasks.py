@@ -14,8 +14,8 @@ from ..plan.card import H100, Card
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout
 from ..plan.limits import MAX_EXTENT
+from ..plan.models import Layer
 from ..plan.problem import GemmProblem, why_impossible
-from .models import Layer
 
 # By one draw, 6 masked groups of about 1024 rows were given tiles that took 5 and 6 % longer than others at
 # other sizes of the same sum (docs/performance.md, 53).

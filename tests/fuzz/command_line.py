@@ -210,6 +210,28 @@ def tune(draw: random.Random, folder: Path) -> CommandLine:
     return CommandLine(["tune", *options], has_gpu=draw.random() < 0.7)
 
 
+def warm_up(draw: random.Random, folder: Path) -> CommandLine:
+    options = draw.choice(
+        [
+            ["--model", str(odd_files.model(draw, folder / "config.json"))],
+            ["--nk", *draw.sample(["136,272", "4,136,272", "7,16", "1022,2147482624,16", "1", "8x16"], 2)],
+            ["--kernel", draw.choice(["quantize_128x128_bf16", "7x7", "os:path", ":", *ODD_TEXTS])],
+            [],
+        ]
+    )
+    more = [
+        ["--max-m", draw.choice(["1", "64", "65537", "2147482624", "0"])],
+        ["--op", *draw.choice([["dense"], ["masked", "moe"], ["offsets"], ["none"]])],
+        ["--card", draw.choice(["NVIDIA H200", "NVIDIA H200", "H200"])],
+        ["--num-sms", draw.choice(["1", "100", "133", "0"])],
+        ["--epilogue", draw.choice(["cute_gemm.epilogue:silu", "cute_gemm.epilogue:bias", "os:path", "x"])],
+        ["--batch-invariant"],
+        ["--no-quantizers"],
+    ]
+    options += [word for option in more if draw.random() < 0.4 for word in option]
+    return CommandLine(["warmup", *(each.replace("\0", "") for each in options), "--dry-run"])
+
+
 def inspect(draw: random.Random, folder: Path) -> CommandLine:
     kernel = odd_files.program(draw, folder / "mine.py")
     config = draw.choice([draw.choice(every_config()).name, "7x7", *ODD_TEXTS]).replace("\0", "")
@@ -228,7 +250,7 @@ def inspect(draw: random.Random, folder: Path) -> CommandLine:
 
 
 def info(draw: random.Random, folder: Path) -> CommandLine:
-    return CommandLine(["info"])
+    return CommandLine(["info", *draw.choice([[], ["--report"]])])
 
 
 def share(draw: random.Random, folder: Path) -> CommandLine:
@@ -241,6 +263,8 @@ def soup(draw: random.Random, folder: Path) -> CommandLine:
         "demo",
         "bench",
         "tune",
+        "warmup",
+        "pack",
         "inspect",
         "info",
         "share",
@@ -256,7 +280,7 @@ def soup(draw: random.Random, folder: Path) -> CommandLine:
 
 
 COMMANDS: list[Callable[[random.Random, Path], CommandLine]] = [
-    *(demo, demo, compare, compare, bench, tune, tune, inspect, info, share, soup, plot)
+    *(demo, demo, compare, compare, bench, tune, tune, warm_up, inspect, info, share, soup, plot)
 ]
 
 

@@ -348,7 +348,7 @@ def test_a_killed_worker_is_named(run, on_gpu, monkeypatch, tmp_path):
 
 def test_origin_names_what_shapes_the_figures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    monkeypatch.setattr(origin, "_driver_version", lambda: "580.159")
+    monkeypatch.setattr(origin, "driver_version", lambda: "580.159")
     found = origin.describe_origin({"triton": "3.8.0"})
     versions = found["versions"]
     assert {"cute_gemm", "nvidia-cutlass-dsl", "nvidia-cutlass-dsl-libs-base", "tvm-ffi"} < versions.keys()
@@ -361,4 +361,4 @@ def test_origin_names_what_shapes_the_figures(monkeypatch):
 
 def test_a_driver_that_cannot_be_asked(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert origin._driver_version() == "unknown"
+    assert origin.driver_version() == "unknown"

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from cache_places import KEY, PAYLOAD, SOMEBODY, needs_root, opened, own_store_is_open
 
-from cute_gemm import storage
 from cute_gemm.runtime import cache
 
 
@@ -97,7 +96,7 @@ def test_without_a_home_nothing_is_made_in_the_current_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(cache.DIRECTORY_VARIABLE, raising=False)
-    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", lambda name: f"~/.cache/{name}")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"~/.cache/{name}")
     assert not own_store_is_open()
     assert "no home directory" in caplog.text
     assert not list(tmp_path.iterdir())

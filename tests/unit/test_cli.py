@@ -425,6 +425,22 @@ def test_info_says_why_a_cache_is_not_used(run, monkeypatch, tmp_path):
     assert dict(row[:2] for row in rows(out))["cache"] == "switched off"
 
 
+def test_a_report_says_what_is_broken(run, monkeypatch):
+    monkeypatch.setenv("CUTE_GEMM_JIT", "never")
+    monkeypatch.setenv("CUDA_API_TOKEN", "hidden")
+    monkeypatch.setenv("TMPDIR", os.path.expanduser("~/there"))
+    monkeypatch.setattr("cute_gemm.cli.report.driver_version", lambda: 1 / 0)
+    status, out, _ = run("info", "--report")
+    facts = dict(line.split(": ", 1) for line in out.splitlines() if ": " in line)
+    assert status == 0
+    assert f"torch {torch.__version__.partition('+')[0]}" in facts["distributions"]
+    assert "CUTE_GEMM_JIT=never" in facts["variables"]
+    assert "hidden" not in out
+    assert "TMPDIR=~/there" in facts["variables"]
+    assert facts["driver"] == "ZeroDivisionError: division by zero"
+    assert facts["product"].startswith("on cpu, error 1")
+
+
 def test_the_module_is_the_program():
     command = [sys.executable, "-m", "cute_gemm", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -30,8 +30,10 @@ ROOMS: dict[str, set[str]] = {
     "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
+    "packing": {"runtime"},
+    "warming": {"", "epilogue", "plan", "quantize", "runtime", "settings", "storage"},
     # The package as users import it.
-    "": {"epilogue", "interrupts", "moe", "ops", "quantize", "settings"},
+    "": {"epilogue", "interrupts", "moe", "ops", "packing", "quantize", "settings", "warming"},
     # Tests run parts of kernels on the host.
     "testing": {
         "kernels",
@@ -49,7 +51,10 @@ ROOMS: dict[str, set[str]] = {
     "measure": {"", "plan", "quantize", "reference", "runtime", "storage", "testing"},
     "bench": {"measure", "plan", "runtime", "testing"},
     "tune": {"measure", "plan", "runtime", "storage", "testing"},
-    "cli": {"", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "storage", "testing"},
+    "cli": {
+        *("", "interrupts", "measure", "plan", "quantize", "reference", "runtime", "settings", "storage"),
+        *("testing", "warming"),
+    },
     "__main__": {"cli"},
 }
 
@@ -221,3 +226,21 @@ def test_calls_on_the_cpu_import_nothing() -> None:
     """
     done = subprocess.run([sys.executable, "-c", CALLS], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+IMPORTED_LATER = (
+    *("cuda", "cutlass", "platformdirs", "rich", "safetensors", "tvm_ffi"),
+    *("cute_gemm.kernels", "cute_gemm.plan.cost_model", "cute_gemm.plan.tuned"),
+    *("cute_gemm.runtime.inspection", "cute_gemm.warming.needs"),
+)
+"""What takes milliseconds, or seconds, and is of use to some processes alone."""
+
+
+def test_what_few_need_is_not_imported_with_the_package() -> None:
+    program = (
+        "import sys, torch; before = set(sys.modules); import cute_gemm; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    imported = set(done.stdout.split())
+    assert imported & set(IMPORTED_LATER) == set()
+    assert "cute_gemm.runtime.launcher" in imported

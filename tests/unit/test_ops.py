@@ -194,7 +194,7 @@ class Kernels:
     def choose(self, problem: GemmProblem, tma_scales: bool, device: int) -> KernelConfig:
         return KernelConfig(64, 64, 4, layout=problem.layout)
 
-    def prepare(self, problem: GemmProblem, config: KernelConfig, pdl: bool) -> Launch:
+    def prepare(self, problem: GemmProblem, config: KernelConfig, pdl: bool, has_epilogue: bool) -> Launch:
         return Launch(functools.partial(self.launch, problem.layout, problem.groups), 132, 0, False)
 
     def launch(self, layout: Layout, groups: int, *arguments: torch.Tensor | int) -> None:

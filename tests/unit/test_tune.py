@@ -19,11 +19,11 @@ from cute_gemm.plan import cost_model
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.launch_policy import LaunchFlags
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, Layout
+from cute_gemm.plan.models import Layer
 from cute_gemm.plan.tuned import files
 from cute_gemm.plan.tuned.table import Table
 from cute_gemm.runtime import builder, launcher
 from cute_gemm.tune.calls import case_of, chains_of, checked_calls, kernel_of
-from cute_gemm.tune.models import Layer
 from cute_gemm.tune.picking import Pick, fastest, pick, tune_all
 from cute_gemm.tune.tasks import TuningTask, configs_to_time, plan_layers, plan_shapes
 

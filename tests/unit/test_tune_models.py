@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cute_gemm.measure.errors import CommandError
-from cute_gemm.tune.models import read_model
+from cute_gemm.measure.models import read_model
 
 LLAMA = {
     "model_type": "llama",

@@ -335,7 +335,7 @@ def test_without_a_directory_the_packages_choices_are_taken(
     def has_no_home(name: str) -> str:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", has_no_home)
+    monkeypatch.setattr("platformdirs.user_cache_dir", has_no_home)
     for variable in (files.DIRECTORY_VARIABLE, storage.DIRECTORY_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     if named:

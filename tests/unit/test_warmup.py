@@ -28,9 +28,9 @@ def test_every_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-        def submit(self, function: Callable[..., None], make: object, config: KernelConfig) -> "Future[None]":
+        def submit(self, function: Callable[..., None], config: KernelConfig) -> "Future[None]":
             done: Future[None] = Future()
-            done.set_result(function(make, config))
+            done.set_result(function(config))
             return done
 
     monkeypatch.setattr(warmup, "ProcessPoolExecutor", Pool)
@@ -73,7 +73,7 @@ def test_workers_that_end_early(
         def __exit__(self, *_: object) -> None:
             pass
 
-        def submit(self, function: Callable[..., None], make: object, config: KernelConfig) -> "Pool":
+        def submit(self, function: Callable[..., None], config: KernelConfig) -> "Pool":
             assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
             return self
 

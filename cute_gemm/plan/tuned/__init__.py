@@ -15,3 +15,8 @@ def choice(problem: GemmProblem) -> KernelConfig | None:
     """What was measured to be best for ``problem`` on cards of the name of its own; None if nothing was."""
     found = (table.choice(problem) for table in tables(problem.card.name))
     return next((config for config in found if config is not None), None)
+
+
+def rows_measured(problem: GemmProblem) -> list[int]:
+    """The M of all problems that something was measured of and that differ from ``problem`` in M alone."""
+    return sorted({m for table in tables(problem.card.name) for m in table.rows(problem)})

@@ -107,6 +107,10 @@ class Table:
             return None
         return config if is_candidate(problem, config) else None
 
+    def rows(self, problem: GemmProblem) -> list[int]:
+        """The M that entries have, of problems that differ from ``problem`` in M alone, ascending."""
+        return self._series.get(_series(problem), ([], []))[0]
+
 
 def render(device_name: str, entries: Iterable[Entry]) -> str:
     """The text of a file: sorted, a line for each entry."""

@@ -1,19 +1,20 @@
-"""The matrices that a model's linear layers multiply with, by its HuggingFace ``config.json``."""
+"""The matrices that a model's linear layers multiply with, by what its HuggingFace ``config.json`` says."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..measure.console import printable
-from ..measure.errors import CommandError
-from ..measure.files import named, parse_json, read_text
-from ..plan.limits import MAX_EXTENT
+from .limits import MAX_EXTENT
 
 _EXPERTS = "n_routed_experts", "num_experts", "num_local_experts"
+_PER_TOKEN = "num_experts_per_tok"
+
+NORMED, GATED, PLAIN = "normed", "gated", "plain"
+"""What comes before a layer, and so what quantises its input: a normalisation, the activation of an MLP, or
+something else."""
 
 # All of whose linear layers are those below.
 _KNOWN = {
@@ -46,6 +47,7 @@ class Layer:
     n: int
     k: int
     groups: int | None = None
+    behind: str = NORMED
 
 
 @dataclass(frozen=True)
@@ -55,30 +57,43 @@ class Model:
     Args:
         layers: the weights that are known to follow from it.
         left_out: what it tells of that is not among them, a phrase each.
+        experts_per_token: that it chooses, if it has experts.
     """
 
     layers: list[Layer]
     left_out: list[str]
+    experts_per_token: int = 1
 
 
-def read_model(path: Path) -> Model:
+class ModelError(ValueError):
+    """A config that layers do not follow from; the message says why, but not what to do instead.
+
+    Args:
+        why: as said.
+        kind: the type of the model; empty where it is no model's config.
+    """
+
+    def __init__(self, why: str, kind: str = "") -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+def model_of(content: Any) -> Model:
     """The linear layers of a Llama-, Qwen- or DeepSeek-like model, without embeddings, router and head.
 
     Weights with the same input count as one, as servers fuse them: q, k and v; gate and up; with latent
     attention q_a and kv_a.
 
     Args:
-        path: a ``config.json``, or the directory that it is in.
+        content: of a ``config.json``, as it was parsed.
 
     Raises:
-        CommandError: it cannot be read, lacks what layers follow from, or is of another kind of model.
+        ModelError: it lacks what layers follow from, or is of another kind of model.
     """
-    file = path / "config.json" if path.is_dir() else path
-    content = parse_json(read_text(file), named(file))
     # Of a model that also sees, the part that reads and writes.
     config = content.get("text_config", content) if isinstance(content, dict) else None
     if not isinstance(config, dict):
-        raise CommandError(f"{named(file)}: not the config.json of a model")
+        raise ModelError("not the config.json of a model")
     fields = _Fields(config)
     act = fields.get("hidden_act")
     layers = [*_attention(fields), *_mlp(fields)]
@@ -87,9 +102,10 @@ def read_model(path: Path) -> Model:
     if fields.missing:
         fields.objections.insert(0, f"it lacks {', '.join(dict.fromkeys(fields.missing))}")
     if fields.objections:
-        reasons = "; ".join(dict.fromkeys(fields.objections))
-        raise CommandError(f"{named(file)} ({_type_of(config)}): {reasons}; name shapes by --shapes instead")
-    return Model(layers, list(dict.fromkeys(_left_out(content, config))))
+        raise ModelError("; ".join(dict.fromkeys(fields.objections)), _type_of(config))
+    per_token = config.get(_PER_TOKEN)
+    choices = per_token if type(per_token) is int and per_token >= 1 else 1
+    return Model(layers, list(dict.fromkeys(_left_out(content, config))), choices)
 
 
 @dataclass(frozen=True)
@@ -123,8 +139,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+def _printable(value: Any) -> str:
+    """In one line, without what steers a terminal."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(value)
+    )
+
+
 def _type_of(config: dict[str, Any]) -> str:
-    return printable(config.get("model_type", "of no type"))[:40]
+    return _printable(config.get("model_type", "of no type"))[:40]
 
 
 def _left_out(content: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
@@ -137,7 +160,7 @@ def _left_out(content: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     if isinstance(kinds, list):
         for kind in {each: None for each in kinds if isinstance(each, str)}:
             if kind not in _ATTENTION:
-                yield f"layers of type {printable(kind)[:40]}"
+                yield f"layers of type {_printable(kind)[:40]}"
     if _type_of(config) not in _KNOWN:
         yield f"what a model of type {_type_of(config)}, which is not known here, has beyond a Llama-like one"
 
@@ -153,7 +176,7 @@ def _attention(model: _Fields) -> Iterator[Layer]:
     has_gate = model.config.get("attn_output_gate", model.config.get("model_type") == "qwen3_next")
     queries = 2 * heads if has_gate else heads
     yield Layer("qkv_proj", (queries + 2 * kv_heads) * head, hidden)
-    yield Layer("o_proj", hidden, heads * head)
+    yield Layer("o_proj", hidden, heads * head, behind=PLAIN)
 
 
 def _latent_attention(model: _Fields, hidden: int, heads: int) -> Iterator[Layer]:
@@ -168,7 +191,7 @@ def _latent_attention(model: _Fields, hidden: int, heads: int) -> Iterator[Layer
         yield Layer("q_proj", heads * (nope + rope), hidden)
         yield Layer("kv_a_proj", latent + rope, hidden)
     yield Layer("kv_b_proj", heads * (nope + value), latent)
-    yield Layer("o_proj", hidden, heads * value)
+    yield Layer("o_proj", hidden, heads * value, behind=PLAIN)
 
 
 def _mlp(model: _Fields) -> Iterator[Layer]:
@@ -196,4 +219,4 @@ def _mlp(model: _Fields) -> Iterator[Layer]:
 
 def _gated(name: str, hidden: int, width: int, groups: int | None = None) -> Iterator[Layer]:
     yield Layer(f"{name}.gate_up_proj", 2 * width, hidden, groups)
-    yield Layer(f"{name}.down_proj", hidden, width, groups)
+    yield Layer(f"{name}.down_proj", hidden, width, groups, GATED)

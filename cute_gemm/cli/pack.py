@@ -1,0 +1,44 @@
+"""`cute-gemm pack`: compiled kernels in a folder, for machines that are not to compile any."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cute_gemm import __version__
+from cute_gemm.measure.console import say
+from cute_gemm.measure.errors import CommandError
+
+from . import warmup
+
+
+def register(commands: Any) -> None:
+    """Add the command to a parser's."""
+    parser = commands.add_parser("pack", help="write kernels to a folder, which loads without a compiler")
+    parser.add_argument("folder", type=Path, help="made if it is not there; else empty, or a pack to replace")
+    warmup.add_arguments(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from cute_gemm.runtime import compiler, pack_writer, packs
+    from cute_gemm.warming import kernels, work
+
+    if not args.folder.name:
+        raise CommandError(f"{str(args.folder)!r} names no folder of its own")
+    needed = warmup.needed_by(args)
+    missing, kept = work.sort(needed)
+    warmup.make(missing, kept, args.jobs)
+    with compiler.noting() as noted:
+        for each in needed:
+            kernels.load(each)
+    if len(noted) < len(needed):
+        raise CommandError("sources of kernels changed while they were compiled")
+    directory = args.folder.absolute()
+    try:
+        size = pack_writer.write(directory, noted, __version__)
+    except packs.PackError as error:
+        raise CommandError(str(error)) from error
+    say(f"{len(noted)} kernels, {size / 2**20:.1f} MiB: {directory}")
+    say(f"processes take them with {packs.VARIABLE}={directory}, or cute_gemm.load_pack")

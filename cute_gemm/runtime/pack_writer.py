@@ -1,0 +1,108 @@
+"""Writes packs: libraries of kernels in a folder, and the manifest that makes them one (:mod:`.packs`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ..storage import read_regular, replace_file_in
+from . import compiler, dsl_library, host_level, linked
+from .distributions import versions
+from .pack_errors import PackError
+from .pack_manifest import FILE, Manifest, PackedKernel, parse
+from .packs import sources_digest
+from .sources import own_parts_changed
+
+_MODE = 0o644
+
+
+def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) -> int:
+    """Writes a pack of kernels, in place of one that may be there.
+
+    The manifest comes last: a pack whose writer is killed is none.
+
+    Args:
+        directory: made if it is not there; else empty, or a pack.
+        kernels: by :func:`.packs.identity`, as :func:`.compiler.noting` gives them.
+        version: of this package.
+
+    Returns:
+        The bytes of its files.
+
+    Raises:
+        PackError: the folder has something else in it; a kernel is no library, as none is for this CPU; or
+            the sources of this package have changed since this process imported them.
+        OSError: it cannot be written.
+    """
+    level = host_level.here()
+    objects = [each.label for each in kernels.values() if not linked.is_library(each.image)]
+    if level is None or objects:
+        raise PackError(f"on {platform.machine()} there are no packs: kernels cannot be linked")
+    if own_parts_changed():
+        raise PackError("sources of cute_gemm changed since this process imported it: start anew")
+    with suppress(FileExistsError):
+        directory.mkdir(0o755, parents=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        old = _files_of_a_pack(descriptor, directory)
+        with suppress(FileNotFoundError):
+            os.unlink(FILE, dir_fd=descriptor)
+        packed, size = {}, 0
+        for key, each in sorted(kernels.items(), key=lambda item: item[1].label):
+            digest = hashlib.sha256(each.image).hexdigest()
+            file = f"{re.sub(r'[^0-9A-Za-z_+-]+', '_', each.label)}-{digest[:12]}.so"
+            replace_file_in(descriptor, file, each.image, _MODE)
+            packed[key] = PackedKernel(each.label, file, compiler.SYMBOL, digest)
+            size += len(each.image)
+        text = _manifest(version, level.name, kernels, packed).text().encode()
+        for file in old - {each.file for each in packed.values()}:
+            with suppress(FileNotFoundError):
+                os.unlink(file, dir_fd=descriptor)
+        replace_file_in(descriptor, FILE, text, _MODE)
+    finally:
+        os.close(descriptor)
+    return size + len(text)
+
+
+def _manifest(
+    version: str, cpu: str, kernels: Mapping[str, compiler.Noted], packed: dict[str, PackedKernel]
+) -> Manifest:
+    flavour = dsl_library.flavour()
+    made_with = versions("nvidia-cutlass-dsl*", "apache-tvm-ffi") | {"python": platform.python_version()}
+    least = max(
+        (dsl_library.least_version(each.image) for each in kernels.values()),
+        default=dsl_library.LEAST_VERSION,
+    )
+    return Manifest(
+        version,
+        sources_digest(),
+        platform.system(),
+        cpu,
+        flavour,
+        # GPU code runs under every driver for the same major version of CUDA, or a later one.
+        1000 * flavour,
+        least,
+        made_with,
+        compiler.dsl_settings(),
+        packed,
+    )
+
+
+def _files_of_a_pack(descriptor: int, directory: Path) -> set[str]:
+    """The files of the pack that is there.
+
+    Raises:
+        PackError: something is there that is no pack.
+    """
+    if not os.listdir(descriptor):
+        return set()
+    try:
+        content, _ = read_regular(FILE, 1 << 24, descriptor)
+        return {each.file for each in parse(content.decode(errors="replace")).kernels.values()}
+    except (OSError, PackError) as error:
+        raise PackError(f"{directory} is neither empty nor a pack, and is left as it is") from error

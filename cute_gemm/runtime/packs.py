@@ -1,0 +1,198 @@
+"""Kernels that were compiled elsewhere, from folders with a manifest: no compiler and no DSL are needed.
+
+A pack is used if it fits: it is of the same sources of this package, and the machine's CPU, driver and the
+DSL's runtime library are what it asks for. Folders and files are judged as those of the disk cache are
+(:mod:`.trust`), a file by its SHA-256 too, before anything of it is mapped. What does not fit is refused with
+the reason, and kernels are then found on disk or compiled. docs/packs.md is for users.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import platform
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..storage import read_regular, reason
+from . import dsl_library, host_level, linked
+from .cache_limits import MOST_BYTES_OF_A_KERNEL
+from .pack_errors import PackError
+from .sources import own_digests
+from .trust import UntrustedError, open_directory, require_own
+
+if TYPE_CHECKING:
+    from .pack_manifest import Manifest, PackedKernel
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "CUTE_GEMM_PACKS"
+"""Environment variable: folders of packs, separated as in ``PATH``."""
+
+_MOST_BYTES_OF_A_MANIFEST = 16 << 20
+
+_given: dict[Path, Pack] = {}
+_refused: set[tuple[Path, str]] = set()
+_guard = threading.Lock()
+
+
+class Pack(NamedTuple):
+    """A pack that fits.
+
+    Args:
+        directory: where it is.
+        manifest: what it says.
+    """
+
+    directory: Path
+    manifest: Manifest
+
+    def read(self, kernel: PackedKernel) -> bytes:
+        """The library of one of its kernels.
+
+        Raises:
+            PackError: the file is missing or damaged, or others could have written it.
+        """
+        content = _read(self.directory, kernel.file, MOST_BYTES_OF_A_KERNEL)
+        if hashlib.sha256(content).hexdigest() != kernel.sha256:
+            raise PackError(f"{self.directory / kernel.file} is damaged, or another kernel's")
+        return content
+
+
+def use(directory: Path) -> Pack:
+    """Has calls of this process take their kernels from a pack first.
+
+    Args:
+        directory: an absolute path.
+
+    Raises:
+        PackError: it is not used.
+    """
+    pack = _opened(directory)
+    with _guard:
+        _given[directory] = pack
+    return pack
+
+
+def identity(kernel: str, sources: str) -> str:
+    """By what packs know kernels.
+
+    Args:
+        kernel: the ``repr`` of the compiler's key.
+        sources: the digest of what it is made of.
+    """
+    return hashlib.sha256(json.dumps([kernel, sources]).encode()).hexdigest()
+
+
+def sources_digest() -> str:
+    """Of what of this package shapes kernels."""
+    return hashlib.sha256("".join(own_digests()).encode()).hexdigest()
+
+
+def load(wanted: str, label: str) -> Callable[..., None] | None:
+    """The kernel of an :func:`identity` from the first pack that has it; None where none does, or can.
+
+    Args:
+        wanted: the identity.
+        label: the kernel's name in what is logged.
+    """
+    for pack in (*_given.values(), *_of_environment(os.environ.get(VARIABLE, ""))):
+        kernel = pack.manifest.kernels.get(wanted)
+        if kernel is None:
+            continue
+        try:
+            made = linked.load(pack.read(kernel), kernel.function)
+        except (PackError, ImportError, OSError, AttributeError) as error:
+            _warn_once(pack.directory, f"did not use {label} of the pack {pack.directory}: {error}")
+            continue
+        logger.debug("loaded %s from the pack %s", label, pack.directory)
+        return made
+    return None
+
+
+@functools.lru_cache(1)
+def _of_environment(named: str) -> tuple[Pack, ...]:
+    found = []
+    for each in filter(None, named.split(os.pathsep)):
+        directory = Path(each).expanduser().absolute()
+        try:
+            found.append(_opened(directory))
+        except PackError as error:
+            _warn_once(directory, f"the pack {directory}, which {VARIABLE} names, is not used: {error}")
+    return tuple(found)
+
+
+def _opened(directory: Path) -> Pack:
+    from .pack_manifest import FILE, parse
+
+    content = _read(directory, FILE, _MOST_BYTES_OF_A_MANIFEST)
+    pack = Pack(directory, parse(content.decode(errors="replace")))
+    why = _why_unfit(pack.manifest)
+    if why:
+        raise PackError(why)
+    return pack
+
+
+def _why_unfit(made: Manifest) -> str:
+    """Why kernels of a manifest would not run here, or would be others than are compiled here."""
+    if made.sources != sources_digest():
+        return "it was made of other sources of cute_gemm than are installed here: make it anew"
+    if made.system != platform.system():
+        return f"it is for {made.system}, and this is {platform.system()}"
+    if why := host_level.why_unfit(made.cpu):
+        return why
+    driver = dsl_library.driver_version()
+    if driver and driver < made.least_driver:
+        return (
+            f"it was compiled by CUDA {made.cuda} and wants a driver for CUDA {made.least_driver // 1000} or "
+            f"later, and this machine's is for {driver // 1000}.{driver % 1000 // 10}"
+        )
+    try:
+        version = dsl_library.version()
+    except dsl_library.NoLibraryError as error:
+        return str(error)
+    if _numbers(version) < _numbers(made.least_runtime):
+        return (
+            f"it calls what the runtime library of the CuTe DSL has from {made.least_runtime} on, and "
+            f"{version} is installed: make it with the oldest DSL that it is for"
+        )
+    return ""
+
+
+def _read(directory: Path, name: str, most: int) -> bytes:
+    try:
+        descriptor = open_directory(directory)
+        try:
+            content, found = read_regular(name, most, descriptor)
+        finally:
+            os.close(descriptor)
+        require_own(found, directory / name)
+    except UntrustedError as error:
+        raise PackError(str(error)) from error
+    except OSError as error:
+        where = "" if error.filename == str(directory) else f"{directory / name}: "
+        raise PackError(f"{where}{error.strerror if where else reason(error)}") from error
+    return content
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``4.8.1`` as numbers; what is no number ends them."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _warn_once(directory: Path, message: str) -> None:
+    with _guard:
+        is_new = (directory, message) not in _refused
+        _refused.add((directory, message))
+    if is_new:
+        logger.warning(message)

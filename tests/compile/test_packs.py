@@ -1,0 +1,88 @@
+"""A pack of real kernels, in a process that has neither the DSL nor a cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cute_gemm.cli import main
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.quantizer import RowQuantizer
+from cute_gemm.runtime import builder, cache, compiler, packs, quantizer_builder, selection
+
+M, N, K = 70, 136, 144
+
+PROCESS = f"""
+import sys
+import torch
+sys.modules["cutlass"] = None
+import cute_gemm
+from cute_gemm.cli import main
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.quantizer import RowQuantizer
+from cute_gemm.runtime import builder, quantizer_builder, selection
+
+def refuses(kernel, *arguments):
+    try:
+        kernel(*arguments)
+    except (TypeError, ValueError) as error:
+        print(type(error).__name__, error)
+
+a, sa = cute_gemm.quantize_1x128(torch.randn({M}, {K}))
+b, sb = cute_gemm.quantize_128x128(torch.randn({N}, {K}))
+out = torch.empty({M}, {N}, dtype=torch.bfloat16)
+product = builder.instance(selection.select(GemmProblem({M}, {N}, {K})))
+refuses(product, a, sa, b, sb, out, 132, 0, 0, 0)
+refuses(product, a)
+refuses(quantizer_builder.instance(RowQuantizer("bfloat16")), out, a, sa, 0, 0)
+try:
+    builder.instance(selection.select(GemmProblem({M}, {N}, {K}, "float32")))
+except ImportError as error:
+    print("not in the pack:", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(cache.DIRECTORY_VARIABLE, str(folder / "cache"))
+        patch.setattr(compiler, "_loaded", {})
+        product, quantizer = selection.select(GemmProblem(M, N, K)), RowQuantizer("bfloat16")
+        # Here, and not in processes of the command's own.
+        builder.instance(product)
+        quantizer_builder.instance(quantizer)
+        assert main(["pack", str(folder / "pack"), "--kernel", product.name, quantizer.name]) == 0
+    return folder / "pack"
+
+
+def run(pack: Path) -> subprocess.CompletedProcess[str]:
+    own = {packs.VARIABLE: str(pack), cache.DIRECTORY_VARIABLE: ""}
+    return subprocess.run(
+        [sys.executable, "-c", PROCESS], env=os.environ | own, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_kernels_are_callable_without_the_dsl(pack: Path) -> None:
+    ran = run(pack)
+    assert ran.returncode == 0, ran.stderr
+    cpu, few, quantizer, other = ran.stdout.splitlines()
+    assert cpu.startswith("ValueError")
+    assert cpu.endswith("expected device_type=cuda")
+    assert few.startswith("TypeError Expects 9 parameters")
+    assert quantizer.endswith("expected device_type=cuda")
+    assert other.startswith("not in the pack:")
+
+
+def test_where_a_kernel_is_damaged_the_dsl_is_wanted(pack: Path) -> None:
+    """So the process above took it from nowhere else."""
+    for file in pack.glob("*.so"):
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+    ran = run(pack)
+    assert ran.returncode != 0
+    assert "is damaged, or another kernel's" in ran.stderr
+    assert "No module named 'cutlass" in ran.stderr

@@ -1,0 +1,377 @@
+"""Packs of kernels: which are used, and why others are not. Their libraries are stand-ins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cache_places import SOMEBODY, needs_root
+
+import cute_gemm
+from cute_gemm.runtime import (
+    cache,
+    compiler,
+    dsl_library,
+    host_level,
+    linked,
+    pack_manifest,
+    pack_writer,
+    packs,
+    sources,
+)
+from cute_gemm.runtime.pack_errors import PackError
+
+LIBRARY = b"\x7fELF" + bytes(12) + b"\x03\x00"
+
+
+def image(label: str) -> bytes:
+    return LIBRARY + label.encode()
+
+
+def build() -> Any:
+    raise AssertionError("the stand-in builds nothing")
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was compiled, by a stand-in for the DSL; functions return their library's name."""
+    done: list[str] = []
+
+    def compiles(_: compiler.Build, label: str) -> bytes:
+        done.append(label)
+        return image(label)
+
+    def loads(content: bytes, function: str) -> Callable[[], tuple[str, str]]:
+        if content.endswith(b"unfit"):
+            raise OSError("undefined symbol: that of tomorrow")
+        return lambda: (content.removeprefix(LIBRARY).decode(), function)
+
+    monkeypatch.setattr(compiler, "_compile", compiles)
+    monkeypatch.setattr(compiler, "_surroundings", lambda: {"dsl": "4.8.1"})
+    monkeypatch.setattr(linked, "load", loads)
+    monkeypatch.setattr(dsl_library, "version", lambda: "4.8.1")
+    monkeypatch.setattr(dsl_library, "driver_version", lambda: 13010)
+    monkeypatch.setattr(dsl_library, "flavour", lambda: 12)
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(packs.VARIABLE, raising=False)
+    new_process(monkeypatch)
+    return done
+
+
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has no kernels on disk."""
+    monkeypatch.setattr(compiler, "_loaded", {})
+    monkeypatch.setattr(packs, "_given", {})
+    monkeypatch.setattr(packs, "_refused", set())
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
+    packs._of_environment.cache_clear()
+
+
+@pytest.fixture
+def pack(compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pack of the kernels "one" and "two"; nothing is in the process or on disk."""
+    directory = tmp_path / "pack"
+    write(directory, "one", "two")
+    compiled.clear()
+    new_process(monkeypatch)
+    return directory
+
+
+def write(directory: Path, *labels: str) -> int:
+    with compiler.noting() as noted:
+        for label in labels:
+            compiler.instance(label, build, label)
+    return pack_writer.write(directory, noted, cute_gemm.__version__)
+
+
+def ask(label: str) -> Any:
+    return compiler.instance(label, build, label)()
+
+
+def edit(pack: Path, **changes: Any) -> None:
+    """Says other things in a manifest; None leaves a field out."""
+    path = pack / pack_manifest.FILE
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def test_kernels_of_a_pack_are_taken_and_others_compiled(
+    pack: Path, compiled: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cute_gemm.load_pack(pack) == 2
+    assert ask("one") == ("one", compiler.SYMBOL)
+    assert ask("three")[0] == "three"
+    assert compiled == ["three"]
+    assert not caplog.records
+
+
+def test_a_pack_comes_before_the_disk(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cache"))
+    cute_gemm.load_pack(pack)
+
+    def opened() -> None:
+        raise AssertionError("looks on disk")
+
+    monkeypatch.setattr(cache, "opened", opened)
+    assert ask("two")[0] == "two"
+
+
+def test_the_environment_names_packs(
+    pack: Path,
+    compiled: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those that fit are used; of others there is one warning."""
+    missing = tmp_path / "missing"
+    monkeypatch.setenv(packs.VARIABLE, f"{missing}{os.pathsep}{os.pathsep}{pack}")
+    assert [ask(label)[0] for label in ("one", "two", "three")] == ["one", "two", "three"]
+    assert compiled == ["three"]
+    assert caplog.messages == [
+        f"the pack {missing}, which CUTE_GEMM_PACKS names, is not used: No such file or directory: {missing}"
+    ]
+
+
+def test_other_sources_have_other_kernels(
+    pack: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's own: those of this package are compared as a whole."""
+    cute_gemm.load_pack(pack)
+    changed = dataclasses.replace(sources.read(build), digest="of other sources")
+    assert compiler.instance("one", build, "one", changed)()[0] == "one"
+    assert compiled == ["one"]
+
+
+REFUSED = {
+    "other sources of cute_gemm than are installed here": {"sources": "0" * 64},
+    "it is for Plan 9, and this is Linux": {"system": "Plan 9"},
+    "it is for riscv64, and this CPU is": {"cpu": "riscv64"},
+    "it was compiled by CUDA 14 and wants a driver for CUDA 14 or later, and this machine's is for 13.1": {
+        "cuda": 14,
+        "least_driver": 14000,
+    },
+    "has from 4.10.0 on, and 4.8.1 is installed: make it with the oldest DSL": {"least_runtime": "4.10.0"},
+    "manifest.json is not of what this version reads, 'cute_gemm pack, format 1'": {"format": "format 2"},
+    "manifest.json is damaged: it lists no kernels": {"kernels": []},
+    "manifest.json is damaged: a kernel is 'one'": {"kernels": {"0": "one"}},
+    "manifest.json is damaged: it lacks, or has beside what is known: cuda": {"cuda": None},
+    "it lacks, or has beside what is known: more": {"more": 1},
+    "manifest.json is damaged: cuda of it is True": {"cuda": True},
+    "manifest.json is damaged: made_with of it is {'dsl': 4}": {"made_with": {"dsl": 4}},
+    "manifest.json is damaged: cpu of it is {}": {"cpu": {}},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_pack_that_does_not_fit_is_refused_with_the_reason(
+    pack: Path,
+    compiled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    message: str,
+) -> None:
+    edit(pack, **REFUSED[message])
+    with pytest.raises(PackError) as refused:
+        cute_gemm.load_pack(pack)
+    assert message in str(refused.value)
+    monkeypatch.setenv(packs.VARIABLE, str(pack))
+    assert [ask("one")[0], ask("two")[0]] == ["one", "two"]
+    assert compiled == ["one", "two"]
+    assert len(caplog.messages) == 1
+    assert message in caplog.text
+
+
+def test_a_pack_of_sources_that_have_changed_is_refused(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "own_digests", lambda: ["of", "another", "version"])
+    with pytest.raises(PackError, match="other sources of cute_gemm"):
+        cute_gemm.load_pack(pack)
+
+
+def test_a_machine_without_a_driver_or_with_no_dsl_is_told_apart(
+    pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dsl_library, "driver_version", lambda: 0)
+    assert cute_gemm.load_pack(pack) == 2
+
+    def missing() -> str:
+        raise dsl_library.NoLibraryError("the CuTe DSL is not installed")
+
+    monkeypatch.setattr(dsl_library, "version", missing)
+    with pytest.raises(PackError, match="the CuTe DSL is not installed"):
+        cute_gemm.load_pack(pack)
+
+
+def test_versions_are_compared_as_numbers(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(pack, least_runtime="4.9.0")
+    monkeypatch.setattr(dsl_library, "version", lambda: "4.10.0.dev1")
+    assert cute_gemm.load_pack(pack) == 2
+
+
+@pytest.mark.parametrize("file", ["../one.so", "/one.so", ".so", "one", "a/one.so"])
+def test_a_manifest_names_files_of_its_folder_alone(pack: Path, file: str) -> None:
+    kernel = {"name": "one", "file": file, "function": "f", "sha256": "0" * 64}
+    edit(pack, kernels={"0": kernel})
+    with pytest.raises(PackError, match="file or SHA-256 of one are not what such are"):
+        cute_gemm.load_pack(pack)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -2])
+def test_a_manifest_that_is_cut_off_is_damaged(pack: Path, length: int) -> None:
+    path = pack / pack_manifest.FILE
+    path.write_text(path.read_text()[:length])
+    with pytest.raises(PackError, match=r"manifest\.json is damaged"):
+        cute_gemm.load_pack(pack)
+    path.write_text("[" * 100_000)
+    with pytest.raises(PackError, match=r"manifest\.json is damaged"):
+        cute_gemm.load_pack(pack)
+    path.unlink()
+    with pytest.raises(PackError, match=r"manifest\.json: No such file"):
+        cute_gemm.load_pack(pack)
+
+
+def the_file(pack: Path, label: str) -> Path:
+    (found,) = pack.glob(f"{label}-*.so")
+    return found
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "is damaged, or another kernel's": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
+    "No such file or directory": lambda path: path.unlink(),
+    "anyone may write to": lambda path: path.chmod(0o666),
+    "Too many levels of symbolic links": lambda path: (
+        path.rename(path.with_suffix("")),
+        path.symlink_to(path.with_suffix("")),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_kernel_that_is_damaged_is_compiled(
+    pack: Path, compiled: list[str], caplog: pytest.LogCaptureFixture, message: str
+) -> None:
+    cute_gemm.load_pack(pack)
+    DAMAGE[message](the_file(pack, "one"))
+    assert [ask("one")[0], ask("two")[0]] == ["one", "two"]
+    assert compiled == ["one"]
+    assert len(caplog.messages) == 1
+    assert f"did not use one of the pack {pack}: " in caplog.text
+    assert message in caplog.text
+
+
+def test_a_library_that_cannot_be_mapped_is_compiled(
+    compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with compiler.noting() as noted:
+        compiler.instance("one", build, "one")
+    broken = {key: compiler.Noted("one", image("unfit")) for key in noted}
+    pack_writer.write(tmp_path / "pack", broken, "0.1.0")
+    new_process(monkeypatch)
+    cute_gemm.load_pack(tmp_path / "pack")
+    assert ask("one")[0] == "one"
+    assert compiled == ["one", "one"]
+    assert "undefined symbol: that of tomorrow" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_a_folder_that_others_can_fill_is_refused(pack: Path, mode: int) -> None:
+    pack.chmod(mode)
+    with pytest.raises(PackError, match="may write to"):
+        cute_gemm.load_pack(pack)
+
+
+@needs_root
+def test_another_users_pack_is_refused(pack: Path) -> None:
+    os.chown(pack, SOMEBODY, SOMEBODY)
+    with pytest.raises(PackError, match="belongs to"):
+        cute_gemm.load_pack(pack)
+
+
+# Writing
+
+
+def test_a_pack_is_written_in_place_of_another(pack: Path, compiled: list[str]) -> None:
+    two = the_file(pack, "two")
+    size = write(pack, "two", "three")
+    assert sorted(path.name for path in pack.iterdir()) == sorted(
+        [pack_manifest.FILE, two.name, the_file(pack, "three").name]
+    )
+    assert size == sum(path.stat().st_size for path in pack.iterdir())
+    assert cute_gemm.load_pack(pack) == 2
+
+
+def test_whatever_the_umask_is_others_cannot_write(compiled: list[str], tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write(tmp_path / "pack", "one")
+    finally:
+        os.umask(before)
+    assert cute_gemm.load_pack(tmp_path / "pack") == 1
+
+
+def test_what_is_no_pack_is_left_alone(compiled: list[str], tmp_path: Path) -> None:
+    note = tmp_path / "folder" / "note"
+    note.parent.mkdir()
+    note.touch()
+    with pytest.raises(PackError, match="is neither empty nor a pack"):
+        write(note.parent, "one")
+    assert list(note.parent.iterdir()) == [note]
+
+
+def test_objects_are_not_packed(compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PackError, match="there are no packs"):
+        pack_writer.write(
+            tmp_path / "pack", {"0": compiler.Noted("one", b"\x7fELF object".ljust(20))}, "0.1.0"
+        )
+    monkeypatch.setattr(host_level, "here", lambda: None)
+    with pytest.raises(PackError, match="there are no packs"):
+        write(tmp_path / "pack", "one")
+
+
+def test_what_changes_while_it_is_compiled_is_not_packed(
+    compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = dataclasses.replace(sources.read(build), files={str(tmp_path / "gone.py"): "0"})
+    with compiler.noting() as noted:
+        compiler.instance("mine", build, "mine", changed)
+    assert not noted
+    monkeypatch.setattr(pack_writer, "own_parts_changed", lambda: True)
+    with pytest.raises(PackError, match="sources of cute_gemm changed"):
+        write(tmp_path / "pack", "one")
+    assert not (tmp_path / "pack").exists()
+
+
+def test_the_runtime_that_it_wants_is_what_its_kernels_call(compiled: list[str], tmp_path: Path) -> None:
+    kernels = {"0": compiler.Noted("one", image("one"))}
+    pack_writer.write(tmp_path / "pack", kernels, "0.1.0")
+    assert read(tmp_path / "pack").least_runtime == "4.6.2"
+    kernels["1"] = compiler.Noted("two", image("CuteDSLRT_TVMFFISetRaisedCudaError"))
+    pack_writer.write(tmp_path / "pack", kernels, "0.1.0")
+    assert read(tmp_path / "pack").least_runtime == "4.7.0"
+
+
+def read(pack: Path) -> pack_manifest.Manifest:
+    return pack_manifest.parse((pack / pack_manifest.FILE).read_text())
+
+
+def test_noting_takes_no_kernel_of_a_pack_and_leaves_the_process_as_it_was(
+    pack: Path, compiled: list[str], tmp_path: Path
+) -> None:
+    cute_gemm.load_pack(pack)
+    before = compiler.instance("one", build, "one")
+    write(tmp_path / "other", "one")
+    assert compiled == ["one"]
+    assert compiler.instance("one", build, "one") is before
+
+
+def test_what_is_loaded_is_logged(pack: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cute_gemm.load_pack(pack)
+    with caplog.at_level(logging.DEBUG, "cute_gemm"):
+        ask("one")
+    assert f"loaded one from the pack {pack}" in caplog.text
