@@ -24,7 +24,12 @@ costs microseconds, not Python's time.
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| 01_hello | 67108864 | 220.7 | 3649 GB/s | 76.0% | 0 | 16 |
+| 01_hello | 1000003 | 5.7 | 2101 GB/s | 43.8% | 0 | 16 |
 
 ## What follows
 

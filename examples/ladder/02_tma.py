@@ -33,7 +33,12 @@ is left that still has to read.
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| 02_tma | 16384x16384 | 158.4 | 3390 GB/s | 70.6% | 0 | 7 |
+| 02_tma | 1000x4112 | 9.5 | 862 GB/s | 18.0% | 0 | 7 |
 
 ## What follows
 

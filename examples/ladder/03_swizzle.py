@@ -38,7 +38,12 @@ unit was where it was looked for. The same Python is traced twice, with the swiz
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| 03_swizzle | 135168x128 | 72.4 | 30602 GB/s | 91.5% | 0 | 32 |
+| 03_swizzle, plain | 135168x128 | 534.1 | 4147 GB/s | 12.4% | 0 | 31 |
 
 ## What follows
 

@@ -30,7 +30,12 @@ stores the sums by this map, written out by hand. If the map were wrong, so woul
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| 04_wgmma | 4096x4096x128 | 36.3 | 118 TFLOP/s | 19.9% | 1.4e-06 | 90 |
+| 04_wgmma | 64x128x128 | 2.9 | 14 GB/s | 0.3% | 1.4e-06 | 90 |
 
 ## What follows
 

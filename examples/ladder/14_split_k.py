@@ -28,7 +28,11 @@ M must be a multiple of 64, N of 64.
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| 14_split_k | 64x2112x7168 | 10.1 | 191 TFLOP/s | 32.6% | 1.4e-06 | 128 |
 
 ## What follows
 

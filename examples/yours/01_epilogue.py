@@ -16,7 +16,13 @@ for who wants to choose the tile: here, to time it beside the same kernel withou
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| the library's, without | 4096x4096x7168 | 177.0 | 1359 TFLOP/s | 68.7% | 1.4e-06 | 168 |
+| the library's, then torch | 4096x4096x7168 | 468.7 | 513 TFLOP/s | 25.9% | 1.5e-06 | 168 |
+| yours | 4096x4096x7168 | 201.8 | 1192 TFLOP/s | 60.2% | 1.3e-06 | 168 |
 
 ## What follows
 

@@ -15,7 +15,12 @@ two scales. And the *kernel* is the library's, but hands the tensors of scales t
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| the library's | 4096x4096x7168 | 180.6 | 1332 TFLOP/s | 67.3% | 1.4e-06 | 168 |
+| yours, per token and channel | 4096x4096x7168 | 175.0 | 1374 TFLOP/s | 69.5% | 1.4e-06 | 168 |
 
 ## What follows
 
