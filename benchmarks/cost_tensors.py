@@ -30,6 +30,7 @@ KNOTS = {
 """Where curves may bend."""
 
 _FEW_K_BLOCKS = 8
+_MOST_FALL = 1.02  # of a curve's factor from there down to one k-block, by each knot
 _LEAST = 0.02  # rates of 0 are tried from here
 
 SHARINGS = "alone", "along M", "along N"
@@ -181,12 +182,12 @@ class Examples:
             return float(f"{value:.4g}")
 
         def held(curve: str, values: list[float]) -> list[float]:
-            """Of few k-blocks, which problems hardly have, more take no less."""
+            """Of few k-blocks, which few problems have, more take no less."""
             if curve != "k_blocks":
                 return values
             few = KNOTS[curve].index(_FEW_K_BLOCKS)
-            rising = list(itertools.accumulate(values[few::-1], min))[::-1]
-            return [*rising, *values[few + 1 :]]
+            falling = itertools.accumulate(values[few::-1], lambda more, fewer: min(fewer, _MOST_FALL * more))
+            return [*list(falling)[::-1], *values[few + 1 :]]
 
         tiles = {
             name: (short(k), short(tile)) for name, (k, tile) in zip(self.tiles, of["tiles"], strict=True)

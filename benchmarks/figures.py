@@ -40,6 +40,7 @@ from cute_gemm.measure.records import (
     read_rows,
 )
 from cute_gemm.measure.statistics import geometric_mean
+from cute_gemm.testing.programs import RECORDS as OF_TUTORIALS
 from cute_gemm.testing.rungs import RECORDS
 
 BENCHMARKS = Path(__file__).parent
@@ -160,8 +161,9 @@ def replaced(text: str, figures: str) -> str:
 
 
 def read_results(directory: Path = RESULTS) -> list[Row]:
-    """All rows but those of the ladder, which have benchmarks/ladder.py."""
-    paths = sorted(set(directory.rglob("*.jsonl")) - set((directory / RECORDS.name).glob("*.jsonl")))
+    """All rows but those of the ladder and of tutorials, which have benchmarks/ladder.py."""
+    others = {RECORDS.name, OF_TUTORIALS.name}
+    paths = [path for path in sorted(directory.rglob("*.jsonl")) if path.parent.name not in others]
     return [row for path in paths for row in read_rows(path)]
 
 

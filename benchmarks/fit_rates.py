@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         start = rates.rates_of(card, layout)
         # Where sizes of groups are not known, curves of few problems follow what is by chance.
-        bends = len(fitted_to) >= LEAST_TO_BEND
+        bends = not layout.is_grouped or len(fitted_to) >= LEAST_TO_BEND
         print(f"{layout.name}, as it is")
         for run, of_run in regrets(start, given).items():
             report(run, of_run)
