@@ -10,7 +10,6 @@ import argparse
 import functools
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..runtime import inspection, lookup
 from ..runtime.builder import Program
 from ..runtime.hardware import is_hopper
 from .poison import poisoned
-from .rungs import SHOWN, Shape, line, tell
+from .rungs import SHOWN, Shape, arguments_of, line, tell
 
 RECORDS = Path("benchmarks/results/yours")
 """Where the repository has what kernels of tutorials took, a file a card."""
@@ -95,8 +94,7 @@ def present(tutorial: Tutorial, argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=f"Tutorial {tutorial.name}.")
     parser.add_argument("--out", type=Path, help="append what was measured to this file, as JSON lines")
-    is_started = Path(sys.argv[0]).stem == tutorial.name
-    args = parser.parse_args(argv if argv is not None else sys.argv[1:] if is_started else [])
+    args = parser.parse_args(arguments_of(tutorial.name) if argv is None else argv)
     # Backwards, so that of trials of one program the first gives the title.
     programs = {trial.program: trial.title for trial in reversed(tutorial.trials)}
     registers = {}

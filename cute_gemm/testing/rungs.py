@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +261,11 @@ def columns(dtype: Any, rows: Any, columns: Any) -> Any:
     return make_fake_tensor(dtype, (rows, columns), (1, stride), assumed_align=TMA_ALIGNMENT)
 
 
+def arguments_of(name: str) -> list[str]:
+    """Those of this process, if it was started for the file of this name: a notebook's are not for cells."""
+    return sys.argv[1:] if Path(sys.argv[0]).stem == name else []
+
+
 def climb(rung: Rung, argv: Sequence[str] | None = None) -> None:
     """A rung's command: runs it where there is a Hopper GPU, else says what it was compiled to.
 
@@ -269,7 +275,7 @@ def climb(rung: Rung, argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=f"Rung {rung.name} of the ladder.")
     parser.add_argument("--out", type=Path, help="append what was measured to this file, as JSON lines")
     parser.add_argument("--sass", action="store_true", help="print the opcodes of its instructions, in order")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments_of(rung.name) if argv is None else argv)
     registers = {}
     for each in (rung, *rung.beside):
         stats = inspection.read_cubin(each.cubin())
