@@ -30,6 +30,7 @@ NEW = {
     "04_wgmma": "two operands in place of one, and what the tensor core is told of them",
     "14_split_k": "few rows want another kernel: a cluster sums up one tile, and nothing is persistent",
     "15_big_tile": "goes on from 13_scales, with two fragments a warpgroup, not from 14_split_k",
+    "16_library": "launches the library's kernel, in place of one of its own",
 }
 """Rungs of which more lines are new than 60, and why."""
 
