@@ -34,6 +34,7 @@ ABOUT = {
     "13_scales": SHARED | {"UTMALDG": 3},
     "14_split_k": LOADED | {"FFMA": 32, "UCGABAR_ARV": 1},
     "15_big_tile": SHARED | {"QGMMA": 32, "FFMA": 512},
+    "16_library": SHARED | {"UTMALDG": 3, "QGMMA": 32, "FFMA": 512},
 }
 """How many instructions of a kind there are at least."""
 
