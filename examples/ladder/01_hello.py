@@ -37,9 +37,11 @@ Look at what is printed without a GPU. There are four multiply-adds and no loop:
 its counter `j` is gone. The scale is gone too: it is a part of the instruction, so for another scale another
 kernel is compiled. The length is not: one kernel serves both shapes.
 
-A kernel that reads two numbers and writes one for a single multiply-add can be no faster than memory. The
-limit in the table is that of memory, and no later rung changes anything about it for this operation. A matrix
-product uses each number that it loads many times; all the rungs that follow are about that.
+Each element takes 12 bytes of memory and a single multiply-add, so memory is the limit. 76.0 % of what the
+data sheet promises is what plain code gets; later rungs change nothing about it for this operation. Of the
+short vector, 12 MB, the limit would be 2.5 us; it takes 5.7, as a launch and the first answer from memory
+cost about as much whatever the length. A matrix product uses each number that it loads many times; all the
+rungs that follow are about that.
 
 ## Break it
 

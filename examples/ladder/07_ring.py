@@ -33,14 +33,15 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
 
 ## What follows
 
-Loads no longer wait for the multiplication that precedes them. But a CTA takes four times the shared memory,
-so only two share an SM. What the ring brings within a CTA, the SM had partly got from having more of them:
-compare the times with that in mind. The ring does not depend on luck with other CTAs, and everything that
-follows stands on it.
+From 367.6 to 267.9 us: the ring gains more than any other single rung. All of the loss by promotion is back,
+and a little more than that, though a CTA takes four times the shared memory and only two share an SM, not
+three. Loads that are under way early do more than a third CTA did.
 
-In each k-block there is still a `sync_threads`: all four warps stop, for the sake of one that asks TMA. And
-warp 0 asks between its WGMMAs and its promotion, so the other three wait for it at the next barrier. The
-next rung gives that work to a warp that does nothing else.
+What limits it now? In each k-block there is still a `sync_threads`: all four warps stop, for the sake of one
+that asks TMA. And warp 0 asks between its WGMMAs and its promotion, so the other three wait for it at the
+next barrier. The next rung gives that work to a warp that does nothing else. But there is another suspect.
+The CTAs load 2.8 GB, as in rung 5, and again at about 10 TB/s. If L2 cannot give more, it does not matter who
+waits for whom.
 
 ## Break it
 

@@ -27,9 +27,13 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
 
 ## What follows
 
-Sorting takes two passes over the groups, in every CTA, before its first tile. It pays only where the end of
-the launch gets shorter by more than that. No sum depends on the order of tiles: both kernels give the same
-bits.
+It does not pay here: 186.8 us, where the library's order takes 182.6, 2 % less. There are 3200 tiles, 24 for
+each of 132 SMs. SMs that are free draw the next tile in both kernels, so at the end an SM waits for about one
+tile's time at most: no order could gain more than 4 %. Against it stand two passes over the groups, in every
+CTA, before its first tile. How much they take, and how much the other order costs in L2, was not measured.
+
+With fewer tiles, or where tiles are not drawn, an order has more to win: take your own sizes, and measure. No
+sum depends on the order of tiles: both kernels give the same bits.
 
 ## Break it
 

@@ -24,14 +24,15 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
 
 ## What follows
 
-The main loop has no loads of scales any more, no shuffles and no products of scales, and as many FP32
-operations on sums as before. Scales are loaded once a tile, while the math warpgroup has nothing else to do:
-that can cost more than it saves. What such scales allow beyond that is to promote less often: see
-03_mainloop.py.
+175.0 us, where the library's recipe takes 180.6: 3 % less. The main loop has no loads of scales any more, no
+shuffles and no products of scales: 448 instructions for four k-blocks, not 471. It has as many FP32
+operations on sums as before. The scales are loaded once a tile, while the math warpgroup has nothing else to
+do; that costs less than the loop saves, with 56 k-blocks. What such scales allow beyond that is to promote
+less often: 03_mainloop.py says what that gains, and what it does not.
 
-e4m3 has an exponent, so on most data both recipes are about as good. A value that is ten thousand times
-larger than the others in its token costs all of these their precision; with blocks only those in its 128
-columns.
+e4m3 has an exponent, so on most data both recipes are about as good: the errors here are the same. A value
+that is ten thousand times larger than the others in its token costs all of these their precision; with blocks
+only those in its 128 columns.
 
 ## Break it
 
