@@ -123,7 +123,7 @@ def check(
     shape = (*a.shape[:-1], b.shape[-2] // form.narrowing)
     scales_out = None
     if form.is_quantized:
-        out, scales_out = result.require_quantized(out, out_dtype, shape, inputs)
+        out, scales_out = result.require_quantized(out, out_dtype, shape, inputs, has_memory=has_memory)
         out_dtype = E4M3
     elif out is None:
         result.require_out_dtype(out_dtype)

@@ -65,7 +65,12 @@ def require_columns(form: ResultForm, n: int) -> None:
 
 
 def require_quantized(
-    out: object, out_dtype: object, shape: tuple[int, ...], read: dict[str, Tensor]
+    out: object,
+    out_dtype: object,
+    shape: tuple[int, ...],
+    read: dict[str, Tensor],
+    *,
+    has_memory: bool = True,
 ) -> tuple[Tensor | None, Tensor | None]:
     """A pair for what is quantised, of which either may be None: e4m3, and scales of any strides.
 
@@ -73,6 +78,7 @@ def require_quantized(
         out, out_dtype: the arguments.
         shape: of the e4m3 wanted.
         read: the operands, by name.
+        has_memory: whether it is there; else its memory is not judged, nor sizes not known yet.
 
     Returns:
         Both.
@@ -96,9 +102,11 @@ def require_quantized(
         ("out[0]", q, shape, quantizing.E4M3),
         ("out[1]", s, scale_shape, quantizing.SCALE_DTYPE),
     ):
-        quantizing.require_result(name, each, wanted, dtype, read)
+        quantizing.require_result(name, each, wanted, dtype, read, has_memory)
         if each is not None:
             read = read | {name: each}
+    if not has_memory:
+        return q, s
     if q is not None:
         memory.require_tma("out[0]", q)
     if s is not None and s.numel():

@@ -86,17 +86,17 @@ def gelu(approximate: str = "none") -> Epilogue:
 
 def bias_relu(value: Tensor) -> Epilogue:
     """:func:`bias`, then :func:`relu`."""
-    return bias(value) | relu()
+    return bias(value).then(relu())
 
 
 def bias_gelu(value: Tensor, approximate: str = "none") -> Epilogue:
     """:func:`bias`, then :func:`gelu`."""
-    return bias(value) | gelu(approximate)
+    return bias(value).then(gelu(approximate))
 
 
 def bias_silu(value: Tensor) -> Epilogue:
     """:func:`bias`, then :func:`silu`."""
-    return bias(value) | silu()
+    return bias(value).then(silu())
 
 
 def swiglu(limit: float | None = None, *, turn: int = INTERLEAVE) -> Epilogue:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import dis
-import functools
 import inspect
-import math
-import sys
-import types
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -15,14 +10,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ..contract import PLAIN, Call, ResultForm, words
+from ..contract import PLAIN, Call, ResultForm
 from ..plan.quantizer import BLOCK, INTERLEAVE
 from ..runtime.applied import Applied
-from . import math as own_math
+from . import functions
+from .functions import Function
 from .operands import Operand, of_argument
 from .probe import examine
-
-Function = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +53,21 @@ class Epilogue:
     def __or__(self, other: Epilogue) -> Epilogue: ...
 
     def __or__(self, other: Epilogue) -> Epilogue:
-        if not isinstance(other, Epilogue):
-            return NotImplemented
+        return self.then(other) if isinstance(other, Epilogue) else NotImplemented
+
+    @overload
+    def then(self, other: QuantizingEpilogue) -> QuantizingEpilogue: ...
+
+    @overload
+    def then(self, other: Epilogue) -> Epilogue: ...
+
+    def then(self, other: Epilogue) -> Epilogue:
+        """``self | other``, which Dynamo of torch 2.8 does not trace.
+
+        Raises:
+            TypeError: this one quantises.
+            ValueError: both make one column of two.
+        """
         stages = self.stages + other.stages
         gated = [stage for stage in stages if stage.takes > 1]
         if len(gated) > 1:
@@ -81,7 +88,7 @@ class Epilogue:
     def key(self) -> Hashable:
         """What a kernel that applies it depends on: code, what it closes over, kinds and types."""
         return tuple(
-            (_code_of(stage.function), stage.takes, stage.turn, tuple(map(_kind_of, stage.operands)))
+            (functions.code_of(stage.function), stage.takes, stage.turn, tuple(map(_kind_of, stage.operands)))
             for stage in self.stages
         )
 
@@ -109,8 +116,12 @@ class Epilogue:
         values = tuple(each.value for each in self.operands)
         return Applied(self.key, stages, values, gate, self.form.turn, self.power_of_two_scales)
 
-    def check(self, call: Call) -> None:
+    def check(self, call: Call, has_memory: bool = True) -> None:
         """Sees to it that all operands fit a call.
+
+        Args:
+            call: as said.
+            has_memory: as of :meth:`Operand.check`.
 
         Raises:
             TypeError, ValueError: one does not.
@@ -119,7 +130,7 @@ class Epilogue:
         for stage in self.stages:
             columns //= stage.takes
             for name, operand in zip(stage.names, stage.operands, strict=True):
-                operand.check(call, name, (*rows, columns))
+                operand.check(call, name, (*rows, columns), has_memory)
 
     def apply(self, sums: Tensor, out: Tensor | None, row_groups: Tensor | None) -> Tensor:
         """What becomes of FP32 sums, in torch.
@@ -148,9 +159,7 @@ class QuantizingEpilogue(Epilogue):
     has_power_of_two_scales: bool = False
     has_m_major_scales: bool = False
 
-    def __or__(self, other: Epilogue) -> QuantizingEpilogue:
-        if not isinstance(other, Epilogue):
-            return NotImplemented
+    def then(self, other: Epilogue) -> QuantizingEpilogue:
         raise TypeError(
             "nothing follows quantize_1x128; wanted it last, such as `swiglu() | quantize_1x128()`"
         )
@@ -224,6 +233,7 @@ def _made_of(written: Function, takes: int, of: str) -> Callable[..., Epilogue]:
             f"{written!r} is no plain function; wanted one of {of} and of operands: `def f(x): ...`"
         )
     parameters = list(inspect.signature(written).parameters.values())
+    names = [each.name for each in parameters[takes:]]
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if len(parameters) < takes or any(each.kind not in by_place for each in parameters):
         raise TypeError(
@@ -231,12 +241,11 @@ def _made_of(written: Function, takes: int, of: str) -> Callable[..., Epilogue]:
             f"arguments by place, {of.replace('a sum', 'the sum')} first"
         )
     examine(written)
-    _code_of(written)
+    functions.register(written, takes)
 
     def made(*operands: Any, turn: int = INTERLEAVE) -> Epilogue:
         if turn not in TURNS[:takes]:
             raise ValueError(f"turn is {turn!r}; wanted {' or '.join(map(str, TURNS[:takes]))} columns")
-        names = [each.name for each in parameters[takes:]]
         if len(operands) != len(names):
             wanted = f"operands {', '.join(names)}" if names else "no operand"
             raise TypeError(f"{written.__name__} was given {len(operands)} operands; wanted {wanted}")
@@ -252,53 +261,3 @@ def _kind_of(operand: Operand) -> tuple[str, str]:
         return operand.kind, "out"
     # What is no tensor, though it should be, is like no other.
     return operand.kind, str(operand.value.dtype) if isinstance(operand.value, Tensor) else ""
-
-
-def _code_of(written: Function) -> Hashable:
-    """A function by its code and by what it refers to: numbers, and other plain functions.
-
-    Raises:
-        TypeError: it refers to something else, whose value may change without being seen.
-    """
-    code = written.__code__
-    closed = dict(zip(code.co_freevars, written.__closure__ or (), strict=True))
-    named = {name: written.__globals__[name] for name in _globals_of(code) if name in written.__globals__}
-    values = {name: cell.cell_contents for name, cell in closed.items()} | named
-    values |= {f"a default of {written.__name__}": written.__defaults__ or ()}
-    values |= written.__kwdefaults__ or {}
-    return code, tuple((name, _value_of(written, name, value)) for name, value in values.items())
-
-
-def _value_of(written: Function, name: str, value: Any) -> Hashable:
-    if isinstance(value, (int, float, type(None))):
-        # As keys, 0.0 and -0.0 and False are one.
-        return type(value), repr(value)
-    if isinstance(value, tuple):
-        return tuple(_value_of(written, name, each) for each in value)
-    if inspect.isfunction(value):
-        return value.__qualname__ if value is written else _code_of(value)
-    if value in (own_math, math, *_package()):
-        return value.__name__
-    if isinstance(value, Tensor):
-        fix = f"wanted it as an operand, such as `epilogue.per_column({name})`"
-    else:
-        fix = "wanted a number, a tuple of them, or a plain function, by a name of its own"
-    raise TypeError(f"{written.__name__} refers to {name}, {words.kind(value)}; {fix}")
-
-
-@functools.cache
-def _globals_of(code: types.CodeType) -> tuple[str, ...]:
-    """Names that a function, and what is defined in it, looks up in its module."""
-    found = {each.argval for each in dis.get_instructions(code) if each.opname in _LOADS}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found |= set(_globals_of(constant))
-    return tuple(sorted(found))
-
-
-_LOADS = ("LOAD_GLOBAL", "LOAD_NAME")
-
-
-def _package() -> tuple[types.ModuleType, ...]:
-    """Modules of the package, which functions may name."""
-    return tuple(sys.modules[name] for name in ("cute_gemm", "cute_gemm.epilogue") if name in sys.modules)

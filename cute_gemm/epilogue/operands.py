@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Call, ambient, memory, words
+from ..contract import Call, ambient, memory, sizes, words
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 PER_COLUMN, PER_GROUP_COLUMN, PER_ROW, LIKE_OUT = "per_column", "per_group_column", "per_row", "like_out"
 SCALAR, NUMBER = "scalar", "number"
+KINDS = PER_COLUMN, PER_GROUP_COLUMN, PER_ROW, LIKE_OUT, SCALAR, NUMBER
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,12 @@ class Operand:
         """Whether it has D's shape, so that it may be the result."""
         return self.kind == LIKE_OUT
 
-    def check(self, call: Call, name: str, values: tuple[int, ...]) -> None:
+    def check(self, call: Call, name: str, values: tuple[int, ...], has_memory: bool = True) -> None:
         """Sees to it that it fits a call, for values of a shape.
+
+        Args:
+            call, name, values: as said.
+            has_memory: whether tensors are there; else their memory is not judged, nor sizes not known yet.
 
         Raises:
             TypeError, ValueError: it does not.
@@ -45,25 +50,30 @@ class Operand:
         if self.value is None:
             _require_before(call, name, values)
             return
-        x = memory.require_own_memory(name, self.value)
+        x = memory.require_own_memory(name, self.value, has_memory)
         if x.dtype not in DTYPES:
             raise TypeError(
                 f"{name} has dtype {x.dtype}; wanted {', '.join(map(str, DTYPES))}: `{name}.float()`"
             )
-        memory.require_strided(name, x)
+        memory.require_strided(name, x, has_memory)
         ambient.require_no_derivatives(**{name: x})
-        ambient.require_no_negation(name, x)
-        if x.numel():
-            memory.require_memory(name, x)
         if self.kind == PER_GROUP_COLUMN and not call.layout.is_grouped:
             raise ValueError(
                 f"{name} has a number for each column of each group, but there are no groups; wanted "
                 f"`epilogue.per_column({name}.flatten())`"
             )
         wanted = self.shape(call, values)
-        if tuple(x.shape) != wanted:
+        if sizes.differ(x.shape, wanted):
             raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted {wanted}, as it is {self.kind}")
         memory.require_one_device(a=call.a, **{name: x})
+        if has_memory:
+            self._check_memory(call, name, x)
+
+    def _check_memory(self, call: Call, name: str, x: Tensor) -> None:
+        """Kernels can read it where it is, and nothing of it is written before."""
+        ambient.require_no_negation(name, x)
+        if x.numel():
+            memory.require_memory(name, x)
         if x.numel() and x.stride(-1) != 1 and x.shape[-1] > 1:
             raise ValueError(
                 f"{name} has strides {x.stride()}; wanted 1 in the last dimension: `{name}.contiguous()`"
@@ -194,7 +204,7 @@ def _require_before(call: Call, name: str, values: tuple[int, ...]) -> None:
         )
     if call.out is None:
         raise ValueError(f"{name} is what out held before, but no out is given; wanted `out=`")
-    if values != call.shape:
+    if sizes.differ(values, call.shape):
         raise ValueError(
             f"{name} is what out held before, {call.shape}, but it is for values of shape {values}; wanted "
             "it behind what makes one column of two"

@@ -197,7 +197,7 @@ def _opened(activation: Epilogue) -> QuantizingEpilogue:
     if form.narrowing != 2 or form.is_quantized:
         made = "quantises" if form.is_quantized else "makes as many columns as there are sums"
         raise TypeError(f"activation {made}; wanted {wanted}")
-    return activation | quantized()
+    return activation.then(quantized())
 
 
 def _experts_of(gate_up: Operand) -> int:

@@ -1,9 +1,10 @@
 """The public operations: what each promises, and the one road that all of them take."""
 
+# None by the first call on the CPU: a process that is forked meanwhile waits for ever for what a thread
+# of its parent was importing.
+from . import epilogued_library as epilogued_library
+from . import epilogued_traced as epilogued_traced
 from . import library as library
-
-# Not by the first call on the CPU: a process that is forked meanwhile waits for ever for what a thread of its
-# parent was importing.
 from . import traced as traced
 from .dense import fp8_gemm_nt
 from .grouped import (

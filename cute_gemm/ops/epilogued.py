@@ -28,15 +28,26 @@ def run(
     validate: bool = False,
     fill: int | None = None,
 ) -> Any:
-    """As :func:`.road.run`, of what ``epilogue`` makes of sums: where that is quantised, of pairs."""
-    if torch.compiler.is_compiling():
-        from . import untraced
+    """As :func:`.road.run`, of what ``epilogue`` makes of sums: where that is quantised, of pairs.
 
-        return untraced.epilogued(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill)
+    As there, a call that is traced becomes an op.
+    """
+    if torch.compiler.is_compiling():
+        from . import epilogued_traced
+
+        return epilogued_traced.run(
+            layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate=validate, fill=fill
+        )
     if validate is False and isinstance(epilogue, Epilogue):
         made = epilogued.launch_again(layout, lhs, rhs, out, out_dtype, index, count, fill, epilogue)
         if made is not None:
             return made
+    from . import epilogued_traced
+
+    if epilogued_traced.is_needed(lhs, rhs, out, index, epilogue):
+        return epilogued_traced.run(
+            layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate=validate, fill=fill
+        )
     return run_checked(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill)
 
 
@@ -58,12 +69,7 @@ def run_checked(
             f"epilogue is {words.kind(epilogue)}; wanted one of cute_gemm.epilogue, such as "
             "`cute_gemm.epilogue.bias_silu(bias)`"
         )
-    call = contract.check(
-        layout, lhs, rhs, out, out_dtype, index, count, validate, form=epilogue.form, fill=fill
-    )
-    epilogue.check(call)
-    if isinstance(epilogue, QuantizingEpilogue):
-        call = _with_results(call, epilogue.m_major_scales)
+    call = checked(layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate=validate, fill=fill)
     if reference.serves(call):
         result = reference.compute(call, epilogue.apply, epilogue.power_of_two_scales)
     else:
@@ -71,12 +77,46 @@ def run_checked(
     return result if call.scales_out is None else (result, call.scales_out)
 
 
-def _with_results(call: contract.Call, has_m_major_scales: bool) -> contract.Call:
-    """A call whose quantised results are there."""
-    shape = (*call.shape[:-1], quantizing.scale_blocks(call.shape[-1]))
-    q = call.a.new_empty(call.shape, dtype=quantizing.E4M3) if call.out is None else call.out
-    s = call.scales_out
+def checked(
+    layout: Layout,
+    lhs: tuple[Tensor, Tensor],
+    rhs: tuple[Tensor, Tensor],
+    out: Any,
+    out_dtype: torch.dtype,
+    index: Tensor | None,
+    count: int,
+    epilogue: Epilogue,
+    *,
+    validate: bool,
+    fill: int | None,
+    has_memory: bool = True,
+) -> contract.Call:
+    """The call, in order, with what is to be written where that is quantised.
+
+    Args:
+        layout, lhs, rhs, out, out_dtype, index, count, epilogue, validate, fill: as of :func:`run`.
+        has_memory: as of :func:`cute_gemm.contract.check`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: it is not in order.
+    """
+    given = layout, lhs, rhs, out, out_dtype, index, count, validate
+    call = contract.check(*given, has_memory=has_memory, form=epilogue.form, fill=fill)
+    epilogue.check(call, has_memory)
+    if not isinstance(epilogue, QuantizingEpilogue):
+        return call
+    made = quantized_results(call.a, call.shape, call.out, call.scales_out, epilogue.has_m_major_scales)
+    return replace(call, out=made[0], scales_out=made[1])
+
+
+def quantized_results(
+    a: Tensor, shape: tuple[int, ...], q: Tensor | None, s: Tensor | None, has_m_major_scales: bool
+) -> tuple[Tensor, Tensor]:
+    """Both, of which either may be given: e4m3 of a shape, and its scales."""
+    if q is None:
+        q = a.new_empty(shape, dtype=quantizing.E4M3)
     if s is None:
-        strides = quantizers.strides_of_scales(shape, has_m_major_scales)
-        s = call.a.new_empty_strided(shape, strides, dtype=quantizing.SCALE_DTYPE)
-    return replace(call, out=q, scales_out=s)
+        of_scales = (*shape[:-1], quantizing.scale_blocks(shape[-1]))
+        strides = quantizers.strides_of_scales(of_scales, has_m_major_scales)
+        s = a.new_empty_strided(of_scales, strides, dtype=quantizing.SCALE_DTYPE)
+    return q, s

@@ -24,26 +24,26 @@ from . import road
 
 NAMESPACE = "cute_gemm"
 
-_OPERANDS = "Tensor a, Tensor sa, Tensor b, Tensor sb"
-_SETTINGS = "int? num_sms=None, bool? batch_invariant=None, bool? pdl=None"
+OPERANDS = "Tensor a, Tensor sa, Tensor b, Tensor sb"
+SETTINGS = "int? num_sms=None, bool? batch_invariant=None, bool? pdl=None"
 _OF_GROUPS = "bool validate=False, int? fill=None"
 
 SCHEMAS: dict[str, tuple[Layout, str, str]] = {
-    "fp8_gemm_nt": (DENSE, _OPERANDS, _SETTINGS),
+    "fp8_gemm_nt": (DENSE, OPERANDS, SETTINGS),
     "m_grouped_fp8_gemm_nt_contiguous": (
         CONTIGUOUS,
-        f"{_OPERANDS}, Tensor group_index",
-        f"{_OF_GROUPS}, {_SETTINGS}",
+        f"{OPERANDS}, Tensor group_index",
+        f"{_OF_GROUPS}, {SETTINGS}",
     ),
     "m_grouped_fp8_gemm_nt_offsets": (
         OFFSETS,
-        f"{_OPERANDS}, Tensor offsets, SymInt alignment",
-        f"{_OF_GROUPS}, {_SETTINGS}",
+        f"{OPERANDS}, Tensor offsets, SymInt alignment",
+        f"{_OF_GROUPS}, {SETTINGS}",
     ),
     "m_grouped_fp8_gemm_nt_masked": (
         MASKED,
-        f"{_OPERANDS}, Tensor valid_rows, SymInt expected_rows",
-        f"{_OF_GROUPS}, {_SETTINGS}",
+        f"{OPERANDS}, Tensor valid_rows, SymInt expected_rows",
+        f"{_OF_GROUPS}, {SETTINGS}",
     ),
 }
 """By the name of an op: its layout, what it takes by place, and by keyword. Numbers that change from call to
@@ -67,7 +67,7 @@ def settings_as_arguments(said: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _scope(
+def scope(
     num_sms: int | None, batch_invariant: bool | None, pdl: bool | None
 ) -> AbstractContextManager[None]:
     """The settings that arguments of an op ask for; the others are as they are where it is called."""
@@ -78,8 +78,12 @@ def _scope(
     return settings.config(**said | ({"num_sms": None} if num_sms == _ALL else {}))
 
 
-def _require_no_forward_mode() -> None:
-    """Below the dispatcher, tensors must not be asked for tangents."""
+def require_no_forward_mode() -> None:
+    """Below the dispatcher, tensors must not be asked for tangents.
+
+    Raises:
+        ValueError: a level of forward-mode AD is active.
+    """
     if torch_internals.forward_mode_is_active():
         raise ValueError(ambient.in_forward_mode("a"))
 
@@ -103,8 +107,8 @@ def _product(
     pdl: bool | None = None,
 ) -> Tensor:
     """What ``answer``, which takes arguments as :func:`.road.run` does, makes of those of an op."""
-    _require_no_forward_mode()
-    with _scope(num_sms, batch_invariant, pdl):
+    require_no_forward_mode()
+    with scope(num_sms, batch_invariant, pdl):
         given = layout, (a, sa), (b, sb), out, out_dtype, index, count
         return answer(*given, validate=validate, fill=fill)
 
@@ -146,9 +150,14 @@ _library = torch_library.Library(NAMESPACE, "DEF")
 """As long as it lives, the ops are registered."""
 
 
-def _register(
-    name: str, schema: str, compute: Callable[..., Tensor | None], describe: Callable[..., Tensor | None]
-) -> Any:
+def register(name: str, schema: str, compute: Callable[..., Any], describe: Callable[..., Any]) -> Any:
+    """Defines an op.
+
+    Args:
+        name, schema: as torch writes them.
+        compute: on tensors that are there.
+        describe: of fake ones: what there will be, after the rules that can be judged without memory.
+    """
     _library.define(f"{name}{schema}", tags=_TAGS)
     for key in ("CPU", "CUDA"):
         _library.impl(name, compute, key)
@@ -173,10 +182,10 @@ for _code in (road.run.__code__, _product.__code__):
 for _name, (_layout, _places, _names) in SCHEMAS.items():
     # On a device an op takes the road of an eager call.
     _functions = [functools.partial(_product, answer, _layout) for answer in (road.run, _describe)]
-    returning[_layout.name] = _register(
+    returning[_layout.name] = register(
         _name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions
     )
-    _places = _places.replace(_OPERANDS, f"{_OPERANDS}, Tensor(a!) out")
-    writing[_layout.name] = _register(
+    _places = _places.replace(OPERANDS, f"{OPERANDS}, Tensor(a!) out")
+    writing[_layout.name] = register(
         f"{_name}_out", f"({_places}, *, {_names}) -> ()", *map(_writing, _functions)
     )

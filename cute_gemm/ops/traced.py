@@ -39,7 +39,9 @@ def run(
     fill: int | None,
 ) -> Tensor:
     """As :func:`cute_gemm.ops.road.run`. What cannot be an op breaks the graph, and runs without it."""
-    why = _why_no_op(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
+    why = why_no_op(layout, lhs, rhs, [] if out is None else [out], index, count, validate, fill)
+    if not why and not result.agree(out, out_dtype):
+        why = "kinds"
     if why:
         if torch.compiler.is_dynamo_compiling():
             # Loads Dynamo.
@@ -47,8 +49,19 @@ def run(
 
             given = layout, lhs, rhs, out, out_dtype, index, count
             return untraced.run[why](*given, validate=validate, fill=fill)
-        _refuse(why, lhs, rhs, out)
+        refuse(why, lhs, rhs, out=out)
         return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
+    grouping, named = arguments_of_op(layout, index, count, validate, fill)
+    if out is None:
+        return library.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
+    library.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
+    return out
+
+
+def arguments_of_op(
+    layout: Layout, index: Tensor | None, count: int, validate: bool, fill: int | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What an op takes behind operands and results, and of what it takes by keyword all that is said."""
     grouping: tuple[Any, ...] = ()
     if layout.index is not None:
         grouping = (index,) if layout.count is None else (index, count)
@@ -57,30 +70,29 @@ def run(
         named["validate"] = True
     if fill is not None:
         named["fill"] = fill
-    if out is None:
-        return library.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
-    library.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
-    return out
+    return grouping, named
 
 
-def _why_no_op(
+def why_no_op(
     layout: Layout,
     lhs: Any,
     rhs: Any,
-    out: Any,
-    out_dtype: Any,
+    others: list[Any],
     index: Any,
     count: Any,
     validate: Any,
     fill: Any,
 ) -> str:
-    """Why a call cannot be an op, by the names of :data:`.untraced.run`; empty where it can."""
+    """Why a call cannot be an op, by the names of :data:`.untraced.run`; empty where it can.
+
+    Args:
+        layout, lhs, rhs, index, count, validate, fill: as of the call.
+        others: results that are given, and what an epilogue brings, which must be tensors, too.
+    """
     for pair in (lhs, rhs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             return "kinds"
-    tensors = [*lhs, *rhs]
-    if out is not None:
-        tensors.append(out)
+    tensors = [*lhs, *rhs, *others]
     if layout.index is not None:
         tensors.append(index)
     for x in tensors:
@@ -93,8 +105,6 @@ def _why_no_op(
         or not (fill is None or type(fill) is int)
     ):
         return "kinds"
-    if not result.agree(out, out_dtype):
-        return "kinds"
     if torch_internals.transforms_are_active():
         return "transform"
     if torch_internals.forward_mode_is_active():
@@ -106,7 +116,7 @@ def _why_no_op(
     return ""
 
 
-def _refuse(why: str, lhs: Any, rhs: Any, out: Any) -> None:
+def refuse(why: str, lhs: Any, rhs: Any, **others: Any) -> None:
     """Raises where tensors are of the right kinds but a derivative may be lost."""
     if why == "transform":
         raise ValueError(ambient.in_a_transform("a"))
@@ -114,4 +124,4 @@ def _refuse(why: str, lhs: Any, rhs: Any, out: Any) -> None:
         raise ValueError(ambient.in_forward_mode("a"))
     if why == "gradient":
         ambient.require_no_gradient(a=lhs[0], sa=lhs[1], b=rhs[0], sb=rhs[1])
-        ambient.require_no_gradient(out=out)
+        ambient.require_no_gradient(**others)

@@ -7,11 +7,13 @@ Dynamo of torch 2.8 would compile its caller anew. Where the graph may not be br
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contract import ambient
+from ..epilogue import functions
 from . import epilogued as of_epilogues
 from . import road
 
@@ -31,9 +33,12 @@ run: dict[str, Callable[..., Tensor]] = {
 }
 """By why it cannot: the road of an eager call, which computes, or says what is wrong."""
 
-epilogued: Callable[..., Tensor] = torch.compiler.disable(
-    of_epilogues.run_checked,
-    reason="a product with an epilogue is no op; wanted the call outside of torch.compile, or a graph that "
-    "may be broken",
+epilogued: dict[str, Callable[..., Any]] = {
+    why: torch.compiler.disable(of_epilogues.run, reason=reason) for why, reason in _REASONS.items()
+}
+"""The same of a product with an epilogue."""
+
+function_name: Callable[[functions.Function, int], str] = torch.compiler.assume_constant_result(
+    functions.register
 )
-"""Products with an epilogue: functions of Python's, which no op takes."""
+"""What a function of an epilogue is called, which is said once, when the call is traced."""

@@ -369,22 +369,6 @@ def test_an_operand_is_left_as_it_was() -> None:
     assert torch.equal(BIAS, before)
 
 
-def test_a_compiled_caller_gets_the_same_bits() -> None:
-    made = epilogue.bias_silu(BIAS)
-
-    def caller() -> Tensor:
-        return fp8_gemm_nt(LHS, RHS, epilogue=made) * 2
-
-    def composing_caller() -> Tensor:
-        return fp8_gemm_nt(LHS, RHS, epilogue=epilogue.bias_silu(BIAS)) * 2
-
-    for each in (caller, composing_caller):
-        assert torch.equal(torch.compile(each, backend="eager")(), each())
-        torch._dynamo.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="a product with an epilogue is no op"):
-        torch.compile(caller, backend="eager", fullgraph=True)()
-
-
 def test_a_global_number_counts() -> None:
     before = leaky(1.0).key
     with pytest.MonkeyPatch.context() as patch:

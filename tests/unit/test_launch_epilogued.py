@@ -16,7 +16,6 @@ from cute_gemm.contract import check
 from cute_gemm.contract.quantizing import E4M3
 from cute_gemm.epilogue import Epilogue
 from cute_gemm.ops import epilogued as ops
-from cute_gemm.ops.epilogued import _with_results
 from cute_gemm.plan import candidates
 from cute_gemm.plan.layouts import DENSE, OFFSETS, Layout
 from cute_gemm.runtime import epilogued, launcher
@@ -110,13 +109,8 @@ class Warm:
             ctypes.c_int32.from_address(status).value = self.agrees
 
     def first(self, given: Arguments, of: Epilogue, out: Any = None) -> None:
-        call = check(
-            given.layout, *given.pairs, out, torch.bfloat16, given.index, given.count, False, form=of.form
-        )
-        of.check(call)
-        epilogued.launch(
-            _with_results(call, of.m_major_scales) if call.form.is_quantized else call, of.applied
-        )
+        arguments = given.layout, *given.pairs, out, torch.bfloat16, given.index, given.count, of
+        epilogued.launch(ops.checked(*arguments, validate=False, fill=None), of.applied)
         self.launches.clear()
 
     def again(
