@@ -39,8 +39,8 @@ def _product(
     count: int = 0,
     *,
     epilogue: str,
-    operands: list[Tensor],
-    numbers: list[float],
+    operands: list[Tensor] | None,
+    numbers: list[float] | None,
     out: Any = None,
     out_dtype: torch.dtype = torch.bfloat16,
     validate: bool = False,
@@ -51,7 +51,8 @@ def _product(
 ) -> Any:
     """What ``answer``, which takes arguments as :func:`.epilogued.run` does, makes of those of an op."""
     library.require_no_forward_mode()
-    made = spelling.read(epilogue, operands, numbers)
+    # AOTInductor hands over an empty list as None.
+    made = spelling.read(epilogue, operands or (), numbers or ())
     if isinstance(made, QuantizingEpilogue) is not quantizes:
         does, op = ("quantises nothing", "_epilogue") if quantizes else ("quantises", "_quantizing")
         raise ValueError(f"the epilogue {epilogue!r} {does}; wanted the op whose name ends in {op}")

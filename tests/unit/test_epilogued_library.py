@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from calls import Arguments, arguments, every_layout
-from test_library import Seen, compiled, grouping, tensors
+from test_library import HAS_COMPILER, Seen, compiled, grouping, tensors
 from torch import Tensor
 from torch import library as torch_library
 from torch._subclasses import FakeTensorMode
@@ -23,6 +23,7 @@ from cute_gemm import epilogue, moe, reference, settings
 from cute_gemm.epilogue import functions, spelling
 from cute_gemm.ops import epilogued_library as library
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, OFFSETS, Layout
+from examples import is_exhaustive
 
 N = 32
 BIAS = torch.randn(N, generator=torch.Generator().manual_seed(0))
@@ -440,6 +441,59 @@ def test_another_process_says_which_function_it_has_not_and_runs_with_it(tmp_pat
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+class Steps(torch.nn.Module):
+    """Ops whose lists of tensors and of numbers are empty by turns."""
+
+    def __init__(self, given: Arguments) -> None:
+        super().__init__()
+        for name in "b", "sb":
+            self.register_buffer(name, getattr(given, name))
+
+    def forward(self, a: Tensor, sa: Tensor) -> tuple[Tensor, ...]:
+        rhs = self.b, self.sb
+        out = torch.ones(a.shape[0], N)
+        cute_gemm.fp8_gemm_nt((a, sa), rhs, out, epilogue=epilogue.accumulate(0.5))
+        opened = epilogue.swiglu().then(epilogue.row_weights(sa[:, 0].contiguous()))
+        return out, *cute_gemm.fp8_gemm_nt((a, sa), rhs, epilogue=opened.then(epilogue.quantize_1x128()))
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="Inductor needs a C++ compiler")
+def test_a_package_of_aot_inductor_runs_for_any_m(tmp_path: Path) -> None:
+    if not is_exhaustive():
+        pytest.skip("it takes half a minute; --exhaustive runs it")
+    given = given_of(DENSE, rows=6)
+    rows = {0: torch.export.Dim("m", min=2, max=4096)}
+    exported = torch.export.export(Steps(given), (given.a, given.sa), dynamic_shapes={"a": rows, "sa": rows})
+    with torch._inductor.config.patch({"force_disable_caches": True, "cpp.simdlen": 1}):
+        path = torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "steps.pt2"))
+    package = torch._inductor.aoti_load_package(path)
+    for m in (6, 13):
+        now = given_of(DENSE, m)
+        assert_same(package(now.a, now.sa), Steps(given)(now.a, now.sa))
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="Inductor needs a C++ compiler")
+def test_inductor_keeps_strides_of_operands_and_what_a_result_held() -> None:
+    if not is_exhaustive():
+        pytest.skip("it takes half a minute; --exhaustive runs it")
+    given = given_of(DENSE, rows=8)
+
+    def caller(sa: Tensor, out: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        now = given.with_(sa=cute_gemm.m_major(sa) * 2.0)
+        wider = torch.nn.functional.pad(c, (0, 8)) + 1.0
+        now.run(out, epilogue=epilogue.residual(wider[..., :-8]).then(epilogue.accumulate(0.5)))
+        now.run(out, epilogue=epilogue.residual(out, 2.0))
+        return out + 1, *now.run(
+            epilogue=epilogue.swiglu().then(epilogue.quantize_1x128(m_major_scales=True))
+        )
+
+    found, wanted = ([given.sa, torch.ones(given.shape), torch.ones(given.shape)] for _ in range(2))
+    with torch._inductor.config.patch({"force_disable_caches": True, "cpp.simdlen": 1}):
+        made = compiled(caller, "inductor")(*found)
+    assert_same(made, caller(*wanted))
+    assert_same(found, wanted)
 
 
 # Fake tensors
