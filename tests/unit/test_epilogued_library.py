@@ -153,8 +153,11 @@ def test_schemas_are_documented(request: pytest.FixtureRequest) -> None:
 # torch.compile
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@every_layout
+@pytest.mark.parametrize(
+    ("layout", "backend"),
+    [(DENSE, "eager"), *((layout, "aot_eager") for layout in LAYOUTS.values())],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
 def test_a_caller_is_compiled_whole_with_the_same_bits(layout: Layout, backend: str) -> None:
     given = given_of(layout)
 
