@@ -92,10 +92,11 @@ def config(
             scopes, is where it was measured to pay, and nowhere while ``num_sms`` is set: a kernel that waits
             may hold multiprocessors that are left to others. docs/contract.md says what may overlap with
             what.
-        jit: whether a call may compile a kernel that is neither in this process nor on disk. Where it may
-            not, it raises a RuntimeError that names the `cute-gemm warmup` command which makes the kernel.
-            None, the default outside all scopes, is what the environment variable ``CUTE_GEMM_JIT`` says:
-            ``never`` that it may not. It is no part of what is traced: docs/server.md.
+        jit: whether a call may compile a kernel that is neither in this process, nor in a pack, nor on disk.
+            Where it may not, it raises a RuntimeError that names the `cute-gemm warmup` command which makes
+            the kernel. None, the default outside all scopes, is what the environment variable
+            ``CUTE_GEMM_JIT`` says: ``never`` that it may not. In traced code it has no effect:
+            docs/torch_compile.md.
 
     Returns:
         What to enter by ``with``, or to decorate with. It may be entered again, also by several threads.

@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from cute_gemm.measure.console import in_a_line
 from cute_gemm.measure.memory import available_bytes, in_gib
 from cute_gemm.measure.origin import driver_version
 from cute_gemm.runtime import hardware
+from cute_gemm.runtime.distributions import versions
 
 _DISTRIBUTIONS = (
     *("torch", "nvidia-cutlass-dsl", "apache-tvm-ffi", "cuda-python", "cuda-bindings", "triton", "numpy"),
@@ -76,11 +76,8 @@ def _cpu() -> str:
 
 
 def _distributions() -> list[str]:
-    found = {
-        (each.metadata["Name"] or "").lower().replace("_", "-"): each.version
-        for each in metadata.distributions()
-    }
-    return [f"{name} {found[name]}" for name in sorted(found) if name.startswith(_DISTRIBUTIONS)]
+    found = versions(*(f"{name}*" for name in _DISTRIBUTIONS))
+    return [f"{name} {version}" for name, version in found.items()]
 
 
 def _dsl() -> str:

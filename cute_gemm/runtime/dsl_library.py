@@ -71,7 +71,10 @@ def version() -> str:
     Raises:
         NoLibraryError: as :func:`flavour`.
     """
-    return metadata.version(distribution(flavour()))
+    try:
+        return metadata.version(distribution(flavour()))
+    except metadata.PackageNotFoundError as error:
+        raise NoLibraryError(f"{distribution(flavour())} is not installed") from error
 
 
 def least_version(library: bytes) -> str:

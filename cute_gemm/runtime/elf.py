@@ -16,6 +16,7 @@ PAGE = 4096
 _RELOCATABLE = 1
 _ALLOC, _TLS = 2, 0x400
 _PROGBITS, _SYMBOLS, _RELOCATIONS, _NOBITS = 1, 2, 4, 8
+_LEFT_OUT = 7, 15, 0x70000001  # notes, functions that are called at the end, how to unwind
 _MOST_BYTES = 64 << 20
 
 
@@ -74,9 +75,9 @@ def read_object(image: bytes) -> tuple[list[Section], list[Symbol]]:
     headers = [struct.unpack_from(SECTION, image, start + 64 * index) for index in range(count)]
     sections: dict[int, Section] = {}
     for index, (_, kind, flags, _, offset, size, _, _, alignment, _) in enumerate(headers):
-        if not flags & _ALLOC or kind not in (_PROGBITS, _NOBITS):
+        if not flags & _ALLOC or kind in _LEFT_OUT:
             continue
-        if flags & _TLS or size > _MOST_BYTES or alignment > PAGE:
+        if kind not in (_PROGBITS, _NOBITS) or flags & _TLS or size > _MOST_BYTES or alignment > PAGE:
             raise LinkError(f"section {index} is of a sort that is not known")
         content = bytearray(size) if kind == _NOBITS else bytearray(image[offset : offset + size])
         sections[index] = Section(flags, content, max(alignment, 1))

@@ -12,6 +12,9 @@ VARIABLE = "CUTE_GEMM_JIT"
 _NEVER = "never"
 
 
+_NOWHERE = "is compiled neither in this process, nor in a pack, nor on disk, and"
+
+
 class NotCompiledError(RuntimeError):
     """A call needs a kernel that is not compiled yet, and is not to compile it; nothing was launched.
 
@@ -28,7 +31,7 @@ class NotCompiledError(RuntimeError):
 
     def __str__(self) -> str:
         needed = f"{self.call} needs the kernel {self.label}, which" if self.call else self.label
-        return f"{needed} is compiled neither in this process nor on disk, and {self.why}; {self.remedy}"
+        return f"{needed} {_NOWHERE} {self.why}; {self.remedy}"
 
 
 def require_allowed(label: str, remedy: str) -> None:

@@ -47,7 +47,7 @@ class Manifest:
         least_runtime: the version of the DSL from which its runtime library has all that is called.
         made_with: versions of what it was made with.
         settings: environment variables of the DSL when it was made.
-        kernels: by :func:`identity`.
+        kernels: by :func:`.packs.identity`.
     """
 
     cute_gemm: str

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ..storage import read_regular, replace_file_in
+from ..storage import TEMPORARY, read_regular, replace_file_in
 from . import compiler, dsl_library, host_level, linked
 from .distributions import versions
 from .pack_errors import PackError
@@ -19,12 +19,14 @@ from .packs import sources_digest
 from .sources import own_parts_changed
 
 _MODE = 0o644
+_KERNEL = re.compile(r"[0-9A-Za-z_+-]+-[0-9a-f]{12}\.so")
+"""What this module calls a file of a kernel."""
 
 
 def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) -> int:
     """Writes a pack of kernels, in place of one that may be there.
 
-    The manifest comes last: a pack whose writer is killed is none.
+    The manifest comes last: until it is there, what was a pack before stays one, and what was none is none.
 
     Args:
         directory: made if it is not there; else empty, or a pack.
@@ -49,9 +51,8 @@ def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) 
         directory.mkdir(0o755, parents=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        # The old pack is whole until the new manifest is there: files are named by their content.
         old = _files_of_a_pack(descriptor, directory)
-        with suppress(FileNotFoundError):
-            os.unlink(FILE, dir_fd=descriptor)
         packed, size = {}, 0
         for key, each in sorted(kernels.items(), key=lambda item: item[1].label):
             digest = hashlib.sha256(each.image).hexdigest()
@@ -60,10 +61,10 @@ def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) 
             packed[key] = PackedKernel(each.label, file, compiler.SYMBOL, digest)
             size += len(each.image)
         text = _manifest(version, level.name, kernels, packed).text().encode()
+        replace_file_in(descriptor, FILE, text, _MODE)
         for file in old - {each.file for each in packed.values()}:
             with suppress(FileNotFoundError):
                 os.unlink(file, dir_fd=descriptor)
-        replace_file_in(descriptor, FILE, text, _MODE)
     finally:
         os.close(descriptor)
     return size + len(text)
@@ -94,15 +95,28 @@ def _manifest(
 
 
 def _files_of_a_pack(descriptor: int, directory: Path) -> set[str]:
-    """The files of the pack that is there.
+    """The files of the pack that is there, but for its manifest, and what a writer left that was killed.
 
     Raises:
         PackError: something is there that is no pack.
     """
-    if not os.listdir(descriptor):
-        return set()
-    try:
-        content, _ = read_regular(FILE, 1 << 24, descriptor)
-        return {each.file for each in parse(content.decode(errors="replace")).kernels.values()}
-    except (OSError, PackError) as error:
-        raise PackError(f"{directory} is neither empty nor a pack, and is left as it is") from error
+    every = os.listdir(descriptor)
+    own = {each for each in every if _is_own(each)}
+    if FILE in every:
+        try:
+            content, _ = read_regular(FILE, 1 << 24, descriptor)
+            return own | {each.file for each in parse(content.decode(errors="replace")).kernels.values()}
+        except (OSError, PackError) as error:
+            raise PackError(f"{directory} is neither empty nor a pack, and is left as it is") from error
+    if len(own) < len(every):
+        raise PackError(f"{directory} is neither empty nor a pack, and is left as it is")
+    return own
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file is called as this module calls those of kernels, or what it has not finished."""
+    if name.startswith(".") and name.endswith(TEMPORARY):
+        # As :func:`.storage.replace_file_in` calls it.
+        name = name[1 : -len(TEMPORARY)].rpartition(".")[0]
+        return name == FILE or bool(_KERNEL.fullmatch(name))
+    return bool(_KERNEL.fullmatch(name))

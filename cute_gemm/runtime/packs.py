@@ -119,10 +119,12 @@ def load(wanted: str, label: str) -> Callable[..., None] | None:
 def _of_environment(named: str) -> tuple[Pack, ...]:
     found = []
     for each in filter(None, named.split(os.pathsep)):
-        directory = Path(each).expanduser().absolute()
+        directory = Path(each)
         try:
+            directory = directory.expanduser().absolute()
             found.append(_opened(directory))
-        except PackError as error:
+        # `~nobody` is a RuntimeError.
+        except (PackError, ImportError, RuntimeError) as error:
             _warn_once(directory, f"the pack {directory}, which {VARIABLE} names, is not used: {error}")
     return tuple(found)
 

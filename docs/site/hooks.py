@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import ladder
 import links
+import pages
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files, InclusionLevel
 
@@ -46,7 +46,7 @@ def on_files(files: Files, config: Any) -> Files:
     made["examples/index.md"] = ("examples/README.md", (EXAMPLES / "README.md").read_text())
     for folder in (EXAMPLES, *_folders()):
         for each in _examples(folder):
-            made[_uri(each)] = (each.relative_to(links.ROOT).as_posix(), ladder.page(each.read_text()))
+            made[_uri(each)] = (each.relative_to(links.ROOT).as_posix(), pages.page(each.read_text()))
     texts = [*made.values()]
     for file in files.documentation_pages():
         if file.inclusion.is_included():

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jupytext
-import ladder
 import nbformat
+import pages
 from links import ROOT
 from nbclient import NotebookClient
 
@@ -29,8 +29,8 @@ def percent(example: Path) -> str:
     prose = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[2]
     # What a file knows of itself, and a notebook does not: its name, and that it was given no arguments.
     setup = f"import sys\n\n__file__ = {example.name!r}\nsys.argv = [__file__]"
-    cells = [(f"# {ladder.title(source)}\n{prose}", setup)]
-    cells += [(f"## {heading}" if heading else "", code) for heading, code in ladder.pieces(source)]
+    cells = [(f"# {pages.title(source)}\n{prose}", setup)]
+    cells += [(f"## {heading}" if heading else "", code) for heading, code in pages.pieces(source)]
     return "\n".join(line for text, code in cells for line in _cell(text, code))
 
 

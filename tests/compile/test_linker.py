@@ -95,6 +95,20 @@ def test_an_object_of_another_kind_is_refused(image: bytes, place: int, value: i
         linker.link(bytes(changed), FUNCTION)
 
 
+def test_a_section_of_another_sort_is_refused(image: bytes) -> None:
+    """Such as functions to be called when a library is loaded: it would not be initialised."""
+    header = struct.unpack_from(elf.HEADER, image)
+    changed = bytearray(image)
+    for index in range(header[12]):
+        at = header[6] + 64 * index
+        _, kind, flags, *_ = struct.unpack_from(elf.SECTION, image, at)
+        if kind == 1 and flags & 2:
+            struct.pack_into("<I", changed, at + 4, 14)
+            break
+    with pytest.raises(linker.LinkError, match="of a sort that is not known"):
+        linker.link(bytes(changed), FUNCTION)
+
+
 def test_a_relocation_that_is_not_known_is_refused(image: bytes) -> None:
     header = struct.unpack_from(elf.HEADER, image)
     changed = bytearray(image)

@@ -39,6 +39,8 @@ def python(code: str, *folders: Path) -> str:
         text=True,
         check=False,
         timeout=120,
+        # Else it would find the package of a checkout that the tests are run in, whichever is installed.
+        cwd=Path(sys.executable).parent,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

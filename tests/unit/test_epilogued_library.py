@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from calls import Arguments, arguments, every_layout
-from test_library import HAS_COMPILER, Seen, compiled, grouping, tensors
+from compiling import HAS_COMPILER, Seen, compiled, grouping, tensors
 from torch import Tensor
 from torch import library as torch_library
 from torch._subclasses import FakeTensorMode

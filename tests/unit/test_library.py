@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 from calls import Arguments, arguments, every_layout
+from compiling import HAS_COMPILER, Seen, compiled, grouping, tensors
 from restoring import restored
 from torch import Tensor
 from torch import library as torch_library
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import cute_gemm
 from cute_gemm import reference, settings
@@ -29,7 +28,6 @@ from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from examples import is_exhaustive
 
 BACKENDS = ("eager", "aot_eager")
-HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
 OPS = torch.ops.cute_gemm
 
 
@@ -39,21 +37,6 @@ def fresh_dynamo() -> Iterator[None]:
     with restored(torch.get_num_threads, torch.set_num_threads, 1):
         yield
     torch._dynamo.reset()
-
-
-def compiled(function: Callable[..., Any], backend: Any = "aot_eager", **options: Any) -> Callable[..., Any]:
-    return torch.compile(function, backend=backend, fullgraph=True, **options)
-
-
-def tensors(given: Arguments) -> tuple[Tensor, ...]:
-    return given.a, given.sa, given.b, given.sb
-
-
-def grouping(given: Arguments) -> tuple[Any, ...]:
-    """What an op takes behind the operands, or behind `out`."""
-    if given.index is None:
-        return ()
-    return (given.index,) if given.layout.count is None else (given.index, given.count)
 
 
 def validating(layout: Layout) -> dict[str, Any]:
@@ -129,19 +112,6 @@ def test_an_op_gives_what_the_operation_does(layout: Layout) -> None:
     assert library.writing[layout.name](*tensors(given), out, *grouping(given)) is None
     assert torch.equal(out, wanted)
     assert out._version > version
-
-
-class Seen(TorchDispatchMode):
-    """Names of the library's ops that the dispatcher is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if op.namespace == library.NAMESPACE:
-            self.names.append(op._opname)
-        return op(*args, **kwargs or {})
 
 
 @every_layout

@@ -14,6 +14,7 @@ import pytest
 from cache_places import SOMEBODY, needs_root
 
 import cute_gemm
+from cute_gemm import storage
 from cute_gemm.runtime import (
     cache,
     compiler,
@@ -304,6 +305,44 @@ def test_a_pack_is_written_in_place_of_another(pack: Path, compiled: list[str]) 
     )
     assert size == sum(path.stat().st_size for path in pack.iterdir())
     assert cute_gemm.load_pack(pack) == 2
+
+
+@pytest.mark.parametrize("name", ["two", pack_manifest.FILE])
+def test_a_pack_whose_writer_is_killed_stays_what_it_was(
+    pack: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    replace = pack_writer.replace_file_in
+
+    def killed(directory: int, file: str, content: bytes, mode: int) -> None:
+        if file.startswith(name):
+            # What is not finished stays, as it does of a process that is killed.
+            leftover = os.open(f".{file}.0{storage.TEMPORARY}", os.O_WRONLY | os.O_CREAT, dir_fd=directory)
+            os.close(leftover)
+            raise KeyboardInterrupt
+        replace(directory, file, content, mode)
+
+    monkeypatch.setattr(pack_writer, "replace_file_in", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(pack, "one", "two", "three")
+    assert cute_gemm.load_pack(pack) == 2
+    assert ask("two")[0] == "two"
+    # In a new folder there is no pack yet, and the next writer finishes it.
+    with pytest.raises(KeyboardInterrupt):
+        write(pack.parent / "new", "one", "two")
+    monkeypatch.setattr(pack_writer, "replace_file_in", replace)
+    for directory, labels in ((pack, ("one", "three")), (pack.parent / "new", ("one", "two"))):
+        write(directory, *labels)
+        files = {pack_manifest.FILE, *(the_file(directory, each).name for each in labels)}
+        assert {path.name for path in directory.iterdir()} == files
+
+
+@pytest.mark.parametrize("named", ["~nobody_of_this_name/pack", "/nowhere"])
+def test_what_the_environment_names_in_vain_breaks_no_call(
+    compiled: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
+) -> None:
+    monkeypatch.setenv(packs.VARIABLE, named)
+    assert ask("one")[0] == "one"
+    assert "is not used" in caplog.text
 
 
 def test_whatever_the_umask_is_others_cannot_write(compiled: list[str], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def load(name: str) -> types.ModuleType:
     return module
 
 
-links, ladder = load("links"), load("ladder")
+links, pages = load("links"), load("pages")
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_the_ladder_shows_all_of_an_example(path: Path) -> None:
     source = path.read_text()
     docstring = ast.parse(source).body[0].end_lineno
     code = [line for line in source.splitlines()[docstring:] if line]
-    shown = "\n".join(part for _, part in ladder.pieces(source)).splitlines()
+    shown = "\n".join(part for _, part in pages.pieces(source)).splitlines()
     assert [line for line in shown if line] == code
-    page = ladder.page(source)
-    assert page.startswith(f"# {ladder.title(source)}\n")
+    page = pages.page(source)
+    assert page.startswith(f"# {pages.title(source)}\n")
     definitions = [each for each in ast.parse(source).body if hasattr(each, "decorator_list")]
     assert page.count("\n### ") == len([each for each in definitions if ast.get_docstring(each)]) > 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS
 from cute_gemm.plan.models import Model, model_of
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned.table import Table
-from cute_gemm.runtime import builder, hardware, quantizers, warmup
+from cute_gemm.runtime import builder, compiler, hardware, quantizers, warmup
 from cute_gemm.warming import kernels, work
 from cute_gemm.warming.kernels import Fused, Kernel, Written
 from cute_gemm.warming.needs import Needs, needs
@@ -368,3 +369,14 @@ def test_shapes_that_do_not_parse(run: Any) -> None:
         with pytest.raises(SystemExit) as left:
             run("--nk", wrong)
         assert left.value.code == 2
+
+
+def test_what_is_made_is_on_disk_whatever_packs_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that the environment names would else have the kernel, and nothing were compiled."""
+    seen = []
+    monkeypatch.setattr(kernels, "load", lambda kernel: seen.append((kernel, compiler._noted is not None)))
+    logger = logging.getLogger("cute_gemm")
+    monkeypatch.setattr(logger, "handlers", [])
+    made = KernelConfig(64, 64, 4)
+    assert kernels.made_elsewhere(made) is made
+    assert seen == [(made, True)]

@@ -12,6 +12,7 @@ import importlib.util
 import operator
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _of_devices: dict[int, ModuleType | None] = {-1: None}
 """For each CUDA device that was asked for, by number, the module for it; None for this one. CPU is -1."""
+
+_lock = threading.RLock()
+"""Of the import of a named one: to another thread it is there when all of it is."""
 
 _told: dict[str, tuple[Any, ...]] = {}
 """The last call of each setter: what is loaded later is told, too."""
@@ -60,7 +64,7 @@ def of_current_device() -> ModuleType | None:
 def tell(setter: str, *values: Any) -> None:
     """Calls a setter of the other module, too, as soon as there is one, if it has it."""
     _told[setter] = values
-    for other in _of_devices.values():
+    for other in list(_of_devices.values()):
         if other is not None:
             _tell(other, setter)
 
@@ -102,8 +106,11 @@ def _other(index: int) -> ModuleType:
 
 def _named(folder: Path) -> ModuleType:
     """The package in a folder, under a name of its own, as this one may have its name."""
-    if _NAMED in sys.modules:
-        return sys.modules[_NAMED]
+    with _lock:
+        return sys.modules[_NAMED] if _NAMED in sys.modules else _executed(folder)
+
+
+def _executed(folder: Path) -> ModuleType:
     specification = importlib.util.spec_from_file_location(
         _NAMED, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )

@@ -7,6 +7,7 @@ set here; of what was not set, a scope of the caller's holds.
 from __future__ import annotations
 
 import operator
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +23,9 @@ _said: dict[str, Any] = {}
 _scope: AbstractContextManager[Any] = nullcontext()
 """It says them. Any number of threads may be in it."""
 
+_lock = threading.Lock()
+"""Two setters at once: both hold."""
+
 _hints: dict[str, Any] = {"tc_util": 100, "compile_mode": 0, "mk_alignment": CONTIGUOUS_ALIGNMENT}
 """What is kept for its getter, as no result and no kernel here depends on it."""
 
@@ -34,9 +38,10 @@ def scope() -> AbstractContextManager[Any]:
 
 def _say(**changes: Any) -> None:
     global _scope
-    said = _said | changes
-    _scope = config(**said)
-    _said.update(changes)
+    with _lock:
+        said = _said | changes
+        _scope = config(**said)
+        _said.update(changes)
 
 
 def set_num_sms(new_num_sms: int) -> None:
