@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -166,7 +167,8 @@ def blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on_gpu(*shape: int) -> torch.Tensor:
     """What looks like a tensor of cuda:0."""
-    with FakeTensorMode():
+    # Torch 2.8 would initialise a GPU that it believes to be there.
+    with mock.patch.object(torch.cuda, "is_available", lambda: False), FakeTensorMode():
         return torch.empty(shape, device="cuda:0")
 
 
