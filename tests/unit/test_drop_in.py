@@ -168,7 +168,7 @@ def blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
 def on_gpu(*shape: int) -> torch.Tensor:
     """What looks like a tensor of cuda:0."""
     # Torch 2.8 would initialise a GPU that it believes to be there.
-    with mock.patch.object(torch.cuda, "is_available", lambda: False), FakeTensorMode():
+    with mock.patch.object(torch.cuda, "is_available", return_value=False), FakeTensorMode():
         return torch.empty(shape, device="cuda:0")
 
 
