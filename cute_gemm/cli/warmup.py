@@ -172,7 +172,11 @@ def _named(name: str) -> Kernel:
     from cute_gemm.runtime import lookup
     from cute_gemm.warming.kernels import Written
 
-    return Written(name) if ":" in name else lookup.find_kernel(name)
+    if ":" not in name:
+        return lookup.find_kernel(name)
+    # Raises where there is no such program, before anything else looks for it.
+    lookup.find_program(name)
+    return Written(name)
 
 
 def make(missing: Sequence[Kernel], kept: Sequence[Kernel], jobs: int | None) -> None:

@@ -380,3 +380,13 @@ def test_what_is_made_is_on_disk_whatever_packs_have(monkeypatch: pytest.MonkeyP
     made = KernelConfig(64, 64, 4)
     assert kernels.made_elsewhere(made) is made
     assert seen == [(made, True)]
+
+
+@pytest.mark.parametrize("where", [":smile:", "os:getpid", "nowhere.py:kernel", "a:"])
+def test_what_is_no_program_is_named_before_anything_is_looked_for(
+    run: Callable[..., tuple[int, str, str]], where: str
+) -> None:
+    status, out, err = run("--kernel", where, "--card", "NVIDIA H200", "--dry-run")
+    assert (status, out) == (1, "")
+    assert where.rstrip(":").split(":")[-1] in err or where in err
+    assert "unexpected" not in err
