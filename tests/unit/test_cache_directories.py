@@ -104,6 +104,7 @@ def test_without_a_home_nothing_is_made_in_the_current_directory(
 
 NOWHERE = """
 import os, sys
+import platformdirs  # while it can be read
 from cute_gemm.runtime import cache
 os.chdir(sys.argv[1])
 os.rmdir(sys.argv[1])

@@ -23,6 +23,9 @@ def brightness(colour: str) -> float:
 
 @pytest.mark.parametrize("name", draw.NAMES)
 def test_a_picture_is_what_its_script_draws(name: str) -> None:
+    if name == "swizzle":
+        # Drawn by a layout of the newest DSL.
+        pytest.importorskip("cutlass.memory")
     text = importlib.import_module(name).draw()
     assert (PICTURES / f"{name}.svg").read_text() == text, "run docs/pictures/draw.py"
 
@@ -85,6 +88,7 @@ def test_the_map_of_rung_4_is_the_one_that_is_drawn() -> None:
 
 
 def test_the_order_of_rung_3_is_the_one_that_is_drawn() -> None:
+    pytest.importorskip("cutlass.memory")
     places = importlib.import_module("swizzle").places()
     assert places == {(row, unit): unit ^ row % 8 for row in range(8) for unit in range(8)}
     table = (ROOT / "examples" / "ladder" / "03_swizzle.py").read_text().replace("*", "")

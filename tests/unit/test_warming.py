@@ -319,9 +319,10 @@ def test_the_command_for_models_and_names(run: Any, there: set[str], tmp_path: P
     assert "left out: layers that predict more tokens" in err
     assert "swiglu_and_quantize" in out
     assert "masked, experts.down_proj (256 x N = 7168, K = 2048)" in out
-    run("--kernel", "route_int32_weights_8", "file.py:made")
-    assert there == {"route_int32_weights_8", "file.py:made"}
-    assert Written("file.py:made").name in there
+    file = tmp_path / "file.py"
+    file.write_text("from cute_gemm.plan.config import KernelConfig\n\nmade = KernelConfig(64, 64, 4)\n")
+    run("--kernel", "route_int32_weights_8", f"{file}:made")
+    assert there == {"route_int32_weights_8", Written(f"{file}:made").name}
 
 
 @pytest.mark.parametrize(
