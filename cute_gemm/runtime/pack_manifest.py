@@ -12,6 +12,8 @@ from .pack_errors import PackError
 
 FORMAT = "cute_gemm pack, format 1"
 FILE = "manifest.json"
+MOST_BYTES = 16 << 20
+"""Of that file."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[\w+-][\w.+-]*\.so")

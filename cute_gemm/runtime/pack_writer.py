@@ -14,7 +14,7 @@ from ..storage import TEMPORARY, read_regular, replace_file_in
 from . import compiler, dsl_library, host_level, linked
 from .distributions import versions
 from .pack_errors import PackError
-from .pack_manifest import FILE, Manifest, PackedKernel, parse
+from .pack_manifest import FILE, MOST_BYTES, Manifest, PackedKernel, parse
 from .packs import sources_digest
 from .sources import own_parts_changed
 
@@ -104,7 +104,7 @@ def _files_of_a_pack(descriptor: int, directory: Path) -> set[str]:
     own = {each for each in every if _is_own(each)}
     if FILE in every:
         try:
-            content, _ = read_regular(FILE, 1 << 24, descriptor)
+            content, _ = read_regular(FILE, MOST_BYTES, descriptor)
             return own | {each.file for each in parse(content.decode(errors="replace")).kernels.values()}
         except (OSError, PackError) as error:
             raise PackError(f"{directory} is neither empty nor a pack, and is left as it is") from error

@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 VARIABLE = "CUTE_GEMM_PACKS"
 """Environment variable: folders of packs, separated as in ``PATH``."""
 
-_MOST_BYTES_OF_A_MANIFEST = 16 << 20
-
 _given: dict[Path, Pack] = {}
 _refused: set[tuple[Path, str]] = set()
 _guard = threading.Lock()
@@ -130,9 +128,9 @@ def _of_environment(named: str) -> tuple[Pack, ...]:
 
 
 def _opened(directory: Path) -> Pack:
-    from .pack_manifest import FILE, parse
+    from .pack_manifest import FILE, MOST_BYTES, parse
 
-    content = _read(directory, FILE, _MOST_BYTES_OF_A_MANIFEST)
+    content = _read(directory, FILE, MOST_BYTES)
     pack = Pack(directory, parse(content.decode(errors="replace")))
     why = _why_unfit(pack.manifest)
     if why:

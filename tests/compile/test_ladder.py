@@ -3,11 +3,10 @@
 With `--exhaustive` all of them, else some.
 """
 
-import importlib.util
-import types
 from pathlib import Path
 
 import pytest
+from modules import load
 
 from cute_gemm.runtime.inspection import read_cubin
 
@@ -45,13 +44,6 @@ NONE_OF = {
     "04_wgmma": ("LDG", "LDS", "STS", "FFMA", "FADD"),
 }
 """What the text says that there is none of."""
-
-
-def load(path: Path) -> types.ModuleType:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

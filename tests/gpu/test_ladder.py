@@ -1,19 +1,17 @@
 """Every rung of the ladder runs right on each of its shapes, and gives the same bits each time."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from modules import load
 
 RUNGS = sorted((Path(__file__).parents[2] / "examples" / "ladder").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", RUNGS, ids=lambda path: path.stem)
 def test_rung(path: Path) -> None:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load(path)
     for rung in (module.RUNG, *module.RUNG.beside):
         instance = rung.instance()
         for shape in rung.shapes:

@@ -3,7 +3,6 @@
 import ast
 import difflib
 import importlib
-import importlib.util
 import io
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules import load as load_file
 
 from cute_gemm.measure import records
 
@@ -225,11 +225,7 @@ def test_rows_of_the_ladder_are_no_results_of_operations(tmp_path: Path) -> None
 def load(name: str):
     """A rung as a module; they are written for the newest DSL."""
     pytest.importorskip("cutlass.memory")
-    path = ROOT / "examples" / "ladder" / f"{name}.py"
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_file(ROOT / "examples" / "ladder" / f"{name}.py")
 
 
 def computed(name: str, module: object, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
