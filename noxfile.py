@@ -10,16 +10,25 @@ import os
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
 
-PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
 
 # What pyenv has installed counts, not only what its shims were told to start.
 _PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
 os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(_PYENV.glob("versions/3.*/bin")))])
+
+
+def lower_bounds() -> list[str]:
+    """What is needed, each as old as it may be: where bounds clash, uv would take a newer one in silence."""
+    needed = map(Requirement, PROJECT["project"]["dependencies"])
+    bounds = ((each.name, part) for each in needed for part in each.specifier if part.operator == ">=")
+    return [f"{name}=={part.version}" for name, part in bounds]
 
 
 @nox.session(python=PYTHONS)
@@ -28,6 +37,8 @@ def tests(session: nox.Session, resolution: str) -> None:
     """All tests, or what is given to pytest after `--`, with the oldest or the newest libraries."""
     # Wheels only: with sources, "oldest" would be what cannot be built any more.
     chosen = ["--resolution", resolution, "--only-binary", ":all:"]
+    if resolution == "lowest-direct":
+        chosen += lower_bounds()
     session.install(*chosen, "--requirements", "pyproject.toml", "--extra", "test")
     session.install("--no-deps", ".")
     session.run("pytest", *session.posargs)

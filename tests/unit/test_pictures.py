@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "pictures"
-sys.path.append(str(PICTURES))
+# Before all others: a DSL of 4.8.0 appends its own folder, which has a swizzle.py, too.
+sys.path.insert(0, str(PICTURES))
 draw, svg = importlib.import_module("draw"), importlib.import_module("svg")
 
 
