@@ -8,8 +8,8 @@ import pytest
 from cutlass import Float32, Int32, Int64, pipeline
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
-from cutlass.memory import SmemAllocator
 
+from cute_gemm.dsl import SmemAllocator
 from cute_gemm.kernels.mainloop import Inputs, multiply
 from cute_gemm.kernels.sm90.mma import Wgmma
 from cute_gemm.kernels.sm90.pipelines import make_ring

@@ -17,10 +17,12 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32
 from cutlass.cute.runtime import make_fake_compact_tensor
 
+from cute_gemm.dsl import SmemAllocator
+
 @cute.kernel
 def power(x: cute.Tensor, steps: Int32):
     tid, _, _ = cute.arch.thread_idx()
-    smem = cutlass.memory.SmemAllocator()
+    smem = SmemAllocator()
     shared = smem.allocate_tensor(Float32, cute.make_layout(64))
     shared[tid] = x[tid]
     cute.arch.sync_threads()
