@@ -28,9 +28,10 @@ def _run(args: argparse.Namespace) -> None:
     if not args.folder.name:
         raise CommandError(f"{str(args.folder)!r} names no folder of its own")
     needed = warmup.needed_by(args)
-    missing, kept = work.sort(needed)
-    warmup.make(missing, kept, args.jobs)
+    # Of packs that are there nothing is taken: all is on disk then.
     with compiler.noting() as noted:
+        missing, kept = work.sort(needed)
+        warmup.make(missing, kept, args.jobs)
         for each in needed:
             kernels.load(each)
     if len(noted) < len(needed):

@@ -32,7 +32,7 @@ def register(commands: Any) -> None:
     parser = commands.add_parser("warmup", help="compile the kernels that calls will need; needs no GPU")
     add_arguments(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="list kernels, which are on disk, and what needs them"
+        "--dry-run", action="store_true", help="list kernels, which are there, and what needs them"
     )
     parser.set_defaults(command=_run)
 
@@ -112,10 +112,11 @@ def _run(args: argparse.Namespace) -> None:
     needed = needed_by(args)
     missing, kept = work.sort(needed)
     if args.dry_run:
+        there = _there()
         for kernel, uses in needed.items():
-            state = "to be made" if kernel in missing else "on disk"
+            state = "to be made" if kernel in missing else there
             say(f"{kernel.name}: {state}: {'; '.join(uses)}")
-        say(f"{len(needed)} kernels, {len(kept)} of them on disk{_estimate(missing, args.jobs)}")
+        say(f"{len(needed)} kernels, {len(kept)} of them {there}{_estimate(missing, args.jobs)}")
         return
     make(missing, kept, args.jobs)
 
@@ -180,7 +181,7 @@ def _named(name: str) -> Kernel:
 
 
 def make(missing: Sequence[Kernel], kept: Sequence[Kernel], jobs: int | None) -> None:
-    """Compiles what is missing on disk, with a progress bar, and says what was there.
+    """Compiles what is missing and keeps it on disk, with a progress bar, and says what was there.
 
     Raises:
         CommandError: it could not be done.
@@ -191,12 +192,12 @@ def make(missing: Sequence[Kernel], kept: Sequence[Kernel], jobs: int | None) ->
     from cute_gemm.warming import work
 
     directory = cache_dir()
-    if directory is None:
+    if directory is None and missing:
         raise CommandError(
             "kernels are kept nowhere, as CUTE_GEMM_CACHE_DIR is empty; name a directory by it"
         )
     if missing:
-        say(f"{len(missing) + len(kept)} kernels, {len(kept)} of them on disk{_estimate(missing, jobs)}")
+        say(f"{len(missing) + len(kept)} kernels, {len(kept)} of them {_there()}{_estimate(missing, jobs)}")
     started = time.perf_counter()
     try:
         for _ in track_as_made(work.make(missing, jobs), len(missing), "compiling"):
@@ -209,7 +210,15 @@ def make(missing: Sequence[Kernel], kept: Sequence[Kernel], jobs: int | None) ->
             f"{len(lost)} kernels were made and not kept in {directory}; `cute-gemm info` says why"
         )
     seconds = time.perf_counter() - started
-    say(f"{len(missing)} kernels made in {seconds:.0f} s, {len(kept)} were there: {directory}")
+    where = f": {directory}" if directory else ""
+    say(f"{len(missing)} kernels made in {seconds:.0f} s, {len(kept)} were there{where}")
+
+
+def _there() -> str:
+    """Where kernels are found that need not be made."""
+    from cute_gemm.runtime import packs
+
+    return "in a pack or on disk" if packs.are_used() else "on disk"
 
 
 def _estimate(missing: Sequence[Kernel], jobs: int | None) -> str:

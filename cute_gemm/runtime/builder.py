@@ -159,7 +159,7 @@ def _remedy(of: Program | KernelConfig) -> str:
 
 
 def is_kept(of: Program | KernelConfig) -> bool:
-    """Whether it is on disk, as `compiler.is_kept`."""
+    """Whether it is in a pack or on disk, as `compiler.is_kept`."""
     key, make, _, made_of = _request(of)
     return compiler.is_kept(key, make, made_of)
 

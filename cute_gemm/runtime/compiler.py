@@ -158,13 +158,18 @@ def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
 
 
 def is_kept(key: Hashable, build: Build, sources: Sources | None = None) -> bool:
-    """Whether a kernel is on disk, so that :func:`instance` with these arguments compiles nothing.
+    """Whether a kernel is in a pack or on disk: :func:`instance` with these arguments compiles nothing then.
+
+    Within :func:`noting`, whether it is on disk.
 
     Raises:
         ImportError, RuntimeError, ValueError: as :func:`instance`.
     """
+    made_of = read(build) if sources is None else sources
+    if _noted is None and packs.has(packs.identity(_text(key), made_of.digest)):
+        return True
     with cache.opened() as kernels:
-        return kernels.load(_key_text(key, read(build) if sources is None else sources)) is not None
+        return kernels.load(_key_text(key, made_of)) is not None
 
 
 def _load_or_compile(

@@ -15,7 +15,7 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -99,10 +99,7 @@ def load(wanted: str, label: str) -> Callable[..., None] | None:
         wanted: the identity.
         label: the kernel's name in what is logged.
     """
-    for pack in (*_given.values(), *_of_environment(os.environ.get(VARIABLE, ""))):
-        kernel = pack.manifest.kernels.get(wanted)
-        if kernel is None:
-            continue
+    for pack, kernel in _with(wanted):
         try:
             made = linked.load(pack.read(kernel), kernel.function)
         except (PackError, ImportError, OSError, AttributeError) as error:
@@ -111,6 +108,35 @@ def load(wanted: str, label: str) -> Callable[..., None] | None:
         logger.debug("loaded %s from the pack %s", label, pack.directory)
         return made
     return None
+
+
+def has(wanted: str) -> bool:
+    """Whether a pack has the kernel of an :func:`identity`, whole; it is not mapped."""
+    for pack, kernel in _with(wanted):
+        try:
+            pack.read(kernel)
+        except PackError as error:
+            _warn_once(pack.directory, f"did not use {kernel.name} of the pack {pack.directory}: {error}")
+        else:
+            return True
+    return False
+
+
+def are_used() -> bool:
+    """Whether there are any from which calls may take kernels."""
+    return any(True for _ in _used())
+
+
+def _used() -> Iterator[Pack]:
+    yield from (*_given.values(), *_of_environment(os.environ.get(VARIABLE, "")))
+
+
+def _with(wanted: str) -> Iterator[tuple[Pack, PackedKernel]]:
+    """Packs that have a kernel, as their manifests say."""
+    for pack in _used():
+        kernel = pack.manifest.kernels.get(wanted)
+        if kernel is not None:
+            yield pack, kernel
 
 
 @functools.lru_cache(1)

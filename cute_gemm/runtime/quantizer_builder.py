@@ -29,7 +29,7 @@ def instance(config: Quantizer | MoeConfig) -> Callable[..., None]:
 
 
 def is_kept(config: Quantizer | MoeConfig) -> bool:
-    """Whether it is on disk, as `compiler.is_kept`."""
+    """Whether it is in a pack or on disk, as `compiler.is_kept`."""
     return compiler.is_kept(*_request(config))
 
 

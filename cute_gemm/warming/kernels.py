@@ -50,7 +50,7 @@ def is_movable(kernel: Kernel) -> bool:
 
 
 def is_kept(kernel: Kernel) -> bool:
-    """Whether it is on disk.
+    """Whether it is in a pack or on disk, as :func:`cute_gemm.runtime.compiler.is_kept`.
 
     Raises:
         ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.compiler.instance`.
@@ -60,7 +60,7 @@ def is_kept(kernel: Kernel) -> bool:
 
 
 def load(kernel: Kernel) -> None:
-    """Has it be in this process, from disk or compiled now, whatever calls are not to do.
+    """Has it be in this process, found or compiled now, whatever calls are not to do.
 
     Raises:
         ImportError, RuntimeError, ValueError: as :func:`cute_gemm.runtime.compiler.instance`.

@@ -1,4 +1,4 @@
-"""Makes many kernels: what is not on disk in several processes, then all of it is loaded here."""
+"""Makes many kernels: what is not there in several processes, then all of it is loaded here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Warmed(NamedTuple):
     made: tuple[str, ...]
     """Names of kernels that were compiled now."""
     found: tuple[str, ...]
-    """Names of those that were on disk."""
+    """Names of those that were in a pack or on disk."""
     seconds: float
     """That it took."""
 
@@ -56,11 +56,11 @@ def warmup(
 
     Which kernel a product takes depends on its M, on whether scales of A are M-major, on the card and on the
     settings. All that can be chosen for M from 1 to ``max_m``, with both, are made, under the settings of
-    :func:`cute_gemm.config` that are in force. Those that are not on disk are compiled by several processes
-    at a time, and kept there; so another process, or the command `cute-gemm warmup`, may do it before a
-    server starts. Processes are started as `multiprocessing` starts them: a script calls this below
-    ``if __name__ == "__main__":``. No GPU is needed, and none is used. CUDA loads a kernel when it is first
-    launched, so a call must still be made once before it is captured into a CUDA graph.
+    :func:`cute_gemm.config` that are in force. Those that are in no pack and not on disk are compiled by
+    several processes at a time, and kept on disk; so another process, or the command `cute-gemm warmup`, may
+    do it before a server starts. Processes are started as `multiprocessing` starts them: a script calls this
+    below ``if __name__ == "__main__":``. No GPU is needed, and none is used. CUDA loads a kernel when it is
+    first launched, so a call must still be made once before it is captured into a CUDA graph.
 
     Args:
         nk: shapes of B: ``(N, K)``, or ``(G, N, K)`` of grouped operations.
@@ -204,7 +204,7 @@ def cards_named(name: str | None) -> tuple[Card, ...]:
 
 
 def sort(kernels: Iterable[Kernel]) -> tuple[list[Kernel], list[Kernel]]:
-    """Those that are not on disk, and those that are."""
+    """Those that are to be made, and those that are there."""
     from .kernels import is_kept
 
     missing: list[Kernel] = []

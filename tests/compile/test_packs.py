@@ -78,6 +78,19 @@ def test_kernels_are_callable_without_the_dsl(pack: Path) -> None:
     assert other.startswith("not in the pack:")
 
 
+def test_warmup_makes_nothing_that_a_pack_has(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pack is written of it all the same, when it is on disk too."""
+    names = [each.name for each in packs._opened(pack).manifest.kernels.values()]
+    monkeypatch.setenv(packs.VARIABLE, str(pack))
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
+    assert main(["warmup", "--kernel", *names]) == 0
+    assert "0 kernels made in 0 s, 2 were there" in capsys.readouterr().out
+    assert main(["pack", str(tmp_path / "pack"), "--kernel", *names]) == 1
+    assert "kernels are kept nowhere" in capsys.readouterr().err
+
+
 def test_where_a_kernel_is_damaged_the_dsl_is_wanted(pack: Path) -> None:
     """So the process above took it from nowhere else."""
     for file in pack.glob("*.so"):

@@ -294,6 +294,25 @@ def test_another_users_pack_is_refused(pack: Path) -> None:
         cute_gemm.load_pack(pack)
 
 
+# What is there already
+
+
+def test_what_a_pack_has_need_not_be_made(pack: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Unless all is to be on disk, as where a pack is written."""
+    assert not packs.are_used()
+    assert not compiler.is_kept("one", build)
+    cute_gemm.load_pack(pack)
+    assert packs.are_used()
+    assert [compiler.is_kept(each, build) for each in ("one", "two", "three")] == [True, True, False]
+    with compiler.noting():
+        assert not compiler.is_kept("one", build)
+    changed = dataclasses.replace(sources.read(build), digest="of other sources")
+    assert not compiler.is_kept("one", build, changed)
+    the_file(pack, "one").unlink()
+    assert [compiler.is_kept(each, build) for each in ("one", "two")] == [False, True]
+    assert f"did not use one of the pack {pack}: " in caplog.text
+
+
 # Writing
 
 

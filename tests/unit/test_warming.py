@@ -26,7 +26,7 @@ from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS
 from cute_gemm.plan.models import Model, model_of
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.plan.tuned.table import Table
-from cute_gemm.runtime import builder, compiler, hardware, quantizers, warmup
+from cute_gemm.runtime import builder, compiler, hardware, packs, quantizers, warmup
 from cute_gemm.warming import kernels, work
 from cute_gemm.warming.kernels import Fused, Kernel, Written
 from cute_gemm.warming.needs import Needs, needs
@@ -323,6 +323,16 @@ def test_the_command_for_models_and_names(run: Any, there: set[str], tmp_path: P
     file.write_text("from cute_gemm.plan.config import KernelConfig\n\nmade = KernelConfig(64, 64, 4)\n")
     run("--kernel", "route_int32_weights_8", f"{file}:made")
     assert there == {"route_int32_weights_8", Written(f"{file}:made").name}
+
+
+def test_the_command_beside_packs(run: Any, there: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they have is there, also where nothing is kept on disk."""
+    there.add("quantize_128x128_bf16")
+    monkeypatch.setattr(packs, "are_used", lambda: True)
+    monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", "")
+    given = "--kernel", "quantize_128x128_bf16"
+    assert "quantize_128x128_bf16: in a pack or on disk: asked for" in run(*given, "--dry-run")[1]
+    assert run(*given) == (0, "0 kernels made in 0 s, 1 were there\n", "")
 
 
 @pytest.mark.parametrize(
