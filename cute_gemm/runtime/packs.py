@@ -15,7 +15,7 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 VARIABLE = "CUTE_GEMM_PACKS"
 """Environment variable: folders of packs, separated as in ``PATH``."""
 
-_given: dict[Path, Pack] = {}
-_refused: set[tuple[Path, str]] = set()
+_given: dict[Path, None] = {}
+_seen: dict[Path, _Seen] = {}
+_warned: set[tuple[Path, str]] = set()
 _guard = threading.Lock()
 
 
@@ -62,6 +63,13 @@ class Pack(NamedTuple):
         return content
 
 
+class _Seen(NamedTuple):
+    """A folder as it was when it was looked at, and its pack; None where it is not used."""
+
+    state: Hashable
+    pack: Pack | None
+
+
 def use(directory: Path) -> Pack:
     """Has calls of this process take their kernels from a pack first.
 
@@ -71,9 +79,10 @@ def use(directory: Path) -> Pack:
     Raises:
         PackError: it is not used.
     """
+    state = _state(directory)
     pack = _opened(directory)
-    with _guard:
-        _given[directory] = pack
+    _seen[directory] = _Seen(state, pack)
+    _given[directory] = None
     return pack
 
 
@@ -128,7 +137,14 @@ def are_used() -> bool:
 
 
 def _used() -> Iterator[Pack]:
-    yield from (*_given.values(), *_of_environment(os.environ.get(VARIABLE, "")))
+    """Those that were given, then those of the environment, as they are now."""
+    named = dict.fromkeys(_given, "the pack {}")
+    for each in _named(os.environ.get(VARIABLE, "")):
+        named.setdefault(each, f"the pack {{}}, which {VARIABLE} names,")
+    for directory, what in named.items():
+        pack = _current(directory, what.format(directory))
+        if pack is not None:
+            yield pack
 
 
 def _with(wanted: str) -> Iterator[tuple[Pack, PackedKernel]]:
@@ -140,17 +156,46 @@ def _with(wanted: str) -> Iterator[tuple[Pack, PackedKernel]]:
 
 
 @functools.lru_cache(1)
-def _of_environment(named: str) -> tuple[Pack, ...]:
+def _named(packs: str) -> tuple[Path, ...]:
     found = []
-    for each in filter(None, named.split(os.pathsep)):
-        directory = Path(each)
+    for each in filter(None, packs.split(os.pathsep)):
         try:
-            directory = directory.expanduser().absolute()
-            found.append(_opened(directory))
+            found.append(Path(each).expanduser().absolute())
         # `~nobody` is a RuntimeError.
-        except (PackError, ImportError, RuntimeError) as error:
-            _warn_once(directory, f"the pack {directory}, which {VARIABLE} names, is not used: {error}")
+        except (RuntimeError, OSError) as error:
+            _warn_once(Path(each), f"the pack {each}, which {VARIABLE} names, is not used: {error}")
     return tuple(found)
+
+
+def _current(directory: Path, what: str) -> Pack | None:
+    """The pack that is there now; None, warned of, if it is not used. It is read where it has changed."""
+    state, seen = _state(directory), _seen.get(directory)
+    if seen is not None and seen.state == state:
+        return seen.pack
+    pack = None
+    try:
+        pack = _opened(directory)
+    except (PackError, ImportError) as error:
+        _warn_once(directory, f"{what} is not used: {error}. It is looked at again when its folder changes")
+    if pack is not None and seen is not None and seen.pack is None:
+        logger.info("%s is used now", what)
+    _seen[directory] = _Seen(state, pack)
+    return pack
+
+
+def _state(directory: Path) -> Hashable:
+    """It changes where the folder or its manifest does, their owners and rights included."""
+    from .pack_manifest import FILE
+
+    return _changed(directory), _changed(directory / FILE)
+
+
+def _changed(path: Path) -> Hashable:
+    try:
+        found = path.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _opened(directory: Path) -> Pack:
@@ -218,7 +263,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _warn_once(directory: Path, message: str) -> None:
     with _guard:
-        is_new = (directory, message) not in _refused
-        _refused.add((directory, message))
+        is_new = (directory, message) not in _warned
+        _warned.add((directory, message))
     if is_new:
         logger.warning(message)

@@ -69,9 +69,10 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which has no kernels on disk."""
     monkeypatch.setattr(compiler, "_loaded", {})
     monkeypatch.setattr(packs, "_given", {})
-    monkeypatch.setattr(packs, "_refused", set())
+    monkeypatch.setattr(packs, "_seen", {})
+    monkeypatch.setattr(packs, "_warned", set())
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "")
-    packs._of_environment.cache_clear()
+    packs._named.cache_clear()
 
 
 @pytest.fixture
@@ -136,7 +137,8 @@ def test_the_environment_names_packs(
     assert [ask(label)[0] for label in ("one", "two", "three")] == ["one", "two", "three"]
     assert compiled == ["three"]
     assert caplog.messages == [
-        f"the pack {missing}, which CUTE_GEMM_PACKS names, is not used: No such file or directory: {missing}"
+        f"the pack {missing}, which CUTE_GEMM_PACKS names, is not used: No such file or directory: "
+        f"{missing}. It is looked at again when its folder changes"
     ]
 
 
@@ -292,6 +294,93 @@ def test_another_users_pack_is_refused(pack: Path) -> None:
     os.chown(pack, SOMEBODY, SOMEBODY)
     with pytest.raises(PackError, match="belongs to"):
         cute_gemm.load_pack(pack)
+
+
+# What changes while a process runs
+
+
+def in_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(packs.VARIABLE, str(directory))
+
+
+MENDED: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    "is there": (
+        lambda pack: pack.rename(pack.with_name("else")),
+        lambda pack: pack.with_name("else").rename(pack),
+    ),
+    "has rights": (lambda pack: pack.chmod(0o777), lambda pack: pack.chmod(0o755)),
+    "has a manifest with rights": (
+        lambda pack: (pack / pack_manifest.FILE).chmod(0o666),
+        lambda pack: (pack / pack_manifest.FILE).chmod(0o644),
+    ),
+    "is written in place": (
+        lambda pack: edit(pack, system="Plan 9"),
+        lambda pack: edit(pack, system="Linux"),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", MENDED)
+def test_a_pack_that_was_refused_is_looked_at_again_when_it_changes(
+    pack: Path,
+    compiled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    spoil, mend = MENDED[how]
+    spoil(pack)
+    in_the_environment(pack, monkeypatch)
+    assert ask("one")[0] == "one"
+    assert compiled == ["one"]
+    assert caplog.messages[0].endswith("It is looked at again when its folder changes")
+    mend(pack)
+    with caplog.at_level(logging.INFO, "cute_gemm"):
+        assert ask("two")[0] == "two"
+    assert compiled == ["one"]
+    assert caplog.messages[1:] == [f"the pack {pack}, which CUTE_GEMM_PACKS names, is used now"]
+
+
+def test_what_does_not_change_is_read_once(
+    pack: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it fits or not."""
+    opened: list[Path] = []
+
+    def opens(directory: Path) -> packs.Pack:
+        opened.append(directory)
+        return opening(directory)
+
+    opening = packs._opened
+    monkeypatch.setattr(packs, "_opened", opens)
+    missing = pack.with_name("missing")
+    monkeypatch.setenv(packs.VARIABLE, f"{missing}{os.pathsep}{pack}")
+    assert [ask(label)[0] for label in ("one", "two", "three")] == ["one", "two", "three"]
+    assert opened == [missing, pack]
+    monkeypatch.setenv(packs.VARIABLE, str(pack))
+    assert ask("four")[0] == "four"
+    assert opened == [missing, pack]
+
+
+@pytest.mark.parametrize("use", [lambda pack, _: cute_gemm.load_pack(pack), in_the_environment])
+def test_a_pack_that_is_written_anew_is_the_new_one(
+    pack: Path,
+    compiled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    use: Any,
+) -> None:
+    use(pack, monkeypatch)
+    assert ask("one")[0] == "one"
+    write(pack, "two", "three")
+    compiled.clear()
+    monkeypatch.setattr(compiler, "_loaded", {})
+    assert [ask(label)[0] for label in ("two", "three", "one")] == ["two", "three", "one"]
+    assert compiled == ["one"]
+    assert not caplog.messages
+    edit(pack, system="Plan 9")
+    assert ask("four")[0] == "four"
+    assert "it is for Plan 9" in caplog.text
 
 
 # What is there already
