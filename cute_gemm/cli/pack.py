@@ -34,8 +34,10 @@ def _run(args: argparse.Namespace) -> None:
         warmup.make(missing, kept, args.jobs)
         for each in needed:
             kernels.load(each)
-    if len(noted) < len(needed):
-        raise CommandError("sources of kernels changed while they were compiled")
+    # Not by their number: two names may be of one kernel.
+    if noted.objections:
+        label, why = next(iter(noted.objections.items()))
+        raise CommandError(f"{label} is not to be kept for other processes: {why}")
     directory = args.folder.absolute()
     try:
         size = pack_writer.write(directory, noted, __version__)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _instances: weakref.WeakKeyDictionary[Program, Callable[..., None]] = weakref.WeakKeyDictionary()
 """Of programs that were asked for: a call of one that is warm walks nothing."""
+compiler.memories.append(_instances)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +72,22 @@ class Noted(NamedTuple):
     image: bytes
 
 
-_noted: dict[str, Noted] | None = None
+class Notes(dict[str, Noted]):
+    """Kernels by :func:`.packs.identity`.
+
+    Attributes:
+        objections: of those that must not be kept for other processes, by their names: why.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objections: dict[str, str] = {}
+
+
+_noted: Notes | None = None
+
+memories: list[MutableMapping[Any, Callable[..., None]]] = []
+"""What other modules remember of kernels that :func:`instance` gave; :func:`noting` empties it meanwhile."""
 
 
 class KernelWarning(UserWarning):
@@ -127,18 +142,20 @@ def instance(
 
 
 @contextmanager
-def noting() -> Iterator[dict[str, Noted]]:
-    """Notes by :func:`.packs.identity` what :func:`instance` gives meanwhile: of no pack, of one thread."""
+def noting() -> Iterator[Notes]:
+    """Notes what :func:`instance` gives meanwhile: of no pack, of one thread."""
     global _noted
-    before, loaded = _noted, dict(_loaded)
-    _noted = {}
+    before, forgotten = _noted, [(each, dict(each)) for each in (_loaded, *memories)]
+    _noted = Notes()
     # They are loaded anew, from disk or compiled.
-    _loaded.clear()
+    for memory, _ in forgotten:
+        memory.clear()
     try:
         yield _noted
     finally:
         _noted = before
-        _loaded.update(loaded)
+        for memory, kernels in forgotten:
+            memory.update(kernels)
 
 
 def compile_to_cubin(build: Build, label: str = "a kernel") -> bytes:
@@ -188,9 +205,13 @@ def _load_or_compile(
                 return found
             image = _compile(build, label)
             _keep(kernels, key, image, sources, label)
-    # Of sources that change meanwhile nothing is to be had for other processes.
-    if _noted is not None and not sources.objection():
-        _note(key, label, image)
+    if _noted is not None:
+        # Of sources that change meanwhile nothing is to be had for other processes.
+        objection = sources.objection()
+        if objection:
+            _noted.objections[label] = objection
+        else:
+            _note(key, label, image)
     return _link(image)
 
 

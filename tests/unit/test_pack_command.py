@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cute_gemm.cli import main
-from cute_gemm.runtime import cache, compiler
+from cute_gemm.runtime import cache, compiler, linked
 from cute_gemm.warming import kernels, work
 
 QUANTIZER = "--kernel", "quantize_1x128_bf16_x2"
@@ -68,5 +68,46 @@ def test_objects_are_no_pack(
 def test_kernels_that_changed_meanwhile_are_missed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "load", lambda kernel: None)
-    assert "changed while they were compiled" in refused(capsys, str(tmp_path / "pack"), *QUANTIZER)
+    def load(kernel: Any) -> None:
+        assert compiler._noted is not None
+        compiler._noted.objections[kernel.name] = "mine.py changed since it was read"
+
+    monkeypatch.setattr(kernels, "load", load)
+    said = refused(capsys, str(tmp_path / "pack"), *QUANTIZER)
+    assert f"{QUANTIZER[1]} is not to be kept for other processes: mine.py changed" in said
+    assert not (tmp_path / "pack").exists()
+
+
+FILE = """
+from cute_gemm.plan.config import KernelConfig
+from cute_gemm.runtime.builder import Program
+
+made = KernelConfig(64, 64, 4)
+
+def kernel():
+    pass
+
+def one():
+    return Program(made, kernel, ())
+
+two = one
+again = one()
+"""
+
+
+def test_two_names_of_one_kernel_are_packed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a program that this process has had before."""
+    monkeypatch.undo()
+    monkeypatch.setattr(compiler, "_compile", lambda build, label: b"\x7fELF".ljust(16, b"\0") + b"\x03\0")
+    monkeypatch.setattr(compiler, "_surroundings", lambda: {})
+    monkeypatch.setattr(linked, "load", lambda image, function: print)
+    monkeypatch.setattr(work, "make", lambda missing, jobs: map(kernels.load, missing))
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path / "cache"))
+    file = tmp_path / "file.py"
+    file.write_text(FILE)
+    names = [f"{file}:{name}" for name in ("one", "two", "again")]
+    for _ in range(2):
+        assert main(["pack", str(tmp_path / "pack"), "--kernel", *names]) == 0
+        assert "1 kernels, 0.0 MiB" in " ".join(capsys.readouterr().out.split())

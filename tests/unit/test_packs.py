@@ -15,7 +15,9 @@ from cache_places import SOMEBODY, needs_root
 
 import cute_gemm
 from cute_gemm import storage
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime import (
+    builder,
     cache,
     compiler,
     dsl_library,
@@ -488,6 +490,7 @@ def test_what_changes_while_it_is_compiled_is_not_packed(
     with compiler.noting() as noted:
         compiler.instance("mine", build, "mine", changed)
     assert not noted
+    assert "gone.py cannot be read any more" in noted.objections["mine"]
     monkeypatch.setattr(pack_writer, "own_parts_changed", lambda: True)
     with pytest.raises(PackError, match="sources of cute_gemm changed"):
         write(tmp_path / "pack", "one")
@@ -515,6 +518,15 @@ def test_noting_takes_no_kernel_of_a_pack_and_leaves_the_process_as_it_was(
     write(tmp_path / "other", "one")
     assert compiled == ["one"]
     assert compiler.instance("one", build, "one") is before
+
+
+def test_noting_notes_programs_that_the_process_has_had(pack: Path) -> None:
+    program = builder.Program(KernelConfig(64, 64, 4), build, ())
+    before = builder.instance(program)
+    with compiler.noting() as noted:
+        builder.instance(program)
+    assert [each.label for each in noted.values()] == [builder.label(program)]
+    assert builder.instance(program) is before
 
 
 def test_what_is_loaded_is_logged(pack: Path, caplog: pytest.LogCaptureFixture) -> None:
