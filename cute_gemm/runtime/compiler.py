@@ -5,7 +5,7 @@ A kernel is looked for in this process, in packs (:mod:`cute_gemm.runtime.packs`
 :mod:`cute_gemm.runtime.linker` makes a library that the system's loader maps: a fresh kernel and one from
 disk take the same way, the DSL is only imported to compile, no toolchain is needed, and a machine without a
 GPU compiles for Hopper as well as any other. Where that linker does not know an object, as of other CPUs than
-x86-64, it is kept as it is, and the DSL links it into each process.
+x86-64, or the DSL has no runtime library, it is kept as it is, and the DSL links it into each process.
 
 What is stored is keyed by everything that shapes its code: the caller's key; the sources and values that the
 kernel is made of, wherever they are (:mod:`cute_gemm.runtime.sources`), as this process imports them (where
@@ -242,6 +242,10 @@ def _from_disk(kernels: cache.Kernels, key: str, label: str) -> Callable[..., No
     image, store = found
     try:
         kernel = _link(image)
+    except ImportError as error:
+        # What it calls is not there; others may have it.
+        logger.warning("did not use the stored %s: %s", label, error)
+        return None
     except Exception as error:
         logger.warning("threw away the stored %s, which cannot be linked: %s", label, error)
         store.discard(key)
@@ -276,8 +280,10 @@ def _compile(build: Build, label: str) -> bytes:
     logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
     _warn_of_spills(image, label)
     try:
+        # What libraries ask for by name. Without, the DSL may still have it in itself.
+        dsl_library.path()
         return linker.link(image, SYMBOL)
-    except linker.LinkError as error:
+    except (linker.LinkError, dsl_library.NoLibraryError) as error:
         logger.debug("%s stays an object, which the DSL links: %s", label, error)
         return image
 

@@ -1,6 +1,7 @@
 """The CuTe DSL's runtime library, which loads and launches what kernels' host code asks it to.
 
-It is found without the DSL, which takes long to import, by what is installed.
+It is found without the DSL, which takes long to import, by what is installed. Where it does not lie as in the
+DSL's wheels, the DSL is imported and asked.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 NAME = "libcute_dsl_runtime.so"
 LEAST_VERSION = "4.6.2"
@@ -39,11 +42,9 @@ def flavour() -> int:
         NoLibraryError: it is not installed, or for none that the machine's driver supports.
     """
     loaded = getattr(sys.modules.get("cutlass"), "CUDA_VERSION", None)
-    if loaded is not None:
-        return int(loaded.major)
-    installed = [each for each in _FLAVOURS if _path(each) is not None]
+    installed = [each for each in _FLAVOURS if _path(each) is not None] if loaded is None else []
     if not installed:
-        raise NoLibraryError("the CuTe DSL is not installed, whose runtime library kernels need")
+        return int((loaded or _dsl().CUDA_VERSION).major)
     if len(installed) == 1:
         return installed[0]
     driver = driver_version()
@@ -61,7 +62,10 @@ def path() -> Path:
     """
     found = _path(flavour())
     if found is None:
-        raise NoLibraryError(f"{distribution(flavour())} has no {NAME}")
+        said = _dsl().cute.runtime.find_runtime_libraries(enable_tvm_ffi=False)
+        found = next((Path(each) for each in said if Path(each).is_file()), None)
+    if found is None:
+        raise NoLibraryError(f"the CuTe DSL is installed without its {NAME}")
     return found
 
 
@@ -71,10 +75,11 @@ def version() -> str:
     Raises:
         NoLibraryError: as :func:`flavour`.
     """
-    try:
-        return metadata.version(distribution(flavour()))
-    except metadata.PackageNotFoundError as error:
-        raise NoLibraryError(f"{distribution(flavour())} is not installed") from error
+    # All its distributions are of one version.
+    for name in (distribution(flavour()), "nvidia-cutlass-dsl"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    raise NoLibraryError(f"{distribution(flavour())} is not installed")
 
 
 def least_version(library: bytes) -> str:
@@ -91,6 +96,23 @@ def driver_version() -> int:
     except (OSError, AttributeError):
         return 0
     return 0 if asked else number.value
+
+
+def _dsl() -> Any:
+    """The DSL, which takes long to import.
+
+    Raises:
+        NoLibraryError: it cannot be.
+    """
+    try:
+        import cutlass
+        import cutlass.cute.runtime
+    # What it loads may be missing, too.
+    except (ImportError, OSError) as error:
+        raise NoLibraryError(
+            f"the CuTe DSL is not installed, whose runtime library kernels need: {error}"
+        ) from error
+    return cutlass
 
 
 def _path(flavour: int) -> Path | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cutlass.cute.runtime import make_fake_tensor
 
-from cute_gemm.runtime import compiler, elf, linked, linker
+from cute_gemm.runtime import compiler, dsl_library, elf, linked, linker
 
 FUNCTION = "__tvm_ffi_launch"
 
@@ -27,14 +27,18 @@ class Add:
         x[0] = x[0] + cutlass.Float32(self.addend)
 
 
-def an_object(addend: int) -> bytes:
+def to_add(addend: int) -> compiler.Build:
     def build() -> Any:
         generic = cute.AddressSpace.generic
         return Add(addend), (make_fake_tensor(cutlass.Float32, (cute.sym_int32(),), (1,), memspace=generic),)
 
+    return build
+
+
+def an_object(addend: int) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linker, "link", lambda image, function: image)
-        return compiler._compile(build, "add")
+        return compiler._compile(to_add(addend), "add")
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +143,23 @@ def test_a_damaged_object_raises_nothing_else(image: bytes) -> None:
             linker.link(bytes(changed), FUNCTION)
         except linker.LinkError:
             continue
+
+
+def test_without_a_runtime_library_the_dsl_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise dsl_library.NoLibraryError("none")
+
+    monkeypatch.setattr(dsl_library, "path", missing)
+    made = compiler._compile(to_add(2), "add")
+    assert not linked.is_library(made)
+    assert added(compiler._link(made)) == 2
+
+
+def test_where_the_runtime_library_lies_elsewhere_the_dsl_knows_it(
+    image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = dsl_library.path()
+    monkeypatch.setattr(dsl_library, "_path", lambda flavour: None)
+    assert dsl_library.path().samefile(known)
+    monkeypatch.setattr(linked, "_get_ready", linked._get_ready.__wrapped__)
+    assert added(linked.load(linker.link(image, FUNCTION), FUNCTION)) == 2

@@ -224,6 +224,30 @@ def test_a_stored_object_that_cannot_be_linked_is_compiled_anew(
     assert dsl.compiled == ["one", "one"]
 
 
+def test_a_stored_kernel_for_which_something_is_missing_is_not_thrown_away(
+    dsl: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as the DSL's runtime library; other processes may have it."""
+    compiler.instance("k", build, "one")
+
+    def link(image: bytes) -> Any:
+        raise ImportError("no runtime library")
+
+    def compiles(build: compiler.Build, label: str) -> bytes:
+        raise ImportError("no DSL")
+
+    with monkeypatch.context() as patch:
+        new_process(patch)
+        patch.setattr(compiler, "_link", link)
+        patch.setattr(compiler, "_compile", compiles)
+        with pytest.raises(ImportError, match="no DSL"):
+            compiler.instance("k", build, "one")
+    assert "did not use the stored one: no runtime library" in caplog.text
+    new_process(monkeypatch)
+    assert compiler.instance("k", build, "one")() == b"one"
+    assert dsl.compiled == ["one"]
+
+
 def test_a_fresh_object_that_cannot_be_linked_is_an_error(dsl: StandIn) -> None:
     dsl.unlinkable = [b"one"]
     with pytest.raises(RuntimeError, match="undefined symbol"):

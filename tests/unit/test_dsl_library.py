@@ -65,3 +65,33 @@ def test_what_is_missing_or_too_new_is_said(site: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(dsl_library, "driver_version", lambda: 11080)
     with pytest.raises(dsl_library.NoLibraryError, match="for CUDA 11, older than"):
         dsl_library.path()
+
+
+def test_where_it_lies_elsewhere_the_dsl_is_asked(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for which CUDA it is, and of which version."""
+    library = site / "elsewhere" / dsl_library.NAME
+    libraries = [str(library)]
+    (site / "cutlass" / "cute").mkdir(parents=True)
+    (site / "cutlass" / "__init__.py").write_text("class CUDA_VERSION:\n    major = 14\n")
+    (site / "cutlass" / "cute" / "__init__.py").touch()
+    (site / "cutlass" / "cute" / "runtime.py").write_text(
+        f"def find_runtime_libraries(*, enable_tvm_ffi):\n    return {libraries}\n"
+    )
+    for name in [each for each in sys.modules if each.startswith("cutlass")]:
+        monkeypatch.delitem(sys.modules, name)
+    try:
+        assert dsl_library.flavour() == 14
+        with pytest.raises(dsl_library.NoLibraryError, match="cu14 is not installed"):
+            dsl_library.version()
+        with pytest.raises(dsl_library.NoLibraryError, match=f"installed without its {dsl_library.NAME}"):
+            dsl_library.path()
+        library.parent.mkdir()
+        library.touch()
+        assert dsl_library.path() == library
+        info = site / "nvidia_cutlass_dsl-4.9.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Name: nvidia-cutlass-dsl\nVersion: 4.9.0\n")
+        assert dsl_library.version() == "4.9.0"
+    finally:
+        for name in [each for each in sys.modules if each.startswith("cutlass")]:
+            del sys.modules[name]
