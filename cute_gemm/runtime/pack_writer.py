@@ -17,6 +17,7 @@ from .pack_errors import PackError
 from .pack_manifest import FILE, MOST_BYTES, Manifest, PackedKernel, parse
 from .packs import sources_digest
 from .sources import own_parts_changed
+from .trust import UntrustedError, open_directory
 
 _MODE = 0o644
 _KERNEL = re.compile(r"[0-9A-Za-z_+-]+-[0-9a-f]{12}\.so")
@@ -29,7 +30,7 @@ def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) 
     The manifest comes last: until it is there, what was a pack before stays one, and what was none is none.
 
     Args:
-        directory: made if it is not there; else empty, or a pack.
+        directory: an absolute path; made if it is not there; else empty, or a pack.
         kernels: by :func:`.packs.identity`, as :func:`.compiler.noting` gives them.
         version: of this package.
 
@@ -37,9 +38,36 @@ def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) 
         The bytes of its files.
 
     Raises:
-        PackError: the folder has something else in it; a kernel is no library, as none is for this CPU; or
-            the sources of this package have changed since this process imported them.
+        PackError: the folder has something else in it, or others could fill it; or as :func:`contents`.
         OSError: it cannot be written.
+    """
+    files = contents(kernels, version)
+    try:
+        descriptor = open_directory(directory, make=True, mode=0o755)
+    except UntrustedError as error:
+        raise PackError(str(error)) from error
+    try:
+        # The old pack is whole until the new manifest is there: files are named by their content.
+        old = _files_of_a_pack(descriptor, directory)
+        for name, content in files.items():
+            replace_file_in(descriptor, name, content, _MODE)
+        for name in old - files.keys():
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+    return sum(map(len, files.values()))
+
+
+def contents(kernels: Mapping[str, compiler.Noted], version: str) -> dict[str, bytes]:
+    """The files of a pack, the manifest last; their names tell their contents.
+
+    Args:
+        kernels, version: as of :func:`write`.
+
+    Raises:
+        PackError: a kernel is no library, as none is for this CPU; or the sources of this package have
+            changed since this process imported them.
     """
     level = host_level.here()
     objects = [each.label for each in kernels.values() if not linked.is_library(each.image)]
@@ -47,27 +75,13 @@ def write(directory: Path, kernels: Mapping[str, compiler.Noted], version: str) 
         raise PackError(f"on {platform.machine()} there are no packs: kernels cannot be linked")
     if own_parts_changed():
         raise PackError("sources of cute_gemm changed since this process imported it: start anew")
-    with suppress(FileExistsError):
-        directory.mkdir(0o755, parents=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # The old pack is whole until the new manifest is there: files are named by their content.
-        old = _files_of_a_pack(descriptor, directory)
-        packed, size = {}, 0
-        for key, each in sorted(kernels.items(), key=lambda item: item[1].label):
-            digest = hashlib.sha256(each.image).hexdigest()
-            file = f"{re.sub(r'[^0-9A-Za-z_+-]+', '_', each.label)}-{digest[:12]}.so"
-            replace_file_in(descriptor, file, each.image, _MODE)
-            packed[key] = PackedKernel(each.label, file, compiler.SYMBOL, digest)
-            size += len(each.image)
-        text = _manifest(version, level.name, kernels, packed).text().encode()
-        replace_file_in(descriptor, FILE, text, _MODE)
-        for file in old - {each.file for each in packed.values()}:
-            with suppress(FileNotFoundError):
-                os.unlink(file, dir_fd=descriptor)
-    finally:
-        os.close(descriptor)
-    return size + len(text)
+    files, packed = {}, {}
+    for key, each in sorted(kernels.items(), key=lambda item: item[1].label):
+        digest = hashlib.sha256(each.image).hexdigest()
+        name = f"{re.sub(r'[^0-9A-Za-z_+-]+', '_', each.label)}-{digest[:12]}.so"
+        files[name] = each.image
+        packed[key] = PackedKernel(each.label, name, compiler.SYMBOL, digest)
+    return {**files, FILE: _manifest(version, level.name, kernels, packed).text().encode()}
 
 
 def _manifest(

@@ -464,6 +464,30 @@ def test_whatever_the_umask_is_others_cannot_write(compiled: list[str], tmp_path
     assert cute_gemm.load_pack(tmp_path / "pack") == 1
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_nothing_is_written_where_others_can(pack: Path, compiled: list[str], mode: int) -> None:
+    """A pack there would not be read."""
+    before = sorted(pack.iterdir())
+    pack.chmod(mode)
+    with pytest.raises(PackError, match=f"may write to {pack}; mend it by: chmod go-w"):
+        write(pack, "three")
+    assert sorted(pack.iterdir()) == before
+    pack.chmod(0o755)
+    pack.parent.chmod(mode | 0o002)
+    with pytest.raises(PackError, match=f"it is below {pack.parent}, where anyone may rename"):
+        write(pack.parent / "new", "three")
+    assert not (pack.parent / "new").exists()
+
+
+@needs_root
+def test_root_writes_nothing_into_another_users_folder(pack: Path, compiled: list[str]) -> None:
+    os.chown(pack, SOMEBODY, SOMEBODY)
+    for directory in (pack, pack / "new"):
+        with pytest.raises(PackError, match="belongs to"):
+            write(directory, "three")
+    assert not (pack / "new").exists()
+
+
 def test_what_is_no_pack_is_left_alone(compiled: list[str], tmp_path: Path) -> None:
     note = tmp_path / "folder" / "note"
     note.parent.mkdir()
