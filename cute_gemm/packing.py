@@ -13,7 +13,8 @@ def load_pack(path: str | os.PathLike[str]) -> int:
 
     A pack is a folder that ``cute-gemm pack`` has written: docs/packs.md. Its kernels come before those on
     disk, and calls that need others compile them as ever. The environment variable ``CUTE_GEMM_PACKS`` does
-    the same for all processes, and only warns where a pack does not fit. Loading one twice does nothing more.
+    the same for all processes, and only warns where a pack does not fit; so do wheels that `cute-gemm pack
+    --wheel` has written, where they are installed. Loading one twice does nothing more.
 
     Args:
         path: the folder.

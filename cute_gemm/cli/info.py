@@ -48,6 +48,7 @@ def _run(args: argparse.Namespace) -> None:
     _add_cache(table, "cache", cache_info())
     if SHARED_VARIABLE in os.environ:
         _add_cache(table, "shared cache", shared_cache_info())
+    _add_packs(table)
     table.add_row("tuned choices", _tuned())
     wide_console().print(table)
     if args.report:
@@ -64,6 +65,16 @@ def _add_cache(table: PlainTable, name: str, cache: CacheInfo) -> None:
     table.add_row("kernels in it", f"{cache.kernels}, {size}{leftovers}")
     if cache.refusal:
         table.add_row("not used, because", cache.refusal)
+
+
+def _add_packs(table: PlainTable) -> None:
+    from cute_gemm.runtime import packs
+
+    for each in packs.infos():
+        table.add_row("pack", str(each.directory))
+        table.add_row("kernels in it", str(each.kernels))
+        if each.refusal:
+            table.add_row("not used, because", each.refusal)
 
 
 def _tuned() -> str:

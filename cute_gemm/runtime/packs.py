@@ -1,5 +1,7 @@
 """Kernels that were compiled elsewhere, from folders with a manifest: no compiler and no DSL are needed.
 
+Folders are those that a process names, those of the environment, and those that are installed as wheels.
+
 A pack is used if it fits: it is of the same sources of this package, and the machine's CPU, driver and the
 DSL's runtime library are what it asks for. Folders and files are judged as those of the disk cache are
 (:mod:`.trust`), a file by its SHA-256 too, before anything of it is mapped. What does not fit is refused with
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VARIABLE = "CUTE_GEMM_PACKS"
-"""Environment variable: folders of packs, separated as in ``PATH``."""
+"""Environment variable: folders of packs, separated as in ``PATH``. Set to nothing, there are none, not even
+those that are installed."""
 
 _given: dict[Path, None] = {}
 _seen: dict[Path, _Seen] = {}
@@ -64,10 +67,25 @@ class Pack(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A folder as it was when it was looked at, and its pack; None where it is not used."""
+    """A folder as it was when it was looked at, and its pack, or why it is not used."""
 
     state: Hashable
     pack: Pack | None
+    refusal: str = ""
+
+
+class PackInfo(NamedTuple):
+    """What there is of a pack.
+
+    Args:
+        directory: where it is.
+        kernels: how many it has.
+        refusal: why it is not used; empty if it is.
+    """
+
+    directory: Path
+    kernels: int
+    refusal: str
 
 
 def use(directory: Path) -> Pack:
@@ -136,15 +154,33 @@ def are_used() -> bool:
     return any(True for _ in _used())
 
 
+def infos() -> list[PackInfo]:
+    """Of all packs that calls of this process would look in."""
+    looked = [(each, _look(each)) for each in _places()]
+    return [
+        PackInfo(each, len(of.pack.manifest.kernels) if of.pack else 0, of.refusal) for each, of in looked
+    ]
+
+
 def _used() -> Iterator[Pack]:
-    """Those that were given, then those of the environment, as they are now."""
-    named = dict.fromkeys(_given, "the pack {}")
-    for each in _named(os.environ.get(VARIABLE, "")):
-        named.setdefault(each, f"the pack {{}}, which {VARIABLE} names,")
-    for directory, what in named.items():
-        pack = _current(directory, what.format(directory))
+    for directory, what in _places().items():
+        pack = _current(directory, what)
         if pack is not None:
             yield pack
+
+
+def _places() -> dict[Path, str]:
+    """Folders that were given, then those of the environment, then installed ones; and what to call them."""
+    from . import installed_packs
+
+    places = {each: f"the pack {each}" for each in _given}
+    said = os.environ.get(VARIABLE)
+    for each in _named(said or ""):
+        places.setdefault(each, f"the pack {each}, which {VARIABLE} names,")
+    # Set to nothing, it switches them off.
+    for each in installed_packs.directories() if said != "" else ():
+        places.setdefault(each, f"the installed pack {each}")
+    return places
 
 
 def _with(wanted: str) -> Iterator[tuple[Pack, PackedKernel]]:
@@ -168,19 +204,26 @@ def _named(packs: str) -> tuple[Path, ...]:
 
 
 def _current(directory: Path, what: str) -> Pack | None:
-    """The pack that is there now; None, warned of, if it is not used. It is read where it has changed."""
-    state, seen = _state(directory), _seen.get(directory)
-    if seen is not None and seen.state == state:
-        return seen.pack
-    pack = None
-    try:
-        pack = _opened(directory)
-    except (PackError, ImportError) as error:
-        _warn_once(directory, f"{what} is not used: {error}. It is looked at again when its folder changes")
-    if pack is not None and seen is not None and seen.pack is None:
+    """The pack that is there now; None, warned of, if it is not used."""
+    before, now = _seen.get(directory), _look(directory)
+    if now is not before and now.pack is None:
+        again = "It is looked at again when its folder changes"
+        _warn_once(directory, f"{what} is not used: {now.refusal}. {again}")
+    elif now is not before and before is not None and before.pack is None:
         logger.info("%s is used now", what)
-    _seen[directory] = _Seen(state, pack)
-    return pack
+    return now.pack
+
+
+def _look(directory: Path) -> _Seen:
+    """What is there now. It is read where it has changed."""
+    state, seen = _state(directory), _seen.get(directory)
+    if seen is None or seen.state != state:
+        try:
+            seen = _Seen(state, _opened(directory))
+        except (PackError, ImportError) as error:
+            seen = _Seen(state, None, str(error))
+        _seen[directory] = seen
+    return seen
 
 
 def _state(directory: Path) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -56,19 +57,28 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Here, and not in processes of the command's own.
         builder.instance(product)
         quantizer_builder.instance(quantizer)
-        assert main(["pack", str(folder / "pack"), "--kernel", product.name, quantizer.name]) == 0
+        kernels = "--kernel", product.name, quantizer.name
+        assert main(["pack", str(folder / "pack"), *kernels]) == 0
+        assert main(["pack", str(folder / "dist"), "--wheel", "acme", *kernels]) == 0
     return folder / "pack"
 
 
 def run(pack: Path) -> subprocess.CompletedProcess[str]:
-    own = {packs.VARIABLE: str(pack), cache.DIRECTORY_VARIABLE: ""}
+    return run_in({packs.VARIABLE: str(pack)})
+
+
+def run_in(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    own = {**environment, cache.DIRECTORY_VARIABLE: ""}
     return subprocess.run(
         [sys.executable, "-c", PROCESS], env=os.environ | own, capture_output=True, text=True, timeout=120
     )
 
 
 def test_kernels_are_callable_without_the_dsl(pack: Path) -> None:
-    ran = run(pack)
+    check(run(pack))
+
+
+def check(ran: subprocess.CompletedProcess[str]) -> None:
     assert ran.returncode == 0, ran.stderr
     cpu, few, quantizer, other = ran.stdout.splitlines()
     assert cpu.startswith("ValueError")
@@ -89,6 +99,21 @@ def test_warmup_makes_nothing_that_a_pack_has(
     assert "0 kernels made in 0 s, 2 were there" in capsys.readouterr().out
     assert main(["pack", str(tmp_path / "pack"), "--kernel", *names]) == 1
     assert "kernels are kept nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pip"), reason="needs pip")
+def test_a_wheel_is_installed_and_found(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (wheel,) = (pack.parent / "dist").iterdir()
+    target = tmp_path / "site"
+    pip = sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", target, wheel
+    subprocess.run(pip, check=True, capture_output=True, timeout=120, umask=0o022)
+    (library, *_) = target.glob("cute_gemm_packs/acme/*.so")
+    assert library.read_bytes() == (pack / library.name).read_bytes()
+    path = os.pathsep.join([str(target), os.environ["PYTHONPATH"]])
+    monkeypatch.delenv(packs.VARIABLE, raising=False)
+    check(run_in({"PYTHONPATH": path}))
+    # It took them from nowhere else.
+    assert run_in({"PYTHONPATH": path, packs.VARIABLE: ""}).returncode != 0
 
 
 def test_where_a_kernel_is_damaged_the_dsl_is_wanted(pack: Path) -> None:

@@ -275,7 +275,16 @@ def soup(draw: random.Random, folder: Path) -> CommandLine:
         "8",
         "--",
     ]
-    words += ["--compare", "--weights", "--shapes", "--traceback", "64x8x16", str(folder), *ODD_TEXTS]
+    words += [
+        "--compare",
+        "--weights",
+        "--wheel",
+        "--shapes",
+        "--traceback",
+        "64x8x16",
+        str(folder),
+        *ODD_TEXTS,
+    ]
     return CommandLine([draw.choice(words).replace("\0", "") for _ in range(draw.randint(0, 5))])
 
 

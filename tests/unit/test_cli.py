@@ -425,6 +425,15 @@ def test_info_says_why_a_cache_is_not_used(run, monkeypatch, tmp_path):
     assert dict(row[:2] for row in rows(out))["cache"] == "switched off"
 
 
+def test_info_says_why_a_pack_is_not_used(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUTE_GEMM_PACKS", str(tmp_path))
+    status, out, err = run("info")
+    cells = {row[0]: row[1] for row in rows(out)}
+    assert (status, err) == (0, "")
+    assert (cells["pack"], cells["kernels in it"]) == (str(tmp_path), "0")
+    assert "manifest.json: No such file" in cells["not used, because"]
+
+
 def test_a_report_says_what_is_broken(run, monkeypatch):
     monkeypatch.setenv("CUTE_GEMM_JIT", "never")
     monkeypatch.setenv("CUDA_API_TOKEN", "hidden")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,26 @@ def test_two_names_of_one_kernel_are_packed_once(
     for _ in range(2):
         assert main(["pack", str(tmp_path / "pack"), "--kernel", *names]) == 0
         assert "1 kernels, 0.0 MiB" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_wheel_is_put_into_a_folder_beside_other_things(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "note").touch()
+    assert main(["pack", str(tmp_path), "--wheel", "Acme_Kernels==1.0.post2", *QUANTIZER]) == 0
+    wheel = tmp_path / f"acme_kernels-1.0.post2-py3-none-linux_{platform.machine()}.whl"
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"1 kernels, 0.0 MiB: {wheel}" in said
+    assert f"pip install {wheel}" in said
+    assert zipfile.is_zipfile(wheel)
+
+
+@pytest.mark.parametrize(
+    "name", ["two words", "==1.0", "kernels==new", "kernels==", "", "../kernels", "Cute_GEMM"]
+)
+def test_what_pip_would_not_take_as_a_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    said = refused(capsys, str(tmp_path / "dist"), "--wheel", name, *QUANTIZER)
+    assert "a wheel cannot be called" in said or "another version of this package" in said
+    assert not (tmp_path / "dist").exists()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cute_gemm.runtime import (
     compiler,
     dsl_library,
     host_level,
+    installed_packs,
     linked,
     pack_manifest,
     pack_writer,
@@ -296,6 +298,63 @@ def test_another_users_pack_is_refused(pack: Path) -> None:
     os.chown(pack, SOMEBODY, SOMEBODY)
     with pytest.raises(PackError, match="belongs to"):
         cute_gemm.load_pack(pack)
+
+
+# Installed ones
+
+
+@pytest.fixture
+def installed(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The pack, as its wheel's files lie."""
+    place = tmp_path / "site"
+    found = place / installed_packs.NAMESPACE / "acme_kernels"
+    found.parent.mkdir(parents=True)
+    pack.rename(found)
+    monkeypatch.syspath_prepend(place)
+    return found
+
+
+def test_what_is_installed_is_found(installed: Path, compiled: list[str]) -> None:
+    (installed.parent / "~cme_kernels").mkdir()
+    assert packs.are_used()
+    assert packs.infos() == [packs.PackInfo(installed, 2, "")]
+    assert [ask(label)[0] for label in ("one", "three")] == ["one", "three"]
+    assert compiled == ["three"]
+
+
+def test_what_the_environment_names_comes_before_what_is_installed(
+    installed: Path, compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set to nothing, it switches all of them off."""
+    in_the_environment(tmp_path / "missing", monkeypatch)
+    first, second = packs.infos()
+    assert (first.directory, first.kernels) == (tmp_path / "missing", 0)
+    assert first.refusal.startswith("No such file")
+    assert second.directory == installed
+    monkeypatch.setenv(packs.VARIABLE, "")
+    assert packs.infos() == []
+    assert ask("one")[0] == "one"
+    assert compiled == ["one"]
+
+
+def test_an_installed_pack_is_judged_as_others_are(
+    installed: Path, compiled: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    installed.chmod(0o775)
+    assert ask("one")[0] == "one"
+    assert compiled == ["one"]
+    assert f"the installed pack {installed} is not used: its group may write to {installed}" in caplog.text
+
+
+def test_nothing_is_installed_in_the_current_directory(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = installed.parents[1]
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", ["", "."])
+    assert installed_packs.directories() == ()
+    monkeypatch.setattr(sys, "path", [str(place / "none"), str(installed / pack_manifest.FILE), str(place)])
+    assert installed_packs.directories() == (installed,)
 
 
 # What changes while a process runs
