@@ -19,6 +19,9 @@ from . import builder, inspection
 from .builder import Program
 from .inspection import InspectionError, KernelStats
 
+_files: dict[Path, tuple[bytes, types.ModuleType]] = {}
+"""Users' files as they were when they were executed: as long as they are so, that is done once."""
+
 
 def examine(of: Program | KernelConfig) -> KernelStats:
     """Compiles the kernel of a program or a configuration, and reads what came out; needs no GPU.
@@ -99,10 +102,19 @@ def _module(place: str) -> types.ModuleType:
 
 def _imported(place: str) -> types.ModuleType:
     if not place.endswith(".py"):
-        # As for `python -m`: an installed command does not look in the current directory.
-        sys.path.insert(0, str(Path.cwd()))
+        if place not in sys.modules:
+            # As for `python -m`: an installed command does not look in the current directory.
+            sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(place)
     path = Path(place).resolve()
+    content = path.read_bytes()
+    known = _files.get(path)
+    if known is None or known[0] != content:
+        known = _files[path] = content, _executed(path)
+    return known[1]
+
+
+def _executed(path: Path) -> types.ModuleType:
     # By a name that is no other module's.
     spec = importlib.util.spec_from_file_location(f"_inspected_{path.stem}", path)
     assert spec is not None

@@ -1,5 +1,6 @@
 """`cute-gemm inspect` of a configuration and of a kernel of one's own: what it finds, and what it refuses."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def test_a_program_is_found_by_where_it_is(file: Path, monkeypatch: pytest.Monke
     assert find_program(f"{file}:Place.config") == KernelConfig(64, 64, 4) == found.config
     monkeypatch.syspath_prepend(file.parent)
     assert isinstance(find_program("mine:program"), Program)
+
+
+def test_a_file_is_executed_once_as_long_as_it_is_what_it_was(file: Path) -> None:
+    """Of a warm-up, for which each kernel has its epilogue looked for."""
+    beside = file.with_name("counted.py")
+    beside.write_text("times = []\n")
+    file.write_text(f"import counted\ncounted.times.append(1)\n{FILE}")
+    find_program(f"{file}:Place.config")
+    path = [*sys.path]
+    assert isinstance(find_program(f"{file}:program"), Program)
+    counted = sys.modules["counted"]
+    assert counted.times == [1]
+    assert sys.path == path
+    file.write_text(f"{file.read_text()}# Edited\n")
+    find_program(f"{file}:Place.config")
+    assert counted.times == [1, 1]
 
 
 @pytest.mark.parametrize(
