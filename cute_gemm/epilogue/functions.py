@@ -10,6 +10,8 @@ import math
 import re
 import sys
 import types
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -23,8 +25,13 @@ Function = Callable[..., Any]
 _OWN_MODULE = f"{__package__}.builtin"
 """Names of its functions are kept from version to version, and tell what they do."""
 
-_functions: dict[tuple[str, int], Function] = {}
-"""By :func:`name_of`, when it was registered, and the columns of a value that make one."""
+_functions: defaultdict[int, weakref.WeakSet[Function]] = defaultdict(weakref.WeakSet)
+"""Those that are registered, by the columns of a value that make one. Of functions that a program makes with
+ever other numbers, it keeps those that it uses."""
+
+_in_graphs: dict[tuple[str, int], Function] = {}
+"""Those that graphs name, which have nothing of them but that: the process keeps them. There are as many as
+calls were traced with, which torch.compile does of one call only so many times."""
 
 
 def code_of(written: Function) -> Hashable:
@@ -57,7 +64,7 @@ def name_of(written: Function) -> str:
 
 
 def register(written: Function, takes: int) -> str:
-    """Has :func:`find` find a function by its name, which is returned.
+    """Has :func:`find` find a function by its name, which is returned, as long as something else keeps it.
 
     Args:
         written: the function.
@@ -67,7 +74,14 @@ def register(written: Function, takes: int) -> str:
         TypeError: as :func:`code_of`.
     """
     name = name_of(written)
-    _functions[name, takes] = written
+    _functions[takes].add(written)
+    return name
+
+
+def name_in_graphs(written: Function, takes: int) -> str:
+    """As :func:`register`, as long as the process lives."""
+    name = register(written, takes)
+    _in_graphs[name, takes] = written
     return name
 
 
@@ -81,12 +95,13 @@ def find(name: str, takes: int) -> Function:
     Raises:
         RuntimeError: there is none in this process.
     """
-    found = _functions.get((name, takes))
+    found = _in_graphs.get((name, takes))
     if found is not None and _has_name(found, name):
         return found
-    # What a function refers to may have changed since it was registered.
-    for (_, columns), each in [*_functions.items()]:
-        if columns == takes and _has_name(each, name):
+    # Of a graph that another process traced; or what a function refers to has changed since.
+    for each in [*_functions[takes]]:
+        if _has_name(each, name):
+            _in_graphs[name, takes] = each
             return each
     plain, _, digest = name.partition("@")
     if not digest:

@@ -31,7 +31,7 @@ _STAGE = re.compile(r"(\w+(?:@[0-9a-f]+)?)(?:\[(\d+)\])?\(([\w, ]*)\)")
 
 
 def spell(
-    epilogue: Epilogue, name: Callable[[functions.Function, int], str] = functions.register
+    epilogue: Epilogue, name: Callable[[functions.Function, int], str] = functions.name_in_graphs
 ) -> tuple[str, list[Tensor], list[float]]:
     """The text, tensors and numbers of an epilogue. Dynamo traces it.
 

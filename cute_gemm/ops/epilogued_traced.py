@@ -46,7 +46,7 @@ def run(
             return untraced.epilogued[why](*given, validate=validate, fill=fill)
         _refuse(why, lhs, rhs, out, epilogue)
         return epilogued.run_checked(*given, validate, fill)
-    name: Callable[[functions.Function, int], str] = functions.register
+    name: Callable[[functions.Function, int], str] = functions.name_in_graphs
     if torch.compiler.is_dynamo_compiling():
         from . import untraced
 

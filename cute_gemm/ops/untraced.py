@@ -39,6 +39,6 @@ epilogued: dict[str, Callable[..., Any]] = {
 """The same of a product with an epilogue."""
 
 function_name: Callable[[functions.Function, int], str] = torch.compiler.assume_constant_result(
-    functions.register
+    functions.name_in_graphs
 )
 """What a function of an epilogue is called, which is said once, when the call is traced."""

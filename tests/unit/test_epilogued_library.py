@@ -297,12 +297,35 @@ def test_a_function_whose_numbers_changed_is_not_taken_for_what_was_traced(
 
 def test_a_function_is_found_by_what_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
     name = functions.name_of(leaky(1.0).stages[0].function)
-    monkeypatch.setattr(functions, "_functions", {("leaky@0", 1): leaky(1.0).stages[0].function})
+    monkeypatch.setattr(functions, "_in_graphs", {("leaky@0", 1): leaky(1.0).stages[0].function})
     assert functions.find(name, 1) is leaky(1.0).stages[0].function
     with pytest.raises(RuntimeError, match="'leaky'"):
         functions.find(name, 2)
     with pytest.raises(RuntimeError, match="has no epilogue 'soft'; wanted"):
         functions.find("soft", 1)
+
+
+def test_functions_are_kept_as_long_as_a_program_or_a_graph_has_them() -> None:
+    def scaled(by: float) -> Callable[..., epilogue.Epilogue]:
+        return epilogue.function(lambda x: x * by)
+
+    first, again = scaled(2.0)(), scaled(2.0)()
+    name = functions.name_of(first.stages[0].function)
+    assert functions.find(name, 1) in (first.stages[0].function, again.stages[0].function)
+    functions._in_graphs.clear()
+    before = len(functions._functions[1])
+    for number in range(100):
+        scaled(3.0 + number)
+    assert len(functions._functions[1]) == before
+    # Of two that are equal, whichever is left.
+    del first
+    assert functions.find(name, 1) is again.stages[0].function
+    functions._in_graphs.clear()
+    del again
+    with pytest.raises(RuntimeError, match="is not in this process"):
+        functions.find(name, 1)
+    text, *_ = spelling.spell(scaled(2.0)())
+    assert functions.find(text.partition("(")[0], 1)
 
 
 def test_names_are_of_what_a_function_does() -> None:
