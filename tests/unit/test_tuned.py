@@ -296,6 +296,19 @@ def test_no_file_is_read_twice(directories: tuple[Path, Path], monkeypatch: pyte
     assert reads == [directory / FILE for directory in directories]
 
 
+def test_configurations_of_other_layouts_than_a_calls_are_not_looked_for(
+    directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take milliseconds of a first call."""
+    files.merge(directories[1] / FILE, DEVICE, [entry(64, 2), entry(64, 1, MASKED)])
+    real, layouts = tuned.table._configs, []
+    monkeypatch.setattr(
+        tuned.table, "_configs", lambda dtype, layout: layouts.append(layout) or real(dtype, layout)
+    )
+    assert choice(replace(PROBLEM, m=64)) == config_of(PROBLEM, 2)
+    assert layouts == [PROBLEM.layout.name]
+
+
 @pytest.mark.parametrize(
     ("variable", "cache_variable", "expected"),
     [

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -51,8 +51,13 @@ def file_name(device_name: str) -> str:
 @functools.cache
 def tables(device_name: str) -> tuple[Table, ...]:
     """The user's table for devices of a name and the package's, where there are any; read once a process."""
-    directories = filter(None, (_usable_directory(), _PACKAGE_DIRECTORY))
-    return tuple(Table(_load(directory / file_name(device_name), device_name)) for directory in directories)
+    name, own, found = file_name(device_name), _usable_directory(), []
+    if own is not None:
+        entries = _load(own / name, device_name)
+        # Those that come with the package are of its version.
+        _warn_of_stale(own / name, entries)
+        found.append(Table(entries))
+    return *found, Table(_load(_PACKAGE_DIRECTORY / name, device_name))
 
 
 def read(path: Path, device_name: str) -> list[Entry]:
@@ -133,12 +138,16 @@ def _usable_directory() -> Path | None:
 
 
 def _load(path: Path, device_name: str) -> list[Entry]:
-    """The entries of a file; one warning says which of them cannot be used, or that none can."""
+    """The entries of a file; none, with a warning, where they cannot be used."""
     try:
-        entries = read(path, device_name)
+        return read(path, device_name)
     except TunedError as error:
         logger.warning("ignored %s: %s", path, error)
         return []
+
+
+def _warn_of_stale(path: Path, entries: Sequence[Entry]) -> None:
+    """One warning says which of them cannot be used."""
     stale = [entry for entry in entries if entry.kernel_config is None]
     if stale:
         names = sorted({entry.config for entry in stale})
@@ -149,4 +158,3 @@ def _load(path: Path, device_name: str) -> list[Entry]:
             path,
             ", ".join(map(ascii, names[:_NAMED])) + (", ..." if len(names) > _NAMED else ""),
         )
-    return entries

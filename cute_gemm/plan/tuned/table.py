@@ -85,20 +85,18 @@ class Table:
     """Entries, to be asked for problems."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        """Takes those whose configuration exists; the others never answer."""
-        self._series: dict[tuple[str | int, ...], tuple[list[int], list[KernelConfig]]] = {}
+        """Those whose configuration does not exist never answer."""
+        self._entries: dict[tuple[str | int, ...], list[Entry]] = {}
         for entry in sorted(entries, key=lambda entry: entry.key):
-            if config := entry.kernel_config:
-                rows, configs = self._series.setdefault(entry.series, ([], []))
-                rows.append(entry.m)
-                configs.append(config)
+            self._entries.setdefault(entry.series, []).append(entry)
+        self._found: dict[tuple[str | int, ...], tuple[list[int], list[KernelConfig]]] = {}
 
     def choice(self, problem: GemmProblem) -> KernelConfig | None:
         """What was best for ``problem``, or for less and for more rows alike; None if that is not known.
 
         None also where that does not suit ``problem``, such as one that is batch invariant.
         """
-        rows, configs = self._series.get(_series(problem), ([], []))
+        rows, configs = self._known(problem)
         above = bisect.bisect_left(rows, problem.m)
         if above == len(rows):
             return None
@@ -109,7 +107,18 @@ class Table:
 
     def rows(self, problem: GemmProblem) -> list[int]:
         """The M that entries have, of problems that differ from ``problem`` in M alone, ascending."""
-        return self._series.get(_series(problem), ([], []))[0]
+        return self._known(problem)[0]
+
+    def _known(self, problem: GemmProblem) -> tuple[list[int], list[KernelConfig]]:
+        """The M of its series, ascending, and what was best. Configurations of others are not looked for."""
+        series = _series(problem)
+        if series not in self._entries:
+            return [], []
+        if series not in self._found:
+            known = [(each.m, each.kernel_config) for each in self._entries[series]]
+            exist = [(m, config) for m, config in known if config is not None]
+            self._found[series] = [m for m, _ in exist], [config for _, config in exist]
+        return self._found[series]
 
 
 def render(device_name: str, entries: Iterable[Entry]) -> str:
