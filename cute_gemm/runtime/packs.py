@@ -227,18 +227,21 @@ def _look(directory: Path) -> _Seen:
 
 
 def _state(directory: Path) -> Hashable:
-    """It changes where the folder or its manifest does, their owners and rights included."""
+    """It changes where the folder or its manifest does, and where rights above do."""
     from .pack_manifest import FILE
 
-    return _changed(directory), _changed(directory / FILE)
+    changed = [_status(each, lambda found: found.st_ctime_ns) for each in (directory, directory / FILE)]
+    # What else is put into folders above is nothing to us.
+    rights = [_status(each, lambda found: (found.st_mode, found.st_uid)) for each in directory.parents]
+    return tuple(changed), tuple(rights)
 
 
-def _changed(path: Path) -> Hashable:
+def _status(path: Path, part: Callable[[os.stat_result], Hashable]) -> Hashable:
     try:
         found = path.stat()
     except OSError as error:
         return error.errno
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    return found.st_dev, found.st_ino, part(found)
 
 
 def _opened(directory: Path) -> Pack:

@@ -370,6 +370,7 @@ MENDED: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
         lambda pack: pack.with_name("else").rename(pack),
     ),
     "has rights": (lambda pack: pack.chmod(0o777), lambda pack: pack.chmod(0o755)),
+    "lies where it is safe": (lambda pack: pack.parent.chmod(0o777), lambda pack: pack.parent.chmod(0o755)),
     "has a manifest with rights": (
         lambda pack: (pack / pack_manifest.FILE).chmod(0o666),
         lambda pack: (pack / pack_manifest.FILE).chmod(0o644),
