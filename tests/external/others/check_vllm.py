@@ -3,10 +3,10 @@
     git clone https://github.com/vllm-project/vllm
     python tests/external/run_others.py --vllm vllm
 
-What is stubbed: all of vLLM but the modules in `REAL`. The platform says that it is a Hopper GPU, and that it has
-none of vLLM's extension, so that activations are quantised by vLLM's kernels in Triton. Settings are vLLM's
-defaults: scales are powers of two. On the CPU its fused SwiGLU is stubbed, too: it multiplies in bf16, which
-Triton's interpreter cannot.
+What is stubbed: all of vLLM but the modules in `REAL`. The platform says that it is a Hopper GPU without
+vLLM's extension, so that activations are quantised by vLLM's kernels in Triton. Settings are vLLM's defaults:
+scales are powers of two. On the CPU its fused SwiGLU is stubbed, too: it multiplies in bf16, which Triton's
+interpreter cannot.
 """
 
 from __future__ import annotations

@@ -17,8 +17,11 @@ NOT_YET = "cute_gemm has no "
 PASSED, FAILED, MISSING, SKIPPED = "passed", "failed", "not there yet", "skipped"
 
 
-def begin(doc: str | None, *wanted: Path) -> Path:
-    """The checkout that the command line names, which has these files; ends the process where there is none."""
+def begin(doc: str | None, *wanted: Path, poses: bool = True) -> Path:
+    """The checkout that the command line names; where it has not these files, the process ends.
+
+    Without `poses`, CUDA is not asked for.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     checkout = parser.parse_args().checkout.resolve()
@@ -26,10 +29,8 @@ def begin(doc: str | None, *wanted: Path) -> Path:
         if not (checkout / path).is_file():
             print(f"skipped: {checkout} has no {path}")
             sys.exit(0)
-    if not posing.pose():
-        print("on this machine's Hopper GPU")
-    else:
-        print("on the CPU, which poses as a Hopper GPU")
+    if poses:
+        print("on the CPU, which poses as a Hopper GPU" if posing.pose() else "on this machine's Hopper GPU")
     import deep_gemm
 
     assert deep_gemm.__name__ == "cute_gemm.compat.deep_gemm", f"deep_gemm is {deep_gemm.__file__}"

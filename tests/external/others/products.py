@@ -11,8 +11,8 @@ from cute_gemm.testing import gate, worst_tile_error
 ROUNDED = gate(128, 128, torch.bfloat16)
 """How far a product may be off that is rounded to bf16 once."""
 REQUANTISED = 4e-3
-"""How far layers may be off that quantise what lies between their products, which FP64 does not. Rounded to nearest
-that is 4e-4; Triton's interpreter rounds e4m3 towards zero."""
+"""How far layers may be off that quantise what lies between their products, which FP64 does not. Rounded to
+nearest that is 4e-4; Triton's interpreter rounds e4m3 towards zero."""
 
 
 def weights(*shape: int, powers_of_two: bool = False) -> tuple[Tensor, Tensor]:
