@@ -1,8 +1,8 @@
 """Has a machine without a Hopper GPU pose as one with it: `cuda` then means the CPU, for all but cute_gemm.
 
 Others' code asks for tensors on `cuda`, and whether they are there. It gets CPU tensors, and is told that
-they are; to cute_gemm the same tensors are what they are, and its products of them are computed by its reference.
-Triton's kernels run in Triton's interpreter, and `torch.compile` is off.
+they are; to cute_gemm the same tensors are what they are, and its products of them are computed by its
+reference. Triton's kernels run in Triton's interpreter, and `torch.compile` is off.
 """
 
 from __future__ import annotations
