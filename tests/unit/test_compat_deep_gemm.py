@@ -451,6 +451,7 @@ def test_no_number_of_multiprocessors_is_all(monkeypatch: pytest.MonkeyPatch) ->
     class Properties:
         multi_processor_count = 132
 
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *device: Properties)
     assert deep_gemm.get_num_sms() == 132
     deep_gemm.set_num_sms(20)
@@ -463,6 +464,22 @@ def test_no_number_of_multiprocessors_is_all(monkeypatch: pytest.MonkeyPatch) ->
     assert in_force(monkeypatch).num_sms is None
 
 
+def test_multiprocessors_that_a_device_has_not_are_refused_as_by_deep_gemm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Properties:
+        multi_processor_count = 132
+
+    for name, value in {"is_available": True, "current_device": 0, "get_device_capability": (9, 0)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    deep_gemm.set_num_sms(132)
+    for wrong in (133, -1):
+        with pytest.raises(RuntimeError, match=f"num_sms is {wrong}; wanted 0 to 132"):
+            deep_gemm.set_num_sms(wrong)
+        assert deep_gemm.get_num_sms() == 132
+
+
 def test_hints_are_kept() -> None:
     deep_gemm.set_tc_util(60)
     deep_gemm.set_compile_mode(1)
@@ -471,8 +488,10 @@ def test_hints_are_kept() -> None:
     deep_gemm.set_block_size_multiple_of(16)
     deep_gemm.use_deterministic_algorithms(True)
     assert (deep_gemm.get_tc_util(), deep_gemm.get_compile_mode()) == (60, 1)
-    with pytest.raises(ValueError, match="wanted 0 to 100"):
-        deep_gemm.set_tc_util(101)
+    for kind in (ValueError, RuntimeError):
+        with pytest.raises(kind, match="wanted 0 to 100"):
+            deep_gemm.set_tc_util(101)
+    assert deep_gemm.get_tc_util() == 60
 
 
 def test_alignments() -> None:

@@ -95,6 +95,9 @@ def test_packed_exponents_of_groups_along_k(counts: list[int], gran_k: int) -> N
     wanted = [packed(each.T).T for each in s.split(counts) if len(each)]
     assert torch.equal(made, torch.cat(wanted) if wanted else torch.empty(0, m, dtype=torch.int32))
     assert made.is_contiguous()
+    # As vLLM calls it.
+    again = deep_gemm.get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(s, layout, ks, gran_k)
+    assert torch.equal(again, made)
     with pytest.raises(ValueError, match="by ks_cpu and gran_k"):
         deep_gemm.get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(s, layout, [*ks, 1], gran_k, gran_k)
     for given in ({"ks_cpu": ks, "use_psum_layout": True}, {"ks_cpu": None}):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -159,6 +160,8 @@ def real(tmp_path: Path) -> Path:
 def blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    properties = SimpleNamespace(multi_processor_count=148)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(hardware, "is_hopper", lambda index=None: False)
     monkeypatch.setattr(hardware, "describe", lambda index=None: "NVIDIA B200 (compute capability 10.0)")
     monkeypatch.delitem(sys.modules, elsewhere._NAMED, raising=False)

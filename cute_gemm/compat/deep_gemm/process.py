@@ -44,20 +44,31 @@ def _say(**changes: Any) -> None:
         _said.update(changes)
 
 
+class OutOfRange(ValueError, RuntimeError):
+    """A setting that cannot be: what it is, and what DeepGEMM raises then."""
+
+
 def set_num_sms(new_num_sms: int) -> None:
     """The multiprocessors that products use at most; 0 for all of a device.
 
     Raises:
-        ValueError: it is negative. That it is above what a device has, the first product there says.
+        OutOfRange: it is negative, or above what the current CUDA device has, if torch sees one.
     """
     count = operator.index(new_num_sms)
+    most = _multiprocessors() if torch.cuda.is_available() else None
+    if count < 0 or (most is not None and count > most):
+        raise OutOfRange(f"new_num_sms is {count}; wanted 0 to {most or 'what a device has'}")
     _say(num_sms=count or None)
     elsewhere.tell("set_num_sms", count)
 
 
 def get_num_sms() -> int:
     """What was set, else all of the current CUDA device."""
-    return _said.get("num_sms") or torch.cuda.get_device_properties().multi_processor_count
+    return _said.get("num_sms") or _multiprocessors()
+
+
+def _multiprocessors() -> int:
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
 
 
 def set_pdl(new_enable_pdl: bool) -> None:
@@ -86,11 +97,11 @@ def set_tc_util(new_tc_util: int) -> None:
     """A hint for which there is no use here: how much of the tensor cores to use, in percent.
 
     Raises:
-        ValueError: it is not 0 to 100.
+        OutOfRange: it is not 0 to 100.
     """
     value = operator.index(new_tc_util)
     if not 0 <= value <= 100:
-        raise ValueError(f"new_tc_util is {value}; wanted 0 to 100")
+        raise OutOfRange(f"new_tc_util is {value}; wanted 0 to 100")
     _hints["tc_util"] = value or 100
     elsewhere.tell("set_tc_util", value)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .... import m_major
-from ....plan.limits import TMA_ALIGNMENT, ceil_div
+from ....plan.limits import CONTIGUOUS_ALIGNMENT, TMA_ALIGNMENT, ceil_div
 from ....plan.recipe import FP8_1D2D
 from ..elsewhere import hands_over
 from ..process import (
@@ -84,7 +84,7 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
     grouped_layout: Tensor,
     ks_cpu: Sequence[int] | None,
     gran_k: int,
-    k_alignment: int,
+    k_alignment: int = CONTIGUOUS_ALIGNMENT,
     use_psum_layout: bool = False,
 ) -> Tensor:
     """The exponents of scales of groups along K, four in an int32, no word with those of two groups.
@@ -94,7 +94,7 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
         grouped_layout: of no meaning beside `ks_cpu`.
         ks_cpu: K of each group.
         gran_k: elements of K that share a scale.
-        k_alignment: of no meaning.
+        k_alignment: of no meaning, and left away by vLLM.
         use_psum_layout: False; else it is for Blackwell alone.
 
     Returns:
