@@ -78,7 +78,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = ("plain", "chain", "residual") if all_of else ("chain", "residual")
         every = [
             (config, name)
-            for config in (ALL if all_of else KINDS)
+            for config in (ALL if all_of else dict.fromkeys((*KINDS, *FEW)))
             for name in (names if config.is_quantized else ("plain",))
         ]
         usual = [(config, "chain" if config.is_quantized else "plain") for config in FEW]
@@ -198,7 +198,7 @@ class Places:
             self.pieces[thread] = [pieces[i] for i in elements]
 
 
-@pytest.mark.parametrize("columns", [128, 64, 32])
+@pytest.mark.parametrize("columns", cases([128, 64, 32], usual=[32]))
 def test_threads_move_what_they_have(columns: int) -> None:
     """Registers are of the rows and columns that values take them for, and go to their place in a buffer."""
     places, per_row = Places(columns), columns // 16

@@ -52,6 +52,11 @@ def test_cases_of_one_argument_are_no_tuples() -> None:
     assert (other.values, other.marks) == (("cd",), ())
 
 
+def test_a_usual_case_that_is_not_there_is_no_usual_case() -> None:
+    with pytest.raises(ValueError, match=r"no such cases: \['ef'\]"):
+        cases(["ab", "cd"], usual=["cd", "ef"])
+
+
 def test_what_is_left_out_is_run_by_every_change() -> None:
     run = (ROOT / ".ci" / "run").read_text()
     assert ".venv/bin/pytest tests/unit tests/compile --thorough -m thorough " in run
