@@ -41,4 +41,4 @@ def tests(session: nox.Session, resolution: str) -> None:
         chosen += lower_bounds()
     session.install(*chosen, "--requirements", "pyproject.toml", "--extra", "test")
     session.install("--no-deps", ".")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or ["--thorough"]))

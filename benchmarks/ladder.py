@@ -2,7 +2,8 @@
 
 Each rung gets its ``## Measured``: a row for each shape, beside the rung before on the same shape and card.
 examples/README.md gets the list of rungs, and docs/pictures/ladder.svg the chart of those that compute the
-same product. Rows are what ``python examples/ladder/NN_name.py --out FILE`` adds to a file there.
+same product. Once the error of rung 5 over K is on record, docs/pictures/error_over_k.svg shows that. Rows
+are what ``python examples/ladder/NN_name.py --out FILE`` adds to a file there.
 Tutorials of examples/yours get theirs in the same way, from benchmarks/results/yours/.
 
 After new results, or for a new rung: ``python benchmarks/ladder.py``. With ``--check``, it writes nothing and
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import html
+import importlib
 import json
 import re
 import sys
@@ -23,12 +25,14 @@ from typing import Any
 
 from cute_gemm.measure.records import Row, read_rows
 from cute_gemm.testing.programs import RECORDS as RECORDS_OF_TUTORIALS
-from cute_gemm.testing.rungs import RECORDS
+from cute_gemm.testing.rungs import RECORDS, is_timed
 
 ROOT = Path(__file__).parents[1]
 NOTHING = "Not yet measured."
 BEGIN, END = "<!-- ladder:begin -->", "<!-- ladder:end -->"
 PICTURE = "docs/pictures/ladder.svg"
+ERRORS_PICTURE = "docs/pictures/error_over_k.svg"
+ABOUT_ERRORS = "The error of sums over K, in the tensor core and promoted"
 PRODUCT = [4096, 4096, 7168]
 """What the chart compares rungs by: M, N and K."""
 
@@ -40,6 +44,9 @@ _HEAD = """\
 Chart = dict[str, dict[str, float]]
 """TFLOP/s by rung, by card."""
 
+Errors = dict[str, dict[str, dict[int, tuple[float, float]]]]
+"""Errors without and with promotion, by K, by card, by rung."""
+
 
 def files(root: Path = ROOT) -> list[Path]:
     """The rungs, in order."""
@@ -47,12 +54,26 @@ def files(root: Path = ROOT) -> list[Path]:
 
 
 def read(root: Path = ROOT) -> list[Row]:
-    """What is on record: of each rung, shape and card the last row, in the rungs' order."""
+    """What rungs took, on record: of each rung, shape and card the last row, in the rungs' order."""
     last = {}
-    for path in sorted((root / RECORDS).glob("*.jsonl")):
-        for row in read_rows(path):
-            last[row["device"], row["rung"], tuple(row["shape"])] = row
+    for row in filter(is_timed, _lines(root)):
+        last[row["device"], row["rung"], tuple(row["shape"])] = row
     return sorted(last.values(), key=lambda row: row["rung"])
+
+
+def read_errors(root: Path = ROOT) -> Errors:
+    """The errors on record: of each rung, card and K the last."""
+    found: Errors = {}
+    for row in _lines(root):
+        if not is_timed(row):
+            of_card = found.setdefault(row["rung"], {}).setdefault(row["device"], {})
+            of_card[row["shape"][-1]] = row["unpromoted_error"], row["promoted_error"]
+    return found
+
+
+def _lines(root: Path) -> list[Row]:
+    """Of all cards."""
+    return [row for path in sorted((root / RECORDS).glob("*.jsonl")) for row in read_rows(path)]
 
 
 def tutorials(root: Path = ROOT) -> list[Path]:
@@ -76,10 +97,13 @@ def measured_together(rows: Sequence[Row], tutorial: str) -> str:
     return "\n\n".join(_table([row for row in own if row["device"] == card]) for card in cards) or NOTHING
 
 
-def measured(rows: Sequence[Row], rung: str) -> str:
-    """Markdown for a rung's ``## Measured``: a table for each card."""
+def measured(rows: Sequence[Row], rung: str, errors: Errors | None = None) -> str:
+    """Markdown for a rung's ``## Measured``: a table for each card, and the picture of its ``errors``."""
     cards = dict.fromkeys(row["device"] for row in rows if _stem(row) == rung)
-    return "\n\n".join(_table(_beside(rows, rung, card)) for card in cards) or NOTHING
+    parts = [_table(_beside(rows, rung, card)) for card in cards]
+    if errors and rung in errors:
+        parts.append(f"![{ABOUT_ERRORS}](../../{ERRORS_PICTURE})")
+    return "\n\n".join(parts) or NOTHING
 
 
 def _beside(rows: Sequence[Row], rung: str, card: str) -> list[Row]:
@@ -135,8 +159,8 @@ def with_measured(source: str, text: str) -> str:
     return changed
 
 
-def index(rows: Sequence[Row], root: Path = ROOT) -> str:
-    """Markdown that lists the rungs, with the time of each one's first shape, and shows the chart."""
+def index(rows: Sequence[Row], root: Path = ROOT, errors: Errors | None = None) -> str:
+    """Markdown that lists the rungs, with the time of each one's first shape, and shows chart and errors."""
     cards = dict.fromkeys(row["device"] for row in rows)
     lines = [
         f"| rung | what it is about |{''.join(f' {card} |' for card in cards)}",
@@ -149,6 +173,8 @@ def index(rows: Sequence[Row], root: Path = ROOT) -> str:
     if chart(rows):
         m, n, k = PRODUCT
         lines += ["", f"![TFLOP/s of each rung that computes {m} x {n} x {k}](../{PICTURE})"]
+    if errors:
+        lines += ["", f"![{ABOUT_ERRORS}](../{ERRORS_PICTURE})"]
     return "\n".join(lines)
 
 
@@ -213,20 +239,35 @@ def draw(path: Path, shown: Chart) -> None:
         figure.savefig(path, transparent=True, metadata=metadata)
 
 
+def drawn(errors: Errors) -> str:
+    """The picture of the errors, of the only rung that has any; empty if none has."""
+    if not errors:
+        return ""
+    (of_rung,) = errors.values()
+    # Before all others: a DSL of 4.8.0 appends a folder of its own to the path.
+    sys.path.insert(0, str(ROOT / "docs" / "pictures"))
+    try:
+        return str(importlib.import_module("error_over_k").draw(of_rung))
+    finally:
+        sys.path.pop(0)
+
+
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
-    rows = read(root)
-    texts = {path: with_measured(path.read_text(), measured(rows, path.stem)) for path in files(root)}
+    rows, errors = read(root), read_errors(root)
+    texts = {path: with_measured(path.read_text(), measured(rows, path.stem, errors)) for path in files(root)}
     together = read_tutorials(root)
     for path in tutorials(root):
         texts[path] = with_measured(path.read_text(), measured_together(together, path.stem))
     readme = root / "examples" / "README.md"
-    texts[readme] = listed(readme.read_text(), index(rows, root))
-    old = [path for path, text in texts.items() if path.read_text() != text]
+    texts[readme] = listed(readme.read_text(), index(rows, root, errors))
+    if errors:
+        texts[root / ERRORS_PICTURE] = drawn(errors)
+    old = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
     picture, shown = root / PICTURE, chart(rows)
     is_drawn = shows(picture) == shown if shown else True
     if options.check:
@@ -234,6 +275,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
             print(f"{path.relative_to(root)} is out of date: run benchmarks/ladder.py", file=sys.stderr)
         return 0 if is_drawn and not old else 1
     for path in old:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(texts[path])
     if not is_drawn:
         draw(picture, shown)

@@ -1,8 +1,9 @@
-"""The `gpu` marker, and `--exhaustive`.
+"""The markers `gpu` and `thorough`, and `--exhaustive`.
 
-Everything under tests/gpu has the marker, and what has it is skipped without a Hopper GPU. Of kernels that
-are compiled one of each kind is tested, with `--exhaustive` every one; and properties that take long to test
-are tested with more examples.
+Everything under tests/gpu has the first, and what has it is skipped without a Hopper GPU. What has the second
+is left out, for the rest takes minutes enough: `--thorough` runs it as well, and `--thorough -m thorough`
+nothing else. Of kernels that are compiled some are tested, with `--exhaustive` every one; and properties that
+take long to test are tested with more examples.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--exhaustive",
         action="store_true",
-        help="compile every kernel that can be chosen, not one of each kind: takes 20 minutes of one core",
+        help="compile every kernel that can be chosen, not some of each kind: takes 20 minutes of one core; "
+        "implies --thorough",
+    )
+    parser.addoption(
+        "--thorough", action="store_true", help="run what is marked `thorough`, too: minutes of one core"
     )
 
 
@@ -107,7 +112,11 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not (config.getoption("thorough") or config.getoption("exhaustive")):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     for item in items:
         if GPU_TESTS in item.path.parents:
             item.add_marker(pytest.mark.gpu)

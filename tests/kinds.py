@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from cute_gemm.plan.config import KernelConfig
 
 Feature = tuple[Hashable, ...]
 
 
-def features(config: KernelConfig) -> set[Feature]:
-    """What shapes the code of a kernel, each by itself and together with the layout.
-
-    And what main loops and stores, which do not ask for the layout, are made of.
-    """
-    traits = {
+def traits(config: KernelConfig) -> dict[str, Hashable]:
+    """What shapes the code of a kernel, each by itself."""
+    return {
         "height": config.block_m,
         "fragments": config.fragments,
         "shares": (config.cluster_m > 1, config.cluster_n > 1),
@@ -28,7 +25,20 @@ def features(config: KernelConfig) -> set[Feature]:
         "promoting maps": config.l2_promotion,
         "type": (config.out_dtype, config.narrowing),
     }
-    every: set[Feature] = {(config.layout.name, name, value) for name, value in traits.items()}
+
+
+def outlines(config: KernelConfig) -> set[Feature]:
+    """What shapes the code of a kernel, whatever it is together with."""
+    cluster = config.cluster_m, config.cluster_n, config.splits
+    return {("layout", config.layout.name), ("cluster", *cluster), *traits(config).items()}
+
+
+def features(config: KernelConfig) -> set[Feature]:
+    """What shapes the code of a kernel, together with the layout.
+
+    And what main loops and stores, which do not ask for the layout, are made of.
+    """
+    every: set[Feature] = {(config.layout.name, *trait) for trait in traits(config).items()}
     every.add(("cluster", config.cluster_m, config.cluster_n, config.splits))
     every.add(("loop", config.fragments, config.partial_accumulators, config.straddles))
     every.add(("whole groups of stages", config.partial_accumulators, config.stages % 4 == 0))
@@ -46,20 +56,30 @@ def features(config: KernelConfig) -> set[Feature]:
     return every
 
 
-def kinds(configs: Sequence[KernelConfig]) -> tuple[KernelConfig, ...]:
+Features = Callable[[KernelConfig], set[Feature]]
+
+
+def kinds(configs: Sequence[KernelConfig], of: Features = features) -> tuple[KernelConfig, ...]:
     """Some of ``configs`` that have between them all features of all: as few as a greedy cover finds.
 
     The same for the same configurations, in their order.
     """
-    left = set().union(*map(features, configs))
+    left = set().union(*map(of, configs))
     chosen: set[KernelConfig] = set()
     while left:
-        best = max(configs, key=lambda config: len(features(config) & left))
+        best = max(configs, key=lambda config: len(of(config) & left))
         chosen.add(best)
-        left -= features(best)
+        left -= of(best)
     return tuple(config for config in configs if config in chosen)
 
 
-def missing(some: Iterable[KernelConfig], configs: Iterable[KernelConfig]) -> set[Feature]:
+def few(configs: Sequence[KernelConfig]) -> tuple[KernelConfig, ...]:
+    """Fewer than :func:`kinds`, and with less: not all in every layout."""
+    return kinds(configs, outlines)
+
+
+def missing(
+    some: Iterable[KernelConfig], configs: Iterable[KernelConfig], of: Features = features
+) -> set[Feature]:
     """What ``configs`` have and ``some`` of them lack."""
-    return set().union(*map(features, configs)) - set().union(*map(features, some))
+    return set().union(*map(of, configs)) - set().union(*map(of, some))

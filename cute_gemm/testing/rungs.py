@@ -1,7 +1,8 @@
 """What every rung of examples/ladder does besides its idea: compile, run, check, time, print.
 
 On a Hopper GPU a rung runs, its result is checked, and its time is printed beside that of the rung before, as
-it was recorded. On any other machine it is compiled for sm_90a, and what it was compiled to is printed.
+it was recorded; of one that does not promote, the error over K, too. On any other machine it is compiled for
+sm_90a, and what it was compiled to is printed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor
 
 from ..measure import cold, origin, records
+from ..plan.config import KernelConfig
 from ..plan.data_sheets import DataSheet, data_sheet
 from ..plan.limits import TMA_ALIGNMENT, ceil_div
 from ..quantize import m_major
-from ..runtime import compiler, inspection, sources, symbols
+from ..reference import dequantized_product
+from ..runtime import compiler, inspection, launch, sources, symbols
 from ..runtime.hardware import is_hopper
 from .errors import assert_correct, worst_tile_error
 from .inputs import make_inputs
@@ -46,6 +49,9 @@ SHOWN = {
     "stores to global memory": ("STG",),
 }
 """The instructions that matter, by opcode."""
+
+PROMOTING = KernelConfig(128, 128, stages=6)
+"""The library's kernel that stands beside a rung that does not promote."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Rung:
         limit_us: the least time that a card's data sheet allows for a rung's work.
         variant: what tells it from another rung of its file.
         beside: rungs of the same file that are run, and recorded, with it.
+        over_k: shapes, of several K, whose errors are told beside those of a kernel that promotes.
     """
 
     file: str
@@ -84,6 +91,7 @@ class Rung:
     limit_us: Callable[[DataSheet, Work], float] = DataSheet.limit_us
     variant: str = ""
     beside: tuple[Rung, ...] = ()
+    over_k: tuple[Shape, ...] = ()
 
     @property
     def name(self) -> str:
@@ -170,6 +178,7 @@ def gemm(
     scaled: bool = True,
     m_major_scales: bool = False,
     limit: float | None = None,
+    over_k: tuple[Shape, ...] = (),
 ) -> Rung:
     """A rung that multiplies: ``D = A @ B.T`` of e4m3 ``A [M, K]`` and ``B [N, K]`` into bf16 ``D [M, N]``.
 
@@ -180,6 +189,7 @@ def gemm(
         scaled: whether there are scales: FP32 ``[M, K / 128]`` of A and ``[N / 128, K / 128]`` of B.
         m_major_scales: whether those of A are M-major, as TMA loads them.
         limit: the error that the worst tile may have; None for what :func:`.assert_correct` asks.
+        over_k: of a rung without scales, as of :class:`Rung`.
     """
     from cutlass import BFloat16, Float8E4M3FN, Float32, cute
 
@@ -201,8 +211,6 @@ def gemm(
             sa, sb = ones(a, 1), ones(b, 128)
         if limit is None:
             return assert_correct(out, a, sa, b, sb)
-        from ..reference import dequantized_product
-
         error = worst_tile_error(out, dequantized_product(a, sa, b, sb))
         if not error <= limit:
             raise AssertionError(f"the worst tile's error is {error:.2e}, limit {limit:.0e}")
@@ -217,6 +225,7 @@ def gemm(
         judge,
         lambda shape: 2 * math.prod(shape),
         lambda shape: shape[0] * shape[2] + shape[1] * shape[2] + 2 * shape[0] * shape[1],
+        over_k=over_k,
     )
 
 
@@ -289,11 +298,12 @@ def climb(rung: Rung, argv: Sequence[str] | None = None) -> None:
             for each, number in registers.items()
             for shape in each.shapes
         ]
+        errors = [errors_of(rung, shape, torch.device("cuda")) for shape in rung.over_k]
         if args.out:
             with args.out.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.writelines(json.dumps(row) + "\n" for row in (*rows, *errors))
         before = recorded_before(rung)
-        print("\n".join(line(row) for row in (*before, *rows)))
+        print("\n".join([*map(line, (*before, *rows)), *map(line_of_errors, errors)]))
     else:
         print("There is no Hopper GPU here: it was compiled, and not run.")
 
@@ -334,13 +344,35 @@ def run(rung: Rung, shape: Shape) -> records.Row:
     } | origin.describe_origin()
 
 
+def errors_of(rung: Rung, shape: Shape, device: torch.device) -> records.Row:
+    """The error of a rung that does not promote, and of the library's kernel, which does; a row for a record.
+
+    Both multiply the same operands, with scales of 1, and store bf16: an error is that of the worst tile.
+    """
+    a, b, out = tensors = rung.make(shape, device)
+    rung.instance()(*tensors)
+    lhs, rhs = (a, ones(a, 1)), (b, ones(b, 128))
+    exact = dequantized_product(*lhs, *rhs)
+    return {
+        "rung": rung.name,
+        "shape": list(shape),
+        "unpromoted_error": worst_tile_error(out, exact),
+        "promoted_error": worst_tile_error(launch(PROMOTING, lhs, rhs), exact),
+    } | origin.describe_origin()
+
+
+def is_timed(row: records.Row) -> bool:
+    """Whether a row on record is what a rung took, and not :func:`errors_of` it."""
+    return "us" in row
+
+
 def recorded_before(rung: Rung) -> list[records.Row]:
     """What is on record of the rung before this one, on the same card and shape; none outside a checkout."""
     found = [
         row
         for path in sorted((Path(rung.file).resolve().parents[2] / RECORDS).glob("*.jsonl"))
         for row in records.read_rows(path)
-        if row["rung"] < rung.name and row["device"] == torch.cuda.get_device_name()
+        if is_timed(row) and row["rung"] < rung.name and row["device"] == torch.cuda.get_device_name()
         if tuple(row["shape"]) == rung.shapes[0] and "," not in row["rung"]
     ]
     last = max((row["rung"] for row in found), default=None)
@@ -353,3 +385,10 @@ def line(row: records.Row) -> str:
     speed = f"{row['tflops']:7.1f} TFLOP/s" if row["tflops"] >= 1 else f"{row['gbps']:7.1f} GB/s"
     share = f"  {row['of_limit']:5.1%} of the limit" if row["of_limit"] else ""
     return f"{row['rung']:30}  {shape:16}  {row['us']:9.2f} us  {speed}{share}  error {row['error']:.1e}"
+
+
+def line_of_errors(row: records.Row) -> str:
+    """A row of :func:`errors_of` in words."""
+    shape = "x".join(map(str, row["shape"]))
+    errors = f"error {row['unpromoted_error']:.1e}, promoted {row['promoted_error']:.1e}"
+    return f"{row['rung']:30}  {shape:16}  {errors}"

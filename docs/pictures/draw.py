@@ -3,7 +3,7 @@
     python docs/pictures/draw.py [--check]
 
 With ``--check`` it writes nothing, and exits with 1 if a file is not what its script draws. The chart of the
-ladder is drawn by benchmarks/ladder.py.
+ladder, and errors over K (error_over_k.py), are drawn by benchmarks/ladder.py.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
 ## What follows
 
 No thread has touched a number: there is no load and no store among the instructions but TMA's. The copy is
-not faster than plain loads and stores, 3390 GB/s beside 3649 in rung 1. What TMA spares is threads: 32 of
-seven registers do it.
+not faster than plain loads and stores, 3390 GB/s beside 3649 GB/s in rung 1. What TMA spares is threads: 32
+of seven registers do it.
 
 A warp has one tile under way and waits for it. That memory is busy in spite of that is owed to the many
 blocks that a multiprocessor holds at once. The second shape shows a block alone: it makes 80 blocks, less

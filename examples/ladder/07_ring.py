@@ -40,8 +40,8 @@ three. Loads that are under way early do more than a third CTA did.
 What limits it now? In each k-block there is still a `sync_threads`: all four warps stop, for the sake of one
 that asks TMA. And warp 0 asks between its WGMMAs and its promotion, so the other three wait for it at the
 next barrier. The next rung gives that work to a warp that does nothing else. But there is another suspect.
-The CTAs load 2.8 GB, as in rung 5, and again at about 10 TB/s. If L2 cannot give more, it does not matter who
-waits for whom.
+The CTAs load 2.8 GB, as in rung 5, and at about the same rate, 10.5 TB/s. If L2 cannot give more, it does not
+matter who waits for whom.
 
 ## Break it
 

@@ -40,8 +40,8 @@ data only. As that changes nothing, it is not what the kernel waited for.
 
 What stayed the same is bytes: two CTAs an SM, each with an A and a B of its own, 24 KB for a million of
 multiply-adds, though tiles one below the other have the same B. Rungs 5, 7 and 8 wait in three different
-ways, and all three load 2.8 GB at about 10 TB/s. That points to the loads, but no counter was read to prove
-it.
+ways, and all three load 2.8 GB, at 10.2 to 10.5 TB/s. That points to the loads, but no counter was read to
+prove it.
 
 So put both CTAs into one: two math warpgroups, one B. That is the next rung, and for it roles are needed: a
 warp that loads for two warpgroups cannot be one of theirs. The roles pay there, not here.

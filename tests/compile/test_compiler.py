@@ -338,6 +338,7 @@ def test_the_next_process_does_not_compile_and_a_new_source_does(folder: Path, t
     assert not list((tmp_path / "here").iterdir())
 
 
+@pytest.mark.thorough
 def test_processes_that_race_compile_once(folder: Path, tmp_path: Path) -> None:
     results, logs = finish(start(tmp_path), start(tmp_path))
     assert results == [2, 2]

@@ -1,14 +1,19 @@
-"""Kernels that apply epilogues: in each kind of store, without spills."""
+"""Kernels that apply epilogues: in each kind of store, without spills.
+
+By default each of some kinds has one epilogue, and each epilogue one kind; with `--thorough` all have all.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from kinds import kinds
+from levels import cases
 
 from cute_gemm import epilogue, runtime
 from cute_gemm.plan import candidates
@@ -37,11 +42,16 @@ def epilogues(config: KernelConfig) -> dict[str, epilogue.Epilogue]:
     }
 
 
-CONFIGS = kinds(candidates.every_config())
+CONFIGS = kinds(candidates.every_config())[::5]
+NAMES = "bias_silu", "gelu", "residual", "weights", "many"
+EACH_ONCE = [(CONFIGS[i % len(CONFIGS)], name) for i, name in enumerate(NAMES)]
 
 
-@pytest.mark.parametrize("name", ["bias_silu", "gelu", "residual", "weights", "many"])
-@pytest.mark.parametrize("config", CONFIGS[::5], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    ("config", "name"),
+    cases(product(CONFIGS, NAMES), usual=EACH_ONCE),
+    ids=lambda part: part if isinstance(part, str) else part.name,
+)
 def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
     applied = epilogues(config)[name].applied
     made = epilogued.program(config, applied, list(applied.operands))
@@ -51,7 +61,7 @@ def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
     assert stats.stack_bytes == 0
 
 
-@pytest.mark.parametrize("name", ["swiglu", "accumulate", "quantised"])
+@pytest.mark.parametrize("name", cases(["swiglu", "accumulate", "quantised"], usual=["quantised"]))
 def test_a_program_that_is_built_for_an_epilogue_is_that_of_the_operation(name: str) -> None:
     config = KernelConfig(64, 128, 4)
     given = epilogue.bias_silu(torch.empty(128).bfloat16()) | epilogue.accumulate(0.5)
@@ -66,7 +76,7 @@ def test_a_program_that_is_built_for_an_epilogue_is_that_of_the_operation(name: 
     assert by_hand.code == runtime.examine(epilogued.program(config, given.applied, operands)).code
 
 
-@pytest.mark.parametrize(("columns", "loads"), [(128, 4), (64, 2)])
+@pytest.mark.parametrize(("columns", "loads"), cases([(128, 4), (64, 2)], usual=[(64, 2)]))
 def test_each_lane_loads_a_part_of_what_a_tile_needs_of_its_columns(columns: int, loads: int) -> None:
     """Once a tile, not once for each of its elements."""
     config = next(

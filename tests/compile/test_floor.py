@@ -1,6 +1,7 @@
 """Kernels that the floor is measured by: all loads and stores of a product, and no multiplication."""
 
 import pytest
+from levels import cases
 
 from cute_gemm import runtime
 from cute_gemm.bench.peers import floor
@@ -20,7 +21,11 @@ def stats(of: runtime.Program | KernelConfig) -> KernelStats:
     return read_cubin(runtime.cubin(of))
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: f"{problem.layout.name}, {problem.m} rows")
+@pytest.mark.parametrize(
+    "problem",
+    cases(PROBLEMS, usual=PROBLEMS[2:]),
+    ids=lambda problem: f"{problem.layout.name}, {problem.m} rows",
+)
 def test_a_floor_loads_and_stores_as_the_kernel_does(problem: GemmProblem) -> None:
     config = floor.kernels_of(problem)[0]
     whole, loads = stats(config), stats(floor.program(config))

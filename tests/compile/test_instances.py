@@ -1,6 +1,6 @@
 """Kernels compile for Hopper anywhere, and are in machine code what their source means.
 
-One of each kind, and with `--exhaustive` every one that can be chosen. ptxas does not say so when it spills
+A few of all kinds, and with `--exhaustive` every one that can be chosen. ptxas does not say so when it spills
 registers or waits for each WGMMA by itself; both are only seen here.
 """
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from cutlass.experimental.cuda import TensorMapL2Promotion
-from kinds import kinds
+from kinds import few
 
 from cute_gemm.kernels.sm90 import tensor_maps
 from cute_gemm.plan import candidates
@@ -62,7 +62,7 @@ class Instance(NamedTuple):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """By configuration, so that a kernel is compiled once and all tests of it run before the next."""
     if "instance" in metafunc.fixturenames:
-        configs = CONFIGS if metafunc.config.getoption("exhaustive") else kinds(CONFIGS)
+        configs = CONFIGS if metafunc.config.getoption("exhaustive") else few(CONFIGS)
         params = [
             pytest.param(config, id=config.name, marks=pytest.mark.xdist_group(config.name))
             for config in configs

@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+from levels import cases
 
 from cute_gemm.kernels.moe.route import _UNROLL
 from cute_gemm.plan.moe import CombineConfig, MoeConfig, RouteConfig
@@ -25,7 +26,7 @@ def test_names_tell_configurations_apart() -> None:
     assert RouteConfig.of("int32", True, 8).warps < RouteConfig.of("int32", True, 1 << 20).warps
 
 
-@pytest.mark.parametrize("config", ROUTES, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", cases(ROUTES, usual=ROUTES[::3]), ids=lambda config: config.name)
 def test_routes_are_found_without_atomics_and_spills(config: RouteConfig) -> None:
     stats = compiled(config)
     assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
@@ -34,14 +35,14 @@ def test_routes_are_found_without_atomics_and_spills(config: RouteConfig) -> Non
     assert not {opcode for opcode in stats.opcodes if opcode.startswith(("ATOM", "RED."))}
 
 
-@pytest.mark.parametrize("warps", [8, 32])
+@pytest.mark.parametrize("warps", cases([8, 32], usual=[8]))
 def test_a_row_has_a_weight_wherever_it_has_a_token(warps: int) -> None:
     """Behind the last row, too: of choices in four steps of a loop, then of rows without one."""
     plain, weighted = (compiled(RouteConfig("int32", has_weights, warps)) for has_weights in (False, True))
     assert weighted.count("STG") - plain.count("STG") == _UNROLL + 1
 
 
-@pytest.mark.parametrize("config", COMBINES, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", cases(COMBINES, usual=COMBINES[::5]), ids=lambda config: config.name)
 def test_rows_are_asked_for_before_any_is_added(config: CombineConfig) -> None:
     stats = compiled(config)
     assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)

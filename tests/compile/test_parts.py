@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from levels import cases
 
 from cute_gemm import runtime
 from cute_gemm.kernels.epilogue import IDENTITY, Identity
@@ -49,7 +50,7 @@ STORES = {
 }
 
 
-FEW = "tma, two m-fragments", "rows, side by side", "rows, matrices", "cluster"
+FEW = "rows, matrices", "cluster"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -57,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in names:
         metafunc.parametrize("name", [name for name in STORES if all_of or name in FEW])
     if "side_by_side" in names:
-        configs = FRAGMENTS if all_of else FRAGMENTS[:3]
+        configs = FRAGMENTS if all_of else FRAGMENTS[:1]
         metafunc.parametrize("side_by_side", configs, ids=lambda config: config.name)
 
 
@@ -163,7 +164,7 @@ def test_fragments_lie_side_by_side(side_by_side: KernelConfig) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [STORES["tma"], STORES["tma, 64 rows"]],
+    cases([STORES["tma"], STORES["tma, 64 rows"]], usual=[STORES["tma, 64 rows"]]),
     ids=lambda config: config.name,
 )
 def test_a_scaling_of_ones_own(config: KernelConfig) -> None:
@@ -183,7 +184,7 @@ SIMPLE = [
 ]
 
 
-@pytest.mark.parametrize("config", SIMPLE, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", cases(SIMPLE, usual=SIMPLE[:1]), ids=lambda config: config.name)
 def test_a_mainloop_of_ones_own(config: KernelConfig) -> None:
     stats = read_cubin(runtime.cubin(runtime.build(config, mainloop=SimpleMainloop(group=4))))
     assert spills(stats) == (0, 0, 0)

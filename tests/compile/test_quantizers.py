@@ -70,7 +70,7 @@ def wanted_ctas(config: Quantizer) -> int:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    step = 1 if metafunc.config.getoption("exhaustive") else 4
+    step = 1 if metafunc.config.getoption("exhaustive") else 7
     metafunc.parametrize("config", every_quantizer()[::step], ids=lambda config: config.name)
 
 

@@ -1,18 +1,20 @@
 """Kernels that reduce over columns: without spills, and with what the epilogue should take.
 
-Of each kind of configuration one is compiled, with `--exhaustive` all.
+A few configurations are compiled, with `--thorough` one of each kind, with `--exhaustive` all.
 """
 
 from __future__ import annotations
 
 import warnings
+from itertools import product
 from typing import Any
 
 import cutlass
 import cutlass.cute as cute
 import pytest
 import torch
-from kinds import kinds
+from kinds import few, kinds
+from levels import cases
 
 from cute_gemm import epilogue, runtime
 from cute_gemm.kernels.epilogue import ByteRowStore, Place
@@ -26,6 +28,8 @@ from cute_gemm.runtime.inspection import KernelStats
 
 ALL = candidates.every_reducing_config()
 KINDS = kinds(ALL)
+FEW = few(ALL)
+LAYOUTS = sorted({each.layout.name for each in ALL})
 
 
 @epilogue.gated
@@ -68,20 +72,23 @@ def compiled(config: KernelConfig, made: epilogue.Epilogue) -> KernelStats:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "config" in metafunc.fixturenames:
-        configs = ALL if metafunc.config.getoption("exhaustive") else KINDS
-        metafunc.parametrize("config", configs, ids=lambda config: config.name)
+    if "name" in metafunc.fixturenames:
+        all_of = metafunc.config.getoption("exhaustive")
+        # What is not quantised is stored as all else is. Of what is, these two are where spills were found.
+        names = ("plain", "chain", "residual") if all_of else ("chain", "residual")
+        every = [
+            (config, name)
+            for config in (ALL if all_of else dict.fromkeys((*KINDS, *FEW)))
+            for name in (names if config.is_quantized else ("plain",))
+        ]
+        usual = [(config, "chain" if config.is_quantized else "plain") for config in FEW]
+        ids = [f"{config.name}-{name}" for config, name in every]
+        metafunc.parametrize(("config", "name"), cases(every, usual), ids=ids)
 
 
-def test_an_epilogue_spills_nothing(config: KernelConfig, request: pytest.FixtureRequest) -> None:
-    made = epilogues(config)
-    # What is not quantised is stored as all else is. Of what is, these two are where spills were found.
-    names = ("plain",)
-    if config.is_quantized:
-        names = (*made,) if request.config.getoption("exhaustive") else ("chain", "residual")
-    for name in names:
-        stats = compiled(config, made[name])
-        assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0), name
+def test_an_epilogue_spills_nothing(config: KernelConfig, name: str) -> None:
+    stats = compiled(config, epilogues(config)[name])
+    assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
 
 
 def pick(**wanted: Any) -> KernelConfig:
@@ -92,8 +99,9 @@ def pick(**wanted: Any) -> KernelConfig:
 WIDE = {"block_m": 128, "block_n": 256, "tma_scales": False}
 
 
-@pytest.mark.parametrize("turn", [8, 128])
-@pytest.mark.parametrize("layout", sorted({each.layout.name for each in ALL}))
+@pytest.mark.parametrize(
+    ("layout", "turn"), cases(product(LAYOUTS, (8, 128)), usual=[("dense", 8), ("masked", 128)])
+)
 def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
     """In one place, wherever they then go: not once for whole tiles and once for rows."""
     config = next(each for each in ALL if each.layout.name == layout and each.block_n == 256)
@@ -109,7 +117,7 @@ def test_values_are_made_and_quantised_once(layout: str, turn: int) -> None:
     assert sum(stats.opcodes[name] for name in wide_stores) == (0 if config.layout is DENSE else 4)
 
 
-@pytest.mark.parametrize("splits", [2, 4])
+@pytest.mark.parametrize("splits", cases([2, 4], usual=[4]))
 def test_ctas_that_share_k_blocks_tell_each_other_the_largest_of_rows_once(splits: int) -> None:
     config = pick(out_dtype="float8_e4m3fn", splits=splits)
     stats = compiled(config, epilogue.silu() | epilogue.quantize_1x128())
@@ -120,8 +128,10 @@ def test_ctas_that_share_k_blocks_tell_each_other_the_largest_of_rows_once(split
     assert stats.count("ST.ASYNC", "STAS") == splits * (128 // splits // 8 + 2)
 
 
-@pytest.mark.parametrize("layout", sorted({each.layout.name for each in ALL}))
-@pytest.mark.parametrize("block_n", [64, 128])
+@pytest.mark.parametrize(
+    ("layout", "block_n"),
+    cases(product(LAYOUTS, (64, 128)), usual=[("dense", 128), ("offsets", 64)]),
+)
 def test_ctas_side_by_side_tell_each_other_the_largest_of_rows_once(block_n: int, layout: str) -> None:
     config = next(
         each
@@ -144,18 +154,24 @@ def test_what_is_quantised_is_not_filled() -> None:
         assert kernel.can_fill == (config.layout.is_grouped and not config.is_quantized)
 
 
-def test_shared_memory_is_what_the_plan_says() -> None:
-    for config in (
-        pick(out_dtype="float8_e4m3fn", **WIDE),
-        pick(out_dtype="float8_e4m3fn", block_m=256),
-        pick(out_dtype="float8_e4m3fn", splits=4),
-        pick(out_dtype="float8_e4m3fn", splits=2),
-        pick(out_dtype="float8_e4m3fn", block_n=64, narrowing=2),
-        pick(out_dtype="float8_e4m3fn", block_m=128, block_n=128, narrowing=2),
-    ):
-        made = program(config, epilogues(config)["plain"])
-        runtime.cubin(made)
-        assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()
+QUANTIZED = [
+    pick(out_dtype="float8_e4m3fn", **wanted)
+    for wanted in (
+        {"splits": 4},
+        {"block_n": 64, "narrowing": 2},
+        WIDE,
+        {"block_m": 256},
+        {"splits": 2},
+        {"block_m": 128, "block_n": 128, "narrowing": 2},
+    )
+]
+
+
+@pytest.mark.parametrize("config", cases(QUANTIZED, usual=QUANTIZED[:2]), ids=lambda config: config.name)
+def test_shared_memory_is_what_the_plan_says(config: KernelConfig) -> None:
+    made = program(config, epilogues(config)["plain"])
+    runtime.cubin(made)
+    assert config.smem_bytes == STATIC_SMEM + made.kernel.Storage.size_in_bytes()
 
 
 class Places:
@@ -182,7 +198,7 @@ class Places:
             self.pieces[thread] = [pieces[i] for i in elements]
 
 
-@pytest.mark.parametrize("columns", [128, 64, 32])
+@pytest.mark.parametrize("columns", cases([128, 64, 32], usual=[32]))
 def test_threads_move_what_they_have(columns: int) -> None:
     """Registers are of the rows and columns that values take them for, and go to their place in a buffer."""
     places, per_row = Places(columns), columns // 16

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from levels import cases
 
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.runtime import Program, build, builder, cache, compiler, cubin, examine, instance
@@ -171,7 +172,7 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", cases(EDITS, usual=["a constant two imports away"]))
 def test_what_is_edited_is_compiled_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, edit: str
 ) -> None:

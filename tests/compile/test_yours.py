@@ -1,6 +1,6 @@
 """The tutorials of examples/yours: what they are compiled to, as files and as cells of a notebook.
 
-Each kernel is compiled. Two tutorials run to their end as cells, with `--exhaustive` all.
+Kernels of most are compiled, and one runs to its end as a cell; with `--exhaustive` all.
 """
 
 import functools
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from levels import cases
 from tutorials import NAMES, load, run_cell
 
 from cute_gemm import runtime
@@ -15,7 +16,8 @@ from cute_gemm.kernels.gemm_fp8_1d2d import Fp8Gemm1D2D
 from cute_gemm.runtime import KernelStats, Program, cache
 from cute_gemm.testing import programs
 
-FEW = "02_scheduler", "03_mainloop"
+FEW = ("02_scheduler",)
+MANY_KERNELS = "03_mainloop"
 ARITHMETIC = "FFMA", "FMUL", "FADD", "FFMA2"
 
 
@@ -57,7 +59,7 @@ def loops(stats: KernelStats) -> set[tuple[int, int]]:
     return {(each.count("QGMMA"), each.count(*ARITHMETIC)) for each in found}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(NAMES, usual={*NAMES} - {MANY_KERNELS}))
 def test_nothing_spills_and_what_is_compared_has_the_same_tile(name: str) -> None:
     configs = {trial.program.config for trial in load(name).TUTORIAL.trials}
     assert len({(each.block_m, each.block_n, each.stages, each.cluster_size) for each in configs}) == 1
@@ -77,8 +79,9 @@ def test_the_main_loop_of_another_scheduler_is_the_same() -> None:
     assert loops(own) == loops(plain)
 
 
+@pytest.mark.thorough
 def test_promotion_is_where_the_mainloop_has_it() -> None:
-    library, every_256, every_512, once = stats_of("03_mainloop").values()
+    library, every_256, every_512, once = stats_of(MANY_KERNELS).values()
     # A k-block is 4 WGMMAs; to promote 64 elements takes as many operations, and scales take a few.
     assert any(wgmma == 16 and 256 <= others < 270 for wgmma, others in loops(library))
     for stats, promoted in ((every_256, True), (every_512, True), (once, False)):

@@ -178,6 +178,7 @@ def test_a_shape_that_no_operation_takes(run):
     assert err.startswith("cute-gemm: 64x9x16: N = 9 is not a positive multiple of 8")
 
 
+@pytest.mark.thorough
 def test_committed_results_can_be_drawn(run, tmp_path):
     pytest.importorskip("matplotlib")
     status, out, err = run("--plot", RESULTS, "--out", tmp_path)

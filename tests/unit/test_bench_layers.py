@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bench_rows import ORIGIN, StandInTimer, stand_in_gpu, timed_row
+from levels import cases
 from stand_ins import card_of, stand_in_card
 
 import cute_gemm
@@ -230,7 +231,13 @@ def test_what_was_never_written_is_wrong() -> None:
         call.error()
 
 
-@pytest.mark.parametrize("what", ["a choice", "a weight", "a block of K", "an expert", "gate for up"])
+@pytest.mark.parametrize(
+    "what",
+    cases(
+        ["a choice", "a weight", "a block of K", "an expert", "gate for up"],
+        usual=["a block of K", "gate for up"],
+    ),
+)
 def test_a_mistake_is_seen(what: str) -> None:
     """Each in one tile or one expert alone, with as many blocks of K as DeepSeek-V3 has."""
     case = LayerCase.make((4, 2, 2, 2, 7168, 128), "cpu")
@@ -619,6 +626,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return compiled
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_product")
 # Of what an old matplotlib draws with.
 @pytest.mark.filterwarnings("ignore:.*deprecated - use:DeprecationWarning")

@@ -257,5 +257,6 @@ print(len(configs))
 """
 
 
+@pytest.mark.thorough
 def test_triton_kernels_are_right():
     assert kernels_interpreted(_INTERPRET) > 1

@@ -518,6 +518,7 @@ def on_gpu(monkeypatch):
     return stand_in_gpu(monkeypatch, 132)
 
 
+@pytest.mark.thorough
 def test_whole_run(on_gpu, tmp_path, capsys):
     shapes = ["16x128", "144x272"]
     arguments = ["bench", "--suite", "quantize", "--out", str(tmp_path), "--peers", "copy,torch"]
@@ -612,5 +613,6 @@ print(len(configs))
 """
 
 
+@pytest.mark.thorough
 def test_triton_kernels_are_right():
     assert kernels_interpreted(_INTERPRET) > 1

@@ -1,11 +1,13 @@
 """A run of the benchmark, as far as that goes without a GPU: plan, operands, turns, judging, files."""
 
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import torch
 from bench_rows import ORIGIN, SMALL, StandInTimer, row
+from levels import cases
 from stand_ins import card_of, stand_in_card
 
 import cute_gemm
@@ -434,8 +436,10 @@ def test_grouped_rows_are_calibrated(monkeypatch):
     assert not any("calibration" in each for each in bench().measure(trial))
 
 
-@pytest.mark.parametrize("wrong", ["another expert's", "padding written", "M-major misread"])
-@pytest.mark.parametrize("op", OPS)
+WRONG = "another expert's", "padding written", "M-major misread"
+
+
+@pytest.mark.parametrize(("op", "wrong"), cases(product(OPS, WRONG), usual=[*zip(OPS, WRONG, strict=True)]))
 def test_a_wrong_grouped_result_gets_no_row(op, wrong, monkeypatch):
     name = op.replace("m_grouped", "m_grouped_fp8_gemm_nt")
     real = getattr(cute_gemm, name)

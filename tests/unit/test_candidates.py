@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench_rows import SMALL
+from levels import cases
 from stand_ins import card_of, stand_in_card
 from test_tune import Kernels
 
@@ -54,8 +55,9 @@ OPS = {
 }
 
 
-@pytest.mark.parametrize(("op", "shape"), OPS.items())
-def test_candidates_are_timed_and_must_agree(op, shape, timed, monkeypatch, tmp_path):
+@pytest.mark.parametrize("op", cases(OPS, usual=("dense_1d2d", "m_grouped_masked")))
+def test_candidates_are_timed_and_must_agree(op, timed, monkeypatch, tmp_path):
+    shape = OPS[op]
     kernels = Kernels()
     monkeypatch.setattr(builder, "instance", kernels.instance)
     text = "x".join(map(str, shape))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from calls import Arguments, arguments, every_layout
 from compiling import HAS_COMPILER, Seen, compiled, grouping, tensors
+from levels import cases
 from torch import Tensor
 from torch import library as torch_library
 from torch._subclasses import FakeTensorMode
@@ -179,7 +180,7 @@ def test_a_caller_is_compiled_whole_with_the_same_bits(layout: Layout, backend: 
     assert_same(found, wanted)
 
 
-@every_layout
+@pytest.mark.parametrize("layout", cases(LAYOUTS.values(), usual=[DENSE]), ids=LAYOUTS)
 def test_a_new_m_compiles_nothing_anew(layout: Layout) -> None:
     def caller(a: Tensor, sa: Tensor, index: Tensor | None, c: Tensor, out: Tensor) -> tuple[Tensor, ...]:
         now = given.with_(a=a, sa=sa, index=index)
@@ -241,7 +242,7 @@ def test_rows_of_no_group_are_filled_and_indices_validated_in_compiled_code() ->
         run(torch.full_like(given.index, 99))
 
 
-@pytest.mark.parametrize("turn", [8, 128])
+@pytest.mark.parametrize("turn", cases([8, 128], usual=[8]))
 def test_layers_are_compiled_whole_for_any_number_of_tokens(turn: int) -> None:
     draw = torch.Generator().manual_seed(0)
     experts, middle, k, n = 3, 128, 144, 24
@@ -456,6 +457,7 @@ def test_an_exported_program_runs_for_any_m(strict: bool) -> None:
         assert_same(program(now.a, now.sa), Products(given, leaky(2.0))(now.a, now.sa))
 
 
+@pytest.mark.thorough
 def test_another_process_says_which_function_it_has_not_and_runs_with_it(tmp_path: Path) -> None:
     given = given_of(DENSE)
     module = Products(given, leaky(2.0))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from levels import cases
 
 import cute_gemm
 
@@ -58,9 +59,10 @@ def load(name):
     return module
 
 
-@pytest.mark.parametrize(
-    ("tokens", "hidden", "inner", "experts", "top_k"), [(128, 256, 128, 8, 2), (70, 144, 48, 5, 1)]
-)
+SIZES = [(128, 256, 128, 8, 2), (70, 144, 48, 5, 1)]
+
+
+@pytest.mark.parametrize(("tokens", "hidden", "inner", "experts", "top_k"), cases(SIZES, usual=SIZES[1:]))
 def test_02_moe_layer(tokens, hidden, inner, experts, top_k):
     sizes = {"tokens": tokens, "hidden": hidden, "inner": inner, "experts": experts, "top-k": top_k}
     out = run("02_moe_layer.py", *(f"--{name}={size}" for name, size in sizes.items()))

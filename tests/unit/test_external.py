@@ -51,6 +51,7 @@ def test_without_a_checkout_or_a_gpu_it_skips(
     assert script.reason_to_skip(checkout) == ""
 
 
+@pytest.mark.thorough
 def test_tests_find_the_drop_in(
     script: ModuleType, checkout: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

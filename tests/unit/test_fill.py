@@ -3,6 +3,7 @@
 What a scheduler says of rows is in test_schedulers.py.
 """
 
+from itertools import product
 from typing import Any
 
 import cutlass
@@ -10,6 +11,7 @@ import cutlass.cute as cute
 import pytest
 import torch
 from cutlass import Int32
+from levels import cases
 
 from cute_gemm.kernels.epilogue import fill
 from cute_gemm.schedulers.m_grouped_contiguous import MGroupedContiguousScheduler
@@ -91,8 +93,11 @@ CASES: dict[str, tuple[Any, int, tuple[Any, ...], list[list[int]]]] = {
 }
 
 
-@pytest.mark.parametrize("cluster_mn", [(1, 1), (2, 1), (1, 2)], ids=str)
-@pytest.mark.parametrize("program", [Narrow, Wide])
+@pytest.mark.parametrize(
+    ("program", "cluster_mn"),
+    cases(product((Narrow, Wide), ((1, 1), (2, 1), (1, 2))), usual=[(Narrow, (2, 1)), (Wide, (1, 2))]),
+    ids=lambda part: str(part) if isinstance(part, tuple) else part.__name__,
+)
 @pytest.mark.parametrize("case", CASES)
 def test_every_column_of_nobodys_rows_is_written_once(
     case: str, program: type[Filled], cluster_mn: tuple[int, int], monkeypatch: pytest.MonkeyPatch

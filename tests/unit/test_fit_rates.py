@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from levels import cases
 
 from cute_gemm.plan import cost_model
 from cute_gemm.plan.card import H100
@@ -62,6 +63,7 @@ def test_what_the_rates_predict_is_chosen_right() -> None:
     assert fit_rates.regrets(START, given) == {"made up": [1.0] * len(SHAPES)}
 
 
+@pytest.mark.thorough
 def test_other_rates_are_found_by_what_was_taken() -> None:
     """Slow memory, and tiles that cost what they did not: both change choices."""
     tiles = {
@@ -149,9 +151,10 @@ def test_a_survey_is_fitted_and_another_one_judged(
     assert "there is no file another" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "longer"), [("dense", 1.012), ("contiguous", 1.02), ("offsets", 1.03), ("masked", 1.03)]
-)
+LONGER = [("dense", 1.012), ("contiguous", 1.02), ("offsets", 1.03), ("masked", 1.03)]
+
+
+@pytest.mark.parametrize(("name", "longer"), cases(LONGER, usual=LONGER[:2]))
 def test_choices_by_the_packaged_rates_are_near_the_fastest_of_the_surveys(name: str, longer: float) -> None:
     layout = LAYOUTS[name]
     surveys = sorted((Path(__file__).parents[2] / "benchmarks" / "surveys").glob("nvidia_h200_*.jsonl"))

@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_some_cases() -> None:
-    campaign.run(case, seed=0, count=400)
+    campaign.run(case, seed=0, count=150)
 
 
 @pytest.mark.parametrize("kind", [*api.KINDS, *api.ON_A_CPU], ids=lambda kind: kind.__name__)

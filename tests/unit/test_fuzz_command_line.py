@@ -19,7 +19,7 @@ from cute_gemm.cli import info
 def test_command_lines_end_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """All in this process; those in one of their own take seconds each."""
     monkeypatch.setattr(command_line, "SHARE_OF_PROCESSES", 0)
-    campaign.run(command_line.case, seed=0, count=80)
+    campaign.run(command_line.case, seed=0, count=30)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """The few configurations that stand for all: between them they have all that shapes a kernel's code."""
 
 import pytest
-from kinds import features, kinds, missing
+from kinds import features, few, kinds, missing, outlines
 
 from cute_gemm.plan import candidates
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import LAYOUTS
 from cute_gemm.plan.limits import OUT_BYTES
 
@@ -40,6 +41,17 @@ def test_kinds_have_tiles_of_all_layouts(layout: object, out_dtype: str) -> None
         assert {getattr(config, name) for config in some} == {getattr(config, name) for config in every}, name
     assert any(config.out_dtype == out_dtype for config in some)
     assert any(config.cluster_n > 1 for config in some)
+
+
+@pytest.mark.parametrize("configs", [CONFIGS, candidates.every_reducing_config()], ids=["all", "reducing"])
+def test_a_few_have_all_that_shapes_code_in_some_layout(configs: list[KernelConfig]) -> None:
+    some = few(configs)
+    assert not missing(some, configs, outlines)
+    without = ([each for each in some if each is not config] for config in some)
+    assert sum(bool(missing(others, configs, outlines)) for others in without) >= len(some) * 3 // 4
+    assert len(some) <= len(kinds(configs)) // 2
+    for name in ("layout", "block_m", "splits", "cluster_n", "out_dtype", "tma_scales", "m_fragments"):
+        assert {getattr(config, name) for config in some} == {getattr(config, name) for config in configs}
 
 
 def test_what_shapes_code_is_a_feature() -> None:

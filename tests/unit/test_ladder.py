@@ -15,6 +15,7 @@ import pytest
 import torch
 from modules import load as load_file
 
+from cute_gemm import reference
 from cute_gemm.measure import records
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +210,45 @@ def test_the_chart_has_rungs_of_the_product_and_says_of_what_it_is(root: Path) -
     assert ladder.shows(root / ladder.PICTURE) == shown
 
 
+def of_errors(k: int, unpromoted: float, **more: object) -> dict[str, object]:
+    made_up = {"rung": "05_k_loop", "shape": [1024, 1024, k], "device": "NVIDIA H200"}
+    return made_up | {"unpromoted_error": unpromoted, "promoted_error": 1.4e-6} | more
+
+
+def test_errors_over_k_are_drawn_and_shown_where_they_are_on_record(root: Path) -> None:
+    shutil.copy(ROOT / "examples" / "ladder" / "05_k_loop.py", root / "examples" / "ladder")
+    timed = row("04_wgmma", PRODUCT, 2000.0), row("05_k_loop", PRODUCT, 1000.0)
+    record(root, *timed)
+    assert ladder.main([], root) == 0
+    texts = [root / "examples" / "ladder" / "05_k_loop.py", root / "examples" / "README.md"]
+    assert [path.read_text().count("error_over_k.svg") for path in texts] == [0, 0]
+    assert not (root / ladder.ERRORS_PICTURE).exists()
+
+    record(root, *timed, of_errors(128, 1.5e-6), of_errors(128, 1.4e-6), of_errors(4096, 2.5e-6))
+    assert ladder.read(root) == [*timed]
+    assert ladder.read_errors(root) == {
+        "05_k_loop": {"NVIDIA H200": {128: (1.4e-6, 1.4e-6), 4096: (2.5e-6, 1.4e-6)}}
+    }
+    assert ladder.main(["--check"], root) == 1
+    assert ladder.main([], root) == 0
+    assert ladder.main(["--check"], root) == 0
+    assert f"| 90 |\n\n![{ladder.ABOUT_ERRORS}](../../docs/pictures/error_over_k.svg)\n\n## What" in (
+        texts[0].read_text()
+    )
+    assert f"![{ladder.ABOUT_ERRORS}](../docs/pictures/error_over_k.svg)\n{ladder.END}" in (
+        texts[1].read_text()
+    )
+    picture = (root / ladder.ERRORS_PICTURE).read_text()
+    assert ">128<" in picture
+    assert ">4096<" in picture
+
+    # Another error is another picture.
+    record(root, *timed, of_errors(128, 1.4e-6), of_errors(4096, 3.5e-6))
+    assert ladder.main(["--check"], root) == 1
+    assert ladder.main([], root) == 0
+    assert (root / ladder.ERRORS_PICTURE).read_text() != picture
+
+
 def test_a_text_without_its_place_is_refused() -> None:
     with pytest.raises(ValueError, match="want one section"):
         ladder.with_measured('"""Title.\n"""\n', "new")
@@ -278,6 +318,41 @@ def test_a_row_is_told_in_a_line() -> None:
     assert "3000.4 GB/s" in rungs.line(row("04_wgmma", PRODUCT, 5.0, tflops=0.0))
 
 
+def test_on_a_gpu_the_errors_over_k_are_told_and_written(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rung is played by a product that loses bits, and the library's kernel by the reference."""
+    rungs = importlib.import_module("cute_gemm.testing.rungs")
+    rung = load("05_k_loop").RUNG
+    assert sorted(k for *_, k in rung.over_k)[::9] == [128, 65536]
+
+    def multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+        out.copy_(a.float() @ b.float().T * 1.01)
+
+    small = replace(rung, over_k=((128, 128, 128), (128, 128, 256)))
+    monkeypatch.setattr(rungs, "is_hopper", lambda: True)
+    monkeypatch.setattr(rungs, "run", lambda rung, shape: row(rung.name, [*shape], 2.0))
+    monkeypatch.setattr(rungs.Rung, "instance", lambda self: multiply)
+    monkeypatch.setattr(rungs, "launch", lambda config, lhs, rhs: reference.fp8_gemm_nt(*lhs, *rhs))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(rungs.origin, "describe_origin", lambda: {"device": "NVIDIA H200"})
+    of_gpu = rungs.errors_of
+    monkeypatch.setattr(rungs, "errors_of", lambda rung, shape, _: of_gpu(rung, shape, torch.device("cpu")))
+    path = root / ladder.RECORDS / "h200.jsonl"
+    path.parent.mkdir(parents=True)
+    rungs.climb(small, ["--out", str(path)])
+    errors = ladder.read_errors(root)["05_k_loop"]["NVIDIA H200"]
+    assert [*errors] == [128, 256]
+    for unpromoted, promoted in errors.values():
+        assert 4e-5 < unpromoted < 6e-5  # a hundredth, squared, over two
+        assert 1e-6 < promoted < 2e-6
+    assert len(ladder.read(root)) == len(rung.shapes)
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^05_k_loop +128x128x256 +error [45]\.\de-05, promoted 1\.\de-06$", out, flags=re.MULTILINE
+    )
+
+
 def test_a_run_stands_beside_what_is_on_record_of_the_rung_before(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +366,7 @@ def test_a_run_stands_beside_what_is_on_record_of_the_rung_before(
         row("03_swizzle", PRODUCT, 4.0),
         row("03_swizzle", shape, 5.0, device="NVIDIA H20"),
         row("04_wgmma", shape, 6.0),
+        of_errors(128, 1.4e-6) | {"rung": "03_swizzle", "shape": shape},
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     rung = replace(load("04_wgmma").RUNG, file=str(root / "examples" / "ladder" / "04_wgmma.py"))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from calls import Arguments, arguments, every_layout
 from compiling import HAS_COMPILER, Seen, compiled, grouping, tensors
+from levels import cases
 from restoring import restored
 from torch import Tensor
 from torch import library as torch_library
@@ -205,7 +206,7 @@ def test_inductor_keeps_strides_and_bits(monkeypatch: pytest.MonkeyPatch) -> Non
 ROWS = (130, 7, 128, 2, 64, 5)
 
 
-@pytest.mark.parametrize("how", ["dynamic=True", "mark_dynamic", "by itself"])
+@pytest.mark.parametrize("how", cases(["dynamic=True", "mark_dynamic", "by itself"], usual=["by itself"]))
 @every_layout
 def test_a_new_m_compiles_nothing_anew(layout: Layout, how: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
@@ -345,7 +346,7 @@ class Product(torch.nn.Module):
         return made, given.run(torch.zeros_like(made), **filling(given.layout))
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", cases([False, True], usual=[False]))
 @every_layout
 def test_an_exported_program_runs_for_any_m(layout: Layout, strict: bool) -> None:
     given = arguments(layout, rows=6)
@@ -644,7 +645,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Callable[[Tensor], Tensor]], Any]]]
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", cases(REFUSED, usual=[*REFUSED][::2]))
 def test_derivatives_are_refused_inside_of_compiled_code(case: str) -> None:
     whole, broken_graph, use = REFUSED[case]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from levels import cases
 from torch import Tensor
 from torch import library as torch_library
 from torch._dynamo.testing import CompileCounter
@@ -390,7 +391,7 @@ STATES: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", cases(STATES, usual=[*STATES][::2]))
 def test_what_is_set_around_a_layer_changes_nothing(state: str) -> None:
     shared = tuple(tuple(each[0] for each in pair) for pair in SOME.operands)
 

@@ -6,7 +6,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from cute_gemm import (
     contiguous_alignment,
@@ -23,6 +23,7 @@ from cute_gemm.testing import (
     make_offsets_inputs,
     poisoned_rows,
 )
+from examples import examples
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -74,7 +75,7 @@ n_and_k = st.tuples(st.sampled_from([8, 24, 136]), st.sampled_from([16, 144, 256
 dtypes = st.sampled_from([BF16, FP32])
 
 
-@settings(max_examples=20, deadline=None)
+@examples(42)
 @given(
     sizes=sizes, n_k=n_and_k, dtype=dtypes, m=st.sampled_from([None, 1025]), data=st.data(),
     validate=st.booleans(),
@@ -89,7 +90,7 @@ def test_contiguous_groups(
     is_filled(contiguous, inputs, dtype, validate=validate)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(42)
 @given(
     sizes=sizes, n_k=n_and_k, dtype=dtypes, alignment=st.sampled_from([1, 2, 16, 128]),
     m=st.sampled_from([None, 1025]), validate=st.booleans(),
@@ -102,7 +103,7 @@ def test_groups_by_offsets(
     is_filled(offsets, inputs, dtype, alignment=alignment, validate=validate)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(42)
 @given(sizes=sizes, n_k=n_and_k, dtype=dtypes, spare=st.sampled_from([0, 1, 130]), validate=st.booleans())
 def test_masked_groups(
     sizes: list[int], n_k: tuple[int, int], dtype: torch.dtype, spare: int, validate: bool

@@ -1,6 +1,7 @@
 """The pictures of documents are what their scripts draw, and legible on light and on dark pages."""
 
 import importlib
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -33,7 +34,10 @@ def test_a_picture_is_what_its_script_draws(name: str) -> None:
 
 @pytest.mark.parametrize("name", draw.NAMES)
 def test_a_picture_is_legible_on_light_and_on_dark(name: str) -> None:
-    text = (PICTURES / f"{name}.svg").read_text()
+    assert_legible((PICTURES / f"{name}.svg").read_text())
+
+
+def assert_legible(text: str) -> None:
     picture = ElementTree.fromstring(text)
     _, _, width, height = map(float, picture.get("viewBox").split())
     assert set(re.findall(r"#\w+", text)) <= {svg.GREY, *svg.COLOURS}
@@ -60,7 +64,7 @@ def test_tones_stand_out_from_both_pages(colour: str) -> None:
 
 def test_all_pictures_are_drawn_and_shown() -> None:
     drawn = {path.stem for path in PICTURES.glob("*.svg")}
-    assert drawn - {"ladder"} == set(draw.NAMES)
+    assert drawn - {"ladder", "error_over_k"} == set(draw.NAMES)
     documents = "".join(
         path.read_text() for path in (ROOT / "docs" / "how_it_works.md", ROOT / "examples" / "README.md")
     )
@@ -77,6 +81,38 @@ def test_what_is_out_of_date_is_told(
     assert "ring.svg is out of date" in capsys.readouterr().err
     assert draw.main([]) == 0
     assert draw.main(["--check"]) == 0
+
+
+MADE_UP = {128 << i: (1.4e-6 * 1.3**i, 1.4e-6) for i in range(10)}
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        {"NVIDIA H200": MADE_UP},
+        {"NVIDIA H200": MADE_UP, "NVIDIA H100 80GB HBM3": {128: (2e-7, 1e-6), 65536: (0.9, 1e-6)}},
+        {"NVIDIA H200": {7168: (1e-5, 1e-6)}},
+        {"NVIDIA H200": {7168: (1e-6, 1e-6)}},
+    ],
+)
+def test_errors_over_k_are_drawn_legibly_whatever_they_are(errors: dict[str, dict[int, tuple]]) -> None:
+    text = importlib.import_module("error_over_k").draw(errors)
+    assert_legible(text)
+    assert {str(k) for of_card in errors.values() for k in of_card} <= set(re.findall(r">(\d+)<", text))
+    # Without promotion it is orange, with it blue; each K is a square. They lie between the axes.
+    for series, colour in enumerate((svg.ORANGE, svg.BLUE)):
+        squares = re.findall(f'<rect x="(.*?)" y="(.*?)" width="5" .*stroke="{colour}"', text)
+        values = [of_card[k][series] for of_card in errors.values() for k in sorted(of_card)]
+        heights = [float(y) for _, y in squares]
+        # The larger, the higher.
+        for (a, y), (b, other) in itertools.combinations(zip(values, heights, strict=True), 2):
+            assert (a > b) == (y < other)
+            assert (a < b) == (y > other)
+        assert all(30 < float(y) < 300 and 70 < float(x) < 520 for x, y in squares)
+    # What the lines are stands beside their ends, one above the other.
+    ends = [float(y) for y in re.findall(r'y="(.*?)" font-size="12" text-anchor="start" fill="#[23d]', text)]
+    assert len(ends) == 2
+    assert abs(ends[0] - ends[1]) >= 14
 
 
 def test_the_map_of_rung_4_is_the_one_that_is_drawn() -> None:

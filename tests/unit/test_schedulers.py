@@ -32,7 +32,7 @@ from cute_gemm.schedulers.split_k import SplitKScheduler
 from cute_gemm.testing import host_programs, schedules
 from cute_gemm.testing.host_programs import FIELDS, READS, take_place, write
 from cute_gemm.testing.schedules import Extents, Rows, Tile, assert_each_tile_once
-from examples import examples, one_of_each
+from examples import examples, is_exhaustive, one_of_each
 
 SCHEDULERS = {
     "dense": DenseScheduler,
@@ -356,7 +356,7 @@ class Edge(Stricter, host_programs.HostProgram):
 
 
 @pytest.mark.parametrize(("m", "n"), [(MAX_EXTENT, 8), (1, MAX_EXTENT // 8 * 8)])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", CONFIGS[:: 1 if is_exhaustive() else 4], ids=lambda config: config.name)
 def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: int) -> None:
     """Not even in the CTAs of the last cluster whose tiles lie beyond the output.
 
