@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer, stand_in_gpu, timed_row
+from bench_rows import ORIGIN, StandInTimer, kernels_interpreted, stand_in_gpu, timed_row
 from stand_ins import card_of, stand_in_card
 
 import cute_gemm
 from cute_gemm import cli
 from cute_gemm.bench import changes, layer_summary, results, tables
-from cute_gemm.bench.peers import around_products, bf16_layer, unfused
+from cute_gemm.bench.peers import around_products, bf16_layer, unfused, why_no_triton
 from cute_gemm.bench.peers.registry import LAYERS, split_available
 from cute_gemm.bench.rows import objection
 from cute_gemm.bench.run import Bench, fused_kernels_of, kernels_of, run_trials
@@ -54,6 +54,24 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Any:
     around_products.compiled.cache_clear()
     yield asked
     around_products.compiled.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch what needs Triton, and a GPU."""
+    module = ModuleType("triton_sums")
+
+    def add_up(rows: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        chosen = rows[places.clamp(min=0)].float() * weights[..., None]
+        # What is no row may be NaN.
+        return torch.where((places >= 0)[..., None], chosen, 0.0).sum(1).to(rows.dtype)
+
+    vars(module)["add_up"] = add_up
+    monkeypatch.setitem(sys.modules, "cute_gemm.bench.peers.triton_sums", module)
+    monkeypatch.setattr("cute_gemm.bench.peers.triton_sums", module, raising=False)
+    for peers in unfused, bf16_layer:
+        monkeypatch.setattr(peers, "why_no_triton", lambda: None)
+        monkeypatch.setattr(peers, "triton_version", lambda: {"triton": "3.8.0"})
 
 
 @pytest.fixture
@@ -448,15 +466,16 @@ def test_peers_compute_the_layer(
         call.result[wrong] *= 1.5
         with pytest.raises(AssertionError, match=r"worst (tile|token)"):
             call.error()
-    assert uncompiled == [around_products.gather, around_products.swiglu, around_products.add_up]
+    assert uncompiled == ([around_products.gather, around_products.swiglu] if name == "bf16" else [])
 
 
+@pytest.mark.usefixtures("grouped_product")
 def test_layers_of_one_shape_share_what_is_compiled(uncompiled: list[Any]) -> None:
     for _ in range(3):
-        LAYERS["unfused"].calls(LayerCase.make(SHAPE, "cpu"))
-    assert len(uncompiled) == 3
-    LAYERS["unfused"].calls(LayerCase.make((5, *SHAPE[1:]), "cpu"))
-    assert len(uncompiled) == 6
+        LAYERS["bf16"].calls(LayerCase.make(SHAPE, "cpu"))
+    assert len(uncompiled) == 2
+    LAYERS["bf16"].calls(LayerCase.make((5, *SHAPE[1:]), "cpu"))
+    assert len(uncompiled) == 4
 
 
 def test_padding_moves_whole_experts() -> None:
@@ -475,13 +494,38 @@ def test_padding_moves_whole_experts() -> None:
     assert (found.tokens >= 0).sum() == 4 + 260 + 1
 
 
-def test_what_is_no_row_adds_nothing() -> None:
-    rows = torch.full((3, 16), torch.nan).bfloat16()
-    rows[1] = 2.0
-    places = torch.tensor([[1, -1], [-1, -1]], dtype=torch.int32)
-    found = around_products.add_up(rows, places, torch.tensor([[0.5, 7.0], [1.0, 1.0]]))
-    assert found[0].tolist() == [1.0] * 16
-    assert found[1].tolist() == [0.0] * 16
+_INTERPRET = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+import torch
+from cute_gemm.bench.peers import triton_sums
+
+configs = list(triton_sums._CONFIGS)
+for config in configs:
+    # With one there is nothing to tune, which needs a GPU.
+    triton_sums._add_up.configs = [config]
+    for tokens, choices, k in [(1, 1, 16), (5, 3, 272), (9, 8, 2064)]:
+        draw = torch.Generator().manual_seed(k)
+        places = torch.randint(-1, 2 * tokens, (tokens, choices), generator=draw, dtype=torch.int32)
+        places[-1] = -1
+        weights = torch.rand(tokens, choices, generator=draw)
+        rows = torch.randn(2 * tokens, k, generator=draw).bfloat16()
+        wanted = torch.zeros(tokens, k)
+        for choice in range(choices):
+            place = places[:, choice]
+            added = rows[place.clamp(min=0)].float() * weights[:, choice, None]
+            wanted += added.masked_fill((place < 0)[:, None], 0)
+        # What no place names may be anything.
+        rows[[row for row in range(2 * tokens) if row not in places]] = torch.nan
+        found = triton_sums.add_up(rows, places, weights)
+        torch.testing.assert_close(found, wanted.bfloat16(), rtol=2**-7, atol=1e-6)
+        assert (found[-1] == 0).all()
+print(len(configs))
+"""
+
+
+def test_sums_in_triton_are_right() -> None:
+    assert kernels_interpreted(_INTERPRET) > 1
 
 
 def test_peers_say_why_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,6 +539,11 @@ def test_peers_say_why_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None
         "unfused is not timed: this torch is built without CUDA",
         "unfused_deep_gemm is not timed: the package deep_gemm is not installed",
         "bf16 is not timed: this torch has no grouped product",
+    ]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(unfused, "why_no_triton", why_no_triton)
+    assert split_available(["unfused"], LAYERS)[1] == [
+        "unfused is not timed: the package triton is not installed"
     ]
 
 
