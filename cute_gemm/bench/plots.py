@@ -31,6 +31,7 @@ from ..measure.records import (
     TRITON,
     UNFUSED,
     UNFUSED_DEEPGEMM,
+    UNFUSED_MASKED,
     Row,
 )
 from ..measure.shapes import Shape
@@ -66,7 +67,7 @@ _LOOK = {
 }
 _PEERS = tuple(_LOOK)
 _PEERS_OF_QUANTIZERS = COPY, TRITON, COMPILED, TORCH
-_PEERS_OF_LAYERS = UNFUSED, UNFUSED_DEEPGEMM, BF16
+_PEERS_OF_LAYERS = UNFUSED, UNFUSED_DEEPGEMM, UNFUSED_MASKED, BF16
 _STAGE_COLOURS = dict(zip(STAGES, (_GREY, _GREEN, _BLUE, _PINK, _ORANGE, _RED), strict=True))
 STYLE: Any = {
     "font.size": 9,

@@ -44,12 +44,13 @@ class Unfused:
     def calls(self, case: LayerCase) -> Sequence[Call]:
         """With scales of either layout, the faster of which counts."""
         return [
-            _call(case, UNFUSED, _steps(case, is_m_major), name)
+            call_of(case, UNFUSED, _steps(case, is_m_major), name)
             for is_m_major, name in ((False, "row-major scales"), (True, "M-major scales"))
         ]
 
 
-def _call(case: LayerCase, peer: str, steps: stages.Steps, config: str | None = None) -> Call:
+def call_of(case: LayerCase, peer: str, steps: stages.Steps, config: str | None = None) -> Call:
+    """A layer in FP8 of these steps, and each by itself."""
     return Call(
         peer,
         case.launched(lambda: stages.run(steps)),
@@ -103,7 +104,7 @@ class UnfusedDeepGemm:
         return DeepGemm().versions() | triton_version()
 
     def calls(self, case: LayerCase) -> Sequence[Call]:
-        return [_call(case, UNFUSED_DEEPGEMM, _padded_steps(case))]
+        return [call_of(case, UNFUSED_DEEPGEMM, _padded_steps(case))]
 
 
 class Padded(NamedTuple):
