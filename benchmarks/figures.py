@@ -1,7 +1,8 @@
 """Writes what README.md and docs/ say of speed from the JSON lines in benchmarks/results/, or checks it.
 
-The README gets geometric means and two pictures, docs/results.md a row for each shape. Every card that has
-results stands there, by the name of its device.
+The README gets geometric means and two pictures, docs/results.md a row for each shape, and pictures of what
+quantisers and stages of expert layers take. Every card that has results stands there, by the name of its
+device.
 
 After new results: ``python benchmarks/figures.py``. With ``--check``, it writes nothing and exits with 1 if
 that was forgotten. Drawing needs matplotlib.
@@ -14,6 +15,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import layer_figures
+import part_pictures
 import pictures
 import quantizer_figures
 
@@ -62,6 +65,8 @@ _OPS = {
 _MORE = {DEEPGEMM_DEPENDENT: "by `set_pdl`", FLOOR: "speed / floor"}
 """What else a chain's shapes are compared with, and what heads its column."""
 _NOTHING = "No figures yet."
+_PICTURES = "pictures"
+"""The folder of docs/ with pictures of what time is made of."""
 _TITLES = {DENSE: "dense", CONTIGUOUS: "contiguous", OFFSETS: "offsets", MASKED: "masked"}
 
 _RESULTS_HEAD = """\
@@ -77,6 +82,8 @@ writes ([benchmarking.md](benchmarking.md) says how). Kernels have the names of 
   it pays. The floor is the fastest of our kernels that load the operands, multiply nothing, store a result.
 - Groups have 0.7 to 1.3 times the rows given, drawn as DeepGEMM's tests draw them. TFLOP/s of the contiguous
   layout count its padding, as the peer's do.
+- Expert layers are those of [benchmarking.md](benchmarking.md#expert-layers). Each stage in their pictures is
+  timed by itself.
 - An error is `1 - 2<x,y> / (<x,x> + <y,y>)` of the worst 128x128 tile, against the FP64 product of the
   dequantised operands.
 """
@@ -89,7 +96,13 @@ def render(rows: Sequence[Row]) -> str:
 
 def _parts(rows: Sequence[Row]) -> list[str]:
     parts = [_section(rows, op, regime) for op in _OPS for regime in _REGIMES]
-    return [*filter(None, parts), *quantizer_figures.sections(rows, _origin)]
+    return [
+        *filter(None, parts),
+        *quantizer_figures.sections(rows, _origin),
+        *part_pictures.links(rows, part_pictures.QUANTIZED, _PICTURES),
+        *layer_figures.sections(rows, _origin),
+        *part_pictures.links(rows, part_pictures.STAGES, _PICTURES),
+    ]
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -307,8 +320,13 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         root / "docs" / "results.md": results_page(rows),
     }
     drawings = {root / "docs" / name: data for name, data in pictures.data_of(_cold(rows)).items()}
+    parts = {
+        root / "docs" / _PICTURES / name: data
+        for own in by_card(rows).values()
+        for name, data in part_pictures.data_of(own).items()
+    }
     old = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
-    old += [path for path, data in drawings.items() if not pictures.is_up_to_date(path, data)]
+    old += [path for path, data in (drawings | parts).items() if not pictures.is_up_to_date(path, data)]
     if options.check:
         for path in old:
             print(f"{path.relative_to(root)} is out of date: run benchmarks/figures.py", file=sys.stderr)
@@ -316,6 +334,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     for path in old:
         if path in texts:
             path.write_text(texts[path])
+        elif path in parts:
+            pictures.keep(path, parts[path], part_pictures.figure_of)
         else:
             pictures.write(path, drawings[path])
     return 0

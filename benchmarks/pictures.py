@@ -7,13 +7,13 @@ the next, so whether a picture is up to date is a question of these numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
 from cute_gemm.bench.comparison import Comparison, by_rows
-from cute_gemm.bench.plots import STYLE
+from cute_gemm.bench.plot_style import STYLE
 
 SPEED, LIMIT = "speed.png", "limit.png"
 
@@ -64,7 +64,7 @@ def _points_below_limit(comparisons: Sequence[Comparison]) -> list[list[float]]:
     ]
 
 
-def is_up_to_date(path: Path, data: Data) -> bool:
+def is_up_to_date(path: Path, data: Any) -> bool:
     """Whether the picture in a file shows ``data``."""
     from PIL import Image
 
@@ -77,17 +77,29 @@ def is_up_to_date(path: Path, data: Data) -> bool:
 
 
 def write(path: Path, data: Data) -> None:
-    """Draws ``data`` and keeps it in the file."""
+    """Draws ``data`` of one of the README's pictures and keeps it in the file."""
+    keep(path, data, lambda data: _panels(data, _DRAW[path.name]))
+
+
+def keep(path: Path, data: Any, figure_of: Callable[[Any], Any]) -> None:
+    """Writes the figure that is made of ``data``, in the look of all, and keeps that in the file."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.6 * len(data)), layout="constrained", facecolor="white")
-        panels = figure.subplots(len(data), squeeze=False)[:, 0]
-        for axes, (device, shown) in zip(panels, data.items(), strict=True):
-            _DRAW[path.name](axes, device, shown)
         metadata = {_KEY: json.dumps(data, separators=(",", ":")), "Software": None}
-        figure.savefig(path, dpi=130, metadata=metadata)
+        path.parent.mkdir(exist_ok=True)
+        figure_of(data).savefig(path, dpi=130, metadata=metadata)
+
+
+def _panels(data: Data, draw: Callable[[Any, str, Data], None]) -> Any:
+    """A figure with a panel for each card."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6 * len(data)), layout="constrained", facecolor="white")
+    panels = figure.subplots(len(data), squeeze=False)[:, 0]
+    for axes, (device, shown) in zip(panels, data.items(), strict=True):
+        draw(axes, device, shown)
+    return figure
 
 
 def _speed(axes: Any, device: str, shown: Data) -> None:

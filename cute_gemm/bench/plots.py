@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from ..measure.records import (
-    BF16,
     BLOCKWISE,
     COMPILED,
     CONTIGUOUS,
@@ -26,62 +25,36 @@ from ..measure.records import (
     OFFSETS,
     OURS,
     QUANTIZERS,
-    STAGES,
     TORCH,
     TRITON,
-    UNFUSED,
-    UNFUSED_DEEPGEMM,
     Row,
 )
 from ..measure.shapes import Shape
 from ..measure.statistics import geometric_mean
 from ..measure.work import Work
 from ..plan.data_sheets import DataSheet, data_sheet
+from . import part_plots
+from .part_plots import PEERS_OF_LAYERS
+from .plot_style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, STYLE, devices
 from .published import peer_times
 from .results import ours_with, peers_beside, right_times
 from .tables import OPS, REGIMES, dimension_names, titles_of
 
-# The colours of Okabe and Ito, which the colour-blind tell apart; markers say the same again.
-_BLACK, _BLUE, _ORANGE, _GREEN, _PINK, _RED = (
-    "#000000",
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#D55E00",
-)
-_GREY = "#999999"
 _OPS_LOOK = {
-    DENSE: (_BLUE, "o"),
-    CONTIGUOUS: (_ORANGE, "s"),
-    OFFSETS: (_GREEN, "D"),
-    MASKED: (_PINK, "^"),
+    DENSE: (BLUE, "o"),
+    CONTIGUOUS: (ORANGE, "s"),
+    OFFSETS: (GREEN, "D"),
+    MASKED: (PINK, "^"),
 }
 _LOOK = {
-    OURS: (_BLUE, "o"),
-    DEEPGEMM: (_RED, "s"),
-    BLOCKWISE: (_GREEN, "D"),
-    FAST: (_BLACK, "^"),
-    TRITON: (_ORANGE, "v"),
+    OURS: (BLUE, "o"),
+    DEEPGEMM: (RED, "s"),
+    BLOCKWISE: (GREEN, "D"),
+    FAST: (BLACK, "^"),
+    TRITON: (ORANGE, "v"),
 }
 _PEERS = tuple(_LOOK)
 _PEERS_OF_QUANTIZERS = COPY, TRITON, COMPILED, TORCH
-_PEERS_OF_LAYERS = UNFUSED, UNFUSED_DEEPGEMM, BF16
-_STAGE_COLOURS = dict(zip(STAGES, (_GREY, _GREEN, _BLUE, _PINK, _ORANGE, _RED), strict=True))
-STYLE: Any = {
-    "font.size": 9,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    # A device may be called whatever its driver says.
-    "text.parse_math": False,
-    # The same rows give the same file.
-    "svg.hashsalt": "cute_gemm",
-}
-"""What all pictures of figures have in common, as matplotlib takes it."""
 _FORMATS: dict[str, dict[str, Any]] = {"png": {"dpi": 160}, "svg": {"metadata": {"Date": None}}}
 
 _Times = Mapping[Shape, float]
@@ -121,7 +94,9 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
             if peers := _peer_times(rows, op, regime):
                 yield f"speedup_{op}_{regime}", _speedups(found, peers, op, regime)
             if any("stages" in row for row in found.values()):
-                yield f"stages_{op}_{regime}", _stages(rows, found, op, regime)
+                yield f"stages_{op}_{regime}", part_plots.stages(rows, op, regime)
+        if part_plots.has_quantizers(rows, regime):
+            yield f"quantizers_{regime}", part_plots.quantizers(rows, regime)
         if (dense := ours.get(DENSE)) and len({m for m, _, _ in dense}) > 1:
             yield f"tflops_over_m_{regime}", _over_m(dense, _peer_times(rows, DENSE, regime), regime)
 
@@ -132,7 +107,7 @@ def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:
     beside = peers_beside(rows, op, regime)
     published = peer_times(regime, op)
     found: dict[str, _Times] = {}
-    peers = _PEERS_OF_QUANTIZERS if op in QUANTIZERS else _PEERS_OF_LAYERS if op in LAYERS else _PEERS
+    peers = _PEERS_OF_QUANTIZERS if op in QUANTIZERS else PEERS_OF_LAYERS if op in LAYERS else _PEERS
     for peer in peers:
         if peer in beside:
             times, label = right_times(beside[peer]), peer
@@ -141,10 +116,6 @@ def _peer_times(rows: Sequence[Row], op: str, regime: str) -> dict[str, _Times]:
         if times.keys() & shapes:
             found[label] = times
     return found
-
-
-def _devices(rows: Mapping[Shape, Row]) -> str:
-    return ", ".join(sorted({row["device"] for row in rows.values()}))
 
 
 def _look(label: str) -> dict[str, Any]:
@@ -189,7 +160,7 @@ def _roof(axes: Axes, sheet: DataSheet, device: str) -> None:
     ridge = sheet.flops / sheet.bytes
     left, right = min(low, ridge / 10), max(high, ridge * 10)
     corners = np.array([left, ridge, right])
-    axes.plot(corners, np.minimum(corners * sheet.bytes, sheet.flops) / 1e12, color=_BLACK, linewidth=1.2)
+    axes.plot(corners, np.minimum(corners * sheet.bytes, sheet.flops) / 1e12, color=BLACK, linewidth=1.2)
     axes.set_xlim(left, right)
     text = f"{device}: {sheet.flops / 1e12:.0f} TFLOP/s, {sheet.bytes / 1e12:.2f} TB/s"
     axes.annotate(text, (right, sheet.flops / 1e12), xytext=(0, 4), textcoords="offset points", ha="right")
@@ -210,9 +181,9 @@ def _speedups(ours: Mapping[Shape, Row], peers: Mapping[str, _Times], op: str, r
     for axes, (peer, found) in zip(panels, ratios.items(), strict=True):
         places = [shapes.index(shape) for shape in found]
         values = np.array(list(found.values()))
-        colours = [_BLUE if value >= 1 else _ORANGE for value in values]
+        colours = [BLUE if value >= 1 else ORANGE for value in values]
         axes.barh(places, values - 1, left=1, height=0.72, color=colours)
-        axes.axvline(1, color=_BLACK, linewidth=0.8)
+        axes.axvline(1, color=BLACK, linewidth=0.8)
         for place, value in zip(places, values, strict=True):
             to_right = value >= 1
             axes.annotate(
@@ -237,62 +208,9 @@ def _speedups(ours: Mapping[Shape, Row], peers: Mapping[str, _Times], op: str, r
     axes.locator_params(axis="x", nbins=5)
     axes.set_ylabel(" x ".join(dimension_names(op)))
     operation, how = titles_of(op, regime)
-    title = f"{operation}\n{how} ({_devices(ours)})"
+    title = f"{operation}\n{how} ({devices(ours.values())})"
     figure.suptitle(f"Speed of cute_gemm relative to peers (above 1: faster)\n{title}", fontsize=10)
     figure.supxlabel("time of the peer / time of cute_gemm", fontsize=9)
-    return figure
-
-
-# Stages
-
-
-def _stages(rows: Sequence[Row], ours: Mapping[Shape, Row], op: str, regime: str) -> Figure:
-    """For each model, bars of stages of ours and of peers, over the time of our layer."""
-    beside = peers_beside(rows, op, regime)
-    everyone = {OURS: ours, **{peer: beside[peer] for peer in _PEERS_OF_LAYERS if peer in beside}}
-    models = list(dict.fromkeys(shape[1:] for shape in ours))
-    bars = [
-        [
-            (shape, peer)
-            for shape in ours
-            if shape[1:] == model
-            for peer, own in everyone.items()
-            if shape in own
-        ]
-        for model in models
-    ]
-    height = 1.4 + 0.17 * sum(map(len, bars)) + 0.4 * len(models)
-    figure = Figure(figsize=(8.5, height), layout="constrained")
-    panels = figure.subplots(
-        len(models), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [*map(len, bars)]}
-    )[:, 0]
-    for axes, model, of_model in zip(panels, models, bars, strict=True):
-        for place, (shape, peer) in enumerate(of_model):
-            left = 0.0
-            stages = everyone[peer][shape].get("stages", {})
-            for name in (name for name in STAGES if name in stages):
-                width = stages[name] / ours[shape]["us"]
-                axes.barh(place, width, left=left, height=0.72, color=_STAGE_COLOURS[name])
-                left += width
-            whole = everyone[peer][shape]["us"] / ours[shape]["us"]
-            axes.plot([whole, whole], [place - 0.4, place + 0.4], color=_BLACK, linewidth=1.6)
-        axes.set_yticks(
-            range(len(of_model)), [f"{shape[0]} tokens, {peer}" for shape, peer in of_model], fontsize=6.5
-        )
-        axes.set_ylim(len(of_model) - 0.4, -0.6)
-        axes.grid(visible=True, axis="x")
-        names = dimension_names(op)[1:]
-        axes.set_title(
-            ", ".join(f"{name} {size}" for name, size in zip(names, model, strict=True)), fontsize=8.5
-        )
-    for name, colour in _STAGE_COLOURS.items():
-        panels[0].barh(0, 0, color=colour, label=name)
-    figure.legend(loc="outside lower center", ncols=len(STAGES))
-    label = "time of each stage by itself, over that of our layer; black: the layer as a whole"
-    # One of the figure would be beneath the legend.
-    panels[-1].set_xlabel(label, fontsize=8)
-    operation, how = titles_of(op, regime)
-    figure.suptitle(f"{operation}, stage by stage\n{how} ({_devices(ours)})", fontsize=10)
     return figure
 
 
@@ -324,7 +242,7 @@ def _over_m(ours: Mapping[Shape, Row], peers: Mapping[str, _Times], regime: str)
     figure.axes[len(weights)].legend(handles, labels, loc="center")
     figure.supxlabel("M", fontsize=9)
     figure.supylabel("TFLOP/s", fontsize=9)
-    figure.suptitle(f"Dense products over M, {REGIMES[regime]} ({_devices(ours)})", fontsize=10)
+    figure.suptitle(f"Dense products over M, {REGIMES[regime]} ({devices(ours.values())})", fontsize=10)
     return figure
 
 

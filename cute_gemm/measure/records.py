@@ -56,6 +56,7 @@ BLOCKWISE = "cuBLASLt blockwise"
 TRITON = "Triton"
 UNFUSED = "unfused"
 UNFUSED_DEEPGEMM = "unfused, products of DeepGEMM"
+UNFUSED_MASKED = "unfused, masked products of DeepGEMM"
 BF16 = "bf16"
 
 ROUTE, QUANTIZE, GATE_UP, ACTIVATE, DOWN, COMBINE = STAGES = (

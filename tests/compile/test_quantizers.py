@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -71,11 +72,21 @@ def wanted_ctas(config: Quantizer) -> int:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     step = 1 if metafunc.config.getoption("exhaustive") else 7
-    metafunc.parametrize("config", every_quantizer()[::step], ids=lambda config: config.name)
+    configs = every_quantizer()[::step]
+    if "row_config" in metafunc.fixturenames:
+        rows = [config for config in configs if isinstance(config, RowQuantizer)]
+        metafunc.parametrize("row_config", rows, ids=lambda config: config.name)
+    else:
+        metafunc.parametrize("config", configs, ids=lambda config: config.name)
+
+
+@functools.cache
+def stats_of(config: Quantizer) -> inspection.KernelStats:
+    return inspection.read_cubin(compiler.compile_to_cubin(lambda: build(config), config.name))
 
 
 def test_a_quantizer_spills_nothing_and_leaves_room_for_others(config: Quantizer) -> None:
-    stats = inspection.read_cubin(compiler.compile_to_cubin(lambda: build(config), config.name))
+    stats = stats_of(config)
     assert stats.stack_bytes == 0
     # A CTA has at most half of the registers, so that the loads of another one are under way.
     assert stats.registers * getattr(config, "threads", 256) <= 32768
@@ -83,3 +94,11 @@ def test_a_quantizer_spills_nothing_and_leaves_room_for_others(config: Quantizer
     opcodes = [each.split(".")[0] for each in stats.opcodes]
     assert "LDL" not in opcodes
     assert "CALL" not in opcodes
+
+
+def test_warps_without_a_row_leave_before_they_load_any(row_config: RowQuantizer) -> None:
+    code = stats_of(row_config).code
+    first = next(i for i, opcode in enumerate(code) if opcode.startswith("LDG.E.128"))
+    before = [opcode.split(".")[0] for opcode in code[:first]]
+    assert ("EXIT" in before) == (row_config.rows != "all")
+    assert "F2FP" not in before

@@ -96,6 +96,19 @@ def test_expert_layers_beside_products_without_epilogues(shape: str, tmp_path: P
     assert all(row["layers"] >= layers.LAYER_CALLS for row in chain)
 
 
+def test_few_tokens_of_experts_beside_deepgemm(tmp_path: Path) -> None:
+    """Without the package ours alone are timed."""
+    shape = "16x16x64x8x2048x768"
+    rows = measured(
+        tmp_path, "--suite", "moe", "--shapes", shape, "--regime", "chain", "--peers", "unfused_masked"
+    )
+    assert not any("wrong" in row for row in rows)
+    peers = {records.OURS}
+    if LAYERS["unfused_masked"].available() is None:
+        peers.add(records.UNFUSED_MASKED)
+    assert {row["peer"] for row in rows} == peers
+
+
 def test_many_tokens_of_experts_beside_deepgemm(tmp_path: Path) -> None:
     """Without the package the others are timed."""
     names = "unfused,unfused_deep_gemm"

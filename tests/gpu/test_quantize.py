@@ -161,12 +161,16 @@ def selections() -> dict[str, tuple[tuple[int, ...], Callable[[], dict[str, Any]
         return torch.as_tensor(values, dtype=torch.int32)
 
     many = torch.randint(0, 9, (700,), generator=draw).cumsum(0)
+    # Warps without a row, with one of two, and with both: all are one CTA's.
+    runs = [*[-1] * 17, *range(5), *[-1] * 9, 3, *[-1] * 40, *range(60, 67), -1, 4]
     return {
         "rows": ((70, 528), lambda: {"rows": torch.randint(-2, 75, (333,), generator=draw).int()}),
         "rows, int64": (
             (70, 528),
             lambda: {"rows": torch.tensor([3, -1, 1 << 32, (1 << 32) + 3, 69, -(1 << 40), 0])},
         ),
+        "rows in runs": ((70, 528), lambda: {"rows": int32(runs)}),
+        "no rows": ((70, 528), lambda: {"rows": int32([-1] * 50)}),
         "valid_rows": ((5, 37, 528), lambda: {"valid_rows": int32([0, 37, 5, 99, -3])}),
         "group_index": (
             (260, 528),
@@ -206,6 +210,7 @@ def test_rows_that_are_selected(
         s = torch.full((*shape[:-2], rows, -(-k // 128)), -7.0, device=device)
         quantize(x.to(device), out=q, scales_out=s, **(on_gpu if device == "cuda" else selection))
         results.append((q.cpu(), s.cpu()))
+        x = poisoned_elsewhere(x, selection, is_needed=(s.cpu() != -7).any(-1))
     (want_q, want_s), (got_q, got_s) = results
     is_skipped = bits(want_q) == POISON
     assert torch.equal(bits(got_q) == POISON, is_skipped)
@@ -214,6 +219,18 @@ def test_rows_that_are_selected(
         assert all_same(results[1], results[0])
     else:
         assert_about((got_q, got_s), (want_q, want_s))
+
+
+def poisoned_elsewhere(x: Tensor, selection: dict[str, Any], is_needed: Tensor) -> Tensor:
+    """``x`` with NaN in the rows that nothing is made of.
+
+    Args:
+        is_needed: of each row of the result, whether it is written.
+    """
+    if "rows" in selection:
+        sources = selection["rows"][is_needed].long()
+        is_needed = torch.zeros(len(x), dtype=torch.bool).index_fill(0, sources, value=True)
+    return x.masked_fill(~is_needed[..., None], torch.nan)
 
 
 def assert_about(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:

@@ -158,7 +158,7 @@ def test_without_a_hopper_gpu_it_says_so(run, monkeypatch):
         (
             ["--peers", "cutlass"],
             "want some of cublas,triton,deep_gemm,deep_gemm_pdl,floor,copy,torch,torch_compile,empty,unfused,"
-            "unfused_deep_gemm,bf16, or none; got 'cutlass'",
+            "unfused_deep_gemm,unfused_masked,bf16, or none; got 'cutlass'",
         ),
         (["--threshold", "-1"], "want percent"),
         (["--threshold", "nan"], "want percent"),

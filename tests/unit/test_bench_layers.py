@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import layer_parts
 import pytest
 import torch
-from bench_rows import ORIGIN, StandInTimer, stand_in_gpu, timed_row
+from bench_rows import ORIGIN, StandInTimer, kernels_interpreted, stand_in_gpu, timed_row
 from levels import cases
 from stand_ins import card_of, stand_in_card
 
 import cute_gemm
 from cute_gemm import cli
 from cute_gemm.bench import changes, layer_summary, results, tables
-from cute_gemm.bench.peers import around_products, bf16_layer, unfused
+from cute_gemm.bench.peers import around_products, bf16_layer, unfused, unfused_masked, why_no_triton
 from cute_gemm.bench.peers.registry import LAYERS, split_available
 from cute_gemm.bench.rows import objection
 from cute_gemm.bench.run import Bench, fused_kernels_of, kernels_of, run_trials
@@ -37,6 +39,7 @@ LAYER = records.EXPERT_LAYER
 SHAPE = (12, 4, 8, 3, 256, 128)
 MODEL = (32, 256, 8, 7168, 2048)
 STAGES = ["route", "quantize", "gate_up", "down", "combine"]
+TESTS = str(Path(__file__).parent)
 TRIAL = Trial("moe", "cold", (LAYER,), SHAPE)
 
 
@@ -55,6 +58,17 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Any:
     around_products.compiled.cache_clear()
     yield asked
     around_products.compiled.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def kernels_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs Triton, and a GPU."""
+    for name in ("triton_sums", "triton_masked"):
+        monkeypatch.setitem(sys.modules, f"cute_gemm.bench.peers.{name}", layer_parts)
+        monkeypatch.setattr(f"cute_gemm.bench.peers.{name}", layer_parts, raising=False)
+    for peers in unfused, unfused_masked, bf16_layer:
+        monkeypatch.setattr(peers, "why_no_triton", lambda: None)
+        monkeypatch.setattr(peers, "triton_version", lambda: {"triton": "3.8.0"})
 
 
 @pytest.fixture
@@ -84,7 +98,15 @@ def deep_gemm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         assert launcher.tma_can_load(lhs[1])
         cute_gemm.m_grouped_fp8_gemm_nt_contiguous(lhs, rhs, index, out.fill_(torch.nan), validate=True)
 
+    def multiply_masked(lhs: Any, rhs: Any, out: torch.Tensor, counts: torch.Tensor, expected: int) -> None:
+        assert launcher.tma_can_load(lhs[1])
+        assert 1 <= expected <= lhs[0].shape[1]
+        cute_gemm.m_grouped_fp8_gemm_nt_masked(
+            lhs, rhs, counts, expected, out.fill_(torch.nan), validate=True
+        )
+
     vars(module)["m_grouped_fp8_gemm_nt_contiguous"] = multiply
+    vars(module)["m_grouped_fp8_gemm_nt_masked"] = multiply_masked
     monkeypatch.setitem(sys.modules, "deep_gemm", module)
     return module
 
@@ -455,15 +477,16 @@ def test_peers_compute_the_layer(
         call.result[wrong] *= 1.5
         with pytest.raises(AssertionError, match=r"worst (tile|token)"):
             call.error()
-    assert uncompiled == [around_products.gather, around_products.swiglu, around_products.add_up]
+    assert uncompiled == ([around_products.gather, around_products.swiglu] if name == "bf16" else [])
 
 
+@pytest.mark.usefixtures("grouped_product")
 def test_layers_of_one_shape_share_what_is_compiled(uncompiled: list[Any]) -> None:
     for _ in range(3):
-        LAYERS["unfused"].calls(LayerCase.make(SHAPE, "cpu"))
-    assert len(uncompiled) == 3
-    LAYERS["unfused"].calls(LayerCase.make((5, *SHAPE[1:]), "cpu"))
-    assert len(uncompiled) == 6
+        LAYERS["bf16"].calls(LayerCase.make(SHAPE, "cpu"))
+    assert len(uncompiled) == 2
+    LAYERS["bf16"].calls(LayerCase.make((5, *SHAPE[1:]), "cpu"))
+    assert len(uncompiled) == 4
 
 
 def test_padding_moves_whole_experts() -> None:
@@ -482,13 +505,85 @@ def test_padding_moves_whole_experts() -> None:
     assert (found.tokens >= 0).sum() == 4 + 260 + 1
 
 
-def test_what_is_no_row_adds_nothing() -> None:
-    rows = torch.full((3, 16), torch.nan).bfloat16()
-    rows[1] = 2.0
-    places = torch.tensor([[1, -1], [-1, -1]], dtype=torch.int32)
-    found = around_products.add_up(rows, places, torch.tensor([[0.5, 7.0], [1.0, 1.0]]))
-    assert found[0].tolist() == [1.0] * 16
-    assert found[1].tolist() == [0.0] * 16
+_INTERPRET = """
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path.append(TESTS)
+import torch
+import layer_parts
+from cute_gemm.bench.peers import triton_sums
+
+configs = list(triton_sums._CONFIGS)
+for config in configs:
+    # With one there is nothing to tune, which needs a GPU.
+    triton_sums._add_up.configs = [config]
+    for tokens, choices, k in [(1, 1, 16), (5, 3, 272), (9, 8, 2064)]:
+        draw = torch.Generator().manual_seed(k)
+        places = torch.randint(-1, 2 * tokens, (tokens, choices), generator=draw, dtype=torch.int32)
+        places[-1] = -1
+        weights = torch.rand(tokens, choices, generator=draw)
+        rows = torch.randn(2 * tokens, k, generator=draw).bfloat16()
+        # What no place names may be anything.
+        rows[[row for row in range(2 * tokens) if row not in places]] = torch.nan
+        found, wanted = (each.add_up(rows, places, weights) for each in (triton_sums, layer_parts))
+        torch.testing.assert_close(found, wanted, rtol=2**-7, atol=1e-6)
+        assert (found[-1] == 0).all()
+print(len(configs))
+"""
+
+
+def test_sums_in_triton_are_right() -> None:
+    assert kernels_interpreted(_INTERPRET.replace("TESTS", repr(TESTS))) > 1
+
+
+_INTERPRET_MASKED = """
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path.append(TESTS)
+import torch
+import cute_gemm
+import layer_parts
+from cute_gemm.bench.peers import triton_masked
+
+def require_same(found, wanted, counts):
+    is_row = torch.arange(found[1].shape[1]) < counts[:, None]
+    assert found[1].stride() == wanted[1].stride()
+    torch.testing.assert_close(found[1][is_row], wanted[1][is_row], rtol=1e-5, atol=0)
+    bits, right = (each[0].view(torch.uint8) for each in (found, wanted))
+    assert found[1][~is_row].isnan().all() and (bits[~is_row] == 0x7F).all(), "what is no row was written"
+    # Its interpreter loses the carry where it rounds up to a power of two.
+    settled = (right[is_row] & 7) != 0
+    one, other = (each[is_row].view(torch.float8_e4m3fn).float()[settled] for each in (bits, right))
+    torch.testing.assert_close(one, other, rtol=1 / 8, atol=2**-9)
+    assert (one != other).float().mean() < 0.02
+
+triton_masked._matrices = layer_parts.poisoned
+layouts, activations = list(triton_masked._LAYOUT_CONFIGS), list(triton_masked._ACTIVATION_CONFIGS)
+most = max(len(layouts), len(activations))
+for number in range(most):
+    # With one there is nothing to tune, which needs a GPU.
+    triton_masked._lay_out.configs = [layouts[number % len(layouts)]]
+    triton_masked._activate.configs = [activations[number % len(activations)]]
+    for tokens, experts, everyone, choices, k, room in [(1, 1, 2, 2, 144, 4), (9, 5, 8, 3, 400, 12)]:
+        draw = torch.Generator().manual_seed(k)
+        x = torch.randn(tokens, k, generator=draw).bfloat16()
+        ids = torch.rand(tokens, everyone, generator=draw).argsort(1)[:, :choices].int().contiguous()
+        at = cute_gemm.moe.route(ids, experts)
+        given = x, ids, at.places, at.ends, room
+        lhs, counts, slots = triton_masked.lay_out(*given)
+        wanted, wanted_counts, wanted_slots = layer_parts.lay_out(*given)
+        assert torch.equal(counts, wanted_counts) and torch.equal(slots, wanted_slots)
+        require_same(lhs, wanted, counts)
+        x = torch.randn(experts, room, 2 * k, generator=draw).bfloat16()
+        # Of rows that there are not nothing is read.
+        x[torch.arange(room) >= counts[:, None]] = torch.nan
+        require_same(triton_masked.activate(x, counts, 1), layer_parts.activate(x, counts, 1), counts)
+print(most)
+"""
+
+
+def test_rows_of_matrices_in_triton_are_right() -> None:
+    assert kernels_interpreted(_INTERPRET_MASKED.replace("TESTS", repr(TESTS))) > 1
 
 
 def test_peers_say_why_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,7 +596,13 @@ def test_peers_say_why_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None
     assert notes == [
         "unfused is not timed: this torch is built without CUDA",
         "unfused_deep_gemm is not timed: the package deep_gemm is not installed",
+        "unfused_masked is not timed: the package deep_gemm is not installed",
         "bf16 is not timed: this torch has no grouped product",
+    ]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(unfused, "why_no_triton", why_no_triton)
+    assert split_available(["unfused"], LAYERS)[1] == [
+        "unfused is not timed: the package triton is not installed"
     ]
 
 

@@ -9,7 +9,7 @@ from bench_rows import SMALL, kernels_interpreted
 
 import cute_gemm
 from cute_gemm.bench.peers import FAST_LIMIT, PROMOTED_LIMIT, cublas
-from cute_gemm.bench.peers.deep_gemm import DeepGemm
+from cute_gemm.bench.peers.deep_gemm import DeepGemm, operation_of
 from cute_gemm.bench.peers.registry import PEERS, split_available
 from cute_gemm.bench.peers.triton import Triton
 from cute_gemm.measure import records
@@ -203,6 +203,19 @@ def test_deep_gemm_of_unknown_names_is_refused(deep_gemm, dense, monkeypatch):
     monkeypatch.delattr("deep_gemm.fp8_gemm_nt")
     with pytest.raises(NotImplementedError, match="none of fp8_gemm_nt, gemm_fp8_fp8_bf16_nt"):
         DeepGemm().calls(dense)
+
+
+def test_deep_gemm_is_launched_as_asked_whatever_was_launched_before(deep_gemm, dense, monkeypatch):
+    deep_gemm("new")
+    asked = []
+    monkeypatch.setattr("deep_gemm.set_pdl", asked.append, raising=False)
+    (dependent,) = PEERS["deep_gemm_pdl"].calls(dense)
+    (plain,) = PEERS["deep_gemm"].calls(dense)
+    out = dense.poisoned_out()
+    for call in (dependent, plain, dependent):
+        call()
+    operation_of(dense.op)(dense.lhs, dense.rhs, out)
+    assert asked == [True, False, True, False]
 
 
 def test_a_deep_gemm_that_cannot_be_imported_says_why(tmp_path, monkeypatch):

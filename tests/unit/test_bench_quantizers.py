@@ -484,11 +484,29 @@ def test_quantisers_are_compared_from_run_to_run():
 def test_pictures_show_peers_of_quantisers():
     plots = pytest.importorskip("cute_gemm.bench.plots", reason="needs matplotlib")
     figures = dict(plots._figures(measured()))
-    assert list(figures) == ["speedup_quantize_1x128_cold"]
+    assert list(figures) == ["speedup_quantize_1x128_cold", "quantizers_cold", "quantizers_chain"]
     titles = [
         " ".join(axes.get_title().split("\n")[:-1]) for axes in figures["speedup_quantize_1x128_cold"].axes
     ]
     assert titles == ["copy", "torch"]
+
+
+def test_pictures_show_what_quantisers_take_over_the_least():
+    part_plots = pytest.importorskip("cute_gemm.bench.part_plots", reason="needs matplotlib")
+    rows = [*measured(), row(2.0, records.BLOCKS, (16, 2048), copy_share=0.5)]
+    assert [part_plots.has_quantizers(rows, regime) for regime in records.ALL_REGIMES] == [True, True, False]
+    assert not part_plots.has_quantizers(measured()[2:5], "cold")
+    cold, chain = (part_plots.quantizers(rows, regime) for regime in ("cold", "chain"))
+    panels = [axes for axes in cold.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == ["K = 7168", "K = 2048"]
+    curves = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in panels]
+    assert curves == [
+        {"1x128": [[4096, 0.92]], "128x128": []},
+        {"1x128": [[4096, 0.8]], "128x128": [[16, 0.5]]},
+    ]
+    (axes,) = chain.axes
+    assert axes.lines[0].get_xydata().tolist() == [[16, 0.55]]
+    assert chain.get_supylabel() == "us over an empty kernel"
 
 
 @pytest.mark.parametrize(

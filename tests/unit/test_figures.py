@@ -1,6 +1,7 @@
 """The figures in README.md and docs/ are what the results say, and say what they are."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cute_gemm.measure import records
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 figures = importlib.import_module("figures")
 pictures = importlib.import_module("pictures")
+part_pictures = importlib.import_module("part_pictures")
 
 README = "# Title\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nThe end.\n"
 
@@ -325,6 +327,13 @@ def quantizer_row(us, shape=(4096, 7168), **more):
     return {key: value for key, value in found.items() if key not in ("n", "tflops")}
 
 
+def quantizer_pictures(rows):
+    """Those that results.md shows, which are those that are drawn."""
+    shown = re.findall(r"\(pictures/(quantizers\w+\.png)\)", figures.render(rows))
+    assert shown == [name for name in part_pictures.data_of(rows) if name.startswith("quantizers")]
+    return shown
+
+
 def test_quantisers_have_tables_of_their_own():
     rows = [
         quantizer_row(25.42),
@@ -348,11 +357,59 @@ def test_quantisers_have_tables_of_their_own():
         "| K = 2048 | M = 4096 |",
         "| Quantising 128x128 | 9.4 (2.44) |",
     ]
-    assert few.splitlines()[2:] == ["| K = 7168 | M = 16 |", "|---|--:|", "| Quantising 1x128 | 0.55 |"]
+    assert few.splitlines()[2:5] == ["| K = 7168 | M = 16 |", "|---|--:|", "| Quantising 1x128 | 0.55 |"]
+    assert quantizer_pictures(rows) == ["quantizers_nvidia_h200_cold.png", "quantizers_nvidia_h200_chain.png"]
     # A card may have nothing else; the README has room for products alone.
     page = figures.results_page(rows[:5])
     assert "## NVIDIA H200\n\n**Quantising bf16" in page
     assert figures.summary(rows[:5]) == "No figures yet."
+
+
+def layer_row(us, tokens, peer="cute_gemm", **more):
+    sizes = {"tokens": tokens, "experts": 32, "all_experts": 256, "choices": 8, "k": 7168, "inner": 2048}
+    layout = "row_major" if peer == "cute_gemm" else None
+    made = {"op": "moe_expert_layer", "scale_layout": layout, "bytes_us": 9.2, "regime": "chain"}
+    return row((0, 0, 0), us, peer) | sizes | made | {"stages": {"route": 1.3, "down": us / 2}} | more
+
+
+def test_expert_layers_have_a_table_and_a_picture_of_stages(root, results):
+    rows = [
+        layer_row(20.0, 1),
+        layer_row(40.0, 4),
+        layer_row(22.0, 1, "unfused"),
+        layer_row(80.0, 4, "unfused", wrong="beyond its limit"),
+        layer_row(60.0, 4, "bf16"),
+        # Nothing to compare with.
+        layer_row(60.0, 16, "bf16"),
+    ]
+    results(rows)
+    assert figures.main([], root) == 0
+    page = (root / "docs" / "results.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| ")]
+    assert table == [
+        "| tokens | experts | of | choices | K | I | us | us of its bytes | speed / unfused | speed / bf16 |",
+        "| 1 | 32 | 256 | 8 | 7168 | 2048 | 20.0 | 9.2 | 1.10 |  |",
+        "| 4 | 32 | 256 | 8 | 7168 | 2048 | 40.0 | 9.2 |  | 1.50 |",
+        "| geometric mean |  |  |  |  |  |  |  | 1.100 | 1.500 |",
+    ]
+    name = "stages_nvidia_h200_chain.png"
+    assert page.endswith(f"](pictures/{name})\n")
+    picture = root / "docs" / "pictures" / name
+    (shown,) = part_pictures.data_of(rows).values()
+    assert pictures.is_up_to_date(picture, shown)
+    assert shown[0]["stages"] == {"route": 1.3, "down": 10.0}
+    assert "versions" not in shown[0]
+    (axes,) = part_pictures.figure_of(shown).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "1 token, cute_gemm",
+        "1 token, unfused",
+        "4 tokens, cute_gemm",
+        "4 tokens, unfused",
+        "4 tokens, bf16",
+    ]
+    assert figures.main(["--check"], root) == 0
+    results([each | {"stages": {"route": 1.4}} for each in rows])
+    assert figures.main(["--check"], root) == 1
 
 
 def test_a_card_without_anything_to_compare_with_is_not_shown():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Protocol, TypeVar
 
 import torch
@@ -53,6 +55,16 @@ LayerPeer = PeerOf[LayerCase]
 def why_no_cuda() -> str | None:
     """Why nothing can run on a GPU with this torch; None if it can."""
     return None if torch.version.cuda else "this torch is built without CUDA"
+
+
+def why_no_triton() -> str | None:
+    """Why no kernel in Triton can be timed here; None if it can."""
+    return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+
+
+def triton_version() -> dict[str, str]:
+    """What :meth:`PeerOf.versions` gives of a peer with kernels in Triton."""
+    return {"triton": metadata.version("triton")}
 
 
 PROMOTED_LIMIT = 1e-5

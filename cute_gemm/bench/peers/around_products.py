@@ -1,4 +1,8 @@
-"""What a program without kernels of its own has around the products of an expert layer: compiled torch."""
+"""What a program without kernels of its own has around the products of an expert layer.
+
+What goes element by element is compiled torch. The sum of a token's rows is a kernel in Triton: of a gather,
+a weight and a sum, torch makes what takes several times as long.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,10 @@ from ...measure.shapes import Shape
 
 
 class Compiled(NamedTuple):
-    """The functions below, compiled."""
+    """`gather` and `swiglu`, compiled."""
 
     gather: Callable[[Tensor, Tensor], Tensor]
     swiglu: Callable[[Tensor], Tensor]
-    add_up: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @functools.lru_cache(1)
@@ -26,7 +29,7 @@ def compiled(shape: Shape) -> Compiled:
     # What was compiled for other shapes counts towards what Dynamo makes of a function at most.
     torch.compiler.reset()
     each = functools.partial(torch.compile, fullgraph=True, dynamic=False)
-    return Compiled(each(gather), each(swiglu), each(add_up))
+    return Compiled(each(gather), each(swiglu))
 
 
 def gather(x: Tensor, tokens: Tensor) -> Tensor:
@@ -41,13 +44,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 def add_up(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of each token's rows in FP32; a place of -1 adds nothing.
+    """As :func:`.triton_sums.add_up`, which needs Triton."""
+    from . import triton_sums
 
-    Args:
-        rows: bf16 ``[R, K]``.
-        places: int32 ``[T, k]``.
-        weights: fp32 ``[T, k]``.
-    """
-    chosen = rows[places.clamp(min=0)].float() * weights[..., None]
-    # What is no row may be NaN.
-    return torch.where((places >= 0)[..., None], chosen, 0.0).sum(1).to(rows.dtype)
+    return triton_sums.add_up(rows, places, weights)

@@ -1,4 +1,4 @@
-"""An expert layer in bf16: torch's grouped products, and compiled torch around them."""
+"""An expert layer in bf16: torch's grouped products, compiled torch around them, and a sum in Triton."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...measure import stages
 from ...measure.calls import Call
 from ...measure.expert_layers import BF16_LIMIT, LayerCase, Routing
 from ...measure.records import ACTIVATE, BF16, CHAIN, COLD, COMBINE, DOWN, GATE_UP, QUANTIZE, ROUTE
-from . import around_products, why_no_cuda
+from . import around_products, triton_version, why_no_cuda, why_no_triton
 
 
 class Bf16Layer:
@@ -24,10 +24,10 @@ class Bf16Layer:
     def available(self) -> str | None:
         if _grouped_product() is None:
             return "this torch has no grouped product"
-        return why_no_cuda()
+        return why_no_cuda() or why_no_triton()
 
     def versions(self) -> dict[str, str]:
-        return {}
+        return triton_version()
 
     def calls(self, case: LayerCase) -> Sequence[Call]:
         steps = _steps(case)
@@ -65,7 +65,7 @@ def _steps(case: LayerCase) -> stages.Steps:
 
     def combined(made: tuple[Routing, Tensor]) -> Tensor:
         found, each = made
-        return around.add_up(each, found.places, case.weights)
+        return around_products.add_up(each, found.places, case.weights)
 
     return {
         ROUTE: lambda _: case.route(),

@@ -53,7 +53,7 @@ class DeepGemm:
             return f"deep_gemm cannot be imported: {' '.join(str(error).split())}"
         if module.__name__.startswith("cute_gemm."):
             return "the deep_gemm that is installed is cute_gemm's drop-in"
-        if self.pdl and self._set_pdl() is None:
+        if self.pdl and not hasattr(module, "set_pdl"):
             return "this deep_gemm has no set_pdl"
         return None
 
@@ -63,27 +63,20 @@ class DeepGemm:
     def calls(self, case: Case) -> Sequence[Call]:
         if case.op not in _NAMES:
             return []
-        operation = operation_of(case.op)
+        operation = operation_of(case.op, self.pdl)
         (a, sa), out = case.lhs, case.poisoned_out()
         # Scales in another layout it would rearrange by a kernel more.
         lhs = a, in_layout(sa, M_MAJOR)
-        set_pdl = self._set_pdl()
 
         def run() -> Tensor:
-            if set_pdl is not None:
-                set_pdl(self.pdl)
             operation(lhs, case.rhs, out, *case.arguments)
             return out
 
         return [Call(self.label, run, judge_within(case.error, PROMOTED_LIMIT), scale_layout=M_MAJOR)]
 
-    @staticmethod
-    def _set_pdl() -> Callable[[bool], object] | None:
-        return getattr(importlib.import_module("deep_gemm"), "set_pdl", None)
 
-
-def operation_of(op: str) -> Callable[..., Any]:
-    """Its operation, by whichever name it has it.
+def operation_of(op: str, pdl: bool = False) -> Callable[..., None]:
+    """Its operation, by whichever name it has it, launched dependently or not, whatever the last one was.
 
     Raises:
         NotImplementedError: it has none.
@@ -91,5 +84,16 @@ def operation_of(op: str) -> Callable[..., Any]:
     module = importlib.import_module("deep_gemm")
     for name in _NAMES[op]:
         if hasattr(module, name):
-            return getattr(module, name)
+            return _launched(getattr(module, name), getattr(module, "set_pdl", None), pdl)
     raise NotImplementedError(f"it has none of {', '.join(_NAMES[op])}")
+
+
+def _launched(
+    operation: Callable[..., object], set_pdl: Callable[[bool], object] | None, pdl: bool
+) -> Callable[..., None]:
+    def run(*given: Any) -> None:
+        if set_pdl is not None:
+            set_pdl(pdl)
+        operation(*given)
+
+    return run

@@ -19,6 +19,7 @@ from .floor import Floor
 from .formulas import COMPILED_FORMULAS, EAGER
 from .triton import Triton, TritonQuantizers
 from .unfused import Unfused, UnfusedDeepGemm
+from .unfused_masked import UnfusedMasked
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
@@ -36,7 +37,9 @@ QUANTIZERS: dict[str, QuantizerPeer] = {
     peer.name: peer for peer in (CopyOfQuantizer(), EAGER, COMPILED_FORMULAS, TritonQuantizers(), Empty())
 }
 
-LAYERS: dict[str, LayerPeer] = {peer.name: peer for peer in (Unfused(), UnfusedDeepGemm(), Bf16Layer())}
+LAYERS: dict[str, LayerPeer] = {
+    peer.name: peer for peer in (Unfused(), UnfusedDeepGemm(), UnfusedMasked(), Bf16Layer())
+}
 
 NAMES = tuple(dict.fromkeys((*PEERS, *QUANTIZERS, *LAYERS)))
 """Some name a peer of both."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
-from importlib import metadata
 
 from torch import Tensor
 
@@ -24,17 +22,17 @@ from ...measure.records import (
     SWIGLU,
     TRITON,
 )
-from . import PROMOTED_LIMIT, QUANTIZED_LIMIT
+from . import PROMOTED_LIMIT, QUANTIZED_LIMIT, triton_version, why_no_triton
 
 
 class _OfTriton:
     name = "triton"
 
     def available(self) -> str | None:
-        return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+        return why_no_triton()
 
     def versions(self) -> dict[str, str]:
-        return {"triton": metadata.version("triton")}
+        return triton_version()
 
 
 class Triton(_OfTriton):

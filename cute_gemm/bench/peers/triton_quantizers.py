@@ -12,6 +12,14 @@ _CONFIGS = [
 ]
 
 
+@triton.jit
+def of_block(values):
+    """e4m3 and scales of FP32 ``values`` (rows, 128), each row of which is a block."""
+    largest = tl.max(tl.abs(values), axis=1)
+    scale = tl.where(largest > 0.0, largest / 448.0, 1.0)
+    return tl.clamp(values / scale[:, None], -448.0, 448.0).to(tl.float8e4nv), scale
+
+
 @triton.autotune(_CONFIGS, key=["m", "k", "IS_GATED", "IS_GATHERED"])
 @triton.jit
 def _quantize(
@@ -31,12 +39,8 @@ def _quantize(
     if IS_GATED:
         up = tl.load(x + places + k, mask=is_there, other=0.0).to(tl.float32)
         values = values * tl.sigmoid(values) * up
-    largest = tl.max(tl.abs(values), axis=1)
-    scale = tl.where(largest > 0.0, largest / 448.0, 1.0)
-    quantized = tl.clamp(values / scale[:, None], -448.0, 448.0)
-    tl.store(
-        q + rows.to(tl.int64)[:, None] * q_row + columns[None, :], quantized.to(tl.float8e4nv), mask=is_there
-    )
+    quantized, scale = of_block(values)
+    tl.store(q + rows.to(tl.int64)[:, None] * q_row + columns[None, :], quantized, mask=is_there)
     tl.store(s + rows * s_row + block, scale, mask=in_m)
 
 

@@ -25,33 +25,32 @@ from ...measure.records import (
     UNFUSED_DEEPGEMM,
 )
 from ...plan.limits import CONTIGUOUS_ALIGNMENT
-from . import around_products, why_no_cuda
-from .around_products import Compiled
+from . import around_products, triton_version, why_no_cuda, why_no_triton
 from .deep_gemm import DeepGemm, operation_of
 
 
 class Unfused:
-    """Our own kernels, less epilogues: product, SwiGLU and quantising, product, compiled weighted sum."""
+    """Our own kernels, less epilogues: product, SwiGLU and quantising, product; a weighted sum in Triton."""
 
     name = "unfused"
     regimes = COLD, CHAIN
 
     def available(self) -> str | None:
-        return why_no_cuda()
+        return why_no_cuda() or why_no_triton()
 
     def versions(self) -> dict[str, str]:
-        return {}
+        return triton_version()
 
     def calls(self, case: LayerCase) -> Sequence[Call]:
         """With scales of either layout, the faster of which counts."""
-        around = around_products.compiled(case.shape)
         return [
-            _call(case, UNFUSED, _steps(case, around, is_m_major), name)
+            call_of(case, UNFUSED, _steps(case, is_m_major), name)
             for is_m_major, name in ((False, "row-major scales"), (True, "M-major scales"))
         ]
 
 
-def _call(case: LayerCase, peer: str, steps: stages.Steps, config: str | None = None) -> Call:
+def call_of(case: LayerCase, peer: str, steps: stages.Steps, config: str | None = None) -> Call:
+    """A layer in FP8 of these steps, and each by itself."""
     return Call(
         peer,
         case.launched(lambda: stages.run(steps)),
@@ -61,7 +60,7 @@ def _call(case: LayerCase, peer: str, steps: stages.Steps, config: str | None = 
     )
 
 
-def _steps(case: LayerCase, around: Compiled, is_m_major: bool) -> stages.Steps:
+def _steps(case: LayerCase, is_m_major: bool) -> stages.Steps:
     def gate_up(made: tuple[Routing, Operand]) -> tuple[Routing, Tensor]:
         found, lhs = made
         return found, case.multiply(lhs, case.gate_up, found)
@@ -76,7 +75,7 @@ def _steps(case: LayerCase, around: Compiled, is_m_major: bool) -> stages.Steps:
 
     def combined(made: tuple[Routing, Tensor]) -> Tensor:
         found, rows = made
-        return around.add_up(rows, found.places, case.weights)
+        return around_products.add_up(rows, found.places, case.weights)
 
     return {
         ROUTE: lambda _: case.route(),
@@ -99,13 +98,13 @@ class UnfusedDeepGemm:
     regimes = (COLD,)
 
     def available(self) -> str | None:
-        return DeepGemm().available()
+        return DeepGemm().available() or why_no_triton()
 
     def versions(self) -> dict[str, str]:
-        return DeepGemm().versions()
+        return DeepGemm().versions() | triton_version()
 
     def calls(self, case: LayerCase) -> Sequence[Call]:
-        return [_call(case, UNFUSED_DEEPGEMM, _padded_steps(case, around_products.compiled(case.shape)))]
+        return [call_of(case, UNFUSED_DEEPGEMM, _padded_steps(case))]
 
 
 class Padded(NamedTuple):
@@ -138,7 +137,7 @@ def padded(found: Routing) -> Padded:
     return Padded(tokens, places, experts.repeat_interleave(room).to(torch.int32))
 
 
-def _padded_steps(case: LayerCase, around: Compiled) -> stages.Steps:
+def _padded_steps(case: LayerCase) -> stages.Steps:
     operation, at = operation_of(CONTIGUOUS), padded(case.route())
     k, inner = case.sizes.k, case.sizes.inner
 
@@ -153,5 +152,5 @@ def _padded_steps(case: LayerCase, around: Compiled) -> stages.Steps:
         GATE_UP: lambda lhs: product(lhs, case.gate_up, 2 * inner),
         ACTIVATE: lambda x: case.activate(x, True),
         DOWN: lambda lhs: product(lhs, case.down, k),
-        COMBINE: lambda rows: around.add_up(rows, at.places, case.weights),
+        COMBINE: lambda rows: around_products.add_up(rows, at.places, case.weights),
     }

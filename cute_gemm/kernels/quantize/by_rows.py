@@ -25,7 +25,7 @@ from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .lanes import distances, of_lane, shared_out
 from .memory import address_of, load_from, matrix_of, merged, store_if
-from .rows import AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
+from .rows import SKIPPED, AllRows, GatheredRows, OwnedRows, RowsByOffsets, ValidRows
 from .sources import Plain, SwiGLU
 
 LANES = 8
@@ -112,7 +112,6 @@ class QuantizeByRows:
         block = k_tile * self.tile[1] + unit
         column = block * BLOCK + lane * self.piece
         # Rows and pieces of a thread, as far as they exist.
-        k = mQ.shape[1]
         sources = cute.make_rmem_tensor(passes, Int32)
         words = cute.make_rmem_tensor((PIECE // 4, pieces, parts, passes), Uint32)
         words.fill(0)
@@ -120,7 +119,32 @@ class QuantizeByRows:
         cute.arch.griddepcontrol_launch_dependents()
         for i in cutlass.range_constexpr(passes):
             row = first_row + i
-            sources[i] = cutlass.select_(row < mQ.shape[0], rows.source(row, matrix), Int32(-1))
+            sources[i] = cutlass.select_(row < mQ.shape[0], rows.source(row, matrix), Int32(SKIPPED))
+        place = first_row, column, block, lane
+        if const_expr(self.rows.may_skip):
+            most = sources[0]
+            for i in cutlass.range_constexpr(1, passes):
+                most = cutlass.max(most, sources[i])
+            # Rows are those of a whole warp, so that its lanes stay together.
+            if most >= 0:
+                self.quantize(mX, mQ, mS, sources, words, place)
+        else:
+            self.quantize(mX, mQ, mS, sources, words, place)
+
+    @cute.jit
+    def quantize(self, mX, mQ, mS, sources: cute.Tensor, words: cute.Tensor, place: tuple):
+        """Quantises what a thread has of its rows, from ``sources`` by way of ``words``, which are zeros.
+
+        Whole warps come here.
+
+        Args:
+            mX, mQ, mS: matrices (rows, columns).
+            sources: a row of ``mX`` for each row of the thread, or :data:`SKIPPED`.
+            words: (words, pieces, parts, rows).
+            place: first row and column of ``mQ``, block, and lane among those that have it.
+        """
+        passes, pieces, parts = self.config.passes, self.pieces, self.source.parts
+        (first_row, column, block, lane), k = place, mQ.shape[1]
         for i in cutlass.range_constexpr(passes):
             for part in cutlass.range_constexpr(parts):
                 first = address_of(mX, (sources[i], self.source.column(part, column, k)))

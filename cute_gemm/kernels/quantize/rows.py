@@ -4,6 +4,7 @@ What says so is read from memory and may be anything: a source is a row of the m
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cutlass
 import cutlass.cute as cute
@@ -20,6 +21,9 @@ SKIPPED = -1
 class AllRows:
     """Each row, from the one of its number."""
 
+    may_skip: ClassVar[bool] = False
+    """Whether rows that a matrix has are skipped."""
+
     @staticmethod
     def of(end: Int32) -> "AllRows":
         """Of a source with ``end`` rows a matrix; what follows is what a call says of rows."""
@@ -28,7 +32,7 @@ class AllRows:
     def source(self, row: Int32, matrix: Int32) -> Int32:
         """The row of the source that ``row`` of a matrix is made of, or :data:`SKIPPED`.
 
-        Whole warps ask, all lanes for the same row. Rows may lie behind the last.
+        Whole warps ask, all lanes for the same row: all get the same answer. Rows may lie behind the last.
         """
         return row
 
@@ -37,6 +41,7 @@ class AllRows:
 class GatheredRows:
     """Each from the row that an index names. Where there is no such row, it is skipped."""
 
+    may_skip: ClassVar[bool] = True
     index: cute.Tensor  # (rows,)
     end: Int32
 
@@ -55,6 +60,7 @@ class GatheredRows:
 class ValidRows:
     """Of each matrix the first rows, as many as a count says: the masked layout."""
 
+    may_skip: ClassVar[bool] = True
     counts: cute.Tensor  # (matrices,)
 
     @staticmethod
@@ -69,6 +75,7 @@ class ValidRows:
 class OwnedRows:
     """Rows that an index gives to a group, one of 0 or more: the contiguous layout."""
 
+    may_skip: ClassVar[bool] = True
     groups: cute.Tensor  # (rows,)
 
     @staticmethod
@@ -84,6 +91,7 @@ class OwnedRows:
 class RowsByOffsets:
     """Rows of groups, one behind the other, of which each ends where an offset says."""
 
+    may_skip: ClassVar[bool] = True
     ends: cute.Tensor  # (groups,)
     alignment: Int32
 
