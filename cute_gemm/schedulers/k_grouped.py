@@ -126,8 +126,7 @@ class KGroupedScheduler:
             m_group=Int32(0),
             group=Int32(0),
             shares_b=Boolean(True),
-            # As many columns of scales as k-blocks are before it, or some more: ceil_div(K, 128) of each
-            # group, summed up, is at most their columns // 128 + groups.
+            # The next group's first column is at least one further, and behind this one's last block.
             k_start=first // BLOCK + group,
             k_count=count,
             k_element=first,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..limits import ceil_div
 from .base import SPREAD, Index, Layout
@@ -24,7 +24,7 @@ class KGrouped(Layout):
     # B is one matrix, as it is of a dense product.
     is_grouped = False
     has_result_per_group = True
-    index = Index("offsets", "G + 1")
+    index: ClassVar[Index] = Index("offsets", "G + 1")
 
     def scheduler(self, config: KernelConfig) -> str:
         """What is added to D leaves out groups that have nothing to add."""
