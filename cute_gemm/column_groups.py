@@ -65,3 +65,14 @@ def blocks(offsets: Tensor, columns: int) -> Blocks:
     first = begin[owner] + BLOCK * (place - start[owner])
     last = torch.minimum(first + BLOCK, end[owner])
     return Blocks(*(torch.where(is_used, each, 0) for each in (first, last)))
+
+
+def are_grouped(offsets: Tensor, columns: int) -> Tensor:
+    """Whether each column is of a group: bool ``[columns]``."""
+    at = edges(offsets, columns).long()
+    # Each group begins one, and ends one: what is begun and not ended is more than none.
+    steps = at.new_zeros(columns + 1)
+    begin, end = at[:-1], torch.maximum(at[1:], at[:-1])
+    ones = torch.ones_like(begin)
+    steps.index_add_(0, begin, ones).index_add_(0, end, -ones)
+    return steps.cumsum(0)[:columns] > 0

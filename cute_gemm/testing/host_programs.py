@@ -144,7 +144,7 @@ class HostProgram:
             return self, (out, table, *(Int32(0) for _ in range(7)), *grouping)
 
         key = type(self), self.scheduler, self.cluster_mnk, self.raster_width, self.block_mn, kinds
-        with _on_the_host(self.lanes):
+        with on_the_host(self.lanes):
             return compiler.instance(key, build, f"a schedule of {self.scheduler.__qualname__}")
 
 
@@ -201,7 +201,7 @@ def take_place(x: Int32, y: Int32, cluster: Int32, clusters: Int32) -> None:
 
 
 @contextmanager
-def _on_the_host(lanes: int) -> Iterator[None]:
+def on_the_host(lanes: int) -> Iterator[None]:
     """While this lasts, what is compiled is for the host, and is kept by this process alone."""
     of_a_lane = {
         "lane_idx": lambda: Int32(0),

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "row_groups": {"plan"},
     "column_groups": {"plan"},
     "runtime": {"contract", "kernels", "plan", "settings", "storage"},
-    "quantize": {"contract", "plan", "row_groups", "runtime"},
+    "quantize": {"column_groups", "contract", "plan", "row_groups", "runtime"},
     "reference": {"contract", "plan", "quantize"},
     "reference_k_grouped": {"column_groups", "contract", "plan"},
     "epilogue": {"contract", "plan", "runtime"},
