@@ -64,6 +64,7 @@ class KernelConfig:
         n_fragments: fragments of a math warpgroup side by side along N, each of one WGMMA's columns.
         block_k: depth of a k-block: what one stage holds, and what is promoted at once.
         recipe: types and scales of the operands, and when sums are promoted.
+        accumulates: sums are added to what D holds, which is FP32.
     """
 
     block_m: int
@@ -87,6 +88,7 @@ class KernelConfig:
     n_fragments: int = 1
     block_k: int = 128
     recipe: Recipe = FP8_1D2D
+    accumulates: bool = False
 
     @property
     def name(self) -> str:

@@ -121,16 +121,21 @@ class BothWaysQuantizer:
 
     Args:
         dtype, has_matrices, is_power_of_two: as of :class:`BlockQuantizer`.
+        rows: where blocks of rows begin: ``"all"``, at multiples of 128, or ``"offsets"``, where each group
+            of rows does, of a single matrix.
     """
 
     dtype: str
     has_matrices: bool = False
     is_power_of_two: bool = False
+    rows: str = "all"
 
     @property
     def name(self) -> str:
-        """Such as ``quantize_both_ways_bf16_pow2``."""
-        return f"quantize_both_ways_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
+        """Such as ``quantize_both_ways_bf16_offsets_pow2``."""
+        parts = ["quantize_both_ways", _dtype_name(self)]
+        parts += [self.rows] if self.rows != "all" else []
+        return "_".join([*parts, "pow2"] if self.is_power_of_two else parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,8 @@ def every_quantizer() -> Iterator[Quantizer]:
     for dtype, has_matrices, is_power_of_two in product(SOURCE_BYTES, both, both):
         yield BlockQuantizer(dtype, has_matrices, is_power_of_two)
         yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two)
+        if not has_matrices:
+            yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two, "offsets")
         for rows, index_dtype in (*((each, "int32") for each in ROWS), ("gathered", "int64")):
             for source, passes in product(SOURCES, (1, _PASSES)):
                 yield RowQuantizer(dtype, has_matrices, source, rows, index_dtype, is_power_of_two, passes)

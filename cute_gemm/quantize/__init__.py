@@ -9,6 +9,7 @@ multiplies the stored e4m3 values: ``x`` is about ``q * s``.
     by_blocks.py   128x128                                   selection.py   which rows
     both_ways.py   1x128 along rows and along columns        formula.py     the same in torch
     gate_up.py     weights by turns                          dequantize.py  the inverses
+    k_grouped.py   along columns, by groups of rows
 
 What is set around a call changes no result, as for a product: see :mod:`cute_gemm.contract.ambient`.
 """
@@ -20,6 +21,7 @@ from .by_blocks import quantize_128x128
 from .by_rows import quantize_1x128, swiglu_quantize_1x128
 from .dequantize import dequantize_1x128, dequantize_128x128, m_major
 from .gate_up import interleave_gate_up, split_gate_up
+from .k_grouped import quantize_k_grouped
 from .normed import rms_norm_quantize_1x128
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "quantize_1x128",
     "quantize_128x128",
     "quantize_both_ways",
+    "quantize_k_grouped",
     "rms_norm_quantize_1x128",
     "scale_blocks",
     "split_gate_up",

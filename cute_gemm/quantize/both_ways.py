@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..contract import quantizing
+from ..column_groups import are_grouped, blocks, scale_columns
+from ..contract import k_grouped, memory, quantizing
 from ..contract.quantizing import scale_blocks
 from ..plan.quantizer import BothWaysQuantizer
 from ..runtime import quantizers
@@ -19,6 +20,7 @@ def quantize_both_ways(
     *,
     power_of_two_scales: bool = False,
     m_major_scales: bool = False,
+    offsets: Tensor | None = None,
     out: Tensor | None = None,
     scales_out: Tensor | None = None,
     out_t: Tensor | None = None,
@@ -37,19 +39,22 @@ def quantize_both_ways(
             contiguous.
         out, scales_out: e4m3 ``[..., M, K]`` and fp32 ``[..., M, ceil(K/128)]`` to write; None to allocate.
         out_t, scales_out_t: e4m3 ``[..., K, M]`` and fp32 ``[..., K, ceil(M/128)]`` to write; None to
-            allocate. Of the four any may be given.
+            allocate. Of the four any may be given. With ``offsets``, ``scales_out_t`` has ``M // 128 + G``
+            columns.
 
     Returns:
         ``(q, s), (q_t, s_t)``, the same as `quantize_1x128(x)` and `quantize_1x128(x.mT)`: e4m3
         ``[..., M, K]`` and fp32 ``[..., M, ceil(K/128)]``, e4m3 ``[..., K, M]`` and fp32
         ``[..., K, ceil(M/128)]``, all contiguous unless asked otherwise; or what was given. No block reaches
-        from one matrix into the next.
+        from one matrix into the next. With ``offsets``, ``s_t`` is fp32 ``[K, M // 128 + G]``: block j of
+        group g has column ``offsets[g] // 128 + g + j``. Columns that no block has are not written, nor are
+        rows of no group and their columns of ``q_t``.
 
     Raises:
         TypeError, ValueError, RuntimeError: as by `quantize_1x128`; ValueError also where ``x`` has fewer
-            than two dimensions.
+            than two dimensions, or with ``offsets`` another number.
     """
-    asked = x, power_of_two_scales, m_major_scales
+    asked = x, power_of_two_scales, m_major_scales, offsets
     q, s, q_t, s_t = _FORM.run(asked, (out, scales_out, out_t, scales_out_t))
     return (q, s), (q_t, s_t)
 
@@ -60,6 +65,7 @@ class _Asked(NamedTuple):
     x: Tensor
     power_of_two_scales: bool = False
     m_major_scales: bool = False
+    offsets: Tensor | None = None
 
 
 class _BothWays(Form):
@@ -68,13 +74,15 @@ class _BothWays(Form):
     merging = ("x",)
 
     def request(self, asked: tuple[Any, ...]) -> Request | None:
-        x, power_of_two, m_major = asked
+        x, power_of_two, m_major, offsets = asked
         if type(power_of_two) is not bool or type(m_major) is not bool:
             return None
-        return ("both ways", x.dtype, x.dim(), power_of_two, x.get_device()), (x,), (), ()
+        if offsets is None:
+            return ("both ways", x.dtype, x.dim(), power_of_two, x.get_device()), (x,), (), ()
+        return ("both ways by groups", x.dtype, x.dim(), power_of_two, x.get_device()), (x,), (offsets,), ()
 
     def merges(self, asked: _Asked) -> bool:
-        return asked.x.dim() > 3
+        return asked.x.dim() > 3 and asked.offsets is None
 
     def require_kinds(self, asked: _Asked) -> None:
         flags = {"power_of_two_scales": asked.power_of_two_scales, "m_major_scales": asked.m_major_scales}
@@ -83,25 +91,42 @@ class _BothWays(Form):
 
     def require(self, asked: _Asked, has_memory: bool) -> dict[str, Tensor]:
         self.require_kinds(asked)
-        return {"x": asked.x}
+        x, offsets = asked.x, asked.offsets
+        if offsets is None:
+            return {"x": x}
+        if x.dim() != 2:
+            raise ValueError(f"x has shape {tuple(x.shape)}; wanted [M, K], as offsets is given")
+        k_grouped.require_offsets(offsets, has_memory=has_memory)
+        memory.require_one_device(x=x, offsets=offsets)
+        return {"x": x, "offsets": offsets}
 
     def extents(self, asked: _Asked) -> tuple[int, ...]:
-        return asked.x.shape
+        """Those of what is quantised, and columns of scales along M."""
+        x, offsets = asked.x, asked.offsets
+        m = x.shape[-2]
+        return *x.shape, scale_blocks(m) if offsets is None else scale_columns(m, offsets.shape[0] - 1)
 
     def shapes(self, extents: tuple[int, ...]) -> Shapes:
-        *matrices, m, k = extents
+        *matrices, m, k, m_blocks = extents
         along_k = (*matrices, m, k), (*matrices, m, scale_blocks(k))
-        along_m = (*matrices, k, m), (*matrices, k, scale_blocks(m))
+        along_m = (*matrices, k, m), (*matrices, k, m_blocks)
         return *along_k, *along_m
 
     def config(self, asked: _Asked) -> BothWaysQuantizer:
         x = asked.x
-        return BothWaysQuantizer(quantizers.NAMES[x.dtype], x.dim() == 3, asked.power_of_two_scales)
+        rows = "all" if asked.offsets is None else "offsets"
+        return BothWaysQuantizer(quantizers.NAMES[x.dtype], x.dim() == 3, asked.power_of_two_scales, rows)
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
         q, s, q_t, s_t = results
-        formula.quantize_rows(asked.x, q, s, asked.power_of_two_scales)
-        formula.quantize_rows(asked.x.mT, q_t, s_t, asked.power_of_two_scales)
+        x, power_of_two, offsets = asked.x, asked.power_of_two_scales, asked.offsets
+        if offsets is not None:
+            m = x.shape[0]
+            formula.quantize_rows(x, q, s, power_of_two, are_grouped(offsets, m))
+            formula.quantize_groups(x.mT, q_t, s_t, power_of_two, blocks(offsets, m))
+            return
+        formula.quantize_rows(x, q, s, power_of_two)
+        formula.quantize_rows(x.mT, q_t, s_t, power_of_two)
 
 
 _FORM = _BothWays("quantize_both_ways", _Asked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..column_groups import Blocks
 from ..plan.limits import ceil_div
 from ..plan.quantizer import BLOCK, E4M3_MAX, INTERLEAVE, SMALLEST_SCALE
 
@@ -36,6 +37,36 @@ def quantize_rows(
         of_bytes = q.view(torch.uint8)
         of_bytes.copy_(torch.where(is_written[..., None], made_q.view(torch.uint8), of_bytes))
         s.copy_(torch.where(is_written[..., None], made_s, s))
+
+
+def quantize_groups(values: Tensor, q: Tensor, s: Tensor, power_of_two: bool, blocks: Blocks) -> None:
+    """Writes e4m3 of values ``[N, K]`` to ``q``, and a scale for each row and block of columns to ``s``.
+
+    Args:
+        values, q: as said.
+        s: as many columns as there are ``blocks``.
+        power_of_two: whether scales are rounded up to powers of two.
+        blocks: which columns are whose.
+    """
+    k = values.shape[1]
+    if not k:
+        return
+    place = blocks.first[:, None] + torch.arange(BLOCK, device=values.device)
+    is_in = place < blocks.end[:, None]
+    # Blocks one behind the other, each made up with zeros.
+    apart = torch.where(is_in, values[:, place.clamp(max=k - 1)], 0).flatten(1)
+    made_q = torch.empty_like(apart, dtype=E4M3)
+    made_s = s.new_empty(s.shape)
+    quantize_rows(apart, made_q, made_s, power_of_two)
+    # Where each column has gone to; the last one takes those that are in no block.
+    source = place.new_full((k + 1,), -1)
+    number = torch.arange(place.numel(), device=place.device)
+    source.scatter_(0, torch.where(is_in, place, k).flatten(), number)
+    source = source[:k]
+    of_bytes = q.view(torch.uint8)
+    made = made_q.view(torch.uint8)[:, source.clamp(min=0)]
+    of_bytes.copy_(torch.where(source >= 0, made, of_bytes))
+    s.copy_(torch.where(blocks.is_used, made_s, s))
 
 
 def quantize_blocks(w: Tensor, q: Tensor, s: Tensor, power_of_two: bool) -> None:

@@ -31,10 +31,12 @@ SCHEMAS = {
     "quantize_128x128_out": (
         "(Tensor w, Tensor(a!) out, Tensor(b!) scales_out, *, bool power_of_two_scales=False) -> ()"
     ),
-    "quantize_both_ways": f"(Tensor x, *, {_SCALES}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "quantize_both_ways": (
+        f"(Tensor x, *, {_SCALES}, Tensor? offsets=None) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
     "quantize_both_ways_out": (
         "(Tensor x, Tensor(a!) out, Tensor(b!) scales_out, Tensor(c!) out_t, Tensor(d!) scales_out_t, *, "
-        f"{_SCALES}) -> ()"
+        f"{_SCALES}, Tensor? offsets=None) -> ()"
     ),
     "rms_norm_quantize_1x128": f"({_NORM}, *, {_SCALES}, {_ROWS}) -> (Tensor, Tensor)",
     "rms_norm_quantize_1x128_out": (

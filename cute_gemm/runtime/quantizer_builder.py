@@ -89,7 +89,8 @@ def _(config: BothWaysQuantizer) -> Built:
     along_k = symbols.e4m3(*matrices, m, k), symbols.scales(*matrices, m, k_blocks)
     along_m = symbols.e4m3(*matrices, k, m), symbols.scales(*matrices, k, m_blocks)
     source = symbols.rows(config.dtype, *matrices, m, k)
-    return QuantizeBothWays(config), (source, *along_k, *along_m, *symbols.launch())
+    edges = (symbols.vector("int32", cute.sym_int32()),) if config.rows == "offsets" else ()
+    return QuantizeBothWays(config), (source, *along_k, *along_m, *symbols.launch(), *edges)
 
 
 @build.register

@@ -11,13 +11,14 @@ import torch
 from tensors import bits
 from torch import Tensor
 
-from cute_gemm import config, fp8_gemm_nt
+from cute_gemm import column_groups, config, fp8_gemm_nt
 from cute_gemm.quantize import (
     by_rows,
     formula,
     quantize_1x128,
     quantize_128x128,
     quantize_both_ways,
+    quantize_k_grouped,
     rms_norm_quantize_1x128,
     swiglu_quantize_1x128,
 )
@@ -340,13 +341,82 @@ def test_both_ways_of_what_is_strided_and_into_what_is_given(dtype: torch.dtype)
         assert all((each == -7).all() for each in around_s)
 
 
+GROUPS: dict[str, tuple[list[int], int, int]] = {
+    "one": ([272], 272, 272),
+    "several, some empty": ([0, 160, 160, 432, 448, 1024, 1024], 1024, 2112),
+    "between others": ([112, 128, 400], 528, 144),
+    "many": ([16 * i for i in range(300)], 16 * 299, 16),
+    "all empty": ([64, 64, 64], 128, 128),
+    "in no order": ([400, -7, 2**31 - 1, 16, 45], 528, 256),
+}
+"""Edges, rows and columns."""
+
+
+@both_scales
+@every_dtype
+@pytest.mark.parametrize(("edges", "m", "k"), GROUPS.values(), ids=GROUPS)
+def test_both_ways_by_groups(edges: list[int], m: int, k: int, dtype: torch.dtype, power: bool) -> None:
+    """To the bit what torch makes of it, and nothing else is written."""
+    offsets = torch.tensor(edges, dtype=torch.int32)
+    around = -(-m // 16) * 16 + 64
+    for x in (adversarial(m, k, dtype), normal(m, k, dtype=dtype)):
+        for m_major in (False, True):
+            shapes = (m, k), (m, -(-k // 128)), (k, m), (k, m // 128 + len(edges) - 1)
+            made: list[list[Tensor]] = []
+            for device in ("cpu", "cuda"):
+                given = [
+                    torch.full((rows + 2, around + k), POISON, dtype=torch.uint8, device=device).view(E4M3)
+                    for rows, _ in shapes[::2]
+                ]
+                results = [
+                    each[1:-1, 32 : 32 + columns]
+                    for each, (_, columns) in zip(given, shapes[::2], strict=True)
+                ]
+                scales = [
+                    torch.full((rows, columns + 1), -7.0, device=device) for rows, columns in shapes[1::2]
+                ]
+                if m_major:
+                    scales = [each.t().contiguous().t() for each in scales]
+                quantize_both_ways(
+                    x.to(device),
+                    offsets=offsets.to(device),
+                    power_of_two_scales=power,
+                    out=results[0],
+                    scales_out=scales[0][:, :-1],
+                    out_t=results[1],
+                    scales_out_t=scales[1][:, :-1],
+                )
+                made.append([*given, *scales])
+            if sorted(edges) == edges:
+                assert all_same(made[1], made[0])
+            else:
+                # Which of groups that overlap has a row is not said; what is around stays.
+                for got, want in zip(made[1][:2], made[0][:2], strict=True):
+                    assert (bits(got)[[0, -1]] == POISON).all()
+                    assert (bits(got)[:, :32] == POISON).all()
+                    assert got.shape == want.shape
+                assert all((each[:, -1] == -7).all() for each in made[1][2:])
+
+
+@every_dtype
+def test_an_operand_of_tokens_has_scales_as_tma_loads_them(dtype: torch.dtype) -> None:
+    x, offsets = normal(528, 272, dtype=dtype), torch.tensor([0, 48, 48, 400, 528], dtype=torch.int32)
+    got, want = quantize_k_grouped(x.cuda(), offsets.cuda()), quantize_k_grouped(x, offsets)
+    used = column_groups.blocks(offsets, 528).is_used
+    assert same(got[0], want[0])
+    assert same(got[1][:, used.cuda()], want[1][:, used])
+    assert got[1].stride() == want[1].stride() == (1, 272)
+
+
 def test_each_form_can_be_captured_into_given_results_and_gives_the_same_bits_again() -> None:
     x, weight = normal(3, 144, 1024).cuda(), normal(1024).cuda()
     ends = torch.tensor([3, 40, 130], dtype=torch.int32).cuda()
+    edges = torch.tensor([0, 16, 144], dtype=torch.int32).cuda()
     calls: dict[str, tuple[Callable[..., Any], Tensor]] = {
         "rows": (quantize_1x128, x),
         "blocks": (quantize_128x128, x),
         "both ways": (quantize_both_ways, x),
+        "by groups": (lambda x, **n: quantize_both_ways(x, offsets=edges, **n), x[0]),
         "normed": (lambda x, **n: rms_norm_quantize_1x128(x, weight, **n), x),
         "offsets": (lambda x, **n: rms_norm_quantize_1x128(x, weight, offsets=ends, **n), x[0]),
     }

@@ -123,6 +123,23 @@ def test_results_are_made_as_the_rules_would(
         assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
 
 
+@pytest.mark.parametrize("m_major", [False, True])
+def test_groups_of_rows_go_behind_what_is_launched(kernel: Kernel, m_major: bool) -> None:
+    x, edges = source(160, 256), torch.zeros(4, dtype=torch.int32)
+    named = {"offsets": edges, "m_major_scales": m_major}
+    found = all_of(quantize_both_ways(x, **named))
+    ((*operands, _, _, given),) = kernel.calls
+    assert [id(each) for each in operands] == [id(x), *map(id, found)]
+    assert given is edges
+    assert found[3].shape == (256, 160 // 128 + 3)
+    kernel.declines = True
+    for one, other in zip(found, all_of(quantize_both_ways(x, **named)), strict=True):
+        assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+    for refused in ([0, 16], edges[:1], edges[:, None]):
+        with pytest.raises((TypeError, ValueError), match=r"^offsets"):
+            quantize_both_ways(x, offsets=refused)
+
+
 @every_form
 def test_dimensions_that_kernels_do_not_take_are_merged(kernel: Kernel, form: str) -> None:
     (call, _), shape = FORMS[form], (2, 3, 16, 256)

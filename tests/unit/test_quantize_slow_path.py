@@ -33,6 +33,7 @@ def negative(x: Tensor) -> Tensor:
 X = torch.randn(16, 256)
 WEIGHT, ROWS = X[0].clone(), torch.randn(8, 16)
 INDEX = torch.zeros(16, dtype=torch.int32)
+EDGES = torch.tensor([0, 16], dtype=torch.int32)
 IDS = torch.tensor([[1, 0], [2, 1]], dtype=torch.int32)
 PLACES = torch.tensor([[1, 7], [2, -1]], dtype=torch.int32)
 
@@ -45,6 +46,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     ),
     "quantize_128x128": (quantize_128x128, (X,)),
     "quantize_both_ways": (quantize_both_ways, (X,)),
+    "quantize_both_ways by groups": (lambda x, offsets: quantize_both_ways(x, offsets=offsets), (X, EDGES)),
     "quantize_normed": (rms_norm_quantize_1x128, (X, WEIGHT)),
     "quantize_normed of a sum": (
         lambda x, weight, residual: rms_norm_quantize_1x128(x, weight, residual=residual.copy_(x)),

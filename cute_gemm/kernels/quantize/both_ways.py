@@ -8,7 +8,7 @@ element is quantised, so that each is unpacked once, for both of its results.
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32
+from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64, Uint32, const_expr
 
 from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
@@ -19,12 +19,16 @@ from ..sm90.tma import as_matrices
 from . import elements, preconditions
 from .by_rows import DTYPES
 from .lanes import distances, of_lane, shared_out
-from .memory import address_of, matrix_of, store_if
+from .memory import address_of, matrix_of, store_if, up_to
+from .row_blocks import BlocksByOffsets, EvenBlocks
 from .tile import LANES, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS
 _TOGETHER = PIECE // ROWS
 """Words of a column that a thread stores at once."""
+
+BLOCKS = {"all": EvenBlocks, "offsets": BlocksByOffsets}
+"""Which rows share a scale along columns, by ``rows`` of a configuration."""
 
 
 def _transposed():
@@ -62,33 +66,39 @@ class QuantizeBothWays:
     def __init__(self, config: BothWaysQuantizer):
         self.config = config
         self.dtype = DTYPES[config.dtype]
+        self.blocks = BLOCKS[config.rows]
 
     @cute.jit
-    def __call__(self, mX, mQ, mS, mQT, mST, flags: Int32, status: Int64, stream):
+    def __call__(self, mX, mQ, mS, mQT, mST, flags: Int32, status: Int64, stream, *index):
         """Checks a call's tensors, and launches on ``stream``.
 
         Args:
             mX: the source (M, K), or (matrices, M, K), K contiguous.
             mQ, mS: e4m3 of the same shape, K contiguous, and its scales (M, K / 128), rounded up, of each
                 matrix, row- or M-major.
-            mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, M / 128), rounded up, likewise.
+            mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, blocks of rows) likewise.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.
+            index: what says where blocks of rows begin, as ``rows`` of the configuration takes it.
         """
         mX, mQ, mS, mQT, mST = (as_matrices(tensor) for tensor in (mX, mQ, mS, mQT, mST))
-        go = Boolean(True)
+        go, blocks = Boolean(True), self.blocks(*index)
         if status != 0:
-            go = preconditions.hold((mX,), ((mQ, mS), (mQT, mST)), (1, 1))
+            columns = cute.ceil_div(mQ.shape[1], SIDE), blocks.count(mX.shape[0])
+            results = (mQ, mS), (mQT, mST)
+            go = preconditions.hold((mX, *index), results, (1, 1), columns=columns)
+            for each in index:
+                go = go and preconditions.are_edges(each)
             go = go and preconditions.do_not_meet(mQ, mQT) and preconditions.do_not_meet(mQ, mST)
             go = go and preconditions.do_not_meet(mS, mQT) and preconditions.do_not_meet(mS, mST)
             report(status, Int32(go))
         if go:
-            self.start(mX, mQ, mS, mQT, mST, flags, stream)
+            self.start(mX, mQ, mS, mQT, mST, blocks, flags, stream)
 
-    def start(self, mX, mQ, mS, mQT, mST, flags: Int32, stream):
+    def start(self, mX, mQ, mS, mQT, mST, blocks, flags: Int32, stream):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
-        row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
-        self.kernel(mX, mQ, mS, mQT, mST, cute.FastDivmodDivisorV2(k_tiles)).launch(
-            grid=(row_tiles * k_tiles, mQ.shape[2], 1),
+        k_tiles = cute.ceil_div(mQ.shape[1], SIDE)
+        self.kernel(mX, mQ, mS, mQT, mST, blocks, cute.FastDivmodDivisorV2(k_tiles)).launch(
+            grid=(blocks.count(mX.shape[0]) * k_tiles, mQ.shape[2], 1),
             block=(THREADS, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
@@ -97,15 +107,34 @@ class QuantizeBothWays:
         )
 
     @cute.kernel
-    def kernel(self, mX, mQ, mS, mQT, mST, k_tiles: cute.FastDivmodDivisorV2):
+    def kernel(self, mX, mQ, mS, mQT, mST, blocks, k_tiles: cute.FastDivmodDivisorV2):
+        """A CTA has a block of rows, and a block of columns."""
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
         mX, mQ, mS, mQT, mST = (matrix_of(each, matrix) for each in (mX, mQ, mS, mQT, mST))
         row_tile, k_tile = divmod(tile, k_tiles)
-        # Rows are a multiple of 16, as they are the columns of the transposed result.
-        part = TilePart.of(self.dtype, thread, row_tile, k_tile, is_whole=True)
+        if const_expr(not blocks.reads_memory):
+            first, _ = blocks.rows_of(row_tile, mX.shape[0])
+            part = self.part_of(thread, first, k_tile)
         storage = SmemAllocator().allocate(Storage)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
+        if const_expr(not blocks.reads_memory):
+            self.tile(mX, mQ, mS, mQT, mST, storage, thread, part, first, row_tile, k_tile)
+        else:
+            first, end = blocks.rows_of(row_tile, mX.shape[0])
+            part = self.part_of(thread, first, k_tile)
+            mX, mQ, mS = (up_to(each, end, 0) for each in (mX, mQ, mS))
+            mQT = up_to(mQT, end, 1)
+            if first < end:
+                self.tile(mX, mQ, mS, mQT, mST, storage, thread, part, first, row_tile, k_tile)
+
+    def part_of(self, thread: Int32, first: Int32, k_tile: Int32) -> TilePart:
+        """What a thread has of a tile. Rows are a multiple of 16, as columns of the other result are."""
+        return TilePart.of(self.dtype, thread, first, k_tile, is_whole=True)
+
+    @cute.jit
+    def tile(self, mX, mQ, mS, mQT, mST, storage, thread, part, first: Int32, row_tile: Int32, k_tile: Int32):
+        """Quantises 128 rows, from ``first`` on as far as there are some, and 128 columns."""
         words = part.load(mX)
         self.largest_of_columns(words, part, storage, thread)
         cute.arch.sync_threads()
@@ -119,7 +148,7 @@ class QuantizeBothWays:
             self.rows(values, part, piece, inverses, mQ, rows)
             self.columns(values, part, piece, storage, thread)
         cute.arch.sync_threads()
-        self.transposed(storage, part, thread, mQT, row_tile, k_tile)
+        self.transposed(storage, part, thread, mQT, first, k_tile)
 
     @cute.jit
     def scale_rows(self, words, part: TilePart, mS, k_tile: Int32) -> list:
@@ -200,10 +229,10 @@ class QuantizeBothWays:
         return values
 
     @cute.jit
-    def transposed(self, storage, part: TilePart, thread: Int32, mQT, row_tile: Int32, k_tile: Int32):
+    def transposed(self, storage, part: TilePart, thread: Int32, mQT, first: Int32, k_tile: Int32):
         """Stores what is in shared memory: eight lanes a column at a time, each of them sixteen rows."""
         own, layout = cute.make_rmem_tensor(_TOGETHER, Int32), cute.make_layout(_TOGETHER)
-        row = row_tile * SIDE + part.lane * PIECE
+        row = first + part.lane * PIECE
         at = address_of(mQT, (k_tile * SIDE + thread // LANES, row))
         step = Int64(mQT.stride[0]) * (THREADS // LANES)
         for i in cutlass.range_constexpr(SIDE // (THREADS // LANES)):

@@ -61,7 +61,7 @@ class QuantizeByBlocks:
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
         mX, mQ, mS = (matrix_of(each, matrix) for each in (mX, mQ, mS))
         row_tile, k_tile = divmod(tile, k_tiles)
-        part = TilePart.of(self.dtype, thread, row_tile, k_tile)
+        part = TilePart.of(self.dtype, thread, row_tile * SIDE, k_tile)
         of_warps = SmemAllocator().allocate_tensor(Int32, cute.make_layout(WARPS), 16)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()

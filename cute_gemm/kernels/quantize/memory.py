@@ -68,6 +68,12 @@ def matrix_of(tensor: cute.Tensor, matrix: Int32) -> cute.Tensor:
     return cute.make_tensor(pointer, layout)
 
 
+def up_to(matrix: cute.Tensor, end: Int32, mode: int) -> cute.Tensor:
+    """The rows of a matrix, or its columns (``mode`` 1), in front of ``end``."""
+    shape = (end, matrix.shape[1]) if mode == 0 else (matrix.shape[0], end)
+    return cute.make_tensor(matrix.iterator, cute.make_layout(shape, stride=matrix.stride))
+
+
 @cute.jit
 def merged(tensors: tuple) -> tuple:
     """The same (rows, columns, matrices) as one matrix, if rows of all tensors follow each other as in one.

@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int64, const_expr
+from cutlass import Boolean, Int32, Int64, const_expr
 
 from ...plan.limits import K_MULTIPLE, MAX_ALIGNMENT, MAX_EXTENT, MAX_GROUPS
 from ...plan.quantizer import BLOCK, MAX_MATRICES, PIECE
@@ -15,6 +15,7 @@ def hold(
     results: tuple,
     heights: cutlass.Constexpr[tuple],
     is_of_groups: cutlass.Constexpr[bool] = False,
+    columns: tuple = (),
 ) -> Boolean:
     """Whether tensors are in order without a closer look.
 
@@ -26,6 +27,7 @@ def hold(
         results: pairs of e4m3 and scales, both (rows, columns, matrices).
         heights: rows of each result that share a scale.
         is_of_groups: whether a vector has an element for each group, which are searched.
+        columns: of the scales of each result; by default one for each 128 of its own.
     """
     fits = Boolean(True)
     for each in inputs:
@@ -42,9 +44,17 @@ def hold(
         for each in inputs:
             if const_expr(isinstance(each, cute.Tensor)):
                 fits = fits and do_not_meet(each, matrices) and do_not_meet(each, scales)
-    for (matrices, scales), height in zip(results, heights, strict=True):
-        fits = fits and are_quantized(matrices) and are_scales(scales, matrices, height)
+    if const_expr(len(columns) == 0):
+        columns = tuple(cute.ceil_div(matrices.shape[1], BLOCK) for matrices, _ in results)
+    for (matrices, scales), height, wanted in zip(results, heights, columns, strict=True):
+        fits = fits and are_quantized(matrices) and are_scales(scales, matrices, height, wanted)
     return fits
+
+
+@cute.jit
+def are_edges(vector: cute.Tensor) -> Boolean:
+    """Whether a vector says of as many groups as are searched where they begin, and where the last ends."""
+    return vector.shape[0] > 1 and vector.shape[0] <= MAX_GROUPS + 1
 
 
 @cute.jit
@@ -59,11 +69,13 @@ def are_quantized(matrices: cute.Tensor) -> Boolean:
 
 
 @cute.jit
-def are_scales(scales: cute.Tensor, matrices: cute.Tensor, height: cutlass.Constexpr[int]) -> Boolean:
-    """Whether scales are as many as those of ``matrices``, and none lies where another does."""
+def are_scales(
+    scales: cute.Tensor, matrices: cute.Tensor, height: cutlass.Constexpr[int], wanted: Int32
+) -> Boolean:
+    """Whether scales of ``matrices`` have the ``wanted`` columns, and none lies where another does."""
     (rows, columns, count), (along_m, along_k, step) = scales.shape, scales.stride
     fits = rows == cute.ceil_div(matrices.shape[0], height)
-    fits = fits and columns == cute.ceil_div(matrices.shape[1], BLOCK)
+    fits = fits and columns == wanted
     is_row_major = along_k == 1 and along_m >= columns
     is_m_major = along_m == 1 and along_k >= rows
     fits = fits and (is_row_major or is_m_major)

@@ -46,9 +46,10 @@ class TilePart:
     is_whole: bool
 
     @staticmethod
-    def of(dtype: type, thread: Int32, row_tile: Int32, k_tile: Int32, is_whole: bool = False) -> "TilePart":
+    def of(dtype: type, thread: Int32, first: Int32, k_tile: Int32, is_whole: bool = False) -> "TilePart":
+        """Of a tile whose first row is ``first``."""
         lane = thread % LANES
-        row = row_tile * SIDE + thread // LANES * ROWS
+        row = first + thread // LANES * ROWS
         return TilePart(dtype, row, k_tile * SIDE + lane * (PIECE * 8 // dtype.width), lane, is_whole)
 
     @property
