@@ -10,7 +10,8 @@ function.py   its products, for autograd   operands.py   FP8 values of activatio
 swapping.py   nn.Linear in models          gradients.py  where a weight's gradient goes
 """
 
+from .grouped import FP8GroupedLinear
 from .linear import FP8Linear
 from .swapping import Swapped, swap_linear
 
-__all__ = ["FP8Linear", "Swapped", "swap_linear"]
+__all__ = ["FP8GroupedLinear", "FP8Linear", "Swapped", "swap_linear"]

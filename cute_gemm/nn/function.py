@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .. import epilogue
 from ..ops.dense import fp8_gemm_nt
-from . import _wgrad, gradients, operands
-from .weights import KeptWeight, Operand, quantized, transposed
+from . import _wgrad, gradients, operands, weights
+from .weights import KeptWeight, Operand
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, kept: KeptWeight) -> Tensor:
@@ -44,8 +44,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, kept: KeptWeight) -> 
         y = _Linear.apply(rows, weight, bias, None if torch.compiler.is_compiling() else kept)
     else:
         with torch.no_grad():
-            of_weight = quantized(weight) if torch.compiler.is_compiling() else kept.rows(weight)
-            y = _forward(operands.along_features(rows), of_weight, bias, rows.dtype)
+            rhs = weights.rows(None if torch.compiler.is_compiling() else kept, weight)
+            y = _forward(operands.along_features(rows), rhs, bias, rows.dtype)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -67,11 +67,11 @@ class _Linear(torch.autograd.Function):
         ctx.bias_dtype = None if bias is None else bias.dtype
         # Hooks of saved tensors may give another tensor back, which has no `main_grad`.
         ctx.parameter = None if kept is None else weight
-        return _forward(lhs, quantized(weight) if kept is None else kept.rows(weight), bias, x.dtype)
+        return _forward(lhs, weights.rows(kept, weight), bias, x.dtype)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        _require_first_derivative()
+        gradients.require_first()
         weight, *along_tokens = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dx = dw = db = None
@@ -80,31 +80,16 @@ class _Linear(torch.autograd.Function):
             if needs_weight:
                 lhs, dy_t = operands.along_both(dy)
                 x_t = tuple(along_tokens)
-                if ctx.parameter is None:
-                    dw = _wgrad.product(dy_t, x_t).to(weight.dtype)
-                else:
-                    dw = gradients.deliver(
-                        ctx.parameter,
-                        lambda out: _wgrad.product(dy_t, x_t, out, accumulate=out is not None),
-                    )
+                dw = gradients.deliver(
+                    weight,
+                    ctx.parameter,
+                    lambda out: _wgrad.product(dy_t, x_t, out, accumulate=out is not None),
+                )
             elif needs_x:
                 lhs = operands.along_features(dy)
             if needs_x:
-                rhs = transposed(quantized(weight)) if ctx.kept is None else ctx.kept.columns(ctx.parameter)
+                rhs = weights.columns(ctx.kept, weight if ctx.parameter is None else ctx.parameter)
                 dx = _forward(lhs, rhs, None, ctx.dtype)
             if needs_bias:
                 db = dy.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
         return dx, dw, db, None
-
-
-def _require_first_derivative() -> None:
-    """Backward is not to be differentiated itself.
-
-    Raises:
-        RuntimeError: it is.
-    """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            "a gradient of an FP8 layer is wanted with `create_graph=True`, but its gradients have none of "
-            "their own; wanted `create_graph=False`, or torch.nn.Linear for this layer"
-        )

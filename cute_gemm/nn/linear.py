@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ..contract import memory, words
 from ..plan.limits import K_MULTIPLE
 from . import function
-from .weights import KeptWeight
+from .keeping import Keeping
 
 
-class FP8Linear(nn.Linear):
+class FP8Linear(Keeping, nn.Linear):
     """:class:`torch.nn.Linear` with FP8 products: ``y = x @ weight.T + bias``, and both gradients.
 
     Parameters and state dict are those of ``nn.Linear``; weights stay what they are, bf16, fp16 or fp32, and
@@ -45,7 +42,6 @@ class FP8Linear(nn.Linear):
         why = why_not_sizes(in_features, out_features)
         if why:
             raise ValueError(why)
-        self._kept = KeptWeight()
         super().__init__(in_features, out_features, bias, device, dtype)
 
     @classmethod
@@ -84,25 +80,6 @@ class FP8Linear(nn.Linear):
         require_input(input, self.in_features)
         require_local(input=input, weight=self.weight)
         return function.linear(input, self.weight, self.bias, self._kept)
-
-    def forget(self) -> None:
-        """Lets go of the FP8 values of the weight; the next call makes them anew.
-
-        Call it where the weight was changed behind autograd's back, as by ``weight.data.copy_(w)``. It is not
-        needed where an optimiser of torch did it, or what goes with its step.
-        """
-        self._kept.forget()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # FSDP2 sets the attribute where it gathers a weight, or lets go of it: the same object may have other
-        # values then, with the same count of changes.
-        super().__setattr__(name, value)
-        if name == "weight" and "_kept" in self.__dict__:
-            self._kept.forget()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FP8Linear:
-        self._kept.forget()
-        return super()._apply(fn, recurse)
 
 
 def why_not_sizes(in_features: int, out_features: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from . import function
+from . import function, grouped_function
 
 _REASON = (
     "the weight of an FP8 layer has a `main_grad`, which backward adds to, past autograd; wanted "
@@ -15,3 +15,4 @@ _REASON = (
 )
 
 linear = torch.compiler.disable(function.linear, reason=_REASON)
+grouped_linear = torch.compiler.disable(grouped_function.linear, reason=_REASON)

@@ -80,6 +80,16 @@ class KeptWeight:
         return kept
 
 
+def rows(kept: KeptWeight | None, weight: Tensor) -> Operand:
+    """As :func:`quantized`; of what is kept, if there is a place for it."""
+    return quantized(weight) if kept is None else kept.rows(weight)
+
+
+def columns(kept: KeptWeight | None, weight: Tensor) -> Operand:
+    """As :func:`transposed` of it."""
+    return transposed(quantized(weight)) if kept is None else kept.columns(weight)
+
+
 class _Steps:
     """How many steps optimisers have made in this process."""
 

@@ -76,12 +76,11 @@ def test_weights_that_change_compile_nothing_anew() -> None:
 def test_other_tokens_compile_nothing_anew() -> None:
     module, counting = model(), CompileCounterWithBackend("aot_eager")
     function = compiled(module, counting, dynamic=True)
-    for tokens in (32, 48, 160):
-        assert same(step(function, module, tokens), step(module, module, tokens))
-    assert counting.frame_count == 1
-    for tokens in (40, 33, 161):
-        assert same(step(function, module, tokens), step(module, module, tokens))
-    assert counting.frame_count == 2
+    # Torch takes what has one block of 128 tokens for a case of its own.
+    for number, several in enumerate(((160, 256, 400), (161, 250), (32, 64)), start=1):
+        for tokens in several:
+            assert same(step(function, module, tokens), step(module, module, tokens))
+        assert counting.frame_count == number
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
