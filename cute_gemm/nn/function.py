@@ -37,37 +37,41 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, kept: KeptWeight) -> 
 
         return untraced.linear(x, weight, bias, kept)
     x = operands.as_autocast(x)
-    rows = x.reshape(-1, x.shape[-1])
-    given = rows, weight, *(() if bias is None else (bias,))
+    given = x, weight, *(() if bias is None else (bias,))
+    # What is kept has no place in a graph: the same values would be another tensor each time.
+    place = None if torch.compiler.is_compiling() else kept
     if torch.is_grad_enabled() and any(each.requires_grad for each in given):
-        # What is kept has no place in a graph: the same values would be another tensor each time.
-        y = _Linear.apply(rows, weight, bias, None if torch.compiler.is_compiling() else kept)
-    else:
-        with torch.no_grad():
-            rhs = weights.rows(None if torch.compiler.is_compiling() else kept, weight)
-            y = _forward(operands.along_features(rows), rhs, bias, rows.dtype)
-    return y.reshape(*x.shape[:-1], weight.shape[0])
+        made: Tensor = _Linear.apply(x, weight, bias, place)
+        return made
+    with torch.no_grad():
+        return _multiply(operands.along_features(_rows(x)), weights.rows(place, weight), bias, x)
 
 
-def _forward(lhs: Operand, rhs: Operand, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _multiply(lhs: Operand, rhs: Operand, bias: Tensor | None, like: Tensor) -> Tensor:
+    """The product, with dimensions in front and a dtype like those of a tensor."""
     added = None if bias is None else epilogue.bias(bias)
-    return fp8_gemm_nt(lhs, rhs, out_dtype=operands.product_dtype(dtype), epilogue=added).to(dtype)
+    made = fp8_gemm_nt(lhs, rhs, out_dtype=operands.product_dtype(like.dtype), epilogue=added)
+    # To autograd and to FSDP2 the result is to be no view, which may not be changed in place.
+    return made.to(like.dtype).reshape(*like.shape[:-1], made.shape[-1]).detach()
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kept: KeptWeight | None) -> Tensor:
         if ctx.needs_input_grad[1]:
-            lhs, along_tokens = operands.along_both(x)
+            lhs, along_tokens = operands.along_both(_rows(x))
             ctx.save_for_backward(weight, *along_tokens)
         else:
-            lhs = operands.along_features(x)
+            lhs = operands.along_features(_rows(x))
             ctx.save_for_backward(weight)
-        ctx.dtype, ctx.kept = x.dtype, kept
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.kept, ctx.bias_dtype = kept, None if bias is None else bias.dtype
         # Hooks of saved tensors may give another tensor back, which has no `main_grad`.
         ctx.parameter = None if kept is None else weight
-        return _forward(lhs, weights.rows(kept, weight), bias, x.dtype)
+        return _multiply(lhs, weights.rows(kept, weight), bias, x)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -76,9 +80,9 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dx = dw = db = None
         with torch.no_grad():
-            dy = dy.contiguous()
+            rows = _rows(dy).contiguous()
             if needs_weight:
-                lhs, dy_t = operands.along_both(dy)
+                lhs, dy_t = operands.along_both(rows)
                 x_t = tuple(along_tokens)
                 dw = gradients.deliver(
                     weight,
@@ -86,10 +90,10 @@ class _Linear(torch.autograd.Function):
                     lambda out: _wgrad.product(dy_t, x_t, out, accumulate=out is not None),
                 )
             elif needs_x:
-                lhs = operands.along_features(dy)
+                lhs = operands.along_features(rows)
             if needs_x:
                 rhs = weights.columns(ctx.kept, weight if ctx.parameter is None else ctx.parameter)
-                dx = _forward(lhs, rhs, None, ctx.dtype)
+                dx = _multiply(lhs, rhs, None, dy)
             if needs_bias:
-                db = dy.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+                db = rows.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
         return dx, dw, db, None

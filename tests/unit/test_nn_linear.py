@@ -115,6 +115,17 @@ def test_strides_of_input_and_gradient_are_any() -> None:
     assert linear.weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(40,), (2, 20), ()])
+def test_a_result_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    linear, x = layer(), normal(*shape, IN).requires_grad_()
+    y = linear(x)
+    assert not y._is_view()
+    wanted = torch.autograd.grad(y.relu().sum(), x)
+    y = linear(x)
+    y.relu_()
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], wanted[0])
+
+
 @pytest.mark.parametrize("frozen", ["input", "weight", "bias", "input bias", "input weight"])
 def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
     linear = layer()
