@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -34,14 +35,23 @@ def loss(module: nn.Module, step: int, rank: int) -> Tensor:
     return module(batch(step, rank)).float().square().mean()
 
 
+def mean_of_ones() -> float:
+    """What processes make of the mean of ones: Gloo of torch 2.8 adds them up."""
+    ones = torch.ones(PROCESSES)
+    mean = torch.empty(1)
+    distributed.reduce_scatter_tensor(mean, ones, op=distributed.ReduceOp.AVG)
+    return mean.item()
+
+
 def train(module: nn.Module, ranks: list[int], batches: int) -> list[Tensor]:
     """Weights after each step, where a step takes several batches of each rank."""
+    count = mean_of_ones() if len(ranks) == 1 else len(ranks)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
     after = []
     for step in range(STEPS):
         for number in range(batches):
             for rank in ranks:
-                (loss(module, step * batches + number, rank) / len(ranks)).backward()
+                (loss(module, step * batches + number, rank) / count).backward()
         optimizer.step()
         optimizer.zero_grad()
         after.append(
@@ -80,9 +90,7 @@ def check(rank: int, *, reshard: bool, each_layer: bool, batches: int, dtype: to
     for mine, each in zip(found, wanted, strict=True):
         assert (each - start).abs().max() > 1e-3
         # Gradients are summed up in another order.
-        assert (mine - each).norm() < 1e-5 * (each - start).norm(), (mine - each).norm() / (
-            each - start
-        ).norm()
+        assert (mine - each).norm() < 1e-5 * (each - start).norm()
 
 
 def check_loading(rank: int) -> None:
@@ -105,13 +113,8 @@ def check_loading(rank: int) -> None:
 def check_refusal(rank: int) -> None:
     sharded = model()
     fully_shard(sharded, mesh=init_device_mesh("cpu", (PROCESSES,)))
-    try:
+    with pytest.raises(TypeError, match=r"weight is a torch\.distributed\.tensor\.DTensor.*call the module"):
         FP8Linear.forward(sharded[0], batch(0, 0))
-    except TypeError as error:
-        assert "weight is a torch.distributed.tensor.DTensor" in str(error), error
-        assert "call the module that it was applied to" in str(error)
-    else:
-        raise AssertionError("a sharded weight was taken")
 
 
 def run(rank: int, meeting: str) -> None:
