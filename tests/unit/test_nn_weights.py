@@ -159,6 +159,20 @@ def test_a_change_is_seen(linear: FP8Linear, quantized: Count, change: Callable[
     assert not torch.equal(before, linear(x))
 
 
+@torch.no_grad()
+def test_weights_that_come_and_go_are_not_taken_for_each_other() -> None:
+    """Each lies where the last one was, and has changed as often."""
+    kept, w = weights.KeptWeight(), normal(OUT, IN)
+    addresses = set()
+    for factor in (1.0, 2.0, 4.0):
+        passed = w * factor
+        addresses.add(passed.data_ptr())
+        assert torch.equal(kept.rows(passed)[1], weights.quantized(w)[1] * factor)
+        del passed
+    assert len(addresses) < 3
+
+
+@torch.no_grad()
 def test_parameters_that_are_passed_for_a_call_are_not_taken_for_each_other() -> None:
     linear, x = layer(torch.float32), normal(16, IN, dtype=torch.float32)
     w = linear.weight.detach().clone()
