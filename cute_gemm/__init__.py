@@ -8,6 +8,7 @@ from . import interrupts as interrupts  # isort: split
 
 from . import epilogue as epilogue
 from . import moe as moe
+from . import nn as nn
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
@@ -51,6 +52,7 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_offsets",
     "m_major",
     "moe",
+    "nn",
     "quantize_1x128",
     "quantize_128x128",
     "quantize_both_ways",

@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ARGUMENTS = {
     "01_dense_fp8_gemm.py": ["--m", "128", "--n", "256", "--k", "1040"],
     "02_moe_layer.py": ["--tokens", "128", "--hidden", "256", "--inner", "128", "--experts", "8"],
+    "03_train.py": ["--steps", "20", "--hidden", "64", "--layers", "2", "--batch", "8"],
 }
 
 

@@ -95,6 +95,34 @@ def test_02_moe_layer(tokens, hidden, inner, experts, top_k):
     assert "No Hopper GPU here" in out
 
 
+def test_03_train(tmp_path):
+    picture = tmp_path / "losses.png"
+    out = run("03_train.py", "--steps=12", "--hidden=32", "--layers=1", "--batch=4", f"--png={picture}")
+    assert "4 layers become FP8, 1 is left" in out
+    (bf16_start, bf16_end), (fp8_start, fp8_end) = (
+        map(float, re.search(r"loss from (.*) to (.*)$", line).groups())
+        for line in out.splitlines()
+        if "loss from" in line
+    )
+    assert fp8_start == pytest.approx(bf16_start, rel=0.01)
+    assert fp8_start != bf16_start
+    assert fp8_end == pytest.approx(bf16_end, rel=0.01)
+    assert fp8_end < 0.9 * fp8_start
+    (difference,) = figures(out, "Final loss of FP8 beside bf16")
+    assert difference == pytest.approx(100 * (fp8_end / bf16_end - 1), abs=0.05)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "No Hopper GPU here" in out
+
+
+def test_03_train_reads_what_is_there():
+    train = load("03_train.py")
+    text = train.read()
+    assert len(text) > 100_000
+    (batch,) = train.batches(text, 4, 1, torch.device("cpu"))
+    assert batch.shape == (4, train.CONTEXT + 1)
+    assert bytes(batch[0].tolist()) in bytes(text.tolist())
+
+
 def test_02_moe_layer_is_the_layer():
     """The loop that others are compared with gives what the formula says, in full precision."""
     moe = load("02_moe_layer.py")

@@ -32,10 +32,11 @@ ROOMS: dict[str, set[str]] = {
     "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "reference_k_grouped", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
+    "nn": {"contract", "epilogue", "ops", "plan", "quantize"},
     "packing": {"runtime"},
     "warming": {"", "epilogue", "plan", "quantize", "runtime", "settings", "storage"},
     # The package as users import it.
-    "": {"epilogue", "interrupts", "moe", "ops", "packing", "quantize", "settings", "warming"},
+    "": {"epilogue", "interrupts", "moe", "nn", "ops", "packing", "quantize", "settings", "warming"},
     # Tests run parts of kernels on the host.
     "testing": {
         "column_groups",

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 API = {"cute_gemm": "cute_gemm"} | {
-    f"cute_gemm.{name}": name for name in ("epilogue", "moe", "runtime", "testing")
+    f"cute_gemm.{name}": name for name in ("epilogue", "moe", "nn", "runtime", "testing")
 }
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *DOCS.rglob("*.md")]
 

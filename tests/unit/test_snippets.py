@@ -38,6 +38,11 @@ GIVEN = {
     """,
     "docs/server": "",
     "docs/torch_compile": "",
+    "docs/training": """
+        model = torch.nn.ModuleDict({"up": torch.nn.Linear(64, 128), "lm_head": torch.nn.Linear(64, 100)})
+        batches = torch.randn(2, 16, 4096, dtype=torch.bfloat16)
+        tokens = torch.randn(40, 512, dtype=torch.bfloat16)
+    """,
     "docs/troubleshooting": "",
 }
 """What pages suppose to be there. Those of docs/kernels.md are for the compiler: tests/compile."""

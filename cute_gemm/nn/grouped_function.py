@@ -1,0 +1,75 @@
+"""As function.py, of tokens in groups, each with a weight of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.grouped import m_grouped_fp8_gemm_nt_offsets
+from . import _k_grouped, gradients, operands, weights
+from .weights import KeptWeight, Operand
+
+
+def linear(x: Tensor, weight: Tensor, offsets: Tensor, kept: KeptWeight) -> Tensor:
+    """Rows of group g times ``weight[g].T``; rows of no group become zero.
+
+    Args:
+        x: ``[T, K]``, bf16, fp16 or fp32; under autocast it is cast as :class:`torch.nn.Linear` does.
+        weight: ``[G, N, K]``, of any of these.
+        offsets: int32 ``[G]``, as of :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`.
+        kept: of the weight.
+
+    Returns:
+        ``[T, N]`` of the dtype of ``x``.
+    """
+    if torch.compiler.is_compiling() and hasattr(weight, "main_grad"):
+        from . import untraced
+
+        return untraced.grouped_linear(x, weight, offsets, kept)
+    x = operands.as_autocast(x)
+    place = None if torch.compiler.is_compiling() else kept
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        made: Tensor = _GroupedLinear.apply(x, weight, offsets, place)
+        return made
+    with torch.no_grad():
+        return _multiply(operands.along_features(x), weights.rows(place, weight), offsets, x.dtype)
+
+
+def _multiply(lhs: Operand, rhs: Operand, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    stored = operands.product_dtype(dtype)
+    return m_grouped_fp8_gemm_nt_offsets(lhs, rhs, offsets, out_dtype=stored, fill=0).to(dtype)
+
+
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, offsets: Tensor, kept: KeptWeight | None) -> Tensor:
+        y = _multiply(operands.along_features(x), weights.rows(kept, weight), offsets, x.dtype)
+        along_tokens = _k_grouped.quantize(x, offsets) if ctx.needs_input_grad[1] else ()
+        ctx.save_for_backward(weight, offsets, *along_tokens)
+        ctx.dtype, ctx.kept = x.dtype, kept
+        # Hooks of saved tensors may give another tensor back, which has no `main_grad`.
+        ctx.parameter = None if kept is None else weight
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        gradients.require_first()
+        weight, offsets, *along_tokens = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        dx = dw = None
+        with torch.no_grad():
+            dy = dy.contiguous()
+            if needs_weight:
+                dy_t, x_t = _k_grouped.quantize(dy, offsets), tuple(along_tokens)
+                begins = _k_grouped.begins(offsets, dy.shape[0])
+                dw = gradients.deliver(
+                    weight,
+                    ctx.parameter,
+                    lambda out: _k_grouped.product(dy_t, x_t, begins, out, accumulate=out is not None),
+                )
+            if needs_x:
+                rhs = weights.columns(ctx.kept, weight if ctx.parameter is None else ctx.parameter)
+                dx = _multiply(operands.along_features(dy), rhs, offsets, ctx.dtype)
+        return dx, dw, None, None
