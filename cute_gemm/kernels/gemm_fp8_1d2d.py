@@ -75,7 +75,7 @@ from .arguments import LaunchOptions, Operands, Smem
 from .epilogue import IDENTITY, Place, Store, TileValue, Value
 from .epilogue.store import Sums
 from .mainloop import Inputs, make_mainloop
-from .scaling import Scaling, scaling_1d2d
+from .scaling import Scaling, scaling_of
 from .sm90 import tensor_maps
 from .sm90.mma import Wgmma, thread_row
 from .sm90.opaque import hide_lane
@@ -115,7 +115,8 @@ class Fp8Gemm1D2D:
         self.config, self.scheduler = config, scheduler
         self.value, self.store = value, store.taking(value)
         self.can_fill = hasattr(self.store, "fill") and hasattr(scheduler, "rows_taken")
-        self.scaling = scaling or scaling_1d2d(config)
+        self.scaling = scaling or scaling_of(config)
+        self.loads_own = hasattr(self.scaling, "load_own")
         self.cluster_mnk = (config.cluster_m, config.cluster_n, config.splits)
         dtype_a, dtype_b = DTYPES[config.recipe.a_dtype], DTYPES[config.recipe.b_dtype]
         self.tile_a = OperandTile(config.block_m, config.block_k, config.stages, dtype_a)
@@ -347,7 +348,9 @@ class Fp8Gemm1D2D:
                 to_b = {**to_a, "cache_policy": b.policy, "tma_desc_ptr": map_b}
                 if rank_n == 0:
                     cute.copy(a.atom, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
-                    self.scaling.load(operands.scales, scale_parts, k, stage, barrier, mask_a)
+                    self.scaling.load(operands.scales, scale_parts, k, state, barrier, mask_a)
+                if const_expr(self.loads_own):
+                    self.scaling.load_own(operands.scales, scale_parts, k, state, barrier)
                 if tile.shares_b:
                     if rank_m == 0:
                         cute.copy(b.atom, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)

@@ -130,7 +130,7 @@ class SerialMainloop:
         ring, (partial,) = inputs.ring, sums.partials
         last = self.m_fragments * self.n_fragments - 1
         ring.consumer_wait(state, ready)
-        staged = inputs.scales.read(state.index)
+        staged = inputs.scales.read(state)
         for fragment in cutlass.range_constexpr(last + 1):
             m, n = fragment // self.n_fragments, fragment % self.n_fragments
             multiply(partial, inputs, m, n, state.index)
@@ -172,7 +172,7 @@ class OverlappedMainloop:
         acc.fill(0.0)
         scales.begin(tile)
         ring.consumer_wait(state)
-        staged = scales.read(state.index)
+        staged = scales.read(state)
         multiply(even, inputs, 0, 0, state.index)
         held = scales.hand_out(staged, tile, Int32(0), 0)
         last = tile.k_count - 1
@@ -202,7 +202,7 @@ class OverlappedMainloop:
         previous = state.clone()
         state.advance()
         ring.consumer_wait(state)
-        staged = scales.read(state.index)
+        staged = scales.read(state)
         multiply(issued, inputs, 0, 0, state.index)
         following = scales.hand_out(staged, sums.tile, k, k % self.group)
         warpgroup.wait_group(1)

@@ -68,7 +68,7 @@ def _objections_to_fragments(config: KernelConfig) -> Iterator[str]:
             f"{_MAX_FRAGMENT_N} columns, a multiple of 16"
         )
         return
-    if width > config.recipe.scale_n + config.scale_group_n:
+    if width > config.recipe.scale_n + config.scale_group_n and not config.scales_columns:
         yield f"a fragment of {width} columns can have more than two scales of B; wanted fewer columns"
     if config.is_quantized:
         yield from _objections_to_blocks(config)

@@ -165,7 +165,12 @@ class KernelConfig:
     @property
     def straddles(self) -> bool:
         """Whether a fragment can cover two scale blocks of B."""
-        return self.recipe.scale_n % self.fragment_n != 0
+        return not self.scales_columns and self.recipe.scale_n % self.fragment_n != 0
+
+    @property
+    def scales_columns(self) -> bool:
+        """Whether each row of B, a column of D, has scales of its own."""
+        return self.recipe.scale_n == 1
 
     @property
     def stage_bytes(self) -> int:
@@ -194,8 +199,14 @@ class KernelConfig:
 
     @property
     def scales_bytes(self) -> int:
-        """Shared memory of the scales of A of all stages, aligned as tiles are."""
-        return ceil_div(SCALE_BYTES * self.block_m * self.stages, 1024) * 1024 if self.tma_scales else 0
+        """Shared memory of staged scales, aligned as tiles are: those of A of all stages; or of A and B, where
+        both have one for each row, for two rounds of the ring."""
+        if not self.tma_scales:
+            return 0
+        rows = self.block_m * self.stages
+        if self.scales_columns:
+            rows = 2 * 32 * (ceil_div(self.block_m, 32) + ceil_div(self.block_n, 32)) * self.stages
+        return ceil_div(SCALE_BYTES * rows, 1024) * 1024
 
     @property
     def smem_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .limits import MAX_EXTENT
 
@@ -44,7 +44,10 @@ FP8_1D2D = Recipe(
 )
 """A scaled 1x128, B 128x128, promoted every 128 (DeepSeek-V3 technical report, arXiv:2412.19437, 3.3)."""
 
-RECIPES = {recipe.name: recipe for recipe in (FP8_1D2D,)}
+FP8_1D1D = replace(FP8_1D2D, name="fp8_1d1d", scale_n=1)
+"""Both scaled 1x128: what gradients of weights are made of, whose two operands are activations."""
+
+RECIPES = {recipe.name: recipe for recipe in (FP8_1D2D, FP8_1D1D)}
 
 ELEMENT_BYTES = {"float8_e4m3fn": 1}
 """Size of an operand's elements in bytes."""

@@ -114,11 +114,12 @@ def build(
     groups_of_a = (groups,) if config.layout.has_matrix_per_group else ()
     groups_of_b = (groups,) if config.layout.is_grouped else ()
     scales_of_a = _tma_scales if config.tma_scales else _scales
+    scales_of_b = _tma_scales if config.scales_columns else _scales
     operands = (
         _matrix(DTYPES[config.recipe.a_dtype], *groups_of_a, m, k),
         scales_of_a(*groups_of_a, m, k_blocks),
         _matrix(DTYPES[config.recipe.b_dtype], *groups_of_b, n, k),
-        _scales(*groups_of_b, n_blocks, k_blocks),
+        scales_of_b(*groups_of_b, n if config.scales_columns else n_blocks, k_blocks),
         _matrix(out_dtype, *groups_of_a, m, n if out_columns(128) == 128 else cute.sym_int32()),
     )
     # num_sms, flags, semaphore and status of Fp8Gemm1D2D.__call__.

@@ -39,10 +39,11 @@ def load_atom(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: bool = F
     return cpasync.make_tiled_tma_atom(op, tensor, stage_layout, tile)
 
 
-def store_atom(tensor: cute.Tensor, smem_layout, tile: tuple):
-    """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``."""
+def store_atom(tensor: cute.Tensor, smem_layout, tile: tuple, adds: bool = False):
+    """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``, or add it to that."""
+    op = cpasync.CopyReduceBulkTensorTileS2GOp() if adds else cpasync.CopyBulkTensorTileS2GOp()
     stage_layout = cute.slice_(smem_layout, (None, None, 0))
-    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileS2GOp(), tensor, stage_layout, tile)
+    return cpasync.make_tiled_tma_atom(op, tensor, stage_layout, tile)
 
 
 def along_k(atom, matrices: cute.Tensor, smem: cute.Tensor, tile: tuple[int, int], first_row, matrix):
