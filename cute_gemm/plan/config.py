@@ -53,8 +53,8 @@ class KernelConfig:
         out_dtype: ``"bfloat16"`` or ``"float32"``; or ``"float8_e4m3fn"``, of what an epilogue quantises.
         narrowing: how many columns of sums an epilogue makes one column of D of.
         layout: how rows find their matrix B.
-        tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use
-            them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
+        tma_scales: the scales of A, and those of B where each of its rows has some, come with the stages, by
+            TMA, and not by loads of the threads that use them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
             first row a multiple of four.
         prefetch_scales: a spare warp asks L2 for scales ahead.
         early_k_blocks: how many k-blocks of B a CTA asks L2 for while the kernels ahead of a dependent launch
@@ -64,6 +64,7 @@ class KernelConfig:
         n_fragments: fragments of a math warpgroup side by side along N, each of one WGMMA's columns.
         block_k: depth of a k-block: what one stage holds, and what is promoted at once.
         recipe: types and scales of the operands, and when sums are promoted.
+        accumulates: sums are added to what D holds, which is FP32.
     """
 
     block_m: int
@@ -87,6 +88,7 @@ class KernelConfig:
     n_fragments: int = 1
     block_k: int = 128
     recipe: Recipe = FP8_1D2D
+    accumulates: bool = False
 
     @property
     def name(self) -> str:
@@ -110,8 +112,9 @@ class KernelConfig:
             (self.prefetch_scales, "pf"),
             (self.narrowing > 1, f"by{self.narrowing}"),
             (True, _SHORT_NAMES.get(self.out_dtype, f"{self.out_dtype}")),
+            (self.accumulates, "add"),
             (self.layout is not DENSE, getattr(self.layout, "name", f"{self.layout}")),
-            (self.tma_scales, "tma-scales"),
+            (self.tma_scales and not self.scales_columns, "tma-scales"),
         )
         return "_".join(text for said, text in parts if said)
 

@@ -116,7 +116,8 @@ def ranking(problem: GemmProblem) -> Ranking:
     if found is None:
         if len(_rankings) >= _MOST_RANKINGS:
             _rankings.clear()
-        costs = _costs(problem.out_dtype, problem.layout, problem.recipe, problem.narrowing, problem.card)
+        what = problem.out_dtype, problem.layout, problem.recipe, problem.narrowing, problem.accumulate
+        costs = _costs(*what, problem.card)
         found = _rankings[key] = Ranking(problem, rates_of(problem.card, problem.layout), costs)
     return found
 
@@ -348,14 +349,14 @@ class Ranking:
 
 @cache
 def _costs(
-    out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int, card: Card
+    out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int, accumulates: bool, card: Card
 ) -> tuple[tuple[KernelConfig, _Cost], ...]:
     """Of all configurations, tall tiles first.
 
     Where there are many rows, one of them is soon found that takes less than most low ones can.
     """
     rates = rates_of(card, layout)
-    configs = all_configs(out_dtype, layout, recipe, narrowing)
+    configs = all_configs(out_dtype, layout, recipe, narrowing, accumulates)
     return tuple((config, _Cost.of(config, rates)) for config in reversed(configs))
 
 

@@ -87,8 +87,8 @@ class GemmProblem:
         return self.m * self.k * ELEMENT_BYTES[self.recipe.a_dtype] + self.bytes_of_b
 
     def bytes_of_rows(self, m: int) -> int:
-        """Bytes of so many rows of A and of D."""
-        out_bytes = self.n // self.narrowing * STORED_BYTES[self.out_dtype]
+        """Bytes of so many rows of A and of D, which is read and written where the product is added to it."""
+        out_bytes = self.n // self.narrowing * STORED_BYTES[self.out_dtype] * (1 + self.accumulate)
         return m * (self.k * ELEMENT_BYTES[self.recipe.a_dtype] + out_bytes)
 
     @property
@@ -98,8 +98,8 @@ class GemmProblem:
 
     @property
     def out_bytes(self) -> int:
-        """Bytes of the result."""
-        return self.m * (self.n // self.narrowing) * STORED_BYTES[self.out_dtype]
+        """Bytes of the result; twice as many where it is read, too, as the product is added to it."""
+        return self.m * (self.n // self.narrowing) * STORED_BYTES[self.out_dtype] * (1 + self.accumulate)
 
     @property
     def bytes_moved(self) -> int:

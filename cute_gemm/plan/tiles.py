@@ -38,6 +38,15 @@ GROUPED_OVERLAPPED_CLUSTERS: Clusters = {
 GROUPED_CLUSTERS: Clusters = {128: ((2, 1), (1, 2))}
 """Of tiles of 64 rows. Without all others the fastest one takes 0.04 % longer (docs/performance.md, 84)."""
 
+ROW_SCALED_TILES: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (64, 128): ((1, 1),),
+    (128, 128): ((1, 1), (2, 1), (1, 2)),
+    (128, 192): ((1, 1), (2, 1)),
+    (256, 128): ((1, 1), (2, 1), (1, 2)),
+}
+"""Of products whose B has scales of each row: rows and columns, and CTAs of a cluster along M and N. Gradients
+of weights have many rows and columns, so few tiles do."""
+
 QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},

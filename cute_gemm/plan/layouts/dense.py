@@ -29,6 +29,8 @@ class Dense(Layout):
         return "cute_gemm.schedulers.dense:DenseScheduler"
 
     def store(self, config: KernelConfig) -> str:
+        if config.accumulates:
+            return "cute_gemm.kernels.epilogue:TmaAddStore"
         whole, shared = (
             ("ByteStore", "ClusterByteStore") if config.is_quantized else ("TmaStore", "ClusterSumStore")
         )
