@@ -72,6 +72,8 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         groups,
         now.batch_invariant,
         card=card,
+        recipe=call.recipe,
+        accumulate=call.accumulate,
         narrowing=call.form.narrowing,
         turn=call.form.turn,
     )
