@@ -46,7 +46,7 @@ def fp8_gemm_nt(
     m, k = a.shape
     n = b.shape[0]
     width = RECIPE.promote_k
-    of_rows = sb if len(sb) == n else sb.repeat_interleave(RECIPE.scale_n, 0)[:n]
+    of_rows = _of_rows(sb, n)
     acc = torch.zeros(m, n, dtype=torch.float32, device=a.device)
     with ambient.no_autocast(a.device):
         for block in range(ceil_div(k, width)):
@@ -56,6 +56,11 @@ def fp8_gemm_nt(
             # Not `addcmul_`, which may round once or twice by where an element lies in a vector.
             acc += product * (sa[:, block, None] * of_rows[:, block])
     return acc.to(out_dtype)
+
+
+def _of_rows(sb: Tensor, n: int) -> Tensor:
+    """The scales of each of ``n`` rows of B."""
+    return sb if len(sb) == n else sb.repeat_interleave(RECIPE.scale_n, 0)[:n]
 
 
 Apply = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -159,8 +164,11 @@ def dequantized_product(
     rows = max(height, _CHUNK_ELEMENTS // max(k, 1) // height * height)
     with ambient.no_autocast(a.device):
         for j in range(0, n, rows):
-            sb_rows = sb[j // height : ceil_div(j + rows, height)]
-            b_wide = dequantize_128x128(b[j : j + rows], sb_rows, torch.float64)
+            if len(sb) == n:
+                b_wide = dequantize_1x128(b[j : j + rows], sb[j : j + rows], torch.float64)
+            else:
+                sb_rows = sb[j // height : ceil_div(j + rows, height)]
+                b_wide = dequantize_128x128(b[j : j + rows], sb_rows, torch.float64)
             for i in range(0, m, rows):
                 a_wide = dequantize_1x128(a[i : i + rows], sa[i : i + rows], torch.float64)
                 part = out[i : i + rows, j : j + rows]
@@ -186,7 +194,7 @@ def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
     Returns:
         fp64 ``[M, N]``.
     """
-    sb_rows = sb.repeat_interleave(RECIPE.scale_n, 0)[: b.shape[0]]
+    sb_rows = _of_rows(sb, len(b))
     with ambient.no_autocast(a.device):
         return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
 

@@ -161,7 +161,9 @@ def check(
         if validate and has_memory:
             resolve(layout.validation)(index, count, a.shape[-2], len(b))
     dtype = out_dtype if out is None else out.dtype
-    return Call(layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out, fill, recipe, accumulate)
+    return Call(
+        layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out, fill, recipe, accumulate
+    )
 
 
 __all__ = ["OWNING_TYPES", "PLAIN", "Call", "ResultForm", "check"]

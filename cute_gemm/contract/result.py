@@ -150,7 +150,9 @@ def require_accumulate(accumulate: object, out: Tensor | None) -> None:
     if not accumulate:
         return
     if out is None:
-        raise ValueError("accumulate is True, but there is no out; wanted `out`, which the product is added to")
+        raise ValueError(
+            "accumulate is True, but there is no out; wanted `out`, which the product is added to"
+        )
     if out.dtype is not torch.float32:
         raise TypeError(
             f"accumulate is True, and out has dtype {out.dtype}; wanted torch.float32, or "

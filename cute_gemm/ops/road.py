@@ -34,7 +34,9 @@ def run(
 
         return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill, accumulate)
     if validate is False:
-        launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count, fill, accumulate=accumulate)
+        launched = launcher.launch(
+            layout, lhs, rhs, out, out_dtype, index, count, fill, accumulate=accumulate
+        )
         if launched is not None:
             return launched
     from . import traced

@@ -66,12 +66,18 @@ def all_configs(
 
 
 def every_config() -> tuple[KernelConfig, ...]:
-    """Every configuration that :func:`as_run` can make of one that can be chosen, but for what reduces."""
-    return _as_run_of((out_dtype, 1) for out_dtype in OUT_BYTES) + every_row_scaled_config()
+    """Every configuration that :func:`as_run` can make of one that can be chosen, but for those of the next two
+    functions."""
+    return _as_run_of((out_dtype, 1) for out_dtype in OUT_BYTES)
+
+
+def every_reducing_config() -> tuple[KernelConfig, ...]:
+    """The same for epilogues that reduce over columns."""
+    return _as_run_of([(out_dtype, 2) for out_dtype in STORED_BYTES] + [(QUANTIZED, 1)])
 
 
 def every_row_scaled_config() -> tuple[KernelConfig, ...]:
-    """The same of products whose B has scales of each row."""
+    """The same for products whose B has scales of each row."""
     whats = [(out_dtype, False) for out_dtype in OUT_BYTES] + [("float32", True)]
     return tuple(
         variant
@@ -79,11 +85,6 @@ def every_row_scaled_config() -> tuple[KernelConfig, ...]:
         for each in all_configs(out_dtype, DENSE, FP8_1D1D, 1, accumulates)
         for variant in _in_bands(each)
     )
-
-
-def every_reducing_config() -> tuple[KernelConfig, ...]:
-    """The same for epilogues that reduce over columns."""
-    return _as_run_of([(out_dtype, 2) for out_dtype in STORED_BYTES] + [(QUANTIZED, 1)])
 
 
 def _as_run_of(outs: Iterable[tuple[str, int]]) -> tuple[KernelConfig, ...]:
@@ -211,9 +212,7 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
             yield _fill(block_m, block_n, 1, 1, splits, overlapped, *what)
 
 
-def _row_scaled(
-    out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int
-) -> Iterator[KernelConfig]:
+def _row_scaled(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) -> Iterator[KernelConfig]:
     """Where each row of B has scales. Nothing else is stored than sums, of dense products."""
     if layout.is_grouped or out_dtype == QUANTIZED or narrowing > 1:
         return

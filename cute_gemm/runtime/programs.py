@@ -36,10 +36,10 @@ def launch(
         lhs, rhs: the pairs ``(a, sa)`` and ``(b, sb)``, as the operation of ``of.config.layout`` takes them:
             :func:`cute_gemm.fp8_gemm_nt` or one of its grouped kind; but scales are of the granularity of
             ``of.config.recipe``. A kernel with ``tma_scales`` wants M-major ``sa``
-            (:func:`cute_gemm.quantize.m_major`).
+            (:func:`cute_gemm.quantize.m_major`), and ``sb`` where that has scales of each row.
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
-        out: where to write; None to allocate. Its dtype is the configuration's. For a value that makes
+        out: where to write, or what sums are added to; None to allocate, where nothing is. Its dtype is the configuration's. For a value that makes
             fewer columns it is contiguous, and the caller sees that it overlaps no input.
         epilogue: that for which the program was built, or the same of other operands, which are checked as
             the operation does.
@@ -91,6 +91,7 @@ def launch(
         validate,
         form=form,
         recipe=config.recipe,
+        accumulate=config.accumulates,
     )
     shape = (*call.shape[:-1], out_columns(call.shape_of_sums[-1]))
     if epilogue is not None:
@@ -188,8 +189,12 @@ def _require_fit(config: KernelConfig, call: contract.Call, unit: int) -> None:
         )
     if call.b.shape[-2] % unit:
         raise ValueError(f"the value takes columns {unit} at a time, but b has {call.b.shape[-2]} rows")
-    if config.tma_scales and not launcher.tma_can_load(call.sa):
-        raise ValueError(
-            f"{config.name} loads sa by TMA: it must be M-major, its address and strides multiples of 16 "
-            "bytes; cute_gemm.quantize.m_major makes it so"
-        )
+    staged = {"sa": call.sa} if config.tma_scales else {}
+    if config.scales_columns:
+        staged["sb"] = call.sb
+    for name, scales in staged.items():
+        if not launcher.tma_can_load(scales):
+            raise ValueError(
+                f"{config.name} loads {name} by TMA: it must be M-major, its address and strides multiples of "
+                "16 bytes; cute_gemm.quantize.m_major makes it so"
+            )
