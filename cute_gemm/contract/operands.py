@@ -58,9 +58,12 @@ def recipe_of(rhs: object) -> Recipe:
     if not isinstance(rhs, (tuple, list)) or len(rhs) != 2:
         return FP8_1D2D
     b, sb = rhs
-    if not isinstance(b, Tensor) or not isinstance(sb, Tensor) or b.dim() != 2 or sb.dim() != 2:
+    try:
+        (n, _), (rows, _) = b.shape, sb.shape
+    # What has no shape, or one of other dimensions, is refused later, in words.
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         return FP8_1D2D
-    is_of_rows = not sizes.known(b.shape[0] == 0) and sizes.known(b.shape[0] == sb.shape[0])
+    is_of_rows = not sizes.known(n == 0) and sizes.known(n == rows)
     return FP8_1D1D if is_of_rows else FP8_1D2D
 
 

@@ -59,15 +59,15 @@ def all_configs(
 
     Where an epilogue makes one column of two, or sums are added to what D holds, k-blocks are not shared out.
     """
-    of_rows = recipe.scale_n == 1
+    of_rows = recipe.scales_columns
     candidates = (_row_scaled if of_rows else _candidates)(out_dtype, layout, recipe, narrowing)
     candidates = (replace(config, accumulates=accumulates) for config in candidates)
     return tuple(config for config in candidates if can_be_built(config))
 
 
 def every_config() -> tuple[KernelConfig, ...]:
-    """Every configuration that :func:`as_run` can make of one that can be chosen, but for those of the next two
-    functions."""
+    """Every configuration that :func:`as_run` can make of one that can be chosen, but for what the next two
+    functions give."""
     return _as_run_of((out_dtype, 1) for out_dtype in OUT_BYTES)
 
 
@@ -297,7 +297,7 @@ def _fill(
     Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage; what is
     quantised has one, of the columns that a tile has of a scale.
     """
-    few_rows, out_n, of_rows = block_m <= 64, block_n // narrowing, recipe.scale_n == 1
+    few_rows, out_n, of_rows = block_m <= 64, block_n // narrowing, recipe.scales_columns
     width = STORED_BYTES[out_dtype]
     widest = layout.tall_store_bytes if block_m > 128 else 128
     if of_rows and block_m > 128:

@@ -54,8 +54,8 @@ class KernelConfig:
         narrowing: how many columns of sums an epilogue makes one column of D of.
         layout: how rows find their matrix B.
         tma_scales: the scales of A, and those of B where each of its rows has some, come with the stages, by
-            TMA, and not by loads of the threads that use them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
-            first row a multiple of four.
+            TMA, and not by loads of the threads that use them. They must be M-major then, their address and
+            strides multiples of 16 bytes, and a tile's first row a multiple of four.
         prefetch_scales: a spare warp asks L2 for scales ahead.
         early_k_blocks: how many k-blocks of B a CTA asks L2 for while the kernels ahead of a dependent launch
             still run, where tiles do not depend on what they write.
@@ -172,8 +172,8 @@ class KernelConfig:
 
     @property
     def scales_columns(self) -> bool:
-        """Whether each row of B, a column of D, has scales of its own."""
-        return self.recipe.scale_n == 1
+        """As of the recipe."""
+        return self.recipe.scales_columns
 
     @property
     def stage_bytes(self) -> int:
@@ -202,8 +202,8 @@ class KernelConfig:
 
     @property
     def scales_bytes(self) -> int:
-        """Shared memory of staged scales, aligned as tiles are: those of A of all stages; or of A and B, where
-        both have one for each row, for two rounds of the ring."""
+        """Shared memory of staged scales, aligned as tiles are: those of A of all stages; or of A and B, for
+        two rounds of the ring, where each row of B has some."""
         if not self.tma_scales:
             return 0
         rows = self.block_m * self.stages

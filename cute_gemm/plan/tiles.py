@@ -44,8 +44,9 @@ ROW_SCALED_TILES: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = {
     (128, 192): ((1, 1), (2, 1)),
     (256, 128): ((1, 1), (2, 1), (1, 2)),
 }
-"""Of products whose B has scales of each row: rows and columns, and CTAs of a cluster along M and N. Gradients
-of weights have many rows and columns, so few tiles do."""
+"""Of products whose B has scales of each row: rows and columns, and CTAs of a cluster along M and N.
+
+Gradients of weights have many rows and columns, so few tiles do."""
 
 QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},

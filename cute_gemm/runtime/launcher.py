@@ -225,7 +225,7 @@ def _key(
     dtype: torch.dtype,
     device: int,
     count: int,
-    of_rows: tuple[bool, bool],
+    of_rows: tuple[bool, bool] = (False, False),
 ) -> Hashable:
     """What a choice depends on."""
     now = settings.current()
@@ -247,7 +247,7 @@ def _key(
 
 
 def _launch_here(call: Call, device: int) -> Tensor:
-    if call.recipe.scale_n == 1:
+    if call.recipe.scales_columns:
         # Kernels take them with the stages alone.
         call = replace(call, sa=_staged(call.sa), sb=_staged(call.sb))
     result = call.out if call.out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
@@ -275,7 +275,7 @@ def launch_into(
         RuntimeError, ValueError: as :func:`launch_checked`.
     """
     tma_scales = tma_can_load(call.sa)
-    of_rows = call.recipe.scale_n == 1, call.accumulate
+    of_rows = call.recipe.scales_columns, call.accumulate
     key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count, of_rows)
     if of is not None:
         key = key, of

@@ -39,8 +39,9 @@ def launch(
             (:func:`cute_gemm.quantize.m_major`), and ``sb`` where that has scales of each row.
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
-        out: where to write, or what sums are added to; None to allocate, where nothing is. Its dtype is the configuration's. For a value that makes
-            fewer columns it is contiguous, and the caller sees that it overlaps no input.
+        out: where to write, or what sums are added to, which must be there then; else None allocates it. Its
+            dtype is the configuration's. For a value that makes fewer columns it is contiguous, and the caller sees
+            that it overlaps no input.
         epilogue: that for which the program was built, or the same of other operands, which are checked as
             the operation does.
         tensors: further ones, for which the program was built, on the same device; the kernel's host code
@@ -195,6 +196,6 @@ def _require_fit(config: KernelConfig, call: contract.Call, unit: int) -> None:
     for name, scales in staged.items():
         if not launcher.tma_can_load(scales):
             raise ValueError(
-                f"{config.name} loads {name} by TMA: it must be M-major, its address and strides multiples of "
-                "16 bytes; cute_gemm.quantize.m_major makes it so"
+                f"{config.name} loads {name} by TMA: it must be M-major, its address and strides multiples "
+                "of 16 bytes; cute_gemm.quantize.m_major makes it so"
             )

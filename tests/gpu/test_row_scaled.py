@@ -1,4 +1,4 @@
-"""Products whose B has scales of each row: values, of what is chosen and of every kernel, stored and added."""
+"""Products whose B has scales of each row: values, of what is chosen and of every kernel."""
 
 import pytest
 import torch

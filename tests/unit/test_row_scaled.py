@@ -72,7 +72,7 @@ def test_nothing_is_added_where_k_is_0() -> None:
 def test_what_is_refused(operands: tuple[Operand, Operand]) -> None:
     with pytest.raises(ValueError, match="accumulate is True, but there is no out; wanted `out`"):
         fp8_gemm_nt(*operands, accumulate=True)
-    with pytest.raises(TypeError, match="accumulate is a builtins.int; wanted a bool"):
+    with pytest.raises(TypeError, match=r"accumulate is a builtins\.int; wanted a bool"):
         fp8_gemm_nt(*operands, accumulate=1)  # type: ignore[call-overload]
     out = torch.ones(130, 272, dtype=torch.bfloat16)
     with pytest.raises(TypeError, match=r"out has dtype torch.bfloat16; wanted torch.float32, or .*epilogue"):
@@ -136,8 +136,7 @@ def test_a_slot_of_scales_is_filled_again_only_when_its_sums_are_promoted(stages
     for k in range(3 * number):
         assert slot(k, filling=True) == slot(k, filling=False)
         # Block k + stages + i is filled at the earliest when stage k + i was given back.
-        clobbering = min(
-            later for later in range(k + 1, k + 2 * number) if slot(later, True) == slot(k, False)
-        )
+        later = range(k + 1, k + 2 * number)
+        clobbering = min(other for other in later if slot(other, True) == slot(k, False))
         given_back = clobbering - stages
         assert given_back > k

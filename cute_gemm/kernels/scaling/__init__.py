@@ -27,13 +27,13 @@ __all__ = [
 
 def scaling_of(config: KernelConfig) -> Scaling:
     """The scaling of a configuration, by its recipe."""
-    return scaling_1d1d(config) if config.recipe.scale_n == 1 else scaling_1d2d(config)
+    return scaling_1d1d(config) if config.scales_columns else scaling_1d2d(config)
 
 
 def scaling_1d1d(config: KernelConfig) -> Scaling1D1D:
     """The scaling of a configuration whose recipe scales rows of A and rows of B, k-block by k-block."""
     recipe = config.recipe
-    assert recipe.scale_m == recipe.scale_n == 1, "each row has scales of its own"
+    assert recipe.scales_columns, "each row has scales of its own"
     assert recipe.scale_k == config.block_k, "a k-block has one scale of each row"
     assert config.tma_scales, "they come with the stages"
     tile = config.block_m, config.block_n, config.m_fragments, config.fragment_n

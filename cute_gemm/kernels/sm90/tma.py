@@ -40,7 +40,7 @@ def load_atom(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: bool = F
 
 
 def store_atom(tensor: cute.Tensor, smem_layout, tile: tuple, adds: bool = False):
-    """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``, or add it to that."""
+    """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``, or add it."""
     op = cpasync.CopyReduceBulkTensorTileS2GOp() if adds else cpasync.CopyBulkTensorTileS2GOp()
     stage_layout = cute.slice_(smem_layout, (None, None, 0))
     return cpasync.make_tiled_tma_atom(op, tensor, stage_layout, tile)
