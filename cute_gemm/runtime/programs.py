@@ -40,8 +40,8 @@ def launch(
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
         out: where to write, or what sums are added to, which must be there then; else None allocates it. Its
-            dtype is the configuration's. For a value that makes fewer columns it is contiguous, and the caller sees
-            that it overlaps no input.
+            dtype is the configuration's. For a value that makes fewer columns it is contiguous, and the
+            caller sees that it overlaps no input.
         epilogue: that for which the program was built, or the same of other operands, which are checked as
             the operation does.
         tensors: further ones, for which the program was built, on the same device; the kernel's host code
