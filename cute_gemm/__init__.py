@@ -11,6 +11,7 @@ from . import moe as moe
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
+    k_grouped_fp8_gemm_nt,
     m_grouped_fp8_gemm_nt_contiguous,
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
@@ -42,6 +43,7 @@ __all__ = [
     "epilogue",
     "fp8_gemm_nt",
     "interleave_gate_up",
+    "k_grouped_fp8_gemm_nt",
     "load_pack",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",

@@ -88,9 +88,24 @@ def require_operand(
         TypeError: an argument of the wrong kind or dtype.
         ValueError: a shape or layout that cannot be used.
     """
-    q, s = _unpack(role, pair)
-    name, scale_name = role.name, f"s{role.name}"
+    q, s = unpack(role, pair)
+    require_matrix(role, q, rank, depth, has_memory=has_memory)
+    require_scale_kind(role, s, ceil_div(q.shape[-1], role.recipe.scale_k), has_memory=has_memory)
+    _require_scale_shape(role, s, q)
+    if has_memory:
+        require_scale_memory(role, s)
+    return q, s
 
+
+def require_matrix(
+    role: Role, q: Tensor, rank: int, depth: int | None = None, *, has_memory: bool = True
+) -> None:
+    """The matrices alone, as of :func:`require_operand`.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    name = role.name
     memory.require_own_memory(name, q, has_memory)
     _require_dtype(role, q)
     memory.require_strided(name, q, has_memory)
@@ -103,19 +118,39 @@ def require_operand(
     if has_memory:
         memory.require_tma(name, q)
 
-    memory.require_own_memory(scale_name, s, has_memory)
-    _require_scale_dtype(scale_name, s, ceil_div(q.shape[-1], role.recipe.scale_k))
-    memory.require_strided(scale_name, s, has_memory)
-    _require_scale_shape(role, s, q)
-    if has_memory and s.numel():
-        memory.require_address(scale_name, s, _SCALE_DTYPE.itemsize)
-        ambient.require_no_negation(scale_name, s)
-        _require_scale_span(scale_name, s)
-    return q, s
+
+def require_scale_kind(role: Role, s: Tensor, columns: int, *, has_memory: bool = True) -> None:
+    """Scales are a dense tensor of FP32, of whatever shape; so many columns are wanted.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    name = f"s{role.name}"
+    memory.require_own_memory(name, s, has_memory)
+    _require_scale_dtype(name, s, columns)
+    memory.require_strided(name, s, has_memory)
 
 
-def _unpack(role: Role, pair: object) -> tuple[Tensor, Tensor]:
-    """A tuple of two. A list or a named tuple will do."""
+def require_scale_memory(role: Role, s: Tensor) -> None:
+    """Scales, if there are some, lie where kernels can load them.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not s.numel():
+        return
+    name = f"s{role.name}"
+    memory.require_address(name, s, _SCALE_DTYPE.itemsize)
+    ambient.require_no_negation(name, s)
+    _require_scale_span(name, s)
+
+
+def unpack(role: Role, pair: object) -> tuple[Tensor, Tensor]:
+    """A tuple of two. A list or a named tuple will do.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
     name = role.name
     if isinstance(pair, (tuple, list)):
         if len(pair) == 2:

@@ -13,10 +13,12 @@ from .grouped import (
     m_grouped_fp8_gemm_nt_masked,
     m_grouped_fp8_gemm_nt_offsets,
 )
+from .k_grouped import k_grouped_fp8_gemm_nt
 
 __all__ = [
     "contiguous_alignment",
     "fp8_gemm_nt",
+    "k_grouped_fp8_gemm_nt",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_offsets",

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..contract import ambient
 from ..epilogue import functions
 from . import epilogued as of_epilogues
+from . import k_grouped as of_columns
 from . import road
 
 _OPERATION = "an operation of cute_gemm"
@@ -37,6 +38,11 @@ epilogued: dict[str, Callable[..., Any]] = {
     why: torch.compiler.disable(of_epilogues.run, reason=reason) for why, reason in _REASONS.items()
 }
 """The same of a product with an epilogue."""
+
+k_grouped: dict[str, Callable[..., Tensor]] = {
+    why: torch.compiler.disable(of_columns.run, reason=reason) for why, reason in _REASONS.items()
+}
+"""The same of a product of groups of columns."""
 
 function_name: Callable[[functions.Function, int], str] = torch.compiler.assume_constant_result(
     functions.register

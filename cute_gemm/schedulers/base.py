@@ -29,6 +29,44 @@ class WorkTile:
     is_valid: Boolean
     is_padding: Boolean  # whether no CTA of the cluster has anything to store: to be skipped
 
+    is_ragged: ClassVar[bool] = False
+    """Whether it is a :class:`RaggedWorkTile`."""
+
+    @property
+    def out_matrix(self) -> Int32:
+        """Which matrix of D."""
+        return self.m_group
+
+    def k_shift(self, block_k: int) -> int:
+        """Elements that k-block k of A and B begins behind ``k * block_k``; its scales are in column k."""
+        return 0
+
+
+@dataclass(frozen=True)
+class RaggedWorkTile(WorkTile):
+    """A tile that sums over part of K, which begins and ends at any multiple of 16: a group of columns.
+
+    Its k-blocks are counted from its own beginning, and their scales have columns of their own: ``k_start``
+    is the column of the first, and k-block k, from there to ``k_start + k_count - 1``, begins at element
+    ``k * block_k + k_shift``. Unlike other tiles it may have none: then ``k_start`` is still a column. What
+    follows the last element of the last k-block are other groups' elements, which must not count.
+    """
+
+    k_element: Int32  # the first along K
+    k_last: Int32  # elements of the last k-block, from 16 to all; 0 where there is no k-block
+    k_group: Int32  # whose columns they are, and which matrix of D; A and B are one matrix each
+
+    is_ragged: ClassVar[bool] = True
+
+    @property
+    def out_matrix(self) -> Int32:
+        """Which matrix of D."""
+        return self.k_group
+
+    def k_shift(self, block_k: int) -> Int32:
+        """As of :class:`WorkTile`; it may be negative."""
+        return self.k_element - self.k_start * block_k
+
 
 class TileScheduler(Protocol):
     """A frozen dataclass of DSL integers and of tensors with the sizes of groups, passed to the kernel.

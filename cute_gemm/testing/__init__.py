@@ -22,6 +22,7 @@ from .grouped import (
     make_offsets_inputs,
 )
 from .inputs import INPUT_KINDS, make_inputs
+from .k_grouped import KGroupedInputs, assert_k_grouped_correct, make_k_grouped_inputs
 from .poison import poisoned, poisoned_rows
 from .schedules import Extents, Rows, Schedule, Tile, assert_each_tile_once, walk
 
@@ -30,6 +31,7 @@ __all__ = [
     "TENSOR_CORE_NOISE",
     "Extents",
     "GroupedInputs",
+    "KGroupedInputs",
     "Rows",
     "Schedule",
     "Tile",
@@ -38,11 +40,13 @@ __all__ = [
     "assert_each_tile_once",
     "assert_elements_close",
     "assert_grouped_correct",
+    "assert_k_grouped_correct",
     "element_noise",
     "gate",
     "host_time",
     "make_contiguous_inputs",
     "make_inputs",
+    "make_k_grouped_inputs",
     "make_masked_inputs",
     "make_offsets_inputs",
     "poisoned",

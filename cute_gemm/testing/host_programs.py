@@ -40,6 +40,11 @@ class Watched:
     length: Int32
     out: cute.Tensor
 
+    @property
+    def shape(self) -> Any:
+        """That of the tensor."""
+        return self.tensor.shape
+
     def __getitem__(self, index: Any) -> Int32:
         return self.tensor[self.checked(index)]
 
@@ -166,12 +171,16 @@ class Walk(HostProgram):
                     # Roles take the next from the queue then.
                     if tile.is_valid and tile.is_padding:
                         tile, state = queue.after(tile, state)
-                    row = write(out, row, tile, cluster, x, y)
+                    row = self.note(out, row, tile, cluster, x, y)
                     while tile.is_valid and row < MOST_ROWS:
                         tile, state = queue.after(tile, state)
                         varied = {name: getattr(tile, name) for name in ("index", *walked.varying)}
-                        row = write(out, row, replace(first, **varied), cluster, x, y)
+                        row = self.note(out, row, replace(first, **varied), cluster, x, y)
         out[0, 3] = row
+
+    def note(self, out, row, tile, cluster, x, y) -> Any:
+        """Writes one tile down, as a CTA sees it, and returns the next row."""
+        return write(out, row, tile, cluster, x, y)
 
 
 @cute.jit

@@ -19,6 +19,7 @@ from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, MASKED, OFFSETS
 from cute_gemm.plan.limits import STATIC_SMEM
 from cute_gemm.runtime.inspection import KernelStats, read_cubin
+from cute_gemm.schedulers.k_grouped import KGroupedAddingScheduler, KGroupedScheduler
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
 from parts import Bias, NoScales, RowFactor, SimpleMainloop, SwiGlu, pick, program
@@ -191,3 +192,11 @@ def test_a_mainloop_of_ones_own(config: KernelConfig) -> None:
     assert stats.count("QGMMA") == 4 * config.fragments
     assert stats.count("WARPGROUP.DEPBAR") == 1
     assert stats.count("FFMA") == config.fragments * config.fragment_n // 2
+
+
+@pytest.mark.parametrize("scheduler", [KGroupedScheduler, KGroupedAddingScheduler])
+@pytest.mark.parametrize("is_dynamic", [False, True], ids=["static", "dynamic"])
+def test_tiles_of_groups_of_columns_go_through_a_kernel(scheduler: type, is_dynamic: bool) -> None:
+    """Their further fields pass its loops and its queue; what they mean, this kernel does not know."""
+    config = KernelConfig(128, 128, 4, cluster_m=2, layout=OFFSETS, dynamic_persistence=is_dynamic)
+    assert spills(read_cubin(runtime.cubin(runtime.build(config, scheduler=scheduler)))) == (0, 0, 0)

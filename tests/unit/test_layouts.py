@@ -8,9 +8,10 @@ from calls import every_layout
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout, resolve
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, K_GROUPED, LAYOUTS, MASKED, OFFSETS, Layout, resolve
 from cute_gemm.plan.limits import MAX_ALIGNMENT
 from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.recipe import FP8_1D1D
 
 
 def test_layouts_are_found_by_name() -> None:
@@ -126,3 +127,40 @@ def test_problems_in_words() -> None:
 def test_k_blocks_are_shared_out_by_dense_tiles_alone(layout: Layout) -> None:
     config = KernelConfig(64, 64, 8, splits=2, epi_n=64, epi_stages=1, layout=layout)
     assert candidates.can_be_built(config) == (layout is DENSE)
+
+
+# Groups of columns
+
+
+def columns_config(**fields: object) -> KernelConfig:
+    return KernelConfig(128, 128, 4, layout=K_GROUPED, recipe=FP8_1D1D, out_dtype="float32", **fields)
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+def test_parts_of_groups_of_columns(accumulates: bool) -> None:
+    config = columns_config(accumulates=accumulates)
+    assert resolve(K_GROUPED.scheduler(config)).has_padding is False
+    assert K_GROUPED.scheduler(config).endswith("KGroupedAddingScheduler") == accumulates
+    assert K_GROUPED.store(config) == f"cute_gemm.kernels.epilogue:Tma{'Add' if accumulates else ''}Store"
+    assert (K_GROUPED.a_rank, K_GROUPED.b_rank) == (2, 2)
+    assert (K_GROUPED.index.name, K_GROUPED.index.axis) == ("offsets", "G + 1")
+
+
+def test_groups_of_columns_have_scales_of_rows_and_all_their_k_blocks() -> None:
+    assert K_GROUPED.allows(columns_config())
+    assert not K_GROUPED.allows(columns_config(splits=2))
+    assert not K_GROUPED.allows(columns_config(block_k=64))
+    assert not K_GROUPED.allows(KernelConfig(128, 128, 4, layout=K_GROUPED))
+
+
+def test_nothing_chooses_a_kernel_for_groups_of_columns_yet() -> None:
+    assert K_GROUPED not in LAYOUTS.values()
+
+
+def test_what_groups_of_columns_are_expected_to_have() -> None:
+    assert K_GROUPED.row_blocks(300, 4, 128) == 12
+    # Of 1024 columns on average, 0.7375 to 1.2625 times as many: 6, 7, 8, 8, 9, 9, 10 and 11 k-blocks.
+    assert K_GROUPED.k_blocks(8 * 1024, 8, 128) == pytest.approx(68 / 8)
+    assert DENSE.k_blocks(130, 1, 128) == 2
+    problem = GemmProblem(20, 8, 48, layout=K_GROUPED, groups=3)
+    assert K_GROUPED.describe(problem) == "M = 20, N = 8, K = 48 of 3 groups together"

@@ -7,15 +7,17 @@ A new layout is a new file here, a scheduler in :mod:`cute_gemm.schedulers`, and
 from .base import Count, Index, Layout, resolve
 from .contiguous import CONTIGUOUS, Contiguous
 from .dense import DENSE, Dense
+from .k_grouped import K_GROUPED, KGrouped
 from .masked import MASKED, Masked
 from .offsets import OFFSETS, Offsets
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (DENSE, CONTIGUOUS, OFFSETS, MASKED)}
-"""All layouts, by name."""
+"""All layouts that kernels are chosen for, by name. :data:`K_GROUPED` is not among them yet."""
 
 __all__ = [
     "CONTIGUOUS",
     "DENSE",
+    "K_GROUPED",
     "LAYOUTS",
     "MASKED",
     "OFFSETS",
@@ -23,6 +25,7 @@ __all__ = [
     "Count",
     "Dense",
     "Index",
+    "KGrouped",
     "Layout",
     "Masked",
     "Offsets",

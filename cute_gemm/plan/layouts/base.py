@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..config import KernelConfig
     from ..problem import GemmProblem
 
-_SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))
+SPREAD = tuple(0.7375 + 0.075 * i for i in range(8))
 """Sizes of groups, as shares of their mean: they are not known, and taken to be spread like this. It is how
 DeepGEMM's tests draw them (tests/generators.py: 0.7 to 1.3 times the expected rows)."""
 
@@ -25,7 +25,8 @@ class Index:
 
     Args:
         name: of the argument.
-        axis: what it has an element for: ``"M"``, each row of A, or ``"G"``, each group.
+        axis: what it has an element for: ``"M"``, each row of A, ``"G"``, each group, or ``"G + 1"``, each
+            edge of one.
         one_too_many: what to say where it has one element more than that; empty for nothing.
     """
 
@@ -63,6 +64,9 @@ class Layout:
 
     has_matrix_per_group: ClassVar[bool] = False
     """Whether A and D, too, are a matrix for each group, ``[G, capacity, K]`` and ``[G, capacity, N]``."""
+
+    has_result_per_group: ClassVar[bool] = False
+    """Whether D alone is a matrix for each group, ``[G, M, N]``."""
 
     index: ClassVar[Index | None] = None
     """The argument that says which rows belong to which group."""
@@ -150,8 +154,12 @@ class Layout:
             return ceil_div(m, height)
         in_use = self.groups_in_use(m, groups)
         mean = m / in_use
-        blocks = [math.ceil(mean * spread / height) for spread in _SPREAD]
+        blocks = [math.ceil(mean * spread / height) for spread in SPREAD]
         return math.ceil(in_use * sum(blocks) / len(blocks))
+
+    def k_blocks(self, k: int, groups: int, depth: int) -> float:
+        """K-blocks of so many columns that a tile is expected to sum up."""
+        return ceil_div(k, depth)
 
     def rows(self, m: int, groups: int, count: int) -> int:
         """The rows of A that a call has, as far as the host knows.
