@@ -74,7 +74,7 @@ from . import preconditions, work_queue
 from .arguments import LaunchOptions, Operands, Smem
 from .epilogue import IDENTITY, Place, Store, TileValue, Value
 from .epilogue.store import Sums
-from .mainloop import Inputs, make_mainloop
+from .mainloop import Inputs, Slices, make_mainloop
 from .scaling import Scaling, scaling_of
 from .sm90 import tensor_maps
 from .sm90.mma import Wgmma, thread_row
@@ -168,11 +168,15 @@ class Fp8Gemm1D2D:
         grouping, of_value = more[:count], more[count:]
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold(self.config.recipe, *operands, grouping)
+            go = self.in_order(*operands, grouping)
             preconditions.report(status, Int32(go))
         if go:
             options = LaunchOptions(num_sms, flags, semaphore, stream)
             self.start(*operands, options, grouping, of_value)
+
+    def in_order(self, mA, mSFA, mB, mSFB, mD, grouping: tuple) -> Boolean:
+        """Whether matrices are, as :func:`preconditions.hold` says."""
+        return preconditions.hold(self.config.recipe, mA, mSFA, mB, mSFB, mD, grouping)
 
     def start(self, mA, mSFA, mB, mSFB, mD, options: LaunchOptions, grouping: tuple, of_value: tuple):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
@@ -337,8 +341,9 @@ class Fp8Gemm1D2D:
         tile, slot = tiles.first_tile()
         while tile.is_valid:
             # (TMA, stages), (TMA, restK)
-            tAsA, tAgA = a.along_k(smem.sA, self.tile_a, tile.row, tile.m_group)
-            tBsB, tBgB = b.along_k(smem.sB, self.tile_b, tile.n_tile * self.tile_b.rows, tile.group)
+            shift = tile.k_shift(self.config.block_k)
+            tAsA, tAgA = a.along_k(smem.sA, self.tile_a, tile.row, tile.m_group, shift)
+            tBsB, tBgB = b.along_k(smem.sB, self.tile_b, tile.n_tile * self.tile_b.rows, tile.group, shift)
             scale_parts = self.scaling.along_k(operands.scales, smem.scales, tile)
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
@@ -375,6 +380,7 @@ class Fp8Gemm1D2D:
         mma = self.wgmma.tiled()
         thr_mma = mma.get_slice(0)  # of one warpgroup: which one, sA says
         sA = cute.local_tile(smem.sA_mma, (rows, block_k), (wg, 0, None))  # (rows, bK, stages)
+        own = Slices(sA, smem.sB, wg)
         sA = cute.local_tile(sA, (MMA_M, block_k), (None, 0, None))  # (64, bK, m-fragments, stages)
         # (fragment_n, bK, n-fragments, stages)
         sB = cute.local_tile(smem.sB, (config.fragment_n, block_k), (None, 0, None))
@@ -384,7 +390,7 @@ class Fp8Gemm1D2D:
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, config.stages)
         scales = self.scaling.feed(operands.scales, smem.scales, row)
-        inputs = Inputs(self.wgmma, smem.ring, tCrA, tCrB, scales)
+        inputs = Inputs(self.wgmma, smem.ring, tCrA, tCrB, scales, own)
         tile, slot = tiles.first_tile()
         scales.start(tile)
         while tile.is_valid:
@@ -396,7 +402,7 @@ class Fp8Gemm1D2D:
             following, slot = tiles.next_tile(tile, slot)
             scales.start(following)
             value = TileValue(self.value, operands.value, fetched, place)
-            first = first_row, tile.n_tile * out_n, tile.m_group
+            first = first_row, tile.n_tile * out_n, tile.out_matrix
             sums = Sums(accs, config.n_fragments, value, first, place.row_end)
             self.store(sums, operands.out, smem.store, wg, tidx)
             tile = following

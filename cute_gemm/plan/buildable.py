@@ -55,6 +55,8 @@ def _objections(config: KernelConfig) -> Iterator[str]:
         yield f"the recipe {config.recipe.name} scales rows of A and B, and tma_scales is not set"
     if config.accumulates and (config.out_dtype != "float32" or config.splits > 1 or layout.is_grouped):
         yield "it adds to what D holds; wanted a float32 D, a dense layout, and no k-blocks shared out"
+    if config.layout.has_result_per_group and config.partial_accumulators > 1:
+        yield "partial_accumulators is 2, and groups of columns may have none; wanted 1"
     if not config.layout.allows(config):
         yield f"the {config.layout.name} layout does not allow its tile, cluster, splits or tma_scales"
     if config.smem_bytes > SMEM_CAPACITY:

@@ -13,7 +13,7 @@ from functools import cache
 
 from .buildable import why_unbuildable
 from .config import RASTER_WIDTH, KernelConfig
-from .layouts import DENSE, LAYOUTS, Layout
+from .layouts import DENSE, K_GROUPED, LAYOUTS, Layout
 from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ceil_div
 from .problem import GemmProblem
 from .quantizer import BLOCK, INTERLEAVE
@@ -23,7 +23,6 @@ from .tiles import (
     GROUPED_OVERLAPPED_CLUSTERS,
     QUANTIZED_PARTS,
     QUANTIZED_WIDTHS,
-    ROW_SCALED_TILES,
     Widths,
 )
 
@@ -82,7 +81,8 @@ def every_row_scaled_config() -> tuple[KernelConfig, ...]:
     return tuple(
         variant
         for out_dtype, accumulates in whats
-        for each in all_configs(out_dtype, DENSE, FP8_1D1D, 1, accumulates)
+        for layout in (DENSE, K_GROUPED)
+        for each in all_configs(out_dtype, layout, FP8_1D1D, 1, accumulates)
         for variant in _in_bands(each)
     )
 
@@ -177,7 +177,8 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     """
     if config.cluster_size > problem.num_sms or not _suits(problem, config):
         return range(0)
-    groups, height = problem.groups, config.block_m
+    height = config.block_m
+    groups = problem.groups if problem.layout.is_grouped else 1  # that rows are of
     least, most = 1, most_rows(config)
     if config.block_m < MMA_M:
         most = height * groups
@@ -213,10 +214,10 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
 
 
 def _row_scaled(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) -> Iterator[KernelConfig]:
-    """Where each row of B has scales. Nothing else is stored than sums, of dense products."""
-    if layout.is_grouped or out_dtype == QUANTIZED or narrowing > 1:
+    """Where each row of B has scales, and nothing else is stored than sums."""
+    if out_dtype == QUANTIZED or narrowing > 1:
         return
-    for (block_m, block_n), clusters in ROW_SCALED_TILES.items():
+    for (block_m, block_n), clusters in layout.row_scaled_tiles.items():
         for cluster in clusters:
             overlapped = block_m <= MMA_M
             yield _fill(block_m, block_n, *cluster, 1, overlapped, out_dtype, narrowing, layout, recipe)
@@ -329,9 +330,12 @@ def _fill(
         tma_scales=of_rows,
         # Dense tiles of 64 rows gain by it, others lose (12).
         prefetch_scales=not of_rows and (overlapped or (few_rows and splits > 1)),
-        early_k_blocks=0 if layout.is_grouped else _early_k_blocks(block_n, recipe),
+        early_k_blocks=0 if layout.index is not None else _early_k_blocks(block_n, recipe),
         dynamic_persistence=not overlapped
-        and ((few_rows and splits == 1) or _draws(cluster_m * cluster_n, splits)),
+        # Tiles of groups of columns take as long as their groups are.
+        and (
+            (few_rows and splits == 1) or _draws(cluster_m * cluster_n, splits) or layout.has_result_per_group
+        ),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
         l2_promotion=256 if few_rows == layout.is_grouped and not overlapped else 128,
         n_fragments=n_fragments,

@@ -197,7 +197,8 @@ class Rival:
         self.cluster_size = config.cluster_size
         self.columns = config.block_n / config.cluster_m  # that a CTA loads of B
         self.n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
-        self.k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
+        k_blocks = problem.layout.k_blocks(problem.k, problem.groups, config.block_k)
+        self.k_blocks = math.ceil(k_blocks / config.splits)
         self.sms = problem.card.sms
         self.family = family = cost.family
         column_tiles = family.column_tiles.at(self.n_clusters * self.cluster_n)

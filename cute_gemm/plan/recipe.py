@@ -34,7 +34,7 @@ class Recipe:
 
     @property
     def scales_columns(self) -> bool:
-        """Whether each row of B, a column of D, has a scale for each sum that is promoted, as rows of A do."""
+        """Whether each row of B has a scale for each partial sum that is promoted, as each row of A has."""
         return self.scale_m == self.scale_n == 1 and self.scale_k == self.promote_k
 
 

@@ -48,6 +48,13 @@ ROW_SCALED_TILES: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = {
 
 Gradients of weights have many rows and columns, so few tiles do."""
 
+COLUMN_GROUP_TILES: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (128, 128): ((1, 1), (2, 1), (1, 2)),
+    (128, 192): ((1, 1),),
+    (256, 128): ((2, 1), (1, 2)),
+}
+"""The same where each group of columns has a result. Others spill, by what tiles have to remember more."""
+
 QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},

@@ -100,7 +100,8 @@ def launch(
         if scales_rows and not tma_can_load(sb):
             return None
         of_rows = scales_rows, accumulate
-        key = _key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count, of_rows)
+        groups = index.shape[0] - 1 if layout.has_result_per_group else count
+        key = _key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, groups, of_rows)
         found = _launches.get(key if of is None else (key, of))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.
     except (TypeError, ValueError, LookupError, RuntimeError):
@@ -120,7 +121,12 @@ def launch(
     # The imaginary part of a conjugate is memory with the wrong sign; only torch's own operators know.
     if sa.is_neg() or sb.is_neg():
         return None
-    result = empty_strided_cuda(*_contiguous(a_shape, n), dtype) if out is None else out
+    if out is not None:
+        result = out
+    elif layout.has_result_per_group:
+        result = empty_strided_cuda((groups, a_shape[0], n), (a_shape[0] * n, n, 1), dtype)
+    else:
+        result = empty_strided_cuda(*_contiguous(a_shape, n), dtype)
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
     # Strides of extents of 1 may be any, and what a kernel is not compiled for raises: half a second once.
     if a_shape[-2] == 1 and (a.stride(-2) % K_MULTIPLE or result.stride(-2) % N_MULTIPLE):
@@ -276,7 +282,8 @@ def launch_into(
     """
     tma_scales = tma_can_load(call.sa)
     of_rows = call.recipe.scales_columns, call.accumulate
-    key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count, of_rows)
+    groups = call.shape[0] if call.layout.has_result_per_group else call.count
+    key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, groups, of_rows)
     if of is not None:
         key = key, of
     found = _launches.get(key)

@@ -63,8 +63,8 @@ class ScaleSlots:
 class Scaling1D1D:
     """Both kinds of scales come with the stages, by TMA: they are M-major, on 16 bytes.
 
-    A stage is given back before its last sums are promoted, and those still need the scales of the columns:
-    as many as a thread has columns, so they stay in shared memory. There a slot is filled again only when the
+    A stage is given back before its last sums are promoted, and those still need scales, of as many columns
+    as a thread has: so they stay in shared memory. There a slot is filled again only when the
     ring comes round for the second time, which it does not before the stage that follows is given back,
     behind that promotion.
 
@@ -177,16 +177,11 @@ class Feed1D1D:
     def begin(self, tile):
         """Nothing to do before the first k-block."""
 
-    def read(self, state) -> tuple[list[list[Float32]], Int32]:
-        """The scales of A in a stage, ``[m-fragment][row half]``, and the address of those of B."""
+    def read(self, state) -> tuple[Int32, Int32]:
+        """The addresses of the scales of A and of B in a stage: loaded here, they would be too many registers."""
         slots_a, slots_b = self.scaling.slots_a, self.scaling.slots_b
         step_a, step_b = slots_a.layout.stride[2], slots_b.layout.stride[2]
-        first = self.rows + 4 * step_a * slots_a.of(state)
-        rows = [
-            [shared_floats(first + 4 * (MMA_M * m + 8 * half), 1)[0] for half in range(2)]
-            for m in range(self.scaling.m_fragments)
-        ]
-        return rows, self.columns + 4 * step_b * slots_b.of(state)
+        return self.rows + 4 * step_a * slots_a.of(state), self.columns + 4 * step_b * slots_b.of(state)
 
     def hand_out(self, staged, tile, k: Int32, place):
         """What was read."""
@@ -195,7 +190,7 @@ class Feed1D1D:
 
 @dataclass(frozen=True)
 class Promotion1D1D:
-    """Adds partial sums to accumulators; ``scales`` are what :meth:`Feed1D1D.read` gives."""
+    """Adds partial sums to accumulators; ``scales`` are where :meth:`Feed1D1D.read` says that they are."""
 
     fragment_n: int
 
@@ -203,12 +198,13 @@ class Promotion1D1D:
     def __call__(self, acc, partial, scales, m: int, n: int):
         """As :meth:`base.Feed.promotion` says."""
         rows, columns = scales
+        of_rows = [shared_floats(rows + 4 * (MMA_M * m + 8 * half), 1)[0] for half in range(2)]
         for eight_columns in cutlass.range_constexpr(self.fragment_n // 8):
             pair = shared_floats(columns + 4 * (n * self.fragment_n + 8 * eight_columns), 2)
             for half in cutlass.range_constexpr(2):
                 for column in cutlass.range_constexpr(2):
                     i = 4 * eight_columns + 2 * half + column
-                    acc[i] = acc[i] + partial[i] * (rows[m][half] * pair[column])
+                    acc[i] = acc[i] + partial[i] * (of_rows[half] * pair[column])
 
 
 def shared_floats(address: Int32, count: int):

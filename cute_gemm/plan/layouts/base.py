@@ -101,6 +101,9 @@ class Layout:
     quantized_splits: ClassVar[Splits] = {}
     """The same of tiles whose result is quantised."""
 
+    row_scaled_tiles: ClassVar[Mapping[tuple[int, int], tuple[tuple[int, int], ...]]] = {}
+    """Those where each row of B has scales, and their clusters."""
+
     tall_store_bytes: ClassVar[int] = 128
     """Bytes of a row of a store buffer for tiles of two m-fragments."""
 
