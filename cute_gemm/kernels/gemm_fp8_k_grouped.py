@@ -20,7 +20,7 @@ from .gemm_fp8_1d2d import Fp8Gemm1D2D
 
 
 class Fp8GemmKGrouped(Fp8Gemm1D2D):
-    """As :class:`Fp8Gemm1D2D`, of one matrix A (M, K) and one B (N, K), and a D (M, N, groups) for each group.
+    """As :class:`Fp8Gemm1D2D`, of one matrix A (M, K), one B (N, K), and a D (M, N, groups) of each group.
 
     Scales are (M, K // 128 + groups) and (N, K // 128 + groups): see
     :class:`cute_gemm.schedulers.k_grouped.KGroupedScheduler`. The grouping is the tensor of edges.

@@ -38,17 +38,20 @@ GROUPED_OVERLAPPED_CLUSTERS: Clusters = {
 GROUPED_CLUSTERS: Clusters = {128: ((2, 1), (1, 2))}
 """Of tiles of 64 rows. Without all others the fastest one takes 0.04 % longer (docs/performance.md, 84)."""
 
-ROW_SCALED_TILES: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = {
+RowScaled = Mapping[tuple[int, int], tuple[tuple[int, int], ...]]
+"""By rows and columns of a tile: CTAs along M and along N of its clusters."""
+
+ROW_SCALED_TILES: RowScaled = {
     (64, 128): ((1, 1),),
     (128, 128): ((1, 1), (2, 1), (1, 2)),
     (128, 192): ((1, 1), (2, 1)),
     (256, 128): ((1, 1), (2, 1), (1, 2)),
 }
-"""Of products whose B has scales of each row: rows and columns, and CTAs of a cluster along M and N.
+"""Of products whose B has scales of each row.
 
 Gradients of weights have many rows and columns, so few tiles do."""
 
-COLUMN_GROUP_TILES: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = {
+COLUMN_GROUP_TILES: RowScaled = {
     (128, 128): ((1, 1), (2, 1), (1, 2)),
     (128, 192): ((1, 1),),
     (256, 128): ((2, 1), (1, 2)),

@@ -100,7 +100,9 @@ def launch(
         if scales_rows and not tma_can_load(sb):
             return None
         of_rows = scales_rows, accumulate
-        groups = index.shape[0] - 1 if layout.has_result_per_group else count
+        groups = count
+        if layout.has_result_per_group and index is not None:
+            groups = index.shape[0] - 1
         key = _key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, groups, of_rows)
         found = _launches.get(key if of is None else (key, of))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.

@@ -178,7 +178,7 @@ class Feed1D1D:
         """Nothing to do before the first k-block."""
 
     def read(self, state) -> tuple[Int32, Int32]:
-        """The addresses of the scales of A and of B in a stage: loaded here, they would be too many registers."""
+        """Addresses of the scales of A and of B in a stage: loaded here, they would be too many registers."""
         slots_a, slots_b = self.scaling.slots_a, self.scaling.slots_b
         step_a, step_b = slots_a.layout.stride[2], slots_b.layout.stride[2]
         return self.rows + 4 * step_a * slots_a.of(state), self.columns + 4 * step_b * slots_b.of(state)
