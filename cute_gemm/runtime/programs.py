@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import contract, settings
+from ..contract import k_grouped
 from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
@@ -81,19 +82,13 @@ def launch(
     # The rules are for as many columns of D as B has rows, or an epilogue makes; a value may make fewer.
     is_narrower = epilogue is None and out_columns(128) != 128
     checked_out = None if is_narrower else out
-    call = contract.check(
-        layout,
-        lhs,
-        rhs,
-        checked_out,
-        out_dtype,
-        index,
-        count,
-        validate,
-        form=form,
-        recipe=config.recipe,
-        accumulate=config.accumulates,
-    )
+    recipe, accumulate = config.recipe, config.accumulates
+    if layout.has_result_per_group:
+        of_groups: Any = lhs, rhs, index, out, out_dtype, accumulate
+        call = k_grouped.check(*of_groups).launched
+    else:
+        given = layout, lhs, rhs, checked_out, out_dtype, index, count, validate
+        call = contract.check(*given, form=form, recipe=recipe, accumulate=accumulate)
     shape = (*call.shape[:-1], out_columns(call.shape_of_sums[-1]))
     if epilogue is not None:
         epilogue.check(call)
