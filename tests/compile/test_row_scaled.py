@@ -74,7 +74,9 @@ def test_promotion_is_two_operations_for_each_element(instance: Instance) -> Non
     stats, each = instance.stats, instance.promoted * instance.elements
     assert stats.count("FFMA") == stats.count("FMUL") == each
     assert stats.count("FADD") == 0
-    assert stats.opcodes["LDS.64"] == each // 4
+    # A role reads two words of its tile so where more varies from tile to tile.
+    of_tile = 1 if instance.config.layout.has_result_per_group else 0
+    assert stats.opcodes["LDS.64"] == each // 4 + of_tile
     assert stats.opcodes["LDS"] >= 2 * instance.promoted
     loop = stats.main_loop
     assert loop is not None
@@ -101,8 +103,13 @@ def test_sums_are_stored_or_added(instance: Instance) -> None:
 
 
 def test_a_short_k_block_is_trimmed_where_groups_of_columns_have_one(instance: Instance) -> None:
-    """In one place: the threads of a warpgroup write to its rows of A, and by turns to those of B."""
+    """The threads of a warpgroup write to its rows of A, and by turns to those of B.
+
+    In one place, where a tile goes by whole groups of stages and short k-blocks come behind; else in all
+    copies of the loop.
+    """
     config = instance.config
     turns = 1 + -(-config.block_n // WARPGROUP) if config.layout.has_result_per_group else 0
+    places = 1 if config.stages % 4 == 0 else instance.promoted // config.m_fragments
     # Beside those of the work queue.
-    assert instance.stats.opcodes["STS.128"] == 2 + turns
+    assert instance.stats.opcodes["STS.128"] == 2 + turns * places
