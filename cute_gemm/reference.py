@@ -35,7 +35,8 @@ def fp8_gemm_nt(
         a: e4m3 ``[M, K]``, any strides.
         sa: fp32 ``[M, ceil(K/128)]``, any strides: one scale per row and k-block of A.
         b: e4m3 ``[N, K]``, any strides.
-        sb: fp32 ``[ceil(N/128), ceil(K/128)]``, any strides: one scale per 128x128 block of B.
+        sb: fp32 ``[ceil(N/128), ceil(K/128)]``, any strides: one scale per 128x128 block of B. Or ``[N,
+            ceil(K/128)]``: one per row and k-block.
         out_dtype: dtype of the result, rounded once at the end.
 
     Returns:
@@ -45,6 +46,7 @@ def fp8_gemm_nt(
     m, k = a.shape
     n = b.shape[0]
     width = RECIPE.promote_k
+    of_rows = _of_rows(sb, n)
     acc = torch.zeros(m, n, dtype=torch.float32, device=a.device)
     with ambient.no_autocast(a.device):
         for block in range(ceil_div(k, width)):
@@ -52,8 +54,13 @@ def fp8_gemm_nt(
             # Sums of 128 products of e4m3 values have 43 bits: FP64 holds them, in any order of adding up.
             product = (a[:, columns].double() @ b[:, columns].double().t()).float()
             # Not `addcmul_`, which may round once or twice by where an element lies in a vector.
-            acc += product * (sa[:, block, None] * sb[:, block].repeat_interleave(RECIPE.scale_n)[:n])
+            acc += product * (sa[:, block, None] * of_rows[:, block])
     return acc.to(out_dtype)
+
+
+def _of_rows(sb: Tensor, n: int) -> Tensor:
+    """The scales of each of ``n`` rows of B."""
+    return sb if len(sb) == n else sb.repeat_interleave(RECIPE.scale_n, 0)[:n]
 
 
 Apply = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -85,7 +92,8 @@ def compute(call: Call, apply: Apply | None = None, power_of_two_scales: bool = 
     # As a kernel does, it writes also outside of the inference_mode that `out` was made under.
     with torch.inference_mode(), ambient.no_autocast(call.a.device):
         if layout.index is None:
-            result[:] = fp8_gemm_nt(call.a, call.sa, call.b, call.sb, call.out_dtype)
+            product = fp8_gemm_nt(call.a, call.sa, call.b, call.sb, call.out_dtype)
+            result[:] = result + product if call.accumulate else product
         else:
             row_groups = resolve(layout.row_groups)(call.index, call.count, m, groups)
             _multiply_groups(call.a, call.sa, call.b, call.sb, result, row_groups)
@@ -156,8 +164,11 @@ def dequantized_product(
     rows = max(height, _CHUNK_ELEMENTS // max(k, 1) // height * height)
     with ambient.no_autocast(a.device):
         for j in range(0, n, rows):
-            sb_rows = sb[j // height : ceil_div(j + rows, height)]
-            b_wide = dequantize_128x128(b[j : j + rows], sb_rows, torch.float64)
+            if len(sb) == n:
+                b_wide = dequantize_1x128(b[j : j + rows], sb[j : j + rows], torch.float64)
+            else:
+                sb_rows = sb[j // height : ceil_div(j + rows, height)]
+                b_wide = dequantize_128x128(b[j : j + rows], sb_rows, torch.float64)
             for i in range(0, m, rows):
                 a_wide = dequantize_1x128(a[i : i + rows], sa[i : i + rows], torch.float64)
                 part = out[i : i + rows, j : j + rows]
@@ -183,7 +194,7 @@ def product_scale(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor) -> Tensor:
     Returns:
         fp64 ``[M, N]``.
     """
-    sb_rows = sb.repeat_interleave(RECIPE.scale_n, 0)[: b.shape[0]]
+    sb_rows = _of_rows(sb, len(b))
     with ambient.no_autocast(a.device):
         return (_squared_norms(a, sa) @ _squared_norms(b, sb_rows).t()).sqrt_()
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan.layouts import Layout, resolve
+from ..plan.layouts import DENSE, Layout, resolve
 from ..plan.recipe import FP8_1D2D, Recipe
 from . import ambient, grouping, memory, operands, options, result
 from .memory import OWNING_TYPES
@@ -41,6 +41,8 @@ class Call:
         form: what an epilogue makes of the result.
         scales_out: where to write scales, if the result is quantised; None to allocate.
         fill: what is written to rows of no group: 0, or None for nothing.
+        recipe: types of the operands, and what of them shares a scale.
+        accumulate: the sums are added to what `out` holds.
     """
 
     layout: Layout
@@ -56,6 +58,8 @@ class Call:
     form: ResultForm = PLAIN
     scales_out: Tensor | None = None
     fill: int | None = None
+    recipe: Recipe = FP8_1D2D
+    accumulate: bool = False
 
     @property
     def shape_of_sums(self) -> tuple[int, ...]:
@@ -82,7 +86,8 @@ def check(
     has_memory: bool = True,
     form: ResultForm = PLAIN,
     fill: int | None = None,
-    recipe: Recipe = FP8_1D2D,
+    recipe: Recipe | None = None,
+    accumulate: bool = False,
 ) -> Call:
     """Checks the arguments of an operation, whatever they are.
 
@@ -95,8 +100,9 @@ def check(
             have them: their memory is not judged, nor sizes that are not known yet.
         form: what an epilogue makes of the result; where that is quantised, `out` is a pair.
         fill: what is to be written to rows of no group, or None.
-        recipe: types of the operands, and what of them shares a scale: the operations', but where a kernel's
-            author has another.
+        recipe: types of the operands, and what of them shares a scale: where a kernel's author has one of
+            his own; else None, for :func:`operands.recipe_of`.
+        accumulate: add the sums to what `out` holds.
 
     Raises:
         TypeError: an argument of the wrong kind or dtype.
@@ -108,6 +114,8 @@ def check(
     options.require_fill(fill, is_quantized=form.is_quantized)
     if layout.count is not None:
         grouping.require_count(layout.count, count)
+    if recipe is None:
+        recipe = operands.recipe_of(rhs) if layout is DENSE else FP8_1D2D
     of_a, of_b = operands.roles(recipe)
     a, sa = operands.require_operand(of_a, lhs, layout.a_rank, has_memory=has_memory)
     b, sb = operands.require_operand(of_b, rhs, layout.b_rank, depth=a.shape[-1], has_memory=has_memory)
@@ -119,6 +127,7 @@ def check(
         memory.require_known_device("a", a)
     ambient.require_no_derivatives(**inputs)
 
+    result.require_accumulate(accumulate, out)
     result.require_columns(form, b.shape[-2])
     shape = (*a.shape[:-1], b.shape[-2] // form.narrowing)
     scales_out = None
@@ -152,7 +161,9 @@ def check(
         if validate and has_memory:
             resolve(layout.validation)(index, count, a.shape[-2], len(b))
     dtype = out_dtype if out is None else out.dtype
-    return Call(layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out, fill)
+    return Call(
+        layout, a, sa, b, sb, out, dtype, shape, index, count, form, scales_out, fill, recipe, accumulate
+    )
 
 
 __all__ = ["OWNING_TYPES", "PLAIN", "Call", "ResultForm", "check"]

@@ -15,7 +15,7 @@ from ..column_groups import scale_columns
 from ..plan.layouts import K_GROUPED
 from ..plan.limits import MAX_GROUPS, OUT_BYTES
 from ..plan.recipe import FP8_1D1D
-from . import ambient, grouping, memory, operands, options, sizes, words
+from . import Call, ambient, grouping, memory, operands, options, sizes, words
 from .operands import Role
 
 _DEFAULT = torch.float32
@@ -44,6 +44,13 @@ class KGroupedCall:
     out_dtype: torch.dtype
     shape: tuple[int, ...]
     accumulate: bool
+
+    @property
+    def launched(self) -> Call:
+        """The same, as kernels are launched for."""
+        operands = self.a, self.sa, self.b, self.sb
+        given = *operands, self.out, self.out_dtype, self.shape, self.offsets, 0
+        return Call(K_GROUPED, *given, recipe=FP8_1D1D, accumulate=self.accumulate)
 
 
 @dataclass(frozen=True)

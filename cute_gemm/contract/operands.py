@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..plan.limits import K_MULTIPLE, MAX_EXTENT, MAX_SCALE_SPAN, N_MULTIPLE, ceil_div
-from ..plan.recipe import Recipe
+from ..plan.recipe import FP8_1D1D, FP8_1D2D, Recipe
 from . import ambient, memory, sizes, words
 
 
@@ -47,6 +47,24 @@ def roles(recipe: Recipe) -> tuple[Role, Role]:
         Role("a", getattr(torch, recipe.a_dtype), recipe.scale_m, 1, recipe),
         Role("b", getattr(torch, recipe.b_dtype), recipe.scale_n, N_MULTIPLE, recipe),
     )
+
+
+def recipe_of(rhs: object) -> Recipe:
+    """That of a dense product by ``rhs``, the pair of B and its scales, whatever that is.
+
+    Each row of B has scales where there are as many rows of them: B has at least eight rows, and so fewer
+    blocks of 128.
+    """
+    if not isinstance(rhs, (tuple, list)) or len(rhs) != 2:
+        return FP8_1D2D
+    b, sb = rhs
+    try:
+        (n, _), (rows, _) = b.shape, sb.shape
+    # What has no shape, or one of other dimensions, is refused later, in words.
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return FP8_1D2D
+    is_of_rows = not sizes.known(n == 0) and sizes.known(n == rows)
+    return FP8_1D1D if is_of_rows else FP8_1D2D
 
 
 _SCALE_DTYPE = torch.float32

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..plan.limits import OUT_BYTES, TMA_ALIGNMENT
 from ..plan.quantizer import INTERLEAVE
-from . import ambient, memory, quantizing, sizes, words
+from . import ambient, memory, options, quantizing, sizes, words
 
 _DEFAULT = torch.bfloat16
 _PIECE = TMA_ALIGNMENT  # columns of e4m3 that take as many bytes
@@ -137,6 +137,42 @@ def require_result(
     _require_shape(out, shape)
     if has_memory:
         memory.require_tma("out", out)
+
+
+def require_accumulate(accumulate: object, out: Tensor | None) -> None:
+    """There is an FP32 result to add to, if sums are to be added to one.
+
+    Raises:
+        TypeError: `accumulate` is no bool, or `out` has another dtype.
+        ValueError: there is no `out`.
+    """
+    options.require_flag("accumulate", accumulate)
+    if not accumulate:
+        return
+    if out is None:
+        raise ValueError(
+            "accumulate is True, but there is no out; wanted `out`, which the product is added to"
+        )
+    if out.dtype is not torch.float32:
+        raise TypeError(
+            f"accumulate is True, and out has dtype {out.dtype}; wanted torch.float32, or "
+            "`epilogue=cute_gemm.epilogue.accumulate()`, which adds before it rounds"
+        )
+
+
+def require_no_epilogue(accumulate: object) -> None:
+    """Sums are not to be added to the result beside what an epilogue makes of them.
+
+    Raises:
+        TypeError: `accumulate` is no bool.
+        ValueError: it is True.
+    """
+    options.require_flag("accumulate", accumulate)
+    if accumulate:
+        raise ValueError(
+            "accumulate is True beside an epilogue; wanted it as the epilogue's last part, "
+            "`epilogue | cute_gemm.epilogue.accumulate()`"
+        )
 
 
 def require_out_dtype(out_dtype: object) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..plan.recipe import FP8_1D1D, WHOLE, Recipe
 from ..plan.recipe import FP8_1D2D as RECIPE
-from ..plan.recipe import WHOLE, Recipe
 
 _QUANTIZERS = {"a": "quantize_1x128", "b": "quantize_128x128"}
 
@@ -46,7 +46,9 @@ def symbolic_shape(name: str, rank: int, recipe: Recipe = RECIPE) -> str:
 
 def quantize_call(name: str, source: str, recipe: Recipe = RECIPE) -> str:
     """The statement that makes operand ``name`` and its scales from ``source``."""
-    by = f"cute_gemm.{_QUANTIZERS[name]}" if recipe == RECIPE else f"quantize_{recipe.name}"
+    by = f"quantize_{recipe.name}"
+    if recipe in (RECIPE, FP8_1D1D):
+        by = f"cute_gemm.{_QUANTIZERS['a' if recipe.scale_n == 1 else name]}"
     return f"{name}, s{name} = {by}({source})"
 
 

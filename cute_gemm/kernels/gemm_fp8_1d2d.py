@@ -74,8 +74,8 @@ from . import preconditions, work_queue
 from .arguments import LaunchOptions, Operands, Smem
 from .epilogue import IDENTITY, Place, Store, TileValue, Value
 from .epilogue.store import Sums
-from .mainloop import Inputs, make_mainloop
-from .scaling import Scaling, scaling_1d2d
+from .mainloop import Inputs, Slices, make_mainloop
+from .scaling import Scaling, scaling_of
 from .sm90 import tensor_maps
 from .sm90.mma import Wgmma, thread_row
 from .sm90.opaque import hide_lane
@@ -115,7 +115,8 @@ class Fp8Gemm1D2D:
         self.config, self.scheduler = config, scheduler
         self.value, self.store = value, store.taking(value)
         self.can_fill = hasattr(self.store, "fill") and hasattr(scheduler, "rows_taken")
-        self.scaling = scaling or scaling_1d2d(config)
+        self.scaling = scaling or scaling_of(config)
+        self.loads_own = hasattr(self.scaling, "load_own")
         self.cluster_mnk = (config.cluster_m, config.cluster_n, config.splits)
         dtype_a, dtype_b = DTYPES[config.recipe.a_dtype], DTYPES[config.recipe.b_dtype]
         self.tile_a = OperandTile(config.block_m, config.block_k, config.stages, dtype_a)
@@ -167,11 +168,15 @@ class Fp8Gemm1D2D:
         grouping, of_value = more[:count], more[count:]
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold(self.config.recipe, *operands, grouping)
+            go = self.in_order(*operands, grouping)
             preconditions.report(status, Int32(go))
         if go:
             options = LaunchOptions(num_sms, flags, semaphore, stream)
             self.start(*operands, options, grouping, of_value)
+
+    def in_order(self, mA, mSFA, mB, mSFB, mD, grouping: tuple) -> Boolean:
+        """Whether matrices are, as :func:`preconditions.hold` says."""
+        return preconditions.hold(self.config.recipe, mA, mSFA, mB, mSFB, mD, grouping)
 
     def start(self, mA, mSFA, mB, mSFB, mD, options: LaunchOptions, grouping: tuple, of_value: tuple):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
@@ -336,8 +341,9 @@ class Fp8Gemm1D2D:
         tile, slot = tiles.first_tile()
         while tile.is_valid:
             # (TMA, stages), (TMA, restK)
-            tAsA, tAgA = a.along_k(smem.sA, self.tile_a, tile.row, tile.m_group)
-            tBsB, tBgB = b.along_k(smem.sB, self.tile_b, tile.n_tile * self.tile_b.rows, tile.group)
+            shift = tile.k_shift(self.config.block_k)
+            tAsA, tAgA = a.along_k(smem.sA, self.tile_a, tile.row, tile.m_group, shift)
+            tBsB, tBgB = b.along_k(smem.sB, self.tile_b, tile.n_tile * self.tile_b.rows, tile.group, shift)
             scale_parts = self.scaling.along_k(operands.scales, smem.scales, tile)
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
@@ -347,7 +353,9 @@ class Fp8Gemm1D2D:
                 to_b = {**to_a, "cache_policy": b.policy, "tma_desc_ptr": map_b}
                 if rank_n == 0:
                     cute.copy(a.atom, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
-                    self.scaling.load(operands.scales, scale_parts, k, stage, barrier, mask_a)
+                    self.scaling.load(operands.scales, scale_parts, k, state, barrier, mask_a)
+                if const_expr(self.loads_own):
+                    self.scaling.load_own(operands.scales, scale_parts, k, state, barrier)
                 if tile.shares_b:
                     if rank_m == 0:
                         cute.copy(b.atom, tBgB[None, k], tBsB[None, stage], mcast_mask=mask_b, **to_b)
@@ -372,6 +380,7 @@ class Fp8Gemm1D2D:
         mma = self.wgmma.tiled()
         thr_mma = mma.get_slice(0)  # of one warpgroup: which one, sA says
         sA = cute.local_tile(smem.sA_mma, (rows, block_k), (wg, 0, None))  # (rows, bK, stages)
+        own = Slices(sA, smem.sB, wg)
         sA = cute.local_tile(sA, (MMA_M, block_k), (None, 0, None))  # (64, bK, m-fragments, stages)
         # (fragment_n, bK, n-fragments, stages)
         sB = cute.local_tile(smem.sB, (config.fragment_n, block_k), (None, 0, None))
@@ -381,7 +390,7 @@ class Fp8Gemm1D2D:
 
         state = pipeline.make_pipeline_state(pipeline.PipelineUserType.Consumer, config.stages)
         scales = self.scaling.feed(operands.scales, smem.scales, row)
-        inputs = Inputs(self.wgmma, smem.ring, tCrA, tCrB, scales)
+        inputs = Inputs(self.wgmma, smem.ring, tCrA, tCrB, scales, own)
         tile, slot = tiles.first_tile()
         scales.start(tile)
         while tile.is_valid:
@@ -393,7 +402,7 @@ class Fp8Gemm1D2D:
             following, slot = tiles.next_tile(tile, slot)
             scales.start(following)
             value = TileValue(self.value, operands.value, fetched, place)
-            first = first_row, tile.n_tile * out_n, tile.m_group
+            first = first_row, tile.n_tile * out_n, tile.out_matrix
             sums = Sums(accs, config.n_fragments, value, first, place.row_end)
             self.store(sums, operands.out, smem.store, wg, tidx)
             tile = following

@@ -4,8 +4,8 @@ A mainloop is given accumulators of all fragments of a warpgroup: those along N 
 those of the next. It asks a feed (scaling/base.py) for scales, and knows neither types nor granularity.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import cutlass
 import cutlass.cute as cute
@@ -13,8 +13,20 @@ from cutlass import Int32, const_expr, pipeline
 from cutlass.cute.nvgpu import warpgroup
 
 from ..plan.config import KernelConfig
+from ..plan.recipe import FP8_1D1D
 from .sm90.mma import Wgmma
 from .sm90.pipelines import Ring
+from .sm90.smem import zero_columns
+from .sm90.threads import WARPGROUP, NamedBarrier
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What a warpgroup multiplies, as memory."""
+
+    sA: cute.Tensor  # (rows of the warpgroup, bK, stages)
+    sB: cute.Tensor  # (bN, bK, stages)
+    warpgroup_idx: Int32
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,7 @@ class Inputs:
     tCrA: cute.Tensor  # (MMA, 1, MMA_K, m-fragments, stages)
     tCrB: cute.Tensor  # (MMA, 1, MMA_K, n-fragments, stages)
     scales: Any  # a feed
+    slices: Slices
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ def make_mainloop(config: KernelConfig, group: int) -> "SerialMainloop | Overlap
     """The mainloop of a configuration; ``group`` is that of its scaling."""
     if config.partial_accumulators == 2:
         return OverlappedMainloop(group)
-    return SerialMainloop(config.m_fragments, config.n_fragments, config.stages, group)
+    kind = RaggedMainloop if config.layout.has_result_per_group else SerialMainloop
+    return kind(config.m_fragments, config.n_fragments, config.stages, group)
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ class SerialMainloop:
         scales.begin(tile)
         k_first = Int32(0)
         if const_expr(self.in_groups):
-            k_first = k_count // self.group * self.group
+            k_first = self.whole_blocks(tile, k_count) // self.group * self.group
             for k in cutlass.range(0, k_first, self.group, unroll=1):
                 first = state
                 state = self.group_after(first)
@@ -121,6 +135,13 @@ class SerialMainloop:
                 index, phase = first.index + self.group, first.phase
         return pipeline.PipelineState(self.stages, Int32(0), index, phase)
 
+    def whole_blocks(self, tile, k_count: Int32) -> Int32:
+        """Of the first ``k_count`` k-blocks of ``tile``, those that fill a stage: all."""
+        return k_count
+
+    def trim(self, inputs: Inputs, tile, state, k):
+        """Before k-block ``k``, maybe no whole one, is multiplied: nothing, as all of a stage counts."""
+
     @cute.jit
     def k_block(self, inputs: Inputs, sums: TileSums, state, following, ready, k, place):
         """Multiplies and promotes k-block ``k``, which is at ``place`` in its group of scales.
@@ -130,7 +151,9 @@ class SerialMainloop:
         ring, (partial,) = inputs.ring, sums.partials
         last = self.m_fragments * self.n_fragments - 1
         ring.consumer_wait(state, ready)
-        staged = inputs.scales.read(state.index)
+        if const_expr(following is None):
+            self.trim(inputs, sums.tile, state, k)
+        staged = inputs.scales.read(state)
         for fragment in cutlass.range_constexpr(last + 1):
             m, n = fragment // self.n_fragments, fragment % self.n_fragments
             multiply(partial, inputs, m, n, state.index)
@@ -146,6 +169,46 @@ class SerialMainloop:
                 ready = ring.is_full(following)
             sums.promote(sums.accs[fragment], partial, k_scales, m, n)
         return ready, following
+
+
+@dataclass(frozen=True)
+class RaggedMainloop(SerialMainloop):
+    """The same where a tile's last k-block may be shorter than a stage (:class:`base.RaggedWorkTile`).
+
+    What follows it in the stage are other groups' elements, of A and of B; any of them may be NaN, so both
+    become zero. Each warpgroup does that to its rows of A and to all of B, and waits for its own threads
+    alone: another one that writes the same zeros while this one multiplies does no harm.
+    """
+
+    depth: ClassVar[int] = FP8_1D1D.scale_k
+    """Elements of a whole k-block."""
+
+    @cute.jit
+    def __call__(self, inputs: Inputs, state, tile, has_rows, accs):
+        """As :class:`SerialMainloop`."""
+        tile = replace(tile, k_last=cute.arch.make_warp_uniform(tile.k_last))
+        return SerialMainloop.__call__(self, inputs, state, tile, has_rows, accs)
+
+    @cute.jit
+    def whole_blocks(self, tile, k_count: Int32) -> Int32:
+        """Of the first ``k_count`` k-blocks of ``tile``, those that fill a stage."""
+        whole = k_count
+        if k_count > 0 and tile.k_last < self.depth:
+            whole = k_count - 1
+        return whole
+
+    @cute.jit
+    def trim(self, inputs: Inputs, tile, state, k):
+        """Zeroes what of k-block ``k`` does not count, if it is not a whole one."""
+        own = inputs.slices
+        if k == tile.k_count - 1 and tile.k_last < self.depth:
+            thread = cute.arch.thread_idx()[0] % WARPGROUP
+            for slices in (own.sA, own.sB):
+                zero_columns(slices, tile.k_last, state.index, thread)
+            # WGMMA, and TMA when the stage is filled anew, come after what was written here.
+            cute.arch.fence_proxy("async.shared", space="cta")
+            barrier = NamedBarrier.STORE + own.warpgroup_idx
+            cute.arch.barrier(barrier_id=barrier, number_of_threads=WARPGROUP)
 
 
 @dataclass(frozen=True)
@@ -172,7 +235,7 @@ class OverlappedMainloop:
         acc.fill(0.0)
         scales.begin(tile)
         ring.consumer_wait(state)
-        staged = scales.read(state.index)
+        staged = scales.read(state)
         multiply(even, inputs, 0, 0, state.index)
         held = scales.hand_out(staged, tile, Int32(0), 0)
         last = tile.k_count - 1
@@ -202,7 +265,7 @@ class OverlappedMainloop:
         previous = state.clone()
         state.advance()
         ring.consumer_wait(state)
-        staged = scales.read(state.index)
+        staged = scales.read(state)
         multiply(issued, inputs, 0, 0, state.index)
         following = scales.hand_out(staged, sums.tile, k, k % self.group)
         warpgroup.wait_group(1)

@@ -20,7 +20,9 @@ from ..plan.recipe import Recipe
 
 
 @cute.jit
-def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) -> Boolean:
+def hold(
+    recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping, scale_columns: Int32 | None = None
+) -> Boolean:
     """Whether operands (rows, columns, matrices) are in order without a closer look.
 
     Where this is false a call may be in order all the same, such as one whose ``out`` interleaves with an
@@ -32,6 +34,7 @@ def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) ->
         recipe: that the kernel is for.
         mA, mSFA, mB, mSFB, mD: operands, their scales, and the result.
         grouping: what the scheduler takes to say which rows are whose.
+        scale_columns: of scales, if not one for each k-block of K as a whole.
     """
     (m, k), n = (mA.shape[0], mA.shape[1]), mB.shape[0]
     fits = (
@@ -42,7 +45,9 @@ def hold(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) ->
         and n % N_MULTIPLE == 0
     )
     fits = fits and mB.shape[2] <= MAX_GROUPS
-    fits = fits and mSFA.shape[1] == cute.ceil_div(k, recipe.scale_k)
+    if const_expr(scale_columns is None):
+        scale_columns = cute.ceil_div(k, recipe.scale_k)
+    fits = fits and mSFA.shape[1] == scale_columns
     fits = fits and mSFB.shape[0] == cute.ceil_div(n, recipe.scale_n)
     for matrices in (mA, mB, mD):
         fits = fits and are_apart(matrices)

@@ -12,6 +12,7 @@ from .. import contract, reference
 from ..contract import quantizing, words
 from ..epilogue.chain import Epilogue, QuantizingEpilogue
 from ..plan.layouts import Layout
+from ..plan.recipe import FP8_1D2D
 from ..runtime import epilogued, quantizers
 
 
@@ -101,7 +102,8 @@ def checked(
         TypeError, ValueError, RuntimeError: it is not in order.
     """
     given = layout, lhs, rhs, out, out_dtype, index, count, validate
-    call = contract.check(*given, has_memory=has_memory, form=epilogue.form, fill=fill)
+    recipe = FP8_1D2D  # no other has kernels with an epilogue
+    call = contract.check(*given, has_memory=has_memory, form=epilogue.form, fill=fill, recipe=recipe)
     epilogue.check(call, has_memory)
     if not isinstance(epilogue, QuantizingEpilogue):
         return call

@@ -11,7 +11,7 @@ from .. import reference_k_grouped as reference
 from .. import settings
 from ..contract import k_grouped as contract
 from ..plan.layouts import K_GROUPED
-from ..runtime import torch_internals
+from ..runtime import launcher, torch_internals
 from . import library, traced
 
 _NAME = "k_grouped_fp8_gemm_nt"
@@ -32,7 +32,7 @@ def k_grouped_fp8_gemm_nt(
     `D[g]` is `A[:, g] @ B[:, g].T`, where g stands for columns `offsets[g]` to `offsets[g + 1] - 1`, or is
     added to what `D[g]` holds. K-blocks of 128 columns begin at each group's first; the last one of a group
     may be shorter. Of each, partial sums times both scales are added up in FP32, as :func:`fp8_gemm_nt` does.
-    Which columns are whose only the device knows. There is no kernel for GPUs yet.
+    Which columns are whose only the device knows.
 
     Args:
         lhs: the pair `(a, sa)`. `a` is A, torch.float8_e4m3fn `[M, K]`, K being the tokens of all groups
@@ -57,9 +57,9 @@ def k_grouped_fp8_gemm_nt(
     begins is empty.
 
     M is any size, N a multiple of 8, K a multiple of 16. Layouts, devices, the overlap of `out` with what is
-    read, compilation and gradients: as for :func:`fp8_gemm_nt`. Scales may have any strides; best are M-major
-    ones, as :func:`cute_gemm.m_major` and :func:`cute_gemm.quantize_k_grouped` make them. With K = 0 all
-    groups are empty.
+    read, compilation and gradients: as for :func:`fp8_gemm_nt`. Scales may have any strides. M-major ones, as
+    :func:`cute_gemm.m_major` and :func:`cute_gemm.quantize_k_grouped` make them, are loaded as they are;
+    others are copied first. With K = 0 all groups are empty.
 
     Returns:
         `out`, the very tensor, if given; else a new contiguous tensor.
@@ -67,11 +67,17 @@ def k_grouped_fp8_gemm_nt(
     Raises:
         TypeError, ValueError: as :func:`fp8_gemm_nt`; TypeError also for an `accumulate` that is no bool, or
             an `out` to add to that is not torch.float32; ValueError also where there is none to add to.
-        NotImplementedError: the tensors are on a GPU, and there is something to multiply.
+        RuntimeError: as :func:`fp8_gemm_nt`.
 
     When it raises one of these, `out` is as it was.
     """
-    if torch.compiler.is_compiling() or traced.is_needed(lhs, rhs, out, offsets):
+    if torch.compiler.is_compiling():
+        return _run_traced(lhs, rhs, offsets, out, out_dtype, accumulate)
+    given = K_GROUPED, lhs, rhs, out, out_dtype, offsets
+    launched = launcher.launch(*given, accumulate=accumulate)
+    if launched is not None:
+        return launched
+    if traced.is_needed(lhs, rhs, out, offsets):
         return _run_traced(lhs, rhs, offsets, out, out_dtype, accumulate)
     return run(lhs, rhs, offsets, out, out_dtype, accumulate)
 
@@ -79,12 +85,9 @@ def k_grouped_fp8_gemm_nt(
 def run(lhs: Any, rhs: Any, offsets: Any, out: Any, out_dtype: Any, accumulate: Any) -> Tensor:
     """The result, or an error that says what is not in order."""
     call = contract.check(lhs, rhs, offsets, out, out_dtype, accumulate)
-    if not reference.serves(call):
-        raise NotImplementedError(
-            f"{_NAME} has no kernel for {call.a.device} yet; wanted tensors on the CPU, where the reference "
-            "computes it, such as `a.cpu()`"
-        )
-    return reference.compute(call)
+    if reference.serves(call):
+        return reference.compute(call)
+    return launcher.launch_checked(call.launched)
 
 
 def _describe(lhs: Any, rhs: Any, offsets: Any, out: Any, out_dtype: Any, accumulate: Any) -> Tensor:

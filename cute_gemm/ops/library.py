@@ -26,6 +26,7 @@ NAMESPACE = "cute_gemm"
 
 OPERANDS = "Tensor a, Tensor sa, Tensor b, Tensor sb"
 SETTINGS = "int? num_sms=None, bool? batch_invariant=None, bool? pdl=None"
+ACCUMULATE = "bool accumulate=False"
 _OF_GROUPS = "bool validate=False, int? fill=None"
 
 SCHEMAS: dict[str, tuple[Layout, str, str]] = {
@@ -105,12 +106,13 @@ def _product(
     num_sms: int | None = None,
     batch_invariant: bool | None = None,
     pdl: bool | None = None,
+    accumulate: bool = False,
 ) -> Tensor:
     """What ``answer``, which takes arguments as :func:`.road.run` does, makes of those of an op."""
     require_no_forward_mode()
     with scope(num_sms, batch_invariant, pdl):
         given = layout, (a, sa), (b, sb), out, out_dtype, index, count
-        return answer(*given, validate=validate, fill=fill)
+        return answer(*given, validate=validate, fill=fill, accumulate=accumulate)
 
 
 def _describe(
@@ -123,10 +125,11 @@ def _describe(
     count: int,
     validate: bool,
     fill: int | None,
+    accumulate: bool,
 ) -> Tensor:
     """Of tensors without memory: what the result will be, after the rules that can be judged without it."""
     given = layout, lhs, rhs, out, out_dtype, index, count, validate
-    call = contract.check(*given, has_memory=False, fill=fill)
+    call = contract.check(*given, has_memory=False, fill=fill, accumulate=accumulate)
     return call.a.new_empty(call.shape, dtype=call.out_dtype) if out is None else out
 
 
@@ -186,6 +189,8 @@ for _name, (_layout, _places, _names) in SCHEMAS.items():
         _name, f"({_places}, *, ScalarType out_dtype, {_names}) -> Tensor", *_functions
     )
     _places = _places.replace(OPERANDS, f"{OPERANDS}, Tensor(a!) out")
+    if _layout is DENSE:
+        _names = f"{_names}, {ACCUMULATE}"
     writing[_layout.name] = register(
         f"{_name}_out", f"({_places}, *, {_names}) -> ()", *map(_writing, _functions)
     )

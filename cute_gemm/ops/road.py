@@ -21,6 +21,7 @@ def run(
     *,
     validate: bool = False,
     fill: int | None = None,
+    accumulate: bool = False,
 ) -> Tensor:
     """The result of the operation of ``layout``: launched at once by a kernel that finds all in order.
 
@@ -31,16 +32,18 @@ def run(
         # Dynamo would trace the rules, and compile anew for whatever they look at: it sees an op.
         from . import traced
 
-        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
+        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill, accumulate)
     if validate is False:
-        launched = launcher.launch(layout, lhs, rhs, out, out_dtype, index, count, fill)
+        launched = launcher.launch(
+            layout, lhs, rhs, out, out_dtype, index, count, fill, accumulate=accumulate
+        )
         if launched is not None:
             return launched
     from . import traced
 
     if traced.is_needed(lhs, rhs, out, index):
-        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
-    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
+        return traced.run(layout, lhs, rhs, out, out_dtype, index, count, validate, fill, accumulate)
+    return run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill, accumulate)
 
 
 def run_checked(
@@ -53,13 +56,15 @@ def run_checked(
     count: int,
     validate: bool,
     fill: int | None,
+    accumulate: bool = False,
 ) -> Tensor:
     """The result, or an error that says what is not in order.
 
     There is nothing to compute; or the reference computes it, on the CPU; or a kernel is chosen, and compiled
     if need be.
     """
-    call = contract.check(layout, lhs, rhs, out, out_dtype, index, count, validate, fill=fill)
+    given = layout, lhs, rhs, out, out_dtype, index, count, validate
+    call = contract.check(*given, fill=fill, accumulate=accumulate)
     if reference.serves(call):
         return reference.compute(call)
     return launcher.launch_checked(call)

@@ -37,10 +37,15 @@ def run(
     count: int,
     validate: bool,
     fill: int | None,
+    accumulate: bool,
 ) -> Tensor:
     """As :func:`cute_gemm.ops.road.run`. What cannot be an op breaks the graph, and runs without it."""
     why = why_no_op(layout, lhs, rhs, [] if out is None else [out], index, count, validate, fill)
-    if not why and not result.agree(out, out_dtype):
+    if not why and (
+        not result.agree(out, out_dtype)
+        or not isinstance(accumulate, bool)
+        or (accumulate and (out is None or out.dtype is not torch.float32))
+    ):
         why = "kinds"
     if why:
         if torch.compiler.is_dynamo_compiling():
@@ -48,12 +53,14 @@ def run(
             from . import untraced
 
             given = layout, lhs, rhs, out, out_dtype, index, count
-            return untraced.run[why](*given, validate=validate, fill=fill)
+            return untraced.run[why](*given, validate=validate, fill=fill, accumulate=accumulate)
         refuse(why, lhs, rhs, out=out)
-        return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill)
+        return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill, accumulate)
     grouping, named = arguments_of_op(layout, index, count, validate, fill)
     if out is None:
         return library.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
+    if accumulate:
+        named["accumulate"] = True
     library.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
     return out
 

@@ -51,6 +51,12 @@ def _objections(config: KernelConfig) -> Iterator[str]:
         yield f"l2_promotion is {config.l2_promotion}; wanted 128 or 256 bytes"
     if config.prefetch_scales and config.dynamic_persistence:
         yield "prefetch_scales and dynamic_persistence are both set, so that two warps would draw tiles"
+    if config.scales_columns and not config.tma_scales:
+        yield f"the recipe {config.recipe.name} scales rows of A and B, and tma_scales is not set"
+    if config.accumulates and (config.out_dtype != "float32" or config.splits > 1 or layout.is_grouped):
+        yield "it adds to what D holds; wanted a float32 D, a dense layout, and no k-blocks shared out"
+    if config.layout.has_result_per_group and config.partial_accumulators > 1:
+        yield "partial_accumulators is 2, and groups of columns may have none; wanted 1"
     if not config.layout.allows(config):
         yield f"the {config.layout.name} layout does not allow its tile, cluster, splits or tma_scales"
     if config.smem_bytes > SMEM_CAPACITY:
@@ -68,7 +74,7 @@ def _objections_to_fragments(config: KernelConfig) -> Iterator[str]:
             f"{_MAX_FRAGMENT_N} columns, a multiple of 16"
         )
         return
-    if width > config.recipe.scale_n + config.scale_group_n:
+    if width > config.recipe.scale_n + config.scale_group_n and not config.scales_columns:
         yield f"a fragment of {width} columns can have more than two scales of B; wanted fewer columns"
     if config.is_quantized:
         yield from _objections_to_blocks(config)

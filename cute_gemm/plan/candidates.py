@@ -13,11 +13,11 @@ from functools import cache
 
 from .buildable import why_unbuildable
 from .config import RASTER_WIDTH, KernelConfig
-from .layouts import DENSE, LAYOUTS, Layout
+from .layouts import DENSE, K_GROUPED, LAYOUTS, Layout
 from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ceil_div
 from .problem import GemmProblem
 from .quantizer import BLOCK, INTERLEAVE
-from .recipe import ELEMENT_BYTES, FP8_1D2D, Recipe
+from .recipe import ELEMENT_BYTES, FP8_1D1D, FP8_1D2D, Recipe
 from .tiles import (
     GROUPED_CLUSTERS,
     GROUPED_OVERLAPPED_CLUSTERS,
@@ -48,24 +48,43 @@ _STORED_COLUMNS = 16  # of D, that one instruction moves to shared memory
 
 @cache
 def all_configs(
-    out_dtype: str = "bfloat16", layout: Layout = DENSE, recipe: Recipe = FP8_1D2D, narrowing: int = 1
+    out_dtype: str = "bfloat16",
+    layout: Layout = DENSE,
+    recipe: Recipe = FP8_1D2D,
+    narrowing: int = 1,
+    accumulates: bool = False,
 ) -> tuple[KernelConfig, ...]:
     """Every configuration that can be chosen for a type of D, a layout, a recipe and a narrowing.
 
-    Where an epilogue makes one column of two, k-blocks are not shared out.
+    Where an epilogue makes one column of two, or sums are added to what D holds, k-blocks are not shared out.
     """
-    candidates = _candidates(out_dtype, layout, recipe, narrowing)
+    of_rows = recipe.scales_columns
+    candidates = (_row_scaled if of_rows else _candidates)(out_dtype, layout, recipe, narrowing)
+    candidates = (replace(config, accumulates=accumulates) for config in candidates)
     return tuple(config for config in candidates if can_be_built(config))
 
 
 def every_config() -> tuple[KernelConfig, ...]:
-    """Every configuration that :func:`as_run` can make of one that can be chosen, but for what reduces."""
+    """Every configuration that :func:`as_run` can make of one that can be chosen, but for what the next two
+    functions give."""
     return _as_run_of((out_dtype, 1) for out_dtype in OUT_BYTES)
 
 
 def every_reducing_config() -> tuple[KernelConfig, ...]:
     """The same for epilogues that reduce over columns."""
     return _as_run_of([(out_dtype, 2) for out_dtype in STORED_BYTES] + [(QUANTIZED, 1)])
+
+
+def every_row_scaled_config() -> tuple[KernelConfig, ...]:
+    """The same for products whose B has scales of each row."""
+    whats = [(out_dtype, False) for out_dtype in OUT_BYTES] + [("float32", True)]
+    return tuple(
+        variant
+        for out_dtype, accumulates in whats
+        for layout in (DENSE, K_GROUPED)
+        for each in all_configs(out_dtype, layout, FP8_1D1D, 1, accumulates)
+        for variant in _in_bands(each)
+    )
 
 
 def _as_run_of(outs: Iterable[tuple[str, int]]) -> tuple[KernelConfig, ...]:
@@ -113,7 +132,7 @@ def can_compute(problem: GemmProblem, config: KernelConfig) -> bool:
 
     A tile of few rows must hold all rows of a dense product. Where k-blocks are shared out, each CTA needs
     one, and partial sums are added up in another order, which a batch-invariant problem excludes. No kernel
-    adds to what D holds, or takes operands in which another dimension than K is contiguous.
+    takes operands in which another dimension than K is contiguous.
     """
     return problem.m <= most_rows(config) and _suits(problem, config)
 
@@ -125,7 +144,7 @@ def most_rows(config: KernelConfig) -> int:
 
 def _suits(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether the kernel of ``config`` computes ``problem``, if it has no more rows than it takes."""
-    if problem.accumulate or problem.a_major != "k" or problem.b_major != "k":
+    if problem.accumulate != config.accumulates or problem.a_major != "k" or problem.b_major != "k":
         return False
     if problem.out_dtype != config.out_dtype or problem.layout != config.layout:
         return False
@@ -158,7 +177,8 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     """
     if config.cluster_size > problem.num_sms or not _suits(problem, config):
         return range(0)
-    groups, height = problem.groups, config.block_m
+    height = config.block_m
+    groups = problem.groups if problem.layout.is_grouped else 1  # that rows are of
     least, most = 1, most_rows(config)
     if config.block_m < MMA_M:
         most = height * groups
@@ -191,6 +211,16 @@ def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
         for splits in each:
             overlapped = block_m <= MMA_M and block_n <= _MAX_FRAGMENT
             yield _fill(block_m, block_n, 1, 1, splits, overlapped, *what)
+
+
+def _row_scaled(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) -> Iterator[KernelConfig]:
+    """Where each row of B has scales, and nothing else is stored than sums."""
+    if out_dtype == QUANTIZED or narrowing > 1:
+        return
+    for (block_m, block_n), clusters in layout.row_scaled_tiles.items():
+        for cluster in clusters:
+            overlapped = block_m <= MMA_M
+            yield _fill(block_m, block_n, *cluster, 1, overlapped, out_dtype, narrowing, layout, recipe)
 
 
 def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Widths]:
@@ -268,9 +298,11 @@ def _fill(
     Tiles of two m-fragments have the buffers that their layout says, for the sake of a fourth stage; what is
     quantised has one, of the columns that a tile has of a scale.
     """
-    few_rows, out_n = block_m <= 64, block_n // narrowing
+    few_rows, out_n, of_rows = block_m <= 64, block_n // narrowing, recipe.scales_columns
     width = STORED_BYTES[out_dtype]
     widest = layout.tall_store_bytes if block_m > 128 else 128
+    if of_rows and block_m > 128:
+        widest = 64  # scales of both operands take the room
     if splits > 1:
         epi_n = block_n
     elif out_dtype == QUANTIZED:
@@ -295,11 +327,15 @@ def _fill(
         out_dtype=out_dtype,
         narrowing=narrowing,
         layout=layout,
+        tma_scales=of_rows,
         # Dense tiles of 64 rows gain by it, others lose (12).
-        prefetch_scales=overlapped or (few_rows and splits > 1),
-        early_k_blocks=0 if layout.is_grouped else _early_k_blocks(block_n, recipe),
+        prefetch_scales=not of_rows and (overlapped or (few_rows and splits > 1)),
+        early_k_blocks=0 if layout.index is not None else _early_k_blocks(block_n, recipe),
         dynamic_persistence=not overlapped
-        and ((few_rows and splits == 1) or _draws(cluster_m * cluster_n, splits)),
+        # Tiles of groups of columns take as long as their groups are.
+        and (
+            (few_rows and splits == 1) or _draws(cluster_m * cluster_n, splits) or layout.has_result_per_group
+        ),
         # It pays for groups of few rows, and for dense tiles of many; others lose as often as they gain (65).
         l2_promotion=256 if few_rows == layout.is_grouped and not overlapped else 128,
         n_fragments=n_fragments,
@@ -309,6 +345,8 @@ def _fill(
     chunks = 1 if bare.is_quantized else bare.m_fragments * out_n // epi_n
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
+    if of_rows:
+        tile = replace(tile, epi_stages=min(tile.epi_stages, 2))
     if tile.m_fragments > 1 and not tile.is_quantized and layout.tall_store_stages is not None:
         tile = replace(tile, epi_stages=layout.tall_store_stages)
     alone = overlapped and cluster_m == cluster_n == 1
@@ -316,7 +354,11 @@ def _fill(
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
     if tile.partial_accumulators == 1 and stages > 8:
         stages -= stages % 4
-    return replace(tile, stages=stages)
+    filled = replace(tile, stages=stages)
+    # Each stage comes with room for scales, where they are staged.
+    while of_rows and filled.smem_bytes > SMEM_CAPACITY:
+        filled = replace(filled, stages=filled.stages - 1)
+    return filled
 
 
 def _early_k_blocks(block_n: int, recipe: Recipe) -> int:

@@ -62,7 +62,7 @@ class _Asked:
 
     def __init__(self, problem: GemmProblem) -> None:
         self._problem = problem
-        what = problem.out_dtype, problem.layout, problem.recipe, problem.narrowing
+        what = problem.out_dtype, problem.layout, problem.recipe, problem.narrowing, problem.accumulate
         self._rows = [
             (config.block_m, rows)
             for config in candidates.all_configs(*what)

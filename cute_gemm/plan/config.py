@@ -53,9 +53,9 @@ class KernelConfig:
         out_dtype: ``"bfloat16"`` or ``"float32"``; or ``"float8_e4m3fn"``, of what an epilogue quantises.
         narrowing: how many columns of sums an epilogue makes one column of D of.
         layout: how rows find their matrix B.
-        tma_scales: the scales of A come with the stages, by TMA, and not by loads of the threads that use
-            them. They must be M-major then, their address and strides multiples of 16 bytes, and a tile's
-            first row a multiple of four.
+        tma_scales: the scales of A, and those of B where each of its rows has some, come with the stages, by
+            TMA, and not by loads of the threads that use them. They must be M-major then, their address and
+            strides multiples of 16 bytes, and a tile's first row a multiple of four.
         prefetch_scales: a spare warp asks L2 for scales ahead.
         early_k_blocks: how many k-blocks of B a CTA asks L2 for while the kernels ahead of a dependent launch
             still run, where tiles do not depend on what they write.
@@ -112,8 +112,9 @@ class KernelConfig:
             (self.prefetch_scales, "pf"),
             (self.narrowing > 1, f"by{self.narrowing}"),
             (True, _SHORT_NAMES.get(self.out_dtype, f"{self.out_dtype}")),
+            (self.accumulates, "add"),
             (self.layout is not DENSE, getattr(self.layout, "name", f"{self.layout}")),
-            (self.tma_scales, "tma-scales"),
+            (self.tma_scales and not self.scales_columns, "tma-scales"),
         )
         return "_".join(text for said, text in parts if said)
 
@@ -167,7 +168,12 @@ class KernelConfig:
     @property
     def straddles(self) -> bool:
         """Whether a fragment can cover two scale blocks of B."""
-        return self.recipe.scale_n % self.fragment_n != 0
+        return not self.scales_columns and self.recipe.scale_n % self.fragment_n != 0
+
+    @property
+    def scales_columns(self) -> bool:
+        """As of the recipe."""
+        return self.recipe.scales_columns
 
     @property
     def stage_bytes(self) -> int:
@@ -196,8 +202,14 @@ class KernelConfig:
 
     @property
     def scales_bytes(self) -> int:
-        """Shared memory of the scales of A of all stages, aligned as tiles are."""
-        return ceil_div(SCALE_BYTES * self.block_m * self.stages, 1024) * 1024 if self.tma_scales else 0
+        """Shared memory of staged scales, aligned as tiles are: those of A of all stages; or of A and B, for
+        two rounds of the ring, where each row of B has some."""
+        if not self.tma_scales:
+            return 0
+        rows = self.block_m * self.stages
+        if self.scales_columns:
+            rows = 2 * 32 * (ceil_div(self.block_m, 32) + ceil_div(self.block_n, 32)) * self.stages
+        return ceil_div(SCALE_BYTES * rows, 1024) * 1024
 
     @property
     def smem_bytes(self) -> int:

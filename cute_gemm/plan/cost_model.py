@@ -116,7 +116,8 @@ def ranking(problem: GemmProblem) -> Ranking:
     if found is None:
         if len(_rankings) >= _MOST_RANKINGS:
             _rankings.clear()
-        costs = _costs(problem.out_dtype, problem.layout, problem.recipe, problem.narrowing, problem.card)
+        what = problem.out_dtype, problem.layout, problem.recipe, problem.narrowing, problem.accumulate
+        costs = _costs(*what, problem.card)
         found = _rankings[key] = Ranking(problem, rates_of(problem.card, problem.layout), costs)
     return found
 
@@ -196,7 +197,8 @@ class Rival:
         self.cluster_size = config.cluster_size
         self.columns = config.block_n / config.cluster_m  # that a CTA loads of B
         self.n_clusters = ceil_div(problem.n, config.block_n * config.cluster_n)
-        self.k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
+        k_blocks = problem.layout.k_blocks(problem.k, problem.groups, config.block_k)
+        self.k_blocks = math.ceil(k_blocks / config.splits)
         self.sms = problem.card.sms
         self.family = family = cost.family
         column_tiles = family.column_tiles.at(self.n_clusters * self.cluster_n)
@@ -348,14 +350,14 @@ class Ranking:
 
 @cache
 def _costs(
-    out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int, card: Card
+    out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int, accumulates: bool, card: Card
 ) -> tuple[tuple[KernelConfig, _Cost], ...]:
     """Of all configurations, tall tiles first.
 
     Where there are many rows, one of them is soon found that takes less than most low ones can.
     """
     rates = rates_of(card, layout)
-    configs = all_configs(out_dtype, layout, recipe, narrowing)
+    configs = all_configs(out_dtype, layout, recipe, narrowing, accumulates)
     return tuple((config, _Cost.of(config, rates)) for config in reversed(configs))
 
 

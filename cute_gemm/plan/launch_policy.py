@@ -46,7 +46,8 @@ def launch_flags(problem: GemmProblem, config: KernelConfig, pdl: bool | None = 
     of L2 is better written back once (66).
     """
     readers_of_a = ceil_div(problem.n, config.block_n)
-    readers_of_b = ceil_div(ceil_div(problem.m, problem.groups), config.block_m)
+    groups = problem.groups if problem.layout.is_grouped else 1  # that rows are of
+    readers_of_b = ceil_div(ceil_div(problem.m, groups), config.block_m)
     if pdl is None:
         pdl = dependent_launch_pays(problem, config)
     flags = LaunchFlags.PDL if pdl else LaunchFlags(0)

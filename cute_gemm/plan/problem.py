@@ -77,6 +77,17 @@ class GemmProblem:
         return ceil_div(self.k, self.recipe.scale_k)
 
     @property
+    def _groups_of_rows(self) -> int:
+        """Matrices B: one, where groups are of columns."""
+        return self.groups if self.layout.is_grouped else 1
+
+    @property
+    def _results(self) -> int:
+        """How often a result of M x N is read or written."""
+        matrices = self.groups if self.layout.has_result_per_group else 1
+        return matrices * (1 + self.accumulate)
+
+    @property
     def flops(self) -> int:
         """Multiplications and additions."""
         return 2 * self.m * self.n * self.k
@@ -87,26 +98,25 @@ class GemmProblem:
         return self.m * self.k * ELEMENT_BYTES[self.recipe.a_dtype] + self.bytes_of_b
 
     def bytes_of_rows(self, m: int) -> int:
-        """Bytes of so many rows of A and of D."""
-        out_bytes = self.n // self.narrowing * STORED_BYTES[self.out_dtype]
+        """Bytes of so many rows of A and of D, which is read and written where the product is added to it."""
+        out_bytes = self.n // self.narrowing * STORED_BYTES[self.out_dtype] * self._results
         return m * (self.k * ELEMENT_BYTES[self.recipe.a_dtype] + out_bytes)
 
     @property
     def bytes_of_b(self) -> int:
-        """Bytes of the B of all groups."""
-        return self.groups * self.n * self.k * ELEMENT_BYTES[self.recipe.b_dtype]
+        """Bytes of all matrices B."""
+        return self._groups_of_rows * self.n * self.k * ELEMENT_BYTES[self.recipe.b_dtype]
 
     @property
     def out_bytes(self) -> int:
-        """Bytes of the result."""
-        return self.m * (self.n // self.narrowing) * STORED_BYTES[self.out_dtype]
+        """Bytes of the result; twice as many where it is read, too, as the product is added to it."""
+        return self.m * (self.n // self.narrowing) * STORED_BYTES[self.out_dtype] * self._results
 
     @property
     def bytes_moved(self) -> int:
         """Bytes of the operands, their scales and the result, each counted once."""
-        scale_rows = ceil_div(self.m, self.recipe.scale_m) + self.groups * ceil_div(
-            self.n, self.recipe.scale_n
-        )
+        rows_of_b = self._groups_of_rows * ceil_div(self.n, self.recipe.scale_n)
+        scale_rows = ceil_div(self.m, self.recipe.scale_m) + rows_of_b
         return self.operand_bytes + SCALE_BYTES * self.scale_blocks * scale_rows + self.out_bytes
 
 

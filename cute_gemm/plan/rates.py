@@ -11,7 +11,7 @@ from typing import Any
 
 from .card import Card
 from .factors import NO_FACTORS, Factors
-from .layouts import Layout
+from .layouts import DENSE, K_GROUPED, Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,13 @@ _TENSOR_CLOCKS = 2 * 64 * 128 * 128 / 8192
 def rates_of(card: Card, layout: Layout) -> Rates:
     """The rates of a card: those measured on one of its name, or on the reference, scaled where it differs.
 
-    Those of each layout are fitted by themselves: the host knows more or less of the sizes of groups.
+    Those of each layout are fitted by themselves: the host knows more or less of the sizes of groups. Of
+    groups of columns nothing was measured: a tile takes what a dense one does.
 
     Multiprocessors and L2 go with the clock, memory with its bandwidth. Tensor cores with a part of the
     reference's speed take as much longer for each k-block as they would take for it alone.
     """
-    reference, rates = measured_rates(card.name, layout.name)
+    reference, rates = measured_rates(card.name, DENSE.name if layout is K_GROUPED else layout.name)
     if card == reference:
         return rates
     slower = reference.sm_mhz / card.sm_mhz

@@ -32,6 +32,11 @@ class Recipe:
     scale_k: int
     promote_k: int
 
+    @property
+    def scales_columns(self) -> bool:
+        """Whether each row of B has a scale for each partial sum that is promoted, as each row of A has."""
+        return self.scale_m == self.scale_n == 1 and self.scale_k == self.promote_k
+
 
 FP8_1D2D = Recipe(
     name="fp8_1d2d",

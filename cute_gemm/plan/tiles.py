@@ -38,6 +38,26 @@ GROUPED_OVERLAPPED_CLUSTERS: Clusters = {
 GROUPED_CLUSTERS: Clusters = {128: ((2, 1), (1, 2))}
 """Of tiles of 64 rows. Without all others the fastest one takes 0.04 % longer (docs/performance.md, 84)."""
 
+RowScaled = Mapping[tuple[int, int], tuple[tuple[int, int], ...]]
+"""By rows and columns of a tile: CTAs along M and along N of its clusters."""
+
+ROW_SCALED_TILES: RowScaled = {
+    (64, 128): ((1, 1),),
+    (128, 128): ((1, 1), (2, 1), (1, 2)),
+    (128, 192): ((1, 1), (2, 1)),
+    (256, 128): ((1, 1), (2, 1), (1, 2)),
+}
+"""Of products whose B has scales of each row.
+
+Gradients of weights have many rows and columns, so few tiles do."""
+
+COLUMN_GROUP_TILES: RowScaled = {
+    (128, 128): ((1, 1), (2, 1), (1, 2)),
+    (128, 192): ((1, 1),),
+    (256, 128): ((2, 1), (1, 2)),
+}
+"""The same where each group of columns has a result. Others spill, by what tiles have to remember more."""
+
 QUANTIZED_WIDTHS: Mapping[int, Widths] = {
     1: {16: (128,), 64: (128,), 128: (128,), 256: (128,)},
     2: {16: (256,), 64: (256,), 128: (256,)},

@@ -83,6 +83,7 @@ def build(
     from cutlass.cute.runtime import make_fake_stream
 
     from ..kernels.gemm_fp8_1d2d import DTYPES, Fp8Gemm1D2D
+    from ..kernels.gemm_fp8_k_grouped import Fp8GemmKGrouped
 
     # Of parts that are not known here, the compiler sees what they take.
     is_known = store is None and kernel is None and parts.get("scaling") is None
@@ -108,19 +109,23 @@ def build(
         store = resolve(config.layout.store(config))
     if isinstance(store, type):
         store = store.of(config, out_dtype)  # type: ignore[attr-defined]
-    made = (kernel or Fp8Gemm1D2D)(config, scheduler, store, **parts)
+    if kernel is None:
+        kernel = Fp8GemmKGrouped if config.layout.has_result_per_group else Fp8Gemm1D2D
+    made = kernel(config, scheduler, store, **parts)
     # A value may make fewer columns of the sums than B has rows.
     out_columns = getattr(parts.get("value"), "out_columns", int)
     m, n, k, k_blocks, n_blocks, groups = (cute.sym_int32() for _ in range(6))
     groups_of_a = (groups,) if config.layout.has_matrix_per_group else ()
     groups_of_b = (groups,) if config.layout.is_grouped else ()
+    groups_of_d = (groups,) if config.layout.has_result_per_group else groups_of_a
     scales_of_a = _tma_scales if config.tma_scales else _scales
+    scales_of_b = _tma_scales if config.scales_columns else _scales
     operands = (
         _matrix(DTYPES[config.recipe.a_dtype], *groups_of_a, m, k),
         scales_of_a(*groups_of_a, m, k_blocks),
         _matrix(DTYPES[config.recipe.b_dtype], *groups_of_b, n, k),
-        _scales(*groups_of_b, n_blocks, k_blocks),
-        _matrix(out_dtype, *groups_of_a, m, n if out_columns(128) == 128 else cute.sym_int32()),
+        scales_of_b(*groups_of_b, n if config.scales_columns else n_blocks, k_blocks),
+        _matrix(out_dtype, *groups_of_d, m, n if out_columns(128) == 128 else cute.sym_int32()),
     )
     # num_sms, flags, semaphore and status of Fp8Gemm1D2D.__call__.
     launch = cutlass.Int32(0), cutlass.Int32(0), cutlass.Int64(0), cutlass.Int64(0)
@@ -234,11 +239,12 @@ def _tma_scales(*shape: Any) -> Any:
 def _grouping(layout: Layout, m: Any, groups: Any) -> tuple[Any, ...]:
     """What says which rows are whose."""
     import cutlass
+    from cutlass import cute
     from cutlass.cute.runtime import make_fake_tensor
 
     if layout.index is None:
         return ()
-    extent = {"M": m, "G": groups}[layout.index.axis]
+    extent = {"M": m, "G": groups, "G + 1": cute.sym_int32()}[layout.index.axis]
     index = make_fake_tensor(cutlass.Int32, (extent,), (1,), assumed_align=4)
     if layout.gives_count_to_kernel:
         return index, cutlass.Int32(1)

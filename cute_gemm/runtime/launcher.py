@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from ..plan.limits import (
     SCALE_STRIDE_MULTIPLE,
     STRIDE_END,
     TMA_ALIGNMENT,
+    ceil_div,
 )
 from ..plan.problem import GemmProblem
 from . import hardware, selection, semaphores
@@ -58,6 +60,7 @@ def launch(
     fill: int | None = None,
     of: Hashable = None,
     more: tuple[Tensor | float, ...] = (),
+    accumulate: bool = False,
 ) -> Tensor | None:
     """Launches an operation with these arguments, whatever they are, if a kernel finds them in order.
 
@@ -68,6 +71,7 @@ def launch(
         fill: 0 to write zeros to rows of no group, None to leave them alone.
         of: what the kernel depends on beside that; all of it that it takes behind is in order.
         more: what a kernel takes behind all else.
+        accumulate: whether the product is to be added to ``out``.
 
     Returns:
         The result, or None where nothing was done.
@@ -91,7 +95,15 @@ def launch(
         if (index is not None and type(index) not in OWNING_TYPES) or type(count) is not int:
             return None
         device, a_shape, b_shape = a.get_device(), a.shape, b.shape
-        key = _key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, count)
+        n = b_shape[-2]
+        scales_rows = sb.shape[-2] == n
+        if scales_rows and not tma_can_load(sb):
+            return None
+        of_rows = scales_rows, accumulate
+        groups = count
+        if layout.has_result_per_group and index is not None:
+            groups = index.shape[0] - 1
+        key = _key(layout, a_shape, b_shape, tma_can_load(sa), dtype, device, groups, of_rows)
         found = _launches.get(key if of is None else (key, of))
     # Such as a dtype that is none, which has no hash, or scales of one dimension.
     except (TypeError, ValueError, LookupError, RuntimeError):
@@ -111,7 +123,12 @@ def launch(
     # The imaginary part of a conjugate is memory with the wrong sign; only torch's own operators know.
     if sa.is_neg() or sb.is_neg():
         return None
-    result = empty_strided_cuda(*_contiguous(a_shape, b_shape[-2]), dtype) if out is None else out
+    if out is not None:
+        result = out
+    elif layout.has_result_per_group:
+        result = empty_strided_cuda((groups, a_shape[0], n), (a_shape[0] * n, n, 1), dtype)
+    else:
+        result = empty_strided_cuda(*_contiguous(a_shape, n), dtype)
     grouping = () if index is None else (index, count) if layout.gives_count_to_kernel else (index,)
     # Strides of extents of 1 may be any, and what a kernel is not compiled for raises: half a second once.
     if a_shape[-2] == 1 and (a.stride(-2) % K_MULTIPLE or result.stride(-2) % N_MULTIPLE):
@@ -182,8 +199,17 @@ def forget() -> None:
 os.register_at_fork(after_in_child=forget)
 
 
+def _staged(s: Tensor) -> Tensor:
+    """Scales ``[rows, k-blocks]`` that TMA can load: those given, or a copy."""
+    if tma_can_load(s):
+        return s
+    rows, k_blocks = s.shape
+    step = ceil_div(rows, SCALE_STRIDE_MULTIPLE) * SCALE_STRIDE_MULTIPLE
+    return s.new_empty(k_blocks, step)[:, :rows].t().copy_(s)
+
+
 def tma_can_load(sa: Tensor) -> bool:
-    """Whether scales of A are M-major, do not overlap, and begin and step by multiples of 16 bytes.
+    """Whether scales are M-major, do not overlap, and begin and step by multiples of 16 bytes.
 
     Each call asks, so what most often says no comes first.
     """
@@ -207,6 +233,7 @@ def _key(
     dtype: torch.dtype,
     device: int,
     count: int,
+    of_rows: tuple[bool, bool] = (False, False),
 ) -> Hashable:
     """What a choice depends on."""
     now = settings.current()
@@ -217,6 +244,7 @@ def _key(
         a_shape,
         b_shape,
         tma_scales,
+        of_rows,
         dtype,
         device,
         rows,
@@ -227,6 +255,9 @@ def _key(
 
 
 def _launch_here(call: Call, device: int) -> Tensor:
+    if call.recipe.scales_columns:
+        # Kernels take them with the stages alone.
+        call = replace(call, sa=_staged(call.sa), sb=_staged(call.sb))
     result = call.out if call.out is not None else call.a.new_empty(call.shape, dtype=call.out_dtype)
     launch_into(call, result, device)
     return written(result, call.out)
@@ -252,7 +283,9 @@ def launch_into(
         RuntimeError, ValueError: as :func:`launch_checked`.
     """
     tma_scales = tma_can_load(call.sa)
-    key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, call.count)
+    of_rows = call.recipe.scales_columns, call.accumulate
+    groups = call.shape[0] if call.layout.has_result_per_group else call.count
+    key = _key(call.layout, call.a.shape, call.b.shape, tma_scales, result.dtype, device, groups, of_rows)
     if of is not None:
         key = key, of
     found = _launches.get(key)

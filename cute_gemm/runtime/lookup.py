@@ -47,7 +47,7 @@ def find_config(name: str) -> KernelConfig:
     Raises:
         InspectionError: there is none.
     """
-    for config in candidates.every_config():
+    for config in (*candidates.every_config(), *candidates.every_row_scaled_config()):
         if config.name == name:
             return config
     raise InspectionError(f"no candidate is named {name}; `cute-gemm inspect` with a shape lists some")

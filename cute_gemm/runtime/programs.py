@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import contract, settings
+from ..contract import k_grouped
 from ..plan import candidates
 from ..plan.config import KernelConfig
 from ..plan.launch_policy import LaunchFlags
@@ -36,11 +37,12 @@ def launch(
         lhs, rhs: the pairs ``(a, sa)`` and ``(b, sb)``, as the operation of ``of.config.layout`` takes them:
             :func:`cute_gemm.fp8_gemm_nt` or one of its grouped kind; but scales are of the granularity of
             ``of.config.recipe``. A kernel with ``tma_scales`` wants M-major ``sa``
-            (:func:`cute_gemm.quantize.m_major`).
+            (:func:`cute_gemm.quantize.m_major`), and ``sb`` where that has scales of each row.
         grouping: what that operation takes behind them: nothing, ``group_index``, ``offsets`` and, if it is
             not 1, ``alignment``, or ``valid_rows`` and ``expected_rows``.
-        out: where to write; None to allocate. Its dtype is the configuration's. For a value that makes
-            fewer columns it is contiguous, and the caller sees that it overlaps no input.
+        out: where to write, or what sums are added to, which must be there then; else None allocates it. Its
+            dtype is the configuration's. For a value that makes fewer columns it is contiguous, and the
+            caller sees that it overlaps no input.
         epilogue: that for which the program was built, or the same of other operands, which are checked as
             the operation does.
         tensors: further ones, for which the program was built, on the same device; the kernel's host code
@@ -80,18 +82,13 @@ def launch(
     # The rules are for as many columns of D as B has rows, or an epilogue makes; a value may make fewer.
     is_narrower = epilogue is None and out_columns(128) != 128
     checked_out = None if is_narrower else out
-    call = contract.check(
-        layout,
-        lhs,
-        rhs,
-        checked_out,
-        out_dtype,
-        index,
-        count,
-        validate,
-        form=form,
-        recipe=config.recipe,
-    )
+    recipe, accumulate = config.recipe, config.accumulates
+    if layout.has_result_per_group:
+        of_groups: Any = lhs, rhs, index, out, out_dtype, accumulate
+        call = k_grouped.check(*of_groups).launched
+    else:
+        given = layout, lhs, rhs, checked_out, out_dtype, index, count, validate
+        call = contract.check(*given, form=form, recipe=recipe, accumulate=accumulate)
     shape = (*call.shape[:-1], out_columns(call.shape_of_sums[-1]))
     if epilogue is not None:
         epilogue.check(call)
@@ -188,8 +185,12 @@ def _require_fit(config: KernelConfig, call: contract.Call, unit: int) -> None:
         )
     if call.b.shape[-2] % unit:
         raise ValueError(f"the value takes columns {unit} at a time, but b has {call.b.shape[-2]} rows")
-    if config.tma_scales and not launcher.tma_can_load(call.sa):
-        raise ValueError(
-            f"{config.name} loads sa by TMA: it must be M-major, its address and strides multiples of 16 "
-            "bytes; cute_gemm.quantize.m_major makes it so"
-        )
+    staged = {"sa": call.sa} if config.tma_scales else {}
+    if config.scales_columns:
+        staged["sb"] = call.sb
+    for name, scales in staged.items():
+        if not launcher.tma_can_load(scales):
+            raise ValueError(
+                f"{config.name} loads {name} by TMA: it must be M-major, its address and strides multiples "
+                "of 16 bytes; cute_gemm.quantize.m_major makes it so"
+            )

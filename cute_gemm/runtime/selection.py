@@ -62,6 +62,8 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         )
     n, k = call.b.shape[-2:]
     groups = len(call.b) if call.layout.is_grouped else 1
+    if call.layout.has_result_per_group:
+        groups = call.shape[0]
     return GemmProblem(
         call.layout.rows(call.a.shape[-2], groups, call.count),
         n,
@@ -72,6 +74,8 @@ def problem_of(call: Call, device: int) -> GemmProblem:
         groups,
         now.batch_invariant,
         card=card,
+        recipe=call.recipe,
+        accumulate=call.accumulate,
         narrowing=call.form.narrowing,
         turn=call.form.turn,
     )

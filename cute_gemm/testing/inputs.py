@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..plan.limits import ceil_div
 from ..plan.recipe import FP8_1D2D as RECIPE
+from ..plan.recipe import Recipe
 from ..quantize import quantize_1x128, quantize_128x128, scale_blocks
 
 INPUT_KINDS = ("normal", "outliers", "zero_blocks", "wide_scales", "one_row", "one_column")
@@ -18,7 +19,13 @@ _OUTLIER = 256.0
 
 
 def make_inputs(
-    m: int, n: int, k: int, kind: str = "normal", seed: int = 0, device: torch.device | str = "cpu"
+    m: int,
+    n: int,
+    k: int,
+    kind: str = "normal",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    recipe: Recipe = RECIPE,
 ) -> tuple[Operand, Operand]:
     """Quantised operands of ``[m, k] @ [n, k].T``: repeatable, and their product is never all zeros.
 
@@ -30,10 +37,11 @@ def make_inputs(
             ``"one_row"``, ``"one_column"``: only one row or only one column of the product is not zero.
         seed: of the random numbers.
         device: where they are drawn; another device draws others.
+        recipe: ``cute_gemm.plan.recipe.FP8_1D1D`` scales each row of B, too.
 
     Returns:
         ``((a, sa), (b, sb))``: ``a`` e4m3 ``[m, k]``, ``sa`` fp32 ``[m, ceil(k/128)]``, ``b`` e4m3
-        ``[n, k]``, ``sb`` fp32 ``[ceil(n/128), ceil(k/128)]``, all contiguous.
+        ``[n, k]``, ``sb`` fp32 ``[ceil(n/128), ceil(k/128)]`` or ``[n, ceil(k/128)]``, all contiguous.
 
     Raises:
         ValueError: unknown kind.
@@ -45,14 +53,16 @@ def make_inputs(
     x, w = (torch.randn(rows, k, generator=random, device=device, dtype=torch.float32) for rows in (m, n))
     if kind == "outliers":
         _plant_outliers(x, 1, random)
-        _plant_outliers(w, RECIPE.scale_n, random)
+        _plant_outliers(w, recipe.scale_n, random)
     elif kind == "zero_blocks":
         # Chequered so that whatever the shape, the first block of row 0 of A and that of B are kept.
-        i, j, block = (torch.arange(count, device=device) for count in (m, scale_blocks(n), scale_blocks(k)))
+        i, j, block = (
+            torch.arange(count, device=device) for count in (m, ceil_div(n, recipe.scale_n), scale_blocks(k))
+        )
         x *= _spread((i[:, None] + block) % 2 == 0, x, 1)
-        w *= _spread((j[:, None] + block // 2) % 2 == 0, w, RECIPE.scale_n)
+        w *= _spread((j[:, None] + block // 2) % 2 == 0, w, recipe.scale_n)
     elif kind == "wide_scales":
-        for operand, height in ((x, RECIPE.scale_m), (w, RECIPE.scale_n)):
+        for operand, height in ((x, recipe.scale_m), (w, recipe.scale_n)):
             shape = (ceil_div(operand.shape[0], height), scale_blocks(k))
             exponents = torch.randint(-20, 21, shape, generator=random, device=device)
             operand *= _spread(torch.exp2(exponents.float()), operand, height)
@@ -60,7 +70,7 @@ def make_inputs(
         operand = x if kind == "one_row" else w
         rows = torch.arange(operand.shape[0], device=device)
         operand *= (rows == torch.randint(max(len(rows), 1), (), generator=random, device=device))[:, None]
-    return quantize_1x128(x), quantize_128x128(w)
+    return quantize_1x128(x), (quantize_1x128 if recipe.scale_n == 1 else quantize_128x128)(w)
 
 
 def _plant_outliers(x: Tensor, height: int, random: torch.Generator) -> None:

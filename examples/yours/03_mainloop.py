@@ -103,14 +103,14 @@ class LongRuns:
     @cute.jit
     def sum_up(self, inputs, state, tile, partial, k, count):
         inputs.ring.consumer_wait(state)
-        staged = inputs.scales.read(state.index)
+        staged = inputs.scales.read(state)
         multiply(partial, inputs, 0, 0, state.index)
         scales = inputs.scales.hand_out(staged, tile, k, k % self.group)
         for i in cutlass.range(1, count, unroll=1):
             before = state.clone()
             state.advance()
             inputs.ring.consumer_wait(state)
-            staged = inputs.scales.read(state.index)
+            staged = inputs.scales.read(state)
             multiply(partial, inputs, 0, 0, state.index, adds=True)
             scales = inputs.scales.hand_out(staged, tile, k + i, (k + i) % self.group)
             # All WGMMAs but the last k-block's have ended: nobody reads the stage before any more.

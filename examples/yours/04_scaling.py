@@ -99,7 +99,7 @@ class Unscaled:
     def along_k(self, operands, shared, tile):
         return ()
 
-    def load(self, operands, parts, k, stage, barrier, mask):
+    def load(self, operands, parts, k, state, barrier, mask):
         pass
 
     def feed(self, operands, shared, row):
@@ -116,7 +116,7 @@ class Unscaled:
     def begin(self, tile):
         pass
 
-    def read(self, stage):
+    def read(self, state):
         pass
 
     def hand_out(self, staged, tile, k, place):

@@ -168,7 +168,7 @@ class NoFeed:
     def begin(self, tile: Any) -> None:
         pass
 
-    def read(self, stage: Any) -> None:
+    def read(self, state: Any) -> None:
         pass
 
     def hand_out(self, staged: None, tile: Any, k: Any, place: Any) -> tuple:
@@ -199,7 +199,7 @@ class SimpleMainloop:
         n_fragments = inputs.tCrB.shape[3]
         for k in cutlass.range(tile.k_count, unroll=1):
             inputs.ring.consumer_wait(state)
-            staged = inputs.scales.read(state.index)
+            staged = inputs.scales.read(state)
             for i in cutlass.range_constexpr(len(accs)):
                 multiply(partials[i], inputs, i // n_fragments, i % n_fragments, state.index)
             scales = inputs.scales.hand_out(staged, tile, k, k % self.group)

@@ -164,7 +164,7 @@ REFUSED = {
     ),
     "sa of another M": ("sa", lambda s: s[:3], ValueError, "= (4, 2): `a, sa = cute_gemm.quantize_1x128(x)`"),
     "sa 3-D": ("sa", lambda s: s[None], ValueError, "has shape (1, 4, 2)"),
-    "sb for rows": ("sb", lambda s: s.expand(N, 2), ValueError, "`b, sb = cute_gemm.quantize_128x128(x)`"),
+    "sb for other rows": ("sb", lambda s: s.expand(N - 1, 2), ValueError, "cute_gemm.quantize_128x128(x)`"),
     "sa nested": ("sa", lambda s: torch.nested.nested_tensor([s, s]), ValueError, "is nested"),
     "sa jagged": (
         "sa", lambda s: torch.nested.nested_tensor([s], layout=torch.jagged), TypeError, "a tensor subclass",

@@ -19,7 +19,10 @@ from torch.autograd import forward_ad
 import cute_gemm
 from cute_gemm import column_groups, k_grouped_fp8_gemm_nt, reference, reference_k_grouped
 from cute_gemm.ops import k_grouped
+from cute_gemm.plan.layouts import K_GROUPED
 from cute_gemm.plan.limits import ceil_div
+from cute_gemm.plan.recipe import FP8_1D1D
+from cute_gemm.runtime import launcher
 from cute_gemm.testing import (
     INPUT_KINDS,
     assert_k_grouped_correct,
@@ -170,12 +173,15 @@ def test_nothing_to_multiply(m: int, n: int, k: int) -> None:
     assert torch.equal(call(given, out), torch.zeros(2, m, n)) or k
 
 
-def test_a_gpu_waits_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_a_kernel_is_launched_for_as_many_results_as_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
     monkeypatch.setattr(reference_k_grouped, "serves", lambda call: False)
+    monkeypatch.setattr(launcher, "launch_checked", lambda call: launched.append(call) or call.out)
     given, out = inputs(), torch.full((3, 5, 16), torch.nan)
-    with pytest.raises(NotImplementedError, match="no kernel for cpu yet; wanted tensors on the CPU"):
-        call(given, out)
-    assert out.isnan().all()
+    assert call(given, out) is out
+    (found,) = launched
+    assert (found.layout, found.recipe, found.shape) == (K_GROUPED, FP8_1D1D, (3, 5, 16))
+    assert found.index is given.offsets
 
 
 # What torch makes of it

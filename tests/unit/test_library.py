@@ -26,6 +26,8 @@ import cute_gemm
 from cute_gemm import reference, settings
 from cute_gemm.ops import library
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS, Layout
+from cute_gemm.plan.recipe import FP8_1D1D
+from cute_gemm.testing import make_inputs
 from examples import is_exhaustive
 
 BACKENDS = ("eager", "aot_eager")
@@ -87,6 +89,12 @@ def test_torch_finds_nothing_wrong_with_an_op(layout: Layout, m_major: bool) -> 
     out = torch.zeros(*given.shape[:-1], given.shape[-1] + 8, dtype=torch.bfloat16)[..., : given.shape[-1]]
     writing = library.writing[layout.name]
     torch_library.opcheck(writing, (*tensors(given), out, *grouping(given)), options, test_utils=checks)
+
+
+def test_opcheck_of_a_sum_that_is_added_to(comparing_bytes: None) -> None:
+    lhs, rhs = make_inputs(130, 272, 400, recipe=FP8_1D1D)
+    named = {"accumulate": True}
+    torch_library.opcheck(library.writing["dense"], (*lhs, *rhs, torch.ones(130, 272)), named)
 
 
 def test_opcheck_would_see_an_undeclared_write(

@@ -6,6 +6,7 @@ is asked. The scale of k-block k is k here, so that this gives what the other la
 
 from dataclasses import dataclass
 from math import gcd
+from types import SimpleNamespace
 
 import cutlass
 import cutlass.cute as cute
@@ -93,7 +94,7 @@ def test_the_scales_of_b_are_those_of_the_k_block(
 @cute.jit
 def note(feed, tile, out: cute.Tensor, nth: int, k: Int32, place):
     """Asks for the scales of the next k-block, and writes them down: two row halves of two blocks of B."""
-    (halves,) = feed.hand_out(feed.read(Int32(0)), tile, k, place)
+    (halves,) = feed.hand_out(feed.read(SimpleNamespace(index=Int32(0))), tile, k, place)
     for i, value in enumerate([value for half in halves for value in half]):
         out[nth, k, i] = value
 

@@ -10,6 +10,7 @@ from .cluster_sum_store import ClusterSumStore
 from .quantized_value import QuantizedValue
 from .row_store import RowStore
 from .store import Store
+from .tma_add_store import TmaAddStore
 from .tma_store import TmaStore
 from .value import IDENTITY, Identity, Place, Shape, TileValue, Value
 
@@ -27,6 +28,7 @@ __all__ = [
     "Shape",
     "Store",
     "TileValue",
+    "TmaAddStore",
     "TmaStore",
     "Value",
 ]

@@ -9,10 +9,35 @@ from .base import Scaling
 from .columns import ScaleColumns
 from .loaded import LoadedScaling
 from .promotion import StraddlingPromotion, UniformPromotion
+from .scaling_1d1d import Scaling1D1D
 from .scaling_1d2d import Scaling1D2D
 from .staged import StagedScaling
 
-__all__ = ["LoadedScaling", "Scaling", "Scaling1D2D", "StagedScaling", "scaling_1d2d"]
+__all__ = [
+    "LoadedScaling",
+    "Scaling",
+    "Scaling1D1D",
+    "Scaling1D2D",
+    "StagedScaling",
+    "scaling_1d1d",
+    "scaling_1d2d",
+    "scaling_of",
+]
+
+
+def scaling_of(config: KernelConfig) -> Scaling:
+    """The scaling of a configuration, by its recipe."""
+    return scaling_1d1d(config) if config.scales_columns else scaling_1d2d(config)
+
+
+def scaling_1d1d(config: KernelConfig) -> Scaling1D1D:
+    """The scaling of a configuration whose recipe scales rows of A and rows of B, k-block by k-block."""
+    recipe = config.recipe
+    assert recipe.scales_columns, "each row has scales of its own"
+    assert recipe.scale_k == config.block_k, "a k-block has one scale of each row"
+    assert config.tma_scales, "they come with the stages"
+    tile = config.block_m, config.block_n, config.m_fragments, config.fragment_n
+    return Scaling1D1D(*tile, config.stages, multicast=config.cluster_n > 1)
 
 
 def scaling_1d2d(config: KernelConfig) -> Scaling1D2D:

@@ -26,8 +26,12 @@ class Feed(Protocol):
     def begin(self, tile) -> None:
         """Called once before the first k-block."""
 
-    def read(self, stage: Int32) -> Any:
-        """What is to be read of a full stage, before the k-block's WGMMAs are issued."""
+    def read(self, state) -> Any:
+        """What is to be read of a full stage, before the k-block's WGMMAs are issued.
+
+        Args:
+            state: of the ring: the stage, and the phase that it is full in.
+        """
 
     def hand_out(self, staged, tile, k: Int32, place) -> Any:
         """The scales of k-block ``k``: nested lists of DSL values, of a structure that is always the same.
@@ -41,7 +45,11 @@ class Feed(Protocol):
 
 
 class Scaling(Protocol):
-    """Scales on their way from memory to sums. Methods are called on the host unless they say otherwise."""
+    """Scales on their way from memory to sums. Methods are called on the host unless they say otherwise.
+
+    A scaling by which each CTA loads scales for itself, whatever it shares with others, has one more method,
+    ``load_own(operands, parts, k, state, barrier)``, called as :meth:`load` is.
+    """
 
     group: ClassVar[int]
     """k-blocks after which what a feed does repeats. Where a ring has whole groups of stages, the mainloop
@@ -76,14 +84,14 @@ class Scaling(Protocol):
     def along_k(self, operands: Any, shared, tile) -> tuple:
         """On the device, the TMA warp: where the scales of ``tile`` go to and come from."""
 
-    def load(self, operands: Any, parts: tuple, k: Int32, stage: Int32, barrier, mask: Int32) -> None:
-        """On the device, the TMA warp: loads what a stage holds of scales.
+    def load(self, operands: Any, parts: tuple, k: Int32, state, barrier, mask: Int32) -> None:
+        """On the device, the TMA warp: loads what CTAs that share A also share of a stage's scales.
 
         Args:
             operands: those of the kernel.
             parts: what :meth:`along_k` returned.
             k: k-block, counted from the start of K.
-            stage: of the ring.
+            state: of the ring, the producer's: the stage, and the phase that it is filled in.
             barrier: counts :attr:`stage_bytes` when they have landed.
             mask: CTAs of the cluster to load for; 0 where A is not shared.
         """

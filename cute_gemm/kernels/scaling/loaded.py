@@ -45,7 +45,7 @@ class LoadedScaling(Scaling1D2D):
         """Nothing to load."""
         return ()
 
-    def load(self, operands, parts, k: Int32, stage: Int32, barrier, mask: Int32):
+    def load(self, operands, parts, k: Int32, state, barrier, mask: Int32):
         """Nothing."""
 
     def feed(self, operands: Scales, shared, row: Int32) -> "LoadedFeed":
@@ -115,7 +115,7 @@ class LoadedFeed:
     def begin(self, tile):
         """Nothing to do before the first k-block."""
 
-    def read(self, stage: Int32) -> None:
+    def read(self, state) -> None:
         """Nothing is staged."""
 
     @cute.jit

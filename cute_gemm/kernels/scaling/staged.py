@@ -71,10 +71,10 @@ class StagedScaling(Scaling1D2D):
         box = self.block_m, 1
         return along_k(operands.atom, operands.matrices, shared, box, tile.row, tile.m_group)
 
-    def load(self, operands: StagedScales, parts, k: Int32, stage: Int32, barrier, mask: Int32):
+    def load(self, operands: StagedScales, parts, k: Int32, state, barrier, mask: Int32):
         """As :meth:`base.Scaling.load`."""
         tSsS, tSgS = parts  # (TMA, stages), (TMA, restK)
-        cute.copy(operands.atom, tSgS[None, k], tSsS[None, stage], tma_bar_ptr=barrier, mcast_mask=mask)
+        cute.copy(operands.atom, tSgS[None, k], tSsS[None, state.index], tma_bar_ptr=barrier, mcast_mask=mask)
 
     def feed(self, operands: StagedScales, shared: cute.Tensor, row: Int32) -> "StagedFeed":
         """As :meth:`base.Scaling.feed`."""
@@ -121,10 +121,10 @@ class StagedFeed:
         """Has the scales of B of the first k-block ready, and fetches the second group."""
         self.advance(tile, Int32(0), 0)
 
-    def read(self, stage: Int32) -> list[list[Float32]]:
-        """The scales of A in ``stage``: ``[m-fragment][row half]``."""
+    def read(self, state) -> list[list[Float32]]:
+        """The scales of A in a stage: ``[m-fragment][row half]``."""
         m_fragments = range(self.scaling.m_fragments)
-        return [[self.sSFA[64 * m + 8 * half, 0, stage] for half in range(2)] for m in m_fragments]
+        return [[self.sSFA[64 * m + 8 * half, 0, state.index] for half in range(2)] for m in m_fragments]
 
     @cute.jit
     def hand_out(self, staged, tile, k: Int32, place):

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+import cutlass
 import cutlass.cute as cute
+from cutlass import Int32
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
 from .opaque import hidden_tensor
+from .threads import WARPGROUP
 
 
 def swizzle_bytes(contiguous: int, dtype) -> int:
@@ -80,3 +83,32 @@ class OperandTile:
         stages = cute.make_layout(self.stages, stride=self.rows * self.depth)
         layout = cute.make_composed_layout(whole.inner, 0, cute.append(one_stage, stages))
         return hidden_tensor(storage, layout, self.dtype)
+
+
+UNIT_BYTES = 16
+"""What a swizzle moves as a whole."""
+
+
+@cute.jit
+def zero_columns(tile: cute.Tensor, first: Int32, stage: Int32, thread: Int32):
+    """Writes zeros to the columns of one stage from ``first`` on; the work of a warpgroup.
+
+    Args:
+        tile: (rows, columns, stages) of bytes, whose rows of 128 bytes are swizzled.
+        first: a multiple of 16.
+        stage: which.
+        thread: the calling thread of the warpgroup.
+    """
+    rows, columns, _ = tile.shape
+    rows, columns = cute.size(rows), cute.size(columns)
+    assert columns == 128, "rows of 128 bytes, of which unit u of row r is at place u ^ r % 8"
+    base = tile.iterator.toint() + cute.crd2idx((0, 0, stage), tile.layout)
+    for turn in cutlass.range_constexpr(-(-rows // WARPGROUP)):
+        row = turn * WARPGROUP + thread
+        if row < rows:
+            for unit in cutlass.range(first // UNIT_BYTES, columns // UNIT_BYTES, unroll=1):
+                address = base + row * columns + UNIT_BYTES * (unit ^ (row % 8))
+                pointer = cute.make_ptr(Int32, address, cutlass.AddressSpace.smem, assumed_align=UNIT_BYTES)
+                zeros = cute.make_rmem_tensor(UNIT_BYTES // 4, Int32)
+                zeros.fill(0)
+                cute.autovec_copy(zeros, cute.make_tensor(pointer, cute.make_layout(UNIT_BYTES // 4)))

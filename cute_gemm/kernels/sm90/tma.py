@@ -39,24 +39,28 @@ def load_atom(tensor: cute.Tensor, smem_layout, tile: tuple, multicast: bool = F
     return cpasync.make_tiled_tma_atom(op, tensor, stage_layout, tile)
 
 
-def store_atom(tensor: cute.Tensor, smem_layout, tile: tuple):
-    """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``."""
+def store_atom(tensor: cute.Tensor, smem_layout, tile: tuple, adds: bool = False):
+    """TMA atom and coordinate tensor that store a ``tile`` of shared memory to ``tensor``, or add it."""
+    op = cpasync.CopyReduceBulkTensorTileS2GOp() if adds else cpasync.CopyBulkTensorTileS2GOp()
     stage_layout = cute.slice_(smem_layout, (None, None, 0))
-    return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileS2GOp(), tensor, stage_layout, tile)
+    return cpasync.make_tiled_tma_atom(op, tensor, stage_layout, tile)
 
 
-def along_k(atom, matrices: cute.Tensor, smem: cute.Tensor, tile: tuple[int, int], first_row, matrix):
+def along_k(
+    atom, matrices: cute.Tensor, smem: cute.Tensor, tile: tuple[int, int], first_row, matrix, first_column=0
+):
     """Where ``atom`` loads to and from, ``tile`` by tile along K, from ``first_row`` of one matrix on.
 
     Args:
         matrices: (rows, columns, matrices), by TMA's coordinates.
         smem: (rows of the tile, its columns, stages).
         tile: rows and columns of what one load brings.
+        first_column: where the first tile begins; it may lie before the matrix, if that tile is not loaded.
 
     Returns:
         (TMA, stages) of ``smem``, and (TMA, restK) of the matrix.
     """
-    from_row = cute.domain_offset((first_row, 0, 0), matrices)
+    from_row = cute.domain_offset((first_row, first_column, 0), matrices)
     tiles = cute.local_tile(from_row, tile, (0, None, matrix))  # (rows, columns, restK)
     return cpasync.tma_partition(
         atom, 0, cute.make_layout(1), cute.group_modes(smem, 0, 2), cute.group_modes(tiles, 0, 2)
@@ -84,9 +88,10 @@ class TmaLoad:
         atom, coordinates = load_atom(matrices, tile.layout, (tile.rows, tile.depth), peers > 1)
         return TmaLoad(atom, coordinates, l2_policy(evict_first))
 
-    def along_k(self, smem: cute.Tensor, tile: OperandTile, first_row, matrix):
+    def along_k(self, smem: cute.Tensor, tile: OperandTile, first_row, matrix, first_column=0):
         """As :func:`along_k`."""
-        return along_k(self.atom, self.matrices, smem, (tile.rows, tile.depth), first_row, matrix)
+        box = tile.rows, tile.depth
+        return along_k(self.atom, self.matrices, smem, box, first_row, matrix, first_column)
 
     @cute.jit
     def fetch(self, smem: cute.Tensor, tile: OperandTile, first_row, matrix, first: Int32, count: Int32):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..limits import ceil_div
-from ..tiles import GROUPED_OVERLAPPED_WIDTHS, GROUPED_WIDTHS, Splits, Widths
+from ..tiles import GROUPED_OVERLAPPED_WIDTHS, GROUPED_WIDTHS, RowScaled, Splits, Widths
 
 if TYPE_CHECKING:
     from ..config import KernelConfig
@@ -100,6 +100,9 @@ class Layout:
 
     quantized_splits: ClassVar[Splits] = {}
     """The same of tiles whose result is quantised."""
+
+    row_scaled_tiles: ClassVar[RowScaled] = {}
+    """Those where each row of B has scales, and their clusters."""
 
     tall_store_bytes: ClassVar[int] = 128
     """Bytes of a row of a store buffer for tiles of two m-fragments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..limits import ceil_div
-from ..tiles import DENSE_OVERLAPPED_WIDTHS, DENSE_SPLITS, DENSE_WIDTHS, QUANTIZED_SPLITS
+from ..tiles import DENSE_OVERLAPPED_WIDTHS, DENSE_SPLITS, DENSE_WIDTHS, QUANTIZED_SPLITS, ROW_SCALED_TILES
 from .base import Layout
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Dense(Layout):
     widths = DENSE_WIDTHS
     splits = DENSE_SPLITS
     quantized_splits = QUANTIZED_SPLITS
+    row_scaled_tiles = ROW_SCALED_TILES
 
     def scheduler(self, config: KernelConfig) -> str:
         if config.splits > 1:
@@ -29,6 +30,8 @@ class Dense(Layout):
         return "cute_gemm.schedulers.dense:DenseScheduler"
 
     def store(self, config: KernelConfig) -> str:
+        if config.accumulates:
+            return "cute_gemm.kernels.epilogue:TmaAddStore"
         whole, shared = (
             ("ByteStore", "ClusterByteStore") if config.is_quantized else ("TmaStore", "ClusterSumStore")
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from ..limits import ceil_div
+from ..limits import TABLE_SMEM, ceil_div
+from ..tiles import COLUMN_GROUP_TILES
 from .base import SPREAD, Index, Layout
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class KGrouped(Layout):
     # B is one matrix, as it is of a dense product.
     is_grouped = False
     has_result_per_group = True
+    table_bytes = TABLE_SMEM
+    row_scaled_tiles = COLUMN_GROUP_TILES
     index: ClassVar[Index] = Index("offsets", "G + 1")
 
     def scheduler(self, config: KernelConfig) -> str:
