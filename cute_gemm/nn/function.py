@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import epilogue
 from ..ops.dense import fp8_gemm_nt
-from . import _wgrad, gradients, operands, weights
+from . import gradients, operands, weights
 from .weights import KeptWeight, Operand
 
 
@@ -49,6 +49,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, kept: KeptWeight) -> 
 
 def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
+
+
+def _over_tokens(dy_t: Operand, x_t: Operand, out: Tensor | None) -> Tensor:
+    """The gradient of a weight, added to ``out`` if there is one."""
+    return fp8_gemm_nt(dy_t, x_t, out, out_dtype=torch.float32, accumulate=out is not None)
 
 
 def _multiply(lhs: Operand, rhs: Operand, bias: Tensor | None, like: Tensor) -> Tensor:
@@ -84,11 +89,7 @@ class _Linear(torch.autograd.Function):
             if needs_weight:
                 lhs, dy_t = operands.along_both(rows)
                 x_t = tuple(along_tokens)
-                dw = gradients.deliver(
-                    weight,
-                    ctx.parameter,
-                    lambda out: _wgrad.product(dy_t, x_t, out, accumulate=out is not None),
-                )
+                dw = gradients.deliver(weight, ctx.parameter, lambda out: _over_tokens(dy_t, x_t, out))
             elif needs_x:
                 lhs = operands.along_features(rows)
             if needs_x:

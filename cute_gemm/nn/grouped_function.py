@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..ops.grouped import m_grouped_fp8_gemm_nt_offsets
-from . import _k_grouped, gradients, operands, weights
+from ..ops.k_grouped import k_grouped_fp8_gemm_nt
+from . import gradients, operands, token_groups, weights
 from .weights import KeptWeight, Operand
 
 
@@ -46,7 +47,7 @@ class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offsets: Tensor, kept: KeptWeight | None) -> Tensor:
         y = _multiply(operands.along_features(x), weights.rows(kept, weight), offsets, x.dtype)
-        along_tokens = _k_grouped.quantize(x, offsets) if ctx.needs_input_grad[1] else ()
+        along_tokens = token_groups.quantize(x, offsets) if ctx.needs_input_grad[1] else ()
         ctx.save_for_backward(weight, offsets, *along_tokens)
         ctx.dtype, ctx.kept = x.dtype, kept
         # Hooks of saved tensors may give another tensor back, which has no `main_grad`.
@@ -62,12 +63,12 @@ class _GroupedLinear(torch.autograd.Function):
         with torch.no_grad():
             dy = dy.contiguous()
             if needs_weight:
-                dy_t, x_t = _k_grouped.quantize(dy, offsets), tuple(along_tokens)
-                begins = _k_grouped.begins(offsets, dy.shape[0])
+                dy_t, x_t = token_groups.quantize(dy, offsets), tuple(along_tokens)
+                begins = token_groups.begins(offsets, dy.shape[0])
                 dw = gradients.deliver(
                     weight,
                     ctx.parameter,
-                    lambda out: _k_grouped.product(dy_t, x_t, begins, out, accumulate=out is not None),
+                    lambda out: k_grouped_fp8_gemm_nt(dy_t, x_t, begins, out, accumulate=out is not None),
                 )
             if needs_x:
                 rhs = weights.columns(ctx.kept, weight if ctx.parameter is None else ctx.parameter)

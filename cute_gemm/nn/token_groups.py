@@ -1,4 +1,4 @@
-"""Gradients of weights of groups in plain torch: the one place that FP8 kernels over tokens will replace.
+"""Tokens of groups of any size, quantised along themselves in plain torch: what a kernel will replace.
 
 Groups of tokens begin at multiples of 16 here, and blocks of 128 tokens at each group's first. Scales of
 block j of group g, which begins at token b, are in column ``b // 128 + g + j``, which no other block has.
@@ -6,12 +6,9 @@ block j of group g, which begins at token b, are in column ``b // 128 + g + j``,
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
-from ..contract import ambient
 from ..plan.limits import K_MULTIPLE, ceil_div
 from ..plan.recipe import FP8_1D2D
 from ..quantize import formula
@@ -47,27 +44,6 @@ def quantize(x: Tensor, ends: Tensor) -> Operand:
     return q, s
 
 
-def product(
-    lhs: Operand, rhs: Operand, offsets: Tensor, out: Tensor | None = None, *, accumulate: bool = False
-) -> Tensor:
-    """For each group g ``A[:, g] @ B[:, g].T`` in FP32.
-
-    Args:
-        lhs: e4m3 ``[M, K]`` and scales, as :func:`quantize` makes them.
-        rhs: e4m3 ``[N, K]`` and scales.
-        offsets: int32 ``[G + 1]``, as :func:`begins` makes it.
-        out: fp32 ``[G, M, N]`` to write; None to allocate.
-        accumulate: add to what ``out`` holds.
-
-    Returns:
-        fp32 ``[G, M, N]``, or ``out``.
-    """
-    made: Tensor = _multiply(*lhs, *rhs, offsets)
-    if out is None:
-        return made
-    return out.add_(made) if accumulate else out.copy_(made)
-
-
 def _sizes(ends: Tensor, rows: int) -> Tensor:
     ends = ends.clamp(0, rows)
     return torch.diff(ends, prepend=ends.new_zeros(1)).clamp(min=0)
@@ -101,22 +77,3 @@ def _(x: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         x.new_empty(x.shape[1], columns, dtype=formula.E4M3),
         x.new_empty(x.shape[1], columns // _BLOCK + groups, dtype=torch.float32),
     )
-
-
-@torch.library.custom_op("cute_gemm::weight_gradients_by_group", mutates_args=())
-def _multiply(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, offsets: Tensor) -> Tensor:
-    places = offsets.tolist()
-    sums = a.new_zeros(len(places) - 1, a.shape[0], b.shape[0], dtype=torch.float32)
-    with ambient.no_autocast(a.device):
-        for group, (begin, end) in enumerate(itertools.pairwise(places)):
-            for number, at in enumerate(range(begin, end, _BLOCK)):
-                columns = slice(at, min(at + _BLOCK, end))
-                part = (a[:, columns].double() @ b[:, columns].double().t()).float()
-                scale = begin // _BLOCK + group + number
-                sums[group] += part * (sa[:, scale, None] * sb[:, scale])
-    return sums
-
-
-@_multiply.register_fake
-def _(a: Tensor, sa: Tensor, b: Tensor, sb: Tensor, offsets: Tensor) -> Tensor:
-    return a.new_empty(offsets.shape[0] - 1, a.shape[0], b.shape[0], dtype=torch.float32)
