@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib import metadata
 
@@ -20,14 +23,33 @@ def versions(*patterns: str) -> dict[str, str]:
     Args:
         patterns: names, normalised, or shell patterns of them. What matches any is listed.
     """
-    names = {name for name, _ in _described(metadata.distributions())}
     found = {}
-    for name in sorted(each for each in names if any(fnmatchcase(each, pattern) for pattern in patterns)):
-        # Looked up by the name of its folder: pip renames what it cannot remove, with the metadata in it.
-        described = next(_described(metadata.distributions(name=name)), None)
-        if described:
-            found[name] = described[1]
+    # By the names of folders: to read the metadata of a hundred distributions takes 8 ms.
+    for name in sorted(
+        each for each in _folders() if any(fnmatchcase(each, pattern) for pattern in patterns)
+    ):
+        described = _described(metadata.distributions(name=name))
+        # pip renames what it cannot remove, with the metadata in it.
+        version = next((version for named, version in described if named == name), None)
+        if version is not None:
+            found[name] = version
     return found
+
+
+def _folders() -> set[str]:
+    """Normalised names of folders of metadata, wherever Python imports from."""
+    found = set()
+    for place in sys.path:
+        with suppress(OSError):
+            for each in os.listdir(place or "."):
+                stem, _, kind = each.rpartition(".")
+                if kind in ("dist-info", "egg-info"):
+                    found.add(_normalised(stem.partition("-")[0]))
+    return found
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _described(distributions: Iterable[metadata.Distribution]) -> Iterator[tuple[str, str]]:
@@ -42,4 +64,4 @@ def _described(distributions: Iterable[metadata.Distribution]) -> Iterator[tuple
         header = _END_OF_HEADER.split(text, 1)[0]
         name, version = (pattern.search(header) for pattern in (_NAME, _VERSION))
         if name and version:
-            yield re.sub(r"[-_.]+", "-", name[1]).lower(), version[1]
+            yield _normalised(name[1]), version[1]

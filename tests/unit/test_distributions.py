@@ -1,6 +1,7 @@
 """Which distribution counts, where several have one name or one is damaged."""
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def install(folder: Path, name: str, version: str, metadata: bytes | None = None) -> None:
-    """Metadata as pip leaves it, or ``metadata`` in its place."""
+def install(folder: Path, name: str, version: str, content: bytes | None = None) -> None:
+    """Metadata as pip leaves it, or ``content`` in its place."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nVersion: 0, as the text says.\n"
-    (info / "METADATA").write_bytes(text.encode() if metadata is None else metadata)
+    (info / "METADATA").write_bytes(text.encode() if content is None else content)
 
 
 def test_names_are_normalised_sorted_and_chosen_by_pattern(site: Path) -> None:
@@ -63,3 +64,16 @@ def test_what_pip_could_not_remove_does_not_count(site: Path) -> None:
         install(site / "first", f"~{name[1:]}", "4.7.0", f"Name: {name}\nVersion: 4.7.0\n".encode())
     install(site / "second", "dsl", "4.8.1")
     assert distributions.versions("*") == {"dsl": "4.8.1"}
+
+
+def test_metadata_is_read_of_what_is_asked_for_alone(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of what is installed would take longer than to load a kernel."""
+    for name in ("dsl", "dsl-libs", "other"):
+        install(site / "first", name, "4.8.1")
+    install(site / "second", "dsl-core", "4.8.1", b"Name: another\nVersion: 1.0\n")
+    real, asked = metadata.distributions, []
+    monkeypatch.setattr(
+        metadata, "distributions", lambda **named: asked.append(named.get("name")) or real(**named)
+    )
+    assert distributions.versions("dsl*") == {"dsl": "4.8.1", "dsl-libs": "4.8.1"}
+    assert asked == ["dsl", "dsl-core", "dsl-libs"]
