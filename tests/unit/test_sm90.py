@@ -14,7 +14,7 @@ from cute_gemm.kernels.sm90.mma import (
     thread_column,
     thread_row,
 )
-from cute_gemm.kernels.sm90.smem import OperandTile
+from cute_gemm.kernels.sm90.smem import UNIT_BYTES, OperandTile, place_of_unit
 from cute_gemm.runtime.compiler import ARCH
 
 N = 48
@@ -74,3 +74,25 @@ def test_stages_of_any_type_and_major(
     along = out.permute(2, 1, 0) if major == OperandMajorMode.MN else out.permute(2, 0, 1)
     runs = along.unflatten(-1, (-1, run))
     assert (runs.diff(dim=-1) == 1).all()
+
+
+def test_units_of_a_swizzled_row_are_where_the_layout_has_them() -> None:
+    """From the first row of a warpgroup on, too: what is written by address is what WGMMA reads."""
+    rows, stages, units = 256, 3, 128 // UNIT_BYTES
+    tile = OperandTile(rows, 128, stages, cutlass.Float8E4M3FN)
+
+    @cute.jit
+    def places(out: cute.Tensor):
+        layout = tile.layout
+        for row in cutlass.range(rows, unroll=1):
+            for unit in cutlass.range(units, unroll=1):
+                for stage in cutlass.range(stages, unroll=1):
+                    out[row, unit, stage, 0] = layout((row, UNIT_BYTES * unit, stage))
+                    within = row // 128 * 128 * 128 + place_of_unit(row % 128, unit)
+                    out[row, unit, stage, 1] = stage * tile.stage_bytes + within
+
+    out = torch.full((rows, units, stages, 2), -1, dtype=torch.int32)
+    argument = from_dlpack(out)
+    cute.compile(places, argument)(argument)
+    assert torch.equal(out[..., 0], out[..., 1])
+    assert len(out[..., 0].unique()) == rows * units * stages

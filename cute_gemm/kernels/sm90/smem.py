@@ -89,6 +89,11 @@ UNIT_BYTES = 16
 """What a swizzle moves as a whole."""
 
 
+def place_of_unit(row: Int32, unit: Int32) -> Int32:
+    """Where the unit of that number is, from the start of a stage of rows of 128 swizzled bytes."""
+    return row * 128 + UNIT_BYTES * (unit ^ (row % 8))
+
+
 @cute.jit
 def zero_columns(tile: cute.Tensor, first: Int32, stage: Int32, thread: Int32):
     """Writes zeros to the columns of one stage from ``first`` on; the work of a warpgroup.
@@ -101,13 +106,13 @@ def zero_columns(tile: cute.Tensor, first: Int32, stage: Int32, thread: Int32):
     """
     rows, columns, _ = tile.shape
     rows, columns = cute.size(rows), cute.size(columns)
-    assert columns == 128, "rows of 128 bytes, of which unit u of row r is at place u ^ r % 8"
+    assert columns == 128, "other rows are swizzled otherwise"
     base = tile.iterator.toint() + cute.crd2idx((0, 0, stage), tile.layout)
     for turn in cutlass.range_constexpr(-(-rows // WARPGROUP)):
         row = turn * WARPGROUP + thread
         if row < rows:
             for unit in cutlass.range(first // UNIT_BYTES, columns // UNIT_BYTES, unroll=1):
-                address = base + row * columns + UNIT_BYTES * (unit ^ (row % 8))
+                address = base + place_of_unit(row, unit)
                 pointer = cute.make_ptr(Int32, address, cutlass.AddressSpace.smem, assumed_align=UNIT_BYTES)
                 zeros = cute.make_rmem_tensor(UNIT_BYTES // 4, Int32)
                 zeros.fill(0)
