@@ -22,3 +22,8 @@ def one_of_each(pairs: Sequence[tuple[T, T]]) -> list[T]:
     if is_exhaustive():
         return [each for pair in pairs for each in pair]
     return [pair[place % 2] for place, pair in enumerate(pairs)]
+
+
+def some_of(every: Sequence[T], step: int = 2) -> Sequence[T]:
+    """All with `--exhaustive`, else each ``step``-th."""
+    return every if is_exhaustive() else every[::step]

@@ -32,7 +32,7 @@ from cute_gemm.schedulers.split_k import SplitKScheduler
 from cute_gemm.testing import host_programs, schedules
 from cute_gemm.testing.host_programs import FIELDS, READS, take_place, write
 from cute_gemm.testing.schedules import Extents, Rows, Tile, assert_each_tile_once
-from examples import examples, is_exhaustive, one_of_each
+from examples import examples, one_of_each, some_of
 
 SCHEDULERS = {
     "dense": DenseScheduler,
@@ -356,7 +356,7 @@ class Edge(Stricter, host_programs.HostProgram):
 
 
 @pytest.mark.parametrize(("m", "n"), [(MAX_EXTENT, 8), (1, MAX_EXTENT // 8 * 8)])
-@pytest.mark.parametrize("config", CONFIGS[:: 1 if is_exhaustive() else 4], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", some_of(CONFIGS, 4), ids=lambda config: config.name)
 def test_the_largest_extents_do_not_overflow(config: KernelConfig, m: int, n: int) -> None:
     """Not even in the CTAs of the last cluster whose tiles lie beyond the output.
 
@@ -433,7 +433,7 @@ def test_split_k(schedule: Schedule, call: Call) -> None:
         assert min(counts) > 0 or call.k_blocks < schedule.splits
 
 
-@pytest.mark.parametrize("schedule", OFFSETS, ids=str)
+@pytest.mark.parametrize("schedule", some_of(OFFSETS), ids=str)
 @examples(30)
 @example(call=Call(m=0, n=320), sizes=[0, 700, 0, 0, 1, 129, 0], spare=0)
 @example(call=Call(m=0, n=320), sizes=[0] * 256, spare=0)
@@ -494,7 +494,7 @@ def test_a_block_left_over_is_in_a_cluster_with_the_next_group() -> None:
 # Groups in matrices of their own
 
 
-@pytest.mark.parametrize("schedule", MASKED, ids=str)
+@pytest.mark.parametrize("schedule", some_of(MASKED), ids=str)
 @examples(30)
 @example(call=Call(m=0, n=320), capacity=700, valid=[0, 700, 0, 0, 1, 129, 0])
 @example(call=Call(m=0, n=320), capacity=200, valid=[0] * 256)
@@ -527,7 +527,7 @@ BLOCKS = st.lists(
 )
 
 
-@pytest.mark.parametrize("schedule", CONTIGUOUS, ids=str)
+@pytest.mark.parametrize("schedule", some_of(CONTIGUOUS), ids=str)
 @examples(30)
 @example(call=Call(m=0, n=320), groups=3, blocks=[(2, 128), (0, 5), (0, 128), (-1, 0), (1, 1)], last=1)
 @example(call=Call(m=0, n=320), groups=1, blocks=[(-1, 0)] * 30, last=128)
@@ -696,7 +696,7 @@ def test_rows_behind_the_valid_ones(schedule: Schedule, call: Call, capacity: in
 LOW = [Schedule("contiguous", (1, 1), 16, block_m=16)]
 
 
-@pytest.mark.parametrize("schedule", [*CONTIGUOUS, *LOW], ids=str)
+@pytest.mark.parametrize("schedule", some_of([*CONTIGUOUS, *LOW]), ids=str)
 @examples(30)
 @example(call=Call(m=0, n=8), groups=2, blocks=[(2, 128), (1, 128), (2**31 - 1, 7), (0, 33)], last=40)
 @given(call=GROUPED_CALLS, groups=GROUPS, blocks=BLOCKS, last=st.integers(1, 128))
@@ -796,7 +796,7 @@ LAST = MAX_EXTENT
     ("schedule", "call", "data"),
     [
         (schedule, Call(m=LAST, n=16, groups=groups, alignment=alignment), data)
-        for schedule in (*OFFSETS, *MASKED)
+        for schedule in some_of((*OFFSETS, *MASKED), 3)
         for groups, alignment, data in [
             (1, 1, [LAST]),
             (3, 1, [LAST - 700, LAST - 129, LAST]),
@@ -825,7 +825,7 @@ def test_rows_near_the_end_of_the_largest_matrices(
         assert [step[4:] for step in after] == [(*last[4:-1], 0)] * 2
 
 
-@pytest.mark.parametrize("schedule", OFFSETS, ids=str)
+@pytest.mark.parametrize("schedule", some_of(OFFSETS), ids=str)
 @pytest.mark.parametrize("n", [8, 10000])
 def test_groups_that_claim_too_many_rows_are_left_out(schedule: Schedule, n: int) -> None:
     """More tiles than can be counted: each of half of the groups claims all rows of the largest matrix."""
