@@ -121,8 +121,12 @@ print(cache.cache_info())
     ("environment", "why"),
     [
         ({"HOME": None}, "no home directory"),
-        ({"HOME": ""}, "no home directory"),
-        ({"HOME": None, cache.DIRECTORY_VARIABLE: "~nosuchuser/x"}, "'~nosuchuser/x'"),
+        pytest.param({"HOME": ""}, "no home directory", marks=pytest.mark.thorough),
+        pytest.param(
+            {"HOME": None, cache.DIRECTORY_VARIABLE: "~nosuchuser/x"},
+            "'~nosuchuser/x'",
+            marks=pytest.mark.thorough,
+        ),
         ({"HOME": None, cache.DIRECTORY_VARIABLE: "relative"}, "'relative'"),
     ],
     ids=["unset", "empty", "a user whom nobody knows", "a directory that is gone"],

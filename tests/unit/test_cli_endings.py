@@ -6,11 +6,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from levels import cases
 
 from cute_gemm import cli
 from cute_gemm.cli import info, output
@@ -149,7 +151,8 @@ def test_markup_of_others_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "unbuffered"), [(DRY_RUN, ""), (DRY_RUN, "1"), (("--help",), ""), (("--help",), "1")]
+    ("arguments", "unbuffered"),
+    cases(product((DRY_RUN, ("--help",)), ("", "1")), usual=[(DRY_RUN, ""), (("--help",), "1")]),
 )
 def test_nobody_reads_on(arguments: tuple[str, ...], unbuffered: str) -> None:
     reader, writer = os.pipe()
