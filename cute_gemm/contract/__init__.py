@@ -127,7 +127,7 @@ def check(
         memory.require_known_device("a", a)
     ambient.require_no_derivatives(**inputs)
 
-    result.require_accumulate(accumulate, out)
+    result.require_accumulate(accumulate, out, has_memory)
     result.require_columns(form, b.shape[-2])
     shape = (*a.shape[:-1], b.shape[-2] // form.narrowing)
     scales_out = None

@@ -139,11 +139,11 @@ def require_result(
         memory.require_tma("out", out)
 
 
-def require_accumulate(accumulate: object, out: Tensor | None) -> None:
+def require_accumulate(accumulate: object, out: Tensor | None, has_memory: bool) -> None:
     """There is an FP32 result to add to, if sums are to be added to one.
 
     Raises:
-        TypeError: `accumulate` is no bool, or `out` has another dtype.
+        TypeError: `accumulate` is no bool, or `out` is no tensor or has another dtype.
         ValueError: there is no `out`.
     """
     options.require_flag("accumulate", accumulate)
@@ -153,6 +153,7 @@ def require_accumulate(accumulate: object, out: Tensor | None) -> None:
         raise ValueError(
             "accumulate is True, but there is no out; wanted `out`, which the product is added to"
         )
+    memory.require_own_memory("out", out, has_memory)
     if out.dtype is not torch.float32:
         raise TypeError(
             f"accumulate is True, and out has dtype {out.dtype}; wanted torch.float32, or "

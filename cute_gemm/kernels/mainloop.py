@@ -38,7 +38,7 @@ class Inputs:
     tCrA: cute.Tensor  # (MMA, 1, MMA_K, m-fragments, stages)
     tCrB: cute.Tensor  # (MMA, 1, MMA_K, n-fragments, stages)
     scales: Any  # a feed
-    slices: Slices
+    slices: Slices | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ class RaggedMainloop(SerialMainloop):
             thread = cute.arch.thread_idx()[0] % WARPGROUP
             for slices in (own.sA, own.sB):
                 zero_columns(slices, tile.k_last, state.index, thread)
-            # WGMMA, and TMA when the stage is filled anew, come after what was written here.
+            # WGMMA, and TMA when a CTA fills the stage anew, come after what was written here: the stage is
+            # given back when the WGMMAs that read these zeros have ended.
             cute.arch.fence_proxy("async.shared", space="cta")
             barrier = NamedBarrier.STORE + own.warpgroup_idx
             cute.arch.barrier(barrier_id=barrier, number_of_threads=WARPGROUP)

@@ -120,5 +120,13 @@ def fp8_gemm_nt(
         result.require_no_epilogue(accumulate)
         return epilogued.run(DENSE, lhs, rhs, out, out_dtype, None, 0, epilogue)
     if accumulate is True and operands.recipe_of(rhs) is FP8_1D2D:
-        return epilogued.run(DENSE, lhs, rhs, out, out_dtype, None, 0, _ACCUMULATE)
+        return accumulated(lhs, rhs, out, out_dtype)
     return run(DENSE, lhs, rhs, out, out_dtype, accumulate=accumulate)
+
+
+def accumulated(
+    lhs: tuple[Tensor, Tensor], rhs: tuple[Tensor, Tensor], out: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    """A product by blocks of 128x128 of B, added to `out`: by an epilogue, which serves bfloat16 as well."""
+    added: Tensor = epilogued.run(DENSE, lhs, rhs, out, out_dtype, None, 0, _ACCUMULATE)
+    return added

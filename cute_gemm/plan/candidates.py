@@ -59,6 +59,8 @@ def all_configs(
     Where an epilogue makes one column of two, or sums are added to what D holds, k-blocks are not shared out.
     """
     of_rows = recipe.scales_columns
+    if accumulates and not of_rows:
+        return ()  # an epilogue does that
     candidates = (_row_scaled if of_rows else _candidates)(out_dtype, layout, recipe, narrowing)
     candidates = (replace(config, accumulates=accumulates) for config in candidates)
     return tuple(config for config in candidates if can_be_built(config))
@@ -219,7 +221,8 @@ def _row_scaled(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
         return
     for (block_m, block_n), clusters in layout.row_scaled_tiles.items():
         for cluster in clusters:
-            overlapped = block_m <= MMA_M
+            # Groups of columns may have no k-block, which that main loop always multiplies one of.
+            overlapped = block_m <= MMA_M and not layout.has_result_per_group
             yield _fill(block_m, block_n, *cluster, 1, overlapped, out_dtype, narrowing, layout, recipe)
 
 
@@ -385,8 +388,9 @@ def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
 def _is_long(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether a whole band has more rows than half a band, and too many bytes of A."""
     rows = min(RASTER_WIDTH * config.block_m, problem.m)
+    k = config.block_k * problem.layout.k_blocks(problem.k, problem.groups, config.block_k)
     most_bytes = _BAND_SHARE_OF_L2 * problem.card.l2_bytes
-    return rows > RASTER_WIDTH // 2 * config.block_m and rows * problem.k > most_bytes
+    return rows > RASTER_WIDTH // 2 * config.block_m and rows * k > most_bytes
 
 
 @cache

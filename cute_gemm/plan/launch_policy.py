@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntFlag
 
 from .config import KernelConfig
@@ -62,14 +63,16 @@ def dependent_launch_pays(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether a kernel behind another one takes less time by dependent launch."""
     m_clusters, n_clusters = clusters_of(problem, config)
     busy = m_clusters * n_clusters * config.cluster_size / problem.card.sms
-    k_blocks = ceil_div(ceil_div(problem.k, config.block_k), config.splits)
+    of_tile = problem.layout.k_blocks(problem.k, problem.groups, config.block_k)
+    k_blocks = math.ceil(of_tile / config.splits)
     loaded = k_blocks * config.stage_bytes
     return loaded <= _MUCH_BYTES or not _LEAST_BUSY < busy <= _MOST_BUSY
 
 
 def is_drawn(problem: GemmProblem, config: KernelConfig) -> bool:
     """Whether clusters are to draw their tiles: they can, and there are more than run at once."""
-    if not config.dynamic_persistence or ceil_div(problem.k, config.block_k) < _LEAST_DRAWN_K_BLOCKS:
+    k_blocks = problem.layout.k_blocks(problem.k, problem.groups, config.block_k)
+    if not config.dynamic_persistence or k_blocks < _LEAST_DRAWN_K_BLOCKS:
         return False
     m_clusters, n_clusters = clusters_of(problem, config)
     return m_clusters * n_clusters > max(problem.num_sms // config.cluster_size, 1)

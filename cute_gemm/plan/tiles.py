@@ -52,6 +52,7 @@ ROW_SCALED_TILES: RowScaled = {
 Gradients of weights have many rows and columns, so few tiles do."""
 
 COLUMN_GROUP_TILES: RowScaled = {
+    (64, 128): ((1, 1),),
     (128, 128): ((1, 1), (2, 1), (1, 2)),
     (128, 192): ((1, 1),),
     (256, 128): ((2, 1), (1, 2)),

@@ -78,6 +78,8 @@ def launch(
     """
     if type(lhs) is not tuple or type(rhs) is not tuple:
         return None
+    if accumulate is not False and (accumulate is not True or out is None):
+        return None
     try:
         (a, sa), (b, sb) = lhs, rhs
         if not (type(a) in OWNING_TYPES and type(sa) in OWNING_TYPES):
@@ -87,7 +89,8 @@ def launch(
         if out is None:
             dtype = out_dtype
         elif type(out) not in OWNING_TYPES or (
-            out_dtype is not out.dtype and out_dtype is not torch.bfloat16
+            out_dtype is not out.dtype
+            and out_dtype is not (torch.float32 if layout.has_result_per_group else torch.bfloat16)
         ):
             return None
         else:
@@ -136,6 +139,8 @@ def launch(
     if b_shape[0] == 1 and (
         b.stride(0) % K_MULTIPLE or a.stride(0) % K_MULTIPLE or result.stride(0) % N_MULTIPLE
     ):
+        return None
+    if layout.has_result_per_group and groups == 1 and result.stride(0) % N_MULTIPLE:
         return None
     kernel, num_sms, flags, is_drawn = found
     if fill is not None:

@@ -127,6 +127,8 @@ def _remedy(
     """What makes the kernel of a call, in words; ``of_kernel`` makes it whatever call needs it."""
     from ..plan import choice
 
+    if problem.recipe.scales_columns:
+        return of_kernel
     command = choice.warmup_command(problem)
     if has_epilogue:
         return f"`{command} --epilogue WHERE` makes it, WHERE being the epilogue, such as module:name"

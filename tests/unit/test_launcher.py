@@ -14,9 +14,11 @@ from stand_ins import ON_THE_CPU
 import cute_gemm
 from cute_gemm import contract
 from cute_gemm.plan.launch_policy import LaunchFlags
-from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, LAYOUTS, MASKED, OFFSETS, Layout
+from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, K_GROUPED, LAYOUTS, MASKED, OFFSETS, Layout
+from cute_gemm.plan.recipe import FP8_1D1D
 from cute_gemm.runtime import launcher, semaphores
 from cute_gemm.runtime.selection import Launch
+from cute_gemm.testing import make_inputs, make_k_grouped_inputs
 
 DTYPES = torch.bfloat16, torch.float32
 
@@ -154,6 +156,70 @@ def test_an_alignment_is_passed_on(kernel: Kernel) -> None:
     for alignment in (1, 2, 1024):
         assert launch(arguments(OFFSETS).with_(count=alignment)) is not None
         assert kernel.calls[-1][10] == alignment
+
+
+OF_ROWS = make_inputs(64, 136, 400, recipe=FP8_1D1D)
+OF_COLUMNS = make_k_grouped_inputs([48, 0, 144], 64, 128)
+
+
+def remember_of_rows(
+    layout: Layout, lhs: Any, rhs: Any, groups: int, accumulate: bool, kernel: Kernel
+) -> None:
+    what = layout, lhs[0].shape, rhs[0].shape, launcher.tma_can_load(lhs[1])
+    for dtype in DTYPES:
+        key = launcher._key(*what, dtype, ON_THE_CPU, groups, (True, accumulate))
+        launcher._launches[key] = Launch(kernel, 132, 6, False)
+
+
+@pytest.fixture
+def of_rows(kernel: Kernel) -> tuple[Any, Any]:
+    """Operands that have scales of rows, M-major; stored and added by kernels that have run."""
+    lhs, rhs = ((q, cute_gemm.m_major(s)) for q, s in OF_ROWS)
+    for accumulate in (False, True):
+        remember_of_rows(DENSE, lhs, rhs, 0, accumulate, kernel)
+        remember_of_rows(K_GROUPED, OF_COLUMNS.lhs, OF_COLUMNS.rhs, 3, accumulate, kernel)
+    return lhs, rhs
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_scales_of_rows_are_launched_where_tma_can_load_them(
+    kernel: Kernel, of_rows: tuple[Any, Any], accumulate: bool
+) -> None:
+    out = torch.zeros(64, 136)
+    assert launcher.launch(DENSE, *of_rows, out, torch.float32, accumulate=accumulate) is out
+    lhs, (b, sb) = of_rows
+    before = len(kernel.calls)
+    assert launcher.launch(DENSE, lhs, (b, sb.contiguous()), out, torch.float32) is None
+    assert launcher.launch(DENSE, (lhs[0], lhs[1].contiguous()), (b, sb), out, torch.float32) is None
+    assert len(kernel.calls) == before
+
+
+def test_groups_of_columns_are_launched_with_a_result_for_each(
+    kernel: Kernel, of_rows: tuple[Any, Any]
+) -> None:
+    given = K_GROUPED, OF_COLUMNS.lhs, OF_COLUMNS.rhs
+    made = launcher.launch(*given, None, torch.float32, OF_COLUMNS.offsets)
+    assert made is not None
+    assert (made.shape, made.dtype) == ((3, 64, 128), torch.float32)
+    assert kernel.calls[-1][9] is OF_COLUMNS.offsets
+    # The default of the operation, beside a given result of another dtype; but no other dtype.
+    for dtype in DTYPES:
+        out = torch.zeros(3, 64, 128, dtype=dtype)
+        assert launcher.launch(*given, out, torch.float32, OF_COLUMNS.offsets) is out
+    assert launcher.launch(*given, torch.zeros(3, 64, 128), torch.bfloat16, OF_COLUMNS.offsets) is None
+
+
+@pytest.mark.parametrize("accumulate", [True, 1, 0, None, "yes"])
+def test_nothing_is_added_to_what_is_not_there_nor_by_what_is_no_bool(
+    kernel: Kernel, of_rows: tuple[Any, Any], accumulate: Any
+) -> None:
+    columns = OF_COLUMNS.lhs, OF_COLUMNS.rhs
+    out = None if accumulate is True else torch.zeros(64, 136)
+    assert launcher.launch(DENSE, *of_rows, out, torch.float32, accumulate=accumulate) is None
+    out = None if accumulate is True else torch.zeros(3, 64, 128)
+    named = {"index": OF_COLUMNS.offsets, "accumulate": accumulate}
+    assert launcher.launch(K_GROUPED, *columns, out, torch.float32, **named) is None
+    assert not kernel.calls
 
 
 def test_another_index_is_launched_alike(kernel: Kernel) -> None:

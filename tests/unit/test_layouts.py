@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 from calls import every_layout
 
-from cute_gemm.plan import candidates
+from cute_gemm.plan import candidates, cost_model
+from cute_gemm.plan.buildable import why_unbuildable
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import CONTIGUOUS, DENSE, K_GROUPED, LAYOUTS, MASKED, OFFSETS, Layout, resolve
 from cute_gemm.plan.limits import MAX_ALIGNMENT
@@ -153,8 +155,23 @@ def test_groups_of_columns_have_scales_of_rows_and_all_their_k_blocks() -> None:
     assert not K_GROUPED.allows(KernelConfig(128, 128, 4, layout=K_GROUPED))
 
 
-def test_nothing_chooses_a_kernel_for_groups_of_columns_yet() -> None:
-    assert K_GROUPED not in LAYOUTS.values()
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("m", [1, 8, 64, 65, 4096])
+@pytest.mark.parametrize("groups", [1, 8, 1022])
+def test_groups_of_columns_of_any_number_of_rows_have_a_kernel(m: int, groups: int, accumulate: bool) -> None:
+    named = {"recipe": FP8_1D1D, "layout": K_GROUPED, "groups": groups, "accumulate": accumulate}
+    for num_sms in (1, 132):
+        best = cost_model.best(GemmProblem(m, 4096, 8192, "float32", num_sms, **named))
+        assert best.layout is K_GROUPED
+        assert best.accumulates == accumulate
+        assert why_unbuildable(best) == ""
+
+
+@pytest.mark.parametrize("block_m", [8, 16])
+def test_a_stage_of_groups_of_columns_has_all_rows_that_are_multiplied(block_m: int) -> None:
+    """Else what is trimmed would be rows of the next stage."""
+    config = next(each for each in candidates.every_row_scaled_config() if each.layout is K_GROUPED)
+    assert "does not allow its tile" in why_unbuildable(replace(config, block_m=block_m))
 
 
 def test_what_groups_of_columns_are_expected_to_have() -> None:

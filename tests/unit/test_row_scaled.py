@@ -74,6 +74,8 @@ def test_what_is_refused(operands: tuple[Operand, Operand]) -> None:
         fp8_gemm_nt(*operands, accumulate=True)
     with pytest.raises(TypeError, match=r"accumulate is a builtins\.int; wanted a bool"):
         fp8_gemm_nt(*operands, accumulate=1)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"out is a builtins\.str"):
+        fp8_gemm_nt(*operands, "x", accumulate=True)  # type: ignore[call-overload]
     out = torch.ones(130, 272, dtype=torch.bfloat16)
     with pytest.raises(TypeError, match=r"out has dtype torch.bfloat16; wanted torch.float32, or .*epilogue"):
         fp8_gemm_nt(*operands, out, accumulate=True)
@@ -101,6 +103,14 @@ def test_it_is_one_op_in_compiled_code(operands: tuple[Operand, Operand], accumu
     traced(*operands, there)
     assert torch.equal(here, there)
     assert here.mean() != 1
+
+
+def test_the_op_adds_by_blocks_of_b_as_the_operation_does() -> None:
+    lhs, rhs = make_inputs(130, 272, 400)
+    out, wanted = torch.ones(130, 272), torch.ones(130, 272)
+    torch.ops.cute_gemm.fp8_gemm_nt_out(*lhs, *rhs, out, accumulate=True)
+    assert torch.equal(out, fp8_gemm_nt(lhs, rhs, wanted, accumulate=True))
+    assert candidates.all_configs("float32", accumulates=True) == ()
 
 
 def test_configurations_are_built_and_found() -> None:

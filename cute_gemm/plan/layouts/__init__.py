@@ -12,7 +12,7 @@ from .masked import MASKED, Masked
 from .offsets import OFFSETS, Offsets
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (DENSE, CONTIGUOUS, OFFSETS, MASKED)}
-"""All layouts that kernels are chosen for, by name. :data:`K_GROUPED` is not among them yet."""
+"""All layouts of groups of rows, by name. :data:`K_GROUPED` is not among them: its groups are of columns."""
 
 __all__ = [
     "CONTIGUOUS",

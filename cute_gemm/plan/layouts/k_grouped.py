@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from ..limits import TABLE_SMEM, ceil_div
+from ..limits import MMA_M, TABLE_SMEM, ceil_div
 from ..tiles import COLUMN_GROUP_TILES
 from .base import SPREAD, Index, Layout
 
@@ -39,9 +39,9 @@ class KGrouped(Layout):
         return f"cute_gemm.kernels.epilogue:{'TmaAddStore' if config.accumulates else 'TmaStore'}"
 
     def allows(self, config: KernelConfig) -> bool:
-        """Both operands have scales of rows, of FP8; a tile of few rows is of a D of few."""
-        of_rows = config.recipe.scale_m == config.recipe.scale_n == 1
-        return super().allows(config) and of_rows and config.block_k == config.recipe.scale_k
+        """Both operands have scales of rows. A stage has all rows that are multiplied: they are trimmed."""
+        of_rows = config.recipe.scales_columns and config.block_k == config.recipe.scale_k
+        return super().allows(config) and of_rows and config.block_m >= MMA_M
 
     def row_blocks(self, m: int, groups: int, height: int) -> int:
         """Of the D of all groups, each of which has ``m`` rows."""
