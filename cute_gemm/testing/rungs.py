@@ -23,6 +23,7 @@ from ..measure import cold, origin, records
 from ..plan.config import KernelConfig
 from ..plan.data_sheets import DataSheet, data_sheet
 from ..plan.limits import TMA_ALIGNMENT, ceil_div
+from ..plan.recipe import FP8_1D2D, Recipe
 from ..quantize import m_major
 from ..reference import dequantized_product
 from ..runtime import compiler, inspection, launch, sources, symbols
@@ -177,31 +178,46 @@ def gemm(
     *shapes: Shape,
     scaled: bool = True,
     m_major_scales: bool = False,
+    recipe: Recipe = FP8_1D2D,
+    dtype: torch.dtype = torch.bfloat16,
     limit: float | None = None,
     over_k: tuple[Shape, ...] = (),
 ) -> Rung:
-    """A rung that multiplies: ``D = A @ B.T`` of e4m3 ``A [M, K]`` and ``B [N, K]`` into bf16 ``D [M, N]``.
+    """A rung that multiplies: ``D = A @ B.T`` of e4m3 ``A [M, K]`` and ``B [N, K]`` into ``D [M, N]``.
 
     Args:
         file: the rung's ``__file__``.
         kernel: takes ``(A, SFA, B, SFB, D, stream)`` where it is ``scaled``, else ``(A, B, D, stream)``.
         shapes: ``(M, N, K)`` each, by default 4096 x 4096 x 7168.
-        scaled: whether there are scales: FP32 ``[M, K / 128]`` of A and ``[N / 128, K / 128]`` of B.
-        m_major_scales: whether those of A are M-major, as TMA loads them.
+        scaled: whether there are scales: FP32 ``[M, K / 128]`` of A and, of B, what ``recipe`` says.
+        m_major_scales: whether those of rows are M-major, as TMA loads them.
+        recipe: scales of B are ``[N / 128, K / 128]``, by ``FP8_1D1D`` one a row: ``[N, K / 128]``.
+        dtype: of D, bf16 or FP32.
         limit: the error that the worst tile may have; None for what :func:`.assert_correct` asks.
         over_k: of a rung without scales, as of :class:`Rung`.
     """
     from cutlass import BFloat16, Float8E4M3FN, Float32, cute
 
     m, n, k, k_blocks, n_blocks = (cute.sym_int32() for _ in range(5))
-    a, b, d = matrix(Float8E4M3FN, m, k), matrix(Float8E4M3FN, n, k), matrix(BFloat16, m, n)
-    sfa = columns(Float32, m, k_blocks) if m_major_scales else matrix(Float32, m, k_blocks, 4)
-    sfb = matrix(Float32, n_blocks, k_blocks, 4)
+    a, b = matrix(Float8E4M3FN, m, k), matrix(Float8E4M3FN, n, k)
+    d = matrix({torch.bfloat16: BFloat16, torch.float32: Float32}[dtype], m, n)
+    # Scales of blocks of this many rows, of A and of B: TMA loads those of single rows.
+    by_tma = [m_major_scales and height == 1 for height in (recipe.scale_m, recipe.scale_n)]
+    sfa, sfb = (
+        columns(Float32, count, k_blocks) if staged else matrix(Float32, count, k_blocks, 4)
+        for count, staged in zip((m, n_blocks), by_tma, strict=True)
+    )
 
     def make(shape: Shape, device: torch.device) -> tuple[Tensor, ...]:
-        (a, sa), (b, sb) = operands(shape, scaled, device)
-        out, _ = poisoned(shape[0], shape[1], torch.bfloat16, device, 0, 0)
-        return (a, m_major(sa) if m_major_scales else sa, b, sb, out) if scaled else (a, b, out)
+        given = operands(shape, scaled, device, recipe)
+        out, _ = poisoned(shape[0], shape[1], dtype, device, 0, 0)
+        if not scaled:
+            (a, _), (b, _) = given
+            return a, b, out
+        (a, sa), (b, sb) = (
+            (x, m_major(s) if staged else s) for (x, s), staged in zip(given, by_tma, strict=True)
+        )
+        return a, sa, b, sb, out
 
     def judge(tensors: tuple[Tensor, ...]) -> float:
         if scaled:
@@ -224,16 +240,18 @@ def gemm(
         make,
         judge,
         lambda shape: 2 * math.prod(shape),
-        lambda shape: shape[0] * shape[2] + shape[1] * shape[2] + 2 * shape[0] * shape[1],
+        lambda shape: (shape[0] + shape[1]) * shape[2] + dtype.itemsize * shape[0] * shape[1],
         over_k=over_k,
     )
 
 
-def operands(shape: Shape, scaled: bool, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Random operands of a product, with their scales, all of them 1 unless it is ``scaled``."""
+def operands(
+    shape: Shape, scaled: bool, device: torch.device, recipe: Recipe = FP8_1D2D
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Random operands of a product, with their scales: those of ``recipe`` if it is ``scaled``, else 1."""
     m, n, k = shape
     if scaled:
-        return make_inputs(m, n, k, device=device)
+        return make_inputs(m, n, k, device=device, recipe=recipe)
     random = torch.Generator(device=device).manual_seed(0)
     a, b = (torch.randn(rows, k, generator=random, device=device).to(torch.float8_e4m3fn) for rows in (m, n))
     return (a, ones(a, 1)), (b, ones(b, 128))

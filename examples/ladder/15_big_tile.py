@@ -2,11 +2,10 @@
 
     python examples/ladder/15_big_tile.py
 
-The last kernel of our own, made from rung 13; more than 60 lines differ, as the loop and the store are
-written anew. A warpgroup has two *m-fragments* of 64 rows, one multiplied and promoted after the other: two
-sets of sums and one partial sum, 192 registers. A stage's B now serves 256 rows, so a CTA loads three
-quarters of the bytes for each multiply-add. Four such stages leave little room: D goes out in chunks of 64 x
-32, by two buffers a warpgroup.
+Made from rung 13; more than 60 lines differ, as the loop and the store are written anew. A warpgroup has two
+*m-fragments* of 64 rows, one multiplied and promoted after the other: two sets of sums and one partial sum,
+192 registers. A stage's B now serves 256 rows, so a CTA loads three quarters of the bytes for each
+multiply-add. Four such stages leave little room: D goes out in chunks of 64 x 32, by two buffers a warpgroup.
 
 - The ring's four stages are unrolled, so which stage, and where it lies, is known when compiling. Tiles take
   whole rounds of the ring; beyond K, TMA brings zeros.

@@ -25,6 +25,7 @@ shape is an object that it is given.
 | 13 | scales that come with their stage | `kernels/scaling/staged.py`; by plain loads `loaded.py` |
 | 14 | k-blocks shared out | `schedulers/split_k.py`, `kernels/epilogue/cluster_sum_store.py` |
 | 15 | two fragments of 64 rows, whole rounds of the ring | `SerialMainloop`; `kernels/sm90/opaque.py` |
+| 17 | scales of the rows of both operands | `kernels/scaling/scaling_1d1d.py` |
 
 What no rung has: a scheduler warp draws the next tile for free SMs (`DynamicPersistence`) and hands it on
 through a queue (`kernels/work_queue.py`); maps by which L2 fetches 256 bytes for 128 (`sm90/tensor_maps.py`);

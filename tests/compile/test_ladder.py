@@ -34,6 +34,8 @@ ABOUT = {
     "14_split_k": LOADED | {"FFMA": 32, "UCGABAR_ARV": 1},
     "15_big_tile": SHARED | {"QGMMA": 32, "FFMA": 512},
     "16_library": SHARED | {"UTMALDG": 3, "QGMMA": 32, "FFMA": 512},
+    "17_two_scales": REALLOCATED
+    | {"UTMALDG": 4, "UTMALDG.2D.MULTICAST": 2, "QGMMA": 32, "FMUL": 512, "FFMA": 512, "LDS.64": 128},
 }
 """How many instructions of a kind there are at least."""
 
@@ -42,6 +44,7 @@ NONE_OF = {
     "02_tma": ("LDG", "STG", "LDS", "STS"),
     "03_swizzle": ("LDG", "STS"),
     "04_wgmma": ("LDG", "LDS", "STS", "FFMA", "FADD"),
+    "17_two_scales": ("LDL", "STL", "LDG", "STSM"),
 }
 """What the text says that there is none of."""
 

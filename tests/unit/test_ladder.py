@@ -24,13 +24,15 @@ ladder, figures = importlib.import_module("ladder"), importlib.import_module("fi
 
 RUNGS = ladder.files()
 MOST_CODE, MOST_LINES, MOST_CHANGED = 150, 300, 60
-MORE_CODE = {"15_big_tile": 250}
-"""The last one is the whole kernel."""
+MORE_CODE = dict.fromkeys(("15_big_tile", "17_two_scales"), 250)
+"""These are whole kernels."""
+GOES_ON_FROM = {"15_big_tile": "13_scales", "17_two_scales": "15_big_tile"}
+"""Rungs that are not made from the one before them."""
 NEW = {
     "03_swizzle": "threads read the tile, where TMA took it back, and it is traced in two ways",
     "04_wgmma": "two operands in place of one, and what the tensor core is told of them",
     "14_split_k": "few rows want another kernel: a cluster sums up one tile, and nothing is persistent",
-    "15_big_tile": "goes on from 13_scales, with two fragments a warpgroup, not from 14_split_k",
+    "15_big_tile": "two fragments a warpgroup: the loop and the store are written anew",
     "16_library": "launches the library's kernel, in place of one of its own",
 }
 """Rungs of which more lines are new than 60, and why."""
@@ -106,9 +108,16 @@ def test_a_rung_is_short(path: Path) -> None:
 @pytest.mark.parametrize("number", range(len(RUNGS)), ids=[path.stem for path in RUNGS])
 def test_a_rung_is_the_one_before_with_few_lines_changed(number: int) -> None:
     path = RUNGS[number]
-    new = changed(code(RUNGS[number - 1]) if number else [], code(path))
+    before = GOES_ON_FROM.get(path.stem, RUNGS[number - 1].stem)
+    new = changed(code(path.with_stem(before)) if number else [], code(path))
     # An exception that is none any more is to go.
     assert (new > MOST_CHANGED) == (path.stem in NEW), new
+
+
+def test_a_rung_says_from_which_it_goes_on() -> None:
+    for rung, before in GOES_ON_FROM.items():
+        text = ast.get_docstring(ast.parse((ROOT / "examples" / "ladder" / f"{rung}.py").read_text()))
+        assert f"rung {before[:2]}" in text.partition("\n## ")[0]
 
 
 def test_texts_are_what_the_records_say(capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,19 +278,26 @@ def load(name: str):
 
 
 def computed(name: str, module: object, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """What the first rungs have to compute, by torch."""
+    """What rungs have to compute, by torch."""
     *given, _ = tensors
     return {
         "01_hello": lambda x, y: 2 * x + y,
         "02_tma": lambda a: a,
         "03_swizzle": getattr(module, "checksums", None),
         "04_wgmma": lambda a, b: a.float() @ b.float().T,
+        "17_two_scales": lambda a, sa, b, sb: reference.dequantized_product(a, sa, b, sb).float(),
     }[name](*given)
 
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("01_hello", (5000,)), ("02_tma", (130, 256)), ("03_swizzle", (256, 128)), ("04_wgmma", (64, 128, 128))],
+    [
+        ("01_hello", (5000,)),
+        ("02_tma", (130, 256)),
+        ("03_swizzle", (256, 128)),
+        ("04_wgmma", (64, 128, 128)),
+        ("17_two_scales", (130, 260, 256)),
+    ],
 )
 def test_a_rungs_judge_takes_what_is_right_and_nothing_else(name: str, shape: tuple[int, ...]) -> None:
     module = load(name)
@@ -294,6 +310,20 @@ def test_a_rungs_judge_takes_what_is_right_and_nothing_else(name: str, shape: tu
     tensors[-1].view(torch.uint8).flatten()[-1] ^= 0x40
     with pytest.raises(AssertionError):
         module.RUNG.judge(tensors)
+
+
+def test_a_judge_of_two_scales_refuses_scales_of_another_row_or_k_block() -> None:
+    rung = load("17_two_scales").RUNG
+    shape = (64, 128, 256)
+    *given, out = rung.make(shape, torch.device("cpu"))
+    a, sa, b, sb = given
+    assert (out.dtype, out.shape, sb.shape) == (torch.float32, (64, 128), (128, 2))
+    assert sa.stride(0) == sb.stride(0) == 1
+    for wrong in (sb.roll(1, 0), sb.roll(1, 1)):
+        out.copy_(reference.dequantized_product(a, sa, b, wrong))
+        with pytest.raises(AssertionError):
+            rung.judge((*given, out))
+    assert rung.bytes_moved(shape) == (64 + 128) * 256 + 4 * 64 * 128
 
 
 def test_a_rung_says_what_it_was_compiled_to_where_there_is_no_gpu(

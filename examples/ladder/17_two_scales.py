@@ -1,0 +1,300 @@
+"""Two scales: gradients of weights, where each column of D has scales of its own.
+
+    python examples/ladder/17_two_scales.py
+
+Goes on from rung 15. Gradients of weights are products over tokens: K counts those. Both operands are
+quantised 1x128, so each row of B, a column of D, has a scale for each k-block. D is FP32, to be added to.
+
+- *Two operations an element.* In rung 15 all columns of a tile share B's scale: an FMUL for each row that a
+  thread has, an FFMA for each element. Now its 2 rows and 32 columns make 64 pairs of scales, none twice: an
+  FMUL and an FFMA an element. `acc * ratio + partial * scale`, with one side factored out, takes two as well.
+- *Scales of columns stay in shared memory.* Of 232 registers, sums take 192; 32 scales would leave hardly
+  any. So TMA brings B's scales, as A's, and the promotion reads them as it needs them, two by an `LDS.64`.
+- *A slot of scales outlives its stage.* A stage is given back behind its last WGMMA, in front of the last
+  promotion, which now still reads scales. So these have slots for two rounds of the ring: one is filled again
+  when its stage was given back *twice*, and for the second time a warp does that behind the promotion that
+  read the slot. That costs 6 KB, and no barrier.
+
+FP32 takes twice the room, so D goes out in chunks of 64 x 16, by plain stores: `stmatrix` is for 16 bits. M
+may be any number, N any multiple of 4, K of 16; scales are M-major.
+
+## Measured
+
+Not yet measured.
+
+## What follows
+
+In SASS (`--sass`) the loop has 1314 instructions for four k-blocks of two fragments, 164 a fragment, where
+rung 15 has 88. 146 of these promote: 64 FMUL, 64 FFMA, 16 `LDS.64`, two `LDS` for rows. Nothing spills.
+
+A fragment's WGMMAs take the tensor cores 256 cycles. Each of the four schedulers has one warp of either
+warpgroup, and issues an instruction a cycle: 328 in the 512 cycles of two fragments. So promotion may still
+hide behind the other warpgroup's WGMMAs. If it does not, look at shared memory: WGMMA reads 24 KB a fragment
+there, at 128 bytes a cycle 192 of the 256, TMA writes, and now each of four warps adds 18 loads.
+
+The library has this in `kernels/scaling/scaling_1d1d.py`; L2 can add its result to D (`UTMAREDG`).
+
+## Break it
+
+Set `SLOTS = STAGES`: one round. TMA may fill a slot while the second fragment's promotion reads it. You may
+see nothing, as a load takes longer than a promotion; but nothing promises that. So let warps dawdle: in front
+of `promote(accs[1], ...)`, in `for _ in cutlass.range(200, unroll=1)`, let a warpgroup wait for itself, by
+`cute.arch.barrier(barrier_id=1 + warp // 4, number_of_threads=128)`. Now rows 64 to 127 of each 128 get
+scales of four k-blocks later, and the check fails. With two rounds the result is right, if late.
+"""
+
+import cutlass
+import cutlass.cute as cute
+import torch
+from cutlass import Float8E4M3FN, Float32, Int32, Int64
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
+
+from cute_gemm.plan.recipe import FP8_1D1D
+from cute_gemm.testing.rungs import climb, gemm
+
+BLOCK_M, BLOCK_N, BLOCK_K, STAGES = 256, 128, 128, 4
+# Two warpgroups multiply; the third one is there for one warp that loads. Without min_blocks_per_mp the
+# compiler ignores setmaxregister.
+MATH_WARPS, LOAD_REGISTERS, MATH_REGISTERS = 8, 40, 232  # of a thread; each starts with 168
+LAUNCH = {"block": (384, 1, 1), "cluster": (2, 1, 1), "min_blocks_per_mp": 1}
+# SMs of an H100 SXM or H200 (with fewer, clusters take turns); CTAs of a cluster, side by side along N, with
+# the same rows of A; tiles of a band, along M.
+SMS, CLUSTER, BAND = 132, 2, 8
+CHUNK_N, PER_ROW = 16, BLOCK_N // 16  # columns of D that are stored at once, and how often
+SLOTS = 2 * STAGES  # for scales: a stage may be filled anew while those that came with it are in use
+STAGE_BYTES = (BLOCK_M + BLOCK_N) * (BLOCK_K + 4)
+
+
+def swizzled(rows, columns=BLOCK_K, stages=STAGES, dtype=Float8E4M3FN):
+    """The layout (rows, columns, stages) in shared memory, in the order that TMA and WGMMA know."""
+    kinds = warpgroup.SmemLayoutAtomKind
+    atom = warpgroup.make_smem_layout_atom(kinds.K_SW64 if columns == CHUNK_N else kinds.K_SW128, dtype)
+    return cute.tile_to_shape(atom, (rows, columns, stages), (0, 1, 2))
+
+
+def hide(value):
+    """``value``, which differs from lane to lane, in a way that the compiler cannot compute again."""
+    return cute.arch.shuffle_sync(value, cute.arch.lane_idx())
+
+
+def own_scales(scales, first, align):
+    """``scales`` (rows, 1, slots) from this thread's ``first`` row on."""
+    address = hide(scales.iterator.toint() + 4 * first)
+    pointer = cute.make_ptr(Float32, address, cutlass.AddressSpace.smem, assumed_align=align)
+    return cute.make_tensor(pointer, scales.layout)
+
+
+def hidden_tensor(storage, layout, dtype):
+    """A swizzled tensor of shared memory, of whose address the compiler knows nothing but its alignment."""
+    address = cute.arch.shuffle_sync(storage.data_ptr().toint(), 0)
+    pointer = cute.make_ptr(dtype, address, cutlass.AddressSpace.smem, assumed_align=1024)
+    return cute.make_tensor(cute.recast_ptr(pointer, layout.inner, dtype=dtype), layout.outer)
+
+
+def tma_copy(op, matrix, rows, columns=BLOCK_K, *more):
+    """TMA's copy of (rows, columns) to or from a stage, and the matrix by TMA's coordinates."""
+    stage = cute.slice_(swizzled(rows, columns, *more), (None, None, 0))
+    return cpasync.make_tiled_tma_atom(op, matrix, stage, (rows, columns))
+
+
+def along_k(atom, matrix, tile, rows, shared, depth=BLOCK_K):
+    """TMA's copy, where it writes, (TMA, stages), and where it reads a tile's k-blocks, (TMA, restK)."""
+    blocks = cute.local_tile(matrix, (rows, depth), (tile, None))  # (rows, depth, restK)
+    both = cute.group_modes(shared, 0, 2), cute.group_modes(blocks, 0, 2)
+    return atom, *cpasync.tma_partition(atom, 0, cute.make_layout(1), *both)
+
+
+def wgmma(n=BLOCK_N):
+    """The WGMMA of 64 x n x 32, both operands in shared memory."""
+    k, shared = OperandMajorMode.K, warpgroup.OperandSource.SMEM
+    op = warpgroup.MmaF8Op(Float8E4M3FN, Float8E4M3FN, Float32, (64, n, 32), shared, k, k)
+    return cute.make_tiled_mma(cute.make_mma_atom(op), (1, 1, 1))
+
+
+@cute.jit
+def tile_of(index, m_tiles, n_pairs):
+    """This CTA's tile of pair ``index``, in bands of BAND tiles along M, walked column by column."""
+    first = index // (n_pairs * BAND) * BAND
+    rows, within = cutlass.min(m_tiles - first, BAND), index - first * n_pairs
+    return first + within % rows, within // rows * CLUSTER + cute.arch.block_idx()[0]
+
+
+@cute.jit
+def multiply(partial, tCrA, tCrB):
+    """Issues a k-block's four WGMMAs into ``partial``: the first overwrites it, the others add to it."""
+    warpgroup.fence()
+    for k in cutlass.range_constexpr(BLOCK_K // 32):
+        mma = wgmma()  # a fresh one each time: ACCUMULATE is a field of it
+        mma.set(warpgroup.Field.ACCUMULATE, k != 0)
+        cute.gemm(mma, partial, tCrA[None, None, k], tCrB[None, None, k], partial)
+    warpgroup.commit_group()
+
+
+@cute.jit
+def promote(acc, partial, sSFA, sSFB, m, slot):
+    """Adds ``partial`` to ``acc``, times the scales of each element's row and column."""
+    scale_a = [sSFA[64 * m + 8 * half, 0, slot] for half in range(2)]
+    for eight in cutlass.range_constexpr(BLOCK_N // 8):  # columns, of which this thread has two
+        scale_b = cute.local_tile(sSFB, (2, 1, 1), (4 * eight, 0, slot)).load()
+        for i in cutlass.range_constexpr(4):
+            acc[4 * eight + i] += partial[4 * eight + i] * (scale_a[i // 2] * scale_b[i % 2])
+
+
+@cute.jit
+def store(atom_d, mD, sD, accs, tile_m, tile_n, thread, warp):
+    """Writes a warpgroup's 128 rows, chunk by chunk by two buffers; the last stores go on behind it."""
+    # Barriers 1 and 2 are the warpgroups' own; 0 is sync_threads.
+    half_m, own = warp // 4, {"barrier_id": 1 + warp // 4, "number_of_threads": 128}
+    two_floats = cute.make_copy_atom(cute.nvgpu.CopyUniversalOp(), Float32, num_bits_per_copy=64)
+    mma = wgmma(CHUNK_N)
+    r2s = cute.make_tiled_copy_C(two_floats, mma).get_slice(thread % 128)
+    tRS_sD = r2s.partition_D(sD)  # (R2S, R2S_M, R2S_N, buffers)
+    rD = cute.make_rmem_tensor(mma.partition_shape_C((64, CHUNK_N)), Float32)
+    gD = cute.local_tile(mD, (64, CHUNK_N), (None, None))  # (64, chunk, restM, restN)
+    both = cute.group_modes(sD, 0, 2), cute.group_modes(gD, 0, 2)
+    # (TMA, buffers), (TMA, restM, restN)
+    bSG_sD, bSG_gD = cpasync.tma_partition(atom_d, 0, cute.make_layout(1), *both)
+    cute.arch.cp_async_bulk_wait_group(0, read=True)  # whose lane issued the stores of the tile before
+    cute.arch.barrier(**own)
+    for chunk in cutlass.range_constexpr(2 * PER_ROW):
+        m, n, buffer = chunk // PER_ROW, chunk % PER_ROW, 2 * half_m + chunk % 2
+        for i in cutlass.range_constexpr(cute.size(rD)):
+            rD[i] = accs[m][n * cute.size(rD) + i]
+        cute.copy(r2s, r2s.retile(rD), tRS_sD[None, None, None, buffer])
+        cute.arch.fence_proxy("async.shared", space="cta")
+        # The barrier also says that the other buffer, which comes next, was read.
+        cute.arch.cp_async_bulk_wait_group(0, read=True)
+        cute.arch.barrier(**own)
+        if warp % 4 == 0:
+            to = bSG_gD[None, 4 * tile_m + 2 * half_m + m, PER_ROW * tile_n + n]
+            cute.copy(atom_d, bSG_sD[None, buffer], to)
+            cute.arch.cp_async_bulk_commit_group()
+
+
+class Gemm:
+    """D = A @ B.T of e4m3 with scales of rows of both, a tile of D a CTA."""
+
+    @cute.struct
+    class Storage:
+        """Shared memory."""
+
+        barriers: cute.struct.MemRange[Int64, 2 * STAGES]
+        sA: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, STAGES * BLOCK_M * BLOCK_K], 1024]
+        sB: cute.struct.Align[cute.struct.MemRange[Float8E4M3FN, STAGES * BLOCK_N * BLOCK_K], 1024]
+        sSFA: cute.struct.Align[cute.struct.MemRange[Float32, SLOTS * BLOCK_M], 1024]
+        sSFB: cute.struct.Align[cute.struct.MemRange[Float32, SLOTS * BLOCK_N], 1024]
+        sD: cute.struct.Align[cute.struct.MemRange[Float32, 64 * CHUNK_N * 4], 1024]
+
+    @cute.jit
+    def __call__(self, mA, mSFA, mB, mSFB, mD, stream):
+        """Makes the TMA atoms, and launches a cluster for each two SMs."""
+        load, multicast = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileG2SMulticastOp()
+        a, b = tma_copy(multicast, mA, BLOCK_M), tma_copy(load, mB, BLOCK_N)
+        sfa = cpasync.make_tiled_tma_atom(multicast, mSFA, cute.make_layout((BLOCK_M, 1)), (BLOCK_M, 1))
+        sfb = cpasync.make_tiled_tma_atom(load, mSFB, cute.make_layout((BLOCK_N, 1)), (BLOCK_N, 1))
+        d = tma_copy(cpasync.CopyBulkTensorTileS2GOp(), mD, 64, CHUNK_N, 4, Float32)
+        pairs = cute.ceil_div(mD.shape[0], BLOCK_M), cute.ceil_div(mD.shape[1], CLUSTER * BLOCK_N)
+        grid = (CLUSTER, cutlass.min(pairs[0] * pairs[1], SMS // CLUSTER), 1)
+        self.kernel(a, sfa, b, sfb, d, pairs).launch(grid=grid, **LAUNCH, stream=stream)
+
+    @cute.kernel
+    def kernel(self, a, sfa, b, sfb, d, pairs):
+        """Pairs of tiles c, c + C, c + 2 C ... of D for cluster c of C."""
+        thread = hide(cute.arch.thread_idx()[0])
+        warp = cute.arch.make_warp_uniform(thread // 32)
+        storage = cutlass.memory.SmemAllocator().allocate(self.Storage)
+        full, empty = storage.barriers.data_ptr(), storage.barriers.data_ptr() + STAGES
+        sA = hidden_tensor(storage.sA, swizzled(BLOCK_M), Float8E4M3FN)
+        sB = hidden_tensor(storage.sB, swizzled(BLOCK_N), Float8E4M3FN)
+        sSFA = storage.sSFA.get_tensor(cute.make_layout((BLOCK_M, 1, SLOTS), stride=(1, BLOCK_M, BLOCK_M)))
+        sSFB = storage.sSFB.get_tensor(cute.make_layout((BLOCK_N, 1, SLOTS), stride=(1, BLOCK_N, BLOCK_N)))
+        sD = hidden_tensor(storage.sD, swizzled(64, CHUNK_N, 4, Float32), Float32)
+        if warp == 0:
+            with cute.arch.elect_one():
+                for stage in cutlass.range_constexpr(STAGES):
+                    cute.arch.mbarrier_init(full + stage, 1)
+                    cute.arch.mbarrier_init(empty + stage, MATH_WARPS * CLUSTER)
+        cute.arch.mbarrier_init_fence()
+        cute.arch.cluster_arrive_relaxed()
+        cute.arch.cluster_wait()
+
+        if warp < MATH_WARPS:
+            self.multiply_all(sA, sSFA, sB, sSFB, d, sD, sfa[1].shape[1], full, empty, pairs, thread, warp)
+        else:
+            cute.arch.setmaxregister_decrease(LOAD_REGISTERS)
+            if warp == MATH_WARPS:
+                self.load_all(a, sA, sfa, sSFA, b, sB, sfb, sSFB, sfa[1].shape[1], full, empty, pairs)
+
+    @cute.jit
+    def load_all(self, a, sA, sfa, sSFA, b, sB, sfb, sSFB, k_blocks, full, empty, pairs):
+        """Role of one warp: keeps the ring full."""
+        n = Int32(0)  # k-blocks so far, of all tiles
+        for index in cutlass.range(cute.arch.block_idx()[1], pairs[0] * pairs[1], SMS // CLUSTER, unroll=1):
+            tile_m, tile_n = tile_of(index, *pairs)
+            of_a = along_k(*a, tile_m, BLOCK_M, sA), along_k(*sfa, tile_m, BLOCK_M, sSFA, 1)
+            of_b = along_k(*b, tile_n, BLOCK_N, sB), along_k(*sfb, tile_n, BLOCK_N, sSFB, 1)
+            # Whole rounds of the ring: beyond K, TMA fills k-blocks and their scales with zeros.
+            for k in cutlass.range(cute.round_up(k_blocks, STAGES), unroll=1):
+                stage = n % STAGES
+                cute.arch.mbarrier_wait(empty + stage, n // STAGES % 2 ^ 1)
+                with cute.arch.elect_one():  # each CTA announces all bytes of its stage, whoever loads them
+                    cute.arch.mbarrier_arrive_and_expect_tx(full + stage, STAGE_BYTES)
+                to, to_all = {"tma_bar_ptr": full + stage}, {"mcast_mask": Int32((1 << CLUSTER) - 1)}
+                if cute.arch.block_idx()[0] == 0:  # the first CTA loads A for both
+                    for atom, ring, blocks in of_a:
+                        cute.copy(atom, blocks[None, k], ring[None, n % cute.size(ring, [1])], **to, **to_all)
+                for atom, ring, blocks in of_b:
+                    cute.copy(atom, blocks[None, k], ring[None, n % cute.size(ring, [1])], **to)
+                n += 1
+        # Until all stages are released: a CTA must not end while its peer may still arrive at its barriers.
+        for last in cutlass.range(n, n + STAGES, unroll=1):
+            cute.arch.mbarrier_wait(empty + last % STAGES, last // STAGES % 2 ^ 1)
+
+    @cute.jit
+    def multiply_all(self, sA, sSFA, sB, sSFB, d, sD, k_blocks, full, empty, pairs, thread, warp):
+        """Role of two warpgroups: each multiplies, promotes and stores 2 x 64 rows."""
+        cute.arch.setmaxregister_increase(MATH_REGISTERS)
+        sA = cute.local_tile(sA, (128, BLOCK_K), (warp // 4, 0, None))  # (128, bK, stages)
+        sA = cute.local_tile(sA, (64, BLOCK_K), (None, 0, None))  # (64, bK, m-fragments, stages)
+        mma = wgmma()
+        tCrA = mma.make_fragment_A(mma.get_slice(0).partition_A(sA))  # (MMA, 1, 4, m-fragments, stages)
+        tCrB = mma.make_fragment_B(mma.get_slice(0).partition_B(sB))  # (MMA, 1, 4, stages)
+        sums = mma.partition_shape_C((64, BLOCK_N))
+        partial, *accs = (cute.make_rmem_tensor(sums, Float32) for _ in range(3))
+        # Of the tile, for registers 0 and 1; 8 more for 2 and 3, 64 more in the second fragment.
+        row = warp // 4 * 128 + warp % 4 * 16 + thread % 32 // 4
+        sSFA, sSFB = own_scales(sSFA, row, 4), own_scales(sSFB, 2 * (thread % 4), 8)
+        released = hide(cute.arch.map_dsmem_ptr(empty, thread % CLUSTER).toint())
+        phase = Int32(0)
+        ready = cute.arch.mbarrier_test_wait(full, phase)
+        for index in cutlass.range(cute.arch.block_idx()[1], pairs[0] * pairs[1], SMS // CLUSTER, unroll=1):
+            tile_m, tile_n = tile_of(index, *pairs)
+            for acc in accs:
+                acc.fill(0.0)
+            for _ in cutlass.range(0, k_blocks, STAGES, unroll=1):
+                for stage in cutlass.range_constexpr(STAGES):
+                    if not ready:
+                        cute.arch.mbarrier_wait(full + stage, phase)
+                    slot = stage + (SLOTS - STAGES) * phase
+                    multiply(partial, tCrA[None, None, None, 0, stage], tCrB[None, None, None, stage])
+                    following = (stage + 1) % STAGES
+                    warpgroup.wait_group(0)
+                    promote(accs[0], partial, sSFA, sSFB, 0, slot)
+                    multiply(partial, tCrA[None, None, None, 1, stage], tCrB[None, None, None, stage])
+                    warpgroup.wait_group(0)
+                    if thread % 32 < CLUSTER:  # lane r releases the stage to CTA r
+                        barrier = cute.make_ptr(Int64, released + 8 * stage, cutlass.AddressSpace.dsmem)
+                        cute.arch.mbarrier_arrive(barrier)
+                    # Asked now, so that nothing waits between a stage that is full and its WGMMAs.
+                    phase ^= 1 if following == 0 else 0
+                    ready = cute.arch.mbarrier_test_wait(full + following, phase)
+                    promote(accs[1], partial, sSFA, sSFB, 1, slot)
+            store(*d, sD, accs, tile_m, tile_n, thread, warp)
+        cute.arch.cp_async_bulk_wait_group(0, read=True)
+
+
+SHAPES = (4096, 4096, 7168), (3003, 3080, 1040)  # the second fits no tile
+RUNG = gemm(__file__, Gemm(), *SHAPES, m_major_scales=True, recipe=FP8_1D1D, dtype=torch.float32)
+
+if __name__ == "__main__":
+    climb(RUNG)
