@@ -151,7 +151,7 @@ def _multiply(
     of_a, of_b = operands.roles(FP8_1D1D)
     lhs = views("a", operands.unpack(of_a, a), d.shape[1], groups)
     rhs = views("b", operands.unpack(of_b, b), d.shape[2], groups)
-    sum_up(zip(lhs, rhs, d.detach().unbind(), strict=True), d, c)
+    sum_up(zip(lhs, rhs, d.unbind(), strict=True), d, c)
 
 
 def _end_to_end(name: str, pair: Pair, rows: int, groups: list[Group]) -> list[Pair]:
