@@ -4,8 +4,7 @@
     python tests/external/run_deep_gemm.py DeepGEMM
 
 It runs, of a checkout of DeepGEMM 2.6, tests/test_layout.py, tests/test_lazy_init.py and
-tests/test_fp8_fp4.py. Of the last it leaves out problems with scales of 1x128 for both operands, which are
-weight gradients that are added up and groups along K: cute_gemm has no such product yet.
+tests/test_fp8_fp4.py.
 Without a Hopper GPU, or without a checkout, there is nothing to run, which is no failure.
 """
 
@@ -25,7 +24,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("test_layout", "test_lazy_init", "test_fp8_fp4")
-FP8_TESTS = ("test_gemm", "test_m_grouped_gemm_contiguous", "test_m_grouped_gemm_masked")
+FP8_TESTS = (
+    "test_gemm",
+    "test_m_grouped_gemm_contiguous",
+    "test_m_grouped_gemm_masked",
+    "test_k_grouped_gemm_contiguous",
+)
+ENUMERATIONS = (
+    "enumerate_normal",
+    "enumerate_m_grouped_contiguous",
+    "enumerate_m_grouped_masked",
+    "enumerate_k_grouped_contiguous",
+)
 LIMIT_S = 3600
 
 
@@ -89,7 +99,7 @@ def run(name: str, asked: argparse.Namespace) -> bool:
 
 
 def drive(every: int) -> None:
-    """test_fp8_fp4 of the problems there are products for; its modules are on the path."""
+    """test_fp8_fp4; its modules are on the path."""
     import torch
 
     narrow(importlib.import_module("generators"), every)
@@ -101,23 +111,15 @@ def drive(every: int) -> None:
         getattr(module, name)()
 
 
-def narrow(generators: Any, every: int = 1) -> None:
-    """Has a module enumerate each N-th problem, of dense ones those with scales for blocks of B."""
-
-    def has_blocks(problem: Any) -> bool:
-        kernel_type, *_, accumulates, _ = problem
-        return not (kernel_type.is_1d1d() and accumulates)
-
-    generators.enumerate_normal = _narrowed(generators.enumerate_normal, every, has_blocks)
-    for name in ("enumerate_m_grouped_contiguous", "enumerate_m_grouped_masked"):
-        setattr(generators, name, _narrowed(getattr(generators, name), every, lambda problem: True))
+def narrow(generators: Any, every: int) -> None:
+    """Has a module enumerate each N-th problem."""
+    for name in ENUMERATIONS:
+        setattr(generators, name, _narrowed(getattr(generators, name), every))
 
 
-def _narrowed(
-    enumerate_all: Callable[..., Iterator[Any]], every: int, suits: Callable[[Any], bool]
-) -> Callable[..., Iterator[Any]]:
+def _narrowed(enumerate_all: Callable[..., Iterator[Any]], every: int) -> Callable[..., Iterator[Any]]:
     def enumerate_some(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        return itertools.islice(filter(suits, enumerate_all(*args, **kwargs)), 0, None, every)
+        return itertools.islice(enumerate_all(*args, **kwargs), 0, None, every)
 
     return enumerate_some
 

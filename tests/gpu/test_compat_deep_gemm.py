@@ -243,3 +243,42 @@ def test_a_child_that_is_forked_after_the_import_uses_the_gpu() -> None:
     drop_in = Path(__file__).parents[2] / "drop_in"
     done = subprocess.run([sys.executable, "-c", FORK, str(drop_in)], check=False, timeout=300)
     assert done.returncode == 0
+
+
+# Gradients of weights
+
+
+@pytest.mark.parametrize("added", ["nothing", "the result", "another"])
+def test_a_product_by_scales_of_rows(added: str) -> None:
+    a, b = (cute_gemm.quantize_1x128(torch.randn(rows, K, device="cuda")) for rows in (M, N))
+    d, check = poisoned(M, N, torch.float32, "cuda")
+    c = None if added == "nothing" else torch.randn(M, N, device="cuda")
+    if added == "the result":
+        d.copy_(c)
+    deep_gemm.fp8_gemm_nt(a, b, d, d if added == "the result" else c, recipe=(1, 1, 128))
+    groups.wait()
+    check()
+    wanted = cute_gemm.fp8_gemm_nt(a, b, out_dtype=torch.float32)
+    assert torch.equal(d, wanted if c is None else wanted + c)
+
+
+@pytest.mark.parametrize("m", [M, 128])
+@pytest.mark.parametrize("operands", ["nt", "tn"])
+def test_groups_along_k(operands: str, m: int) -> None:
+    """Scales of 130 rows are copied, for TMA to load them; those of 128 are loaded as they are."""
+    ks = [256, 0, 384, 128]
+    x, y = (torch.randn(sum(ks), rows, device="cuda") for rows in (m, N))
+    tokens = [deep_gemm.per_channel_cast_to_fp8(each, use_ue8m0=False) for each in (x, y)]
+    given = tokens
+    if operands == "nt":
+        given = [
+            (torch.cat([part.t().flatten() for part in q.view(torch.uint8).split(ks)]).view(q.dtype), s.t())
+            for q, s in tokens
+        ]
+    layout = torch.tensor(ks, dtype=torch.int32, device="cuda")
+    d = torch.full((len(ks), m, N), 3.0, device="cuda")
+    getattr(deep_gemm, f"k_grouped_fp8_gemm_{operands}_contiguous")(*given, d, ks, layout, d)
+    groups.wait()
+    wanted = torch.stack([left.t() @ right for left, right in zip(x.split(ks), y.split(ks), strict=True)])
+    assert (d[1] == 3).all()
+    assert deep_gemm.calc_diff(d - 3, wanted) < 1e-3

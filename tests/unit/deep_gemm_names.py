@@ -16,6 +16,8 @@ PRODUCTS = [
     "m_grouped_fp8_gemm_nn_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "fp8_m_grouped_gemm_nt_masked",
+    "k_grouped_fp8_gemm_nt_contiguous",
+    "k_grouped_fp8_gemm_tn_contiguous",
     "gemm_fp8_fp8_bf16_nt",
     "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous",
     "m_grouped_gemm_fp8_fp8_bf16_nt_masked",
@@ -74,8 +76,6 @@ TESTING = [
     "ignore_env",
 ]
 MISSING = [
-    "k_grouped_fp8_gemm_nt_contiguous",
-    "k_grouped_fp8_gemm_tn_contiguous",
     "bf16_gemm_nt",
     "bf16_gemm_nn",
     "bf16_gemm_tn",

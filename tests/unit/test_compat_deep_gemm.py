@@ -90,6 +90,10 @@ def test_what_is_missing_says_so(name: str) -> None:
         "disable_ue8m0_cast use_psum_layout ensure_zero_padding",
         "fp8_m_grouped_gemm_nt_masked": "a b d masked_m expected_m recipe recipe_a recipe_b compiled_dims "
         "disable_ue8m0_cast",
+        "k_grouped_fp8_gemm_nt_contiguous": "a b d ks_cpu grouped_layout c recipe compiled_dims "
+        "use_psum_layout",
+        "k_grouped_fp8_gemm_tn_contiguous": "a b d ks_cpu grouped_layout c recipe compiled_dims "
+        "use_psum_layout",
         "gemm_fp8_fp8_bf16_nt": "lhs rhs out",
         "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous": "lhs rhs out m_indices",
         "m_grouped_gemm_fp8_fp8_bf16_nt_masked": "lhs rhs out masked_m expected_m",
@@ -178,9 +182,9 @@ def test_a_recipe_may_be_said(said: dict[str, Any]) -> None:
     assert torch.equal(d, cute_gemm.fp8_gemm_nt(a, b))
 
 
+BOTH_BY_ROWS = [{"recipe": (1, 1, 128)}, {"recipe_a": (1, 128), "recipe_b": (1, 128)}]
 RECIPES = [
-    ({"recipe": (1, 1, 128)}, NotImplementedError, "1x128 of both"),
-    ({"recipe_a": (1, 128), "recipe_b": (1, 128)}, NotImplementedError, "1x128 of both"),
+    *((said, NotImplementedError, "1x128 of both") for said in BOTH_BY_ROWS),
     ({"recipe": (1, 128, 32)}, ValueError, "says scales for"),
     ({"recipe_a": (128, 128), "recipe_b": (1, 128)}, ValueError, "says scales for"),
     ({"recipe_a": (1, 128)}, ValueError, "wanted `recipe`, or"),
@@ -200,14 +204,16 @@ def test_other_recipes_are_refused(said: dict[str, Any], error: type[Exception],
     d = filled(128, N)
     of_groups = (b[0][None], b[1][None])
     index = torch.zeros(128, dtype=torch.int32)
-    for call in (
+    is_of_both = said in BOTH_BY_ROWS
+    calls = (
         lambda: deep_gemm.fp8_gemm_nt(a, b, d, **said),
         lambda: deep_gemm.fp8_gemm_tt(turned(a), b, d, **said),
         lambda: deep_gemm.m_grouped_fp8_gemm_nt_contiguous(a, of_groups, d, index, **said),
         lambda: deep_gemm.m_grouped_fp8_gemm_nt_masked(
             tuple(each[None] for each in a), of_groups, d[None], index[:1], 1, **said
         ),
-    ):
+    )
+    for call in calls[2 * is_of_both :]:
         with pytest.raises(error, match=words):
             call()
     assert d.isnan().all()

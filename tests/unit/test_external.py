@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import torch
 
 from cute_gemm.runtime import hardware
 
@@ -67,17 +66,36 @@ def test_tests_find_the_drop_in(
     assert not script.run("test_lazy_init", asked)
 
 
-def test_weight_gradients_are_left_out(script: ModuleType) -> None:
-    kinds = {True: SimpleNamespace(is_1d1d=lambda: True), False: SimpleNamespace(is_1d1d=lambda: False)}
+def test_each_nth_problem_is_run(script: ModuleType) -> None:
+    counts = {name: 5 + index for index, name in enumerate(script.ENUMERATIONS)}
     generators = SimpleNamespace(
-        enumerate_normal=lambda dtype: (
-            (kinds[number % 3 == 0], number, number % 2 == 0, torch.bfloat16) for number in range(10)
-        ),
-        enumerate_m_grouped_contiguous=lambda dtype: iter(range(5)),
-        enumerate_m_grouped_masked=lambda dtype: iter(range(4)),
+        **{name: lambda dtype, count=count: iter(range(count)) for name, count in counts.items()}
     )
     script.narrow(generators, 2)
-    # 0 and 6 are of both kinds.
-    assert [problem[1] for problem in generators.enumerate_normal(None)] == [1, 3, 5, 8]
-    assert list(generators.enumerate_m_grouped_contiguous(dtype=None)) == [0, 2, 4]
-    assert list(generators.enumerate_m_grouped_masked(None)) == [0, 2]
+    for name, count in counts.items():
+        assert list(getattr(generators, name)(dtype=None)) == list(range(0, count, 2))
+
+
+def test_all_tests_of_fp8_are_run(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = [f"enumerate_{each}" for each in ("normal", "m_grouped_contiguous", "m_grouped_masked")]
+    generators = "".join(
+        f"def {name}(dtype): return iter(range(3))\n" for name in [*names, "enumerate_k_grouped_contiguous"]
+    )
+    (tmp_path / "generators.py").write_text(generators)
+    tests = ("gemm", "m_grouped_gemm_contiguous", "m_grouped_gemm_masked", "k_grouped_gemm_contiguous")
+    (tmp_path / "test_fp8_fp4.py").write_text(
+        "ran = []\n" + "".join(f"def test_{name}(): ran.append('{name}')\n" for name in tests)
+    )
+    (tmp_path / "deep_gemm.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("generators", "test_fp8_fp4", "deep_gemm"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    try:
+        script.drive(2)
+        assert sys.modules["test_fp8_fp4"].ran == list(tests)
+        assert list(sys.modules["generators"].enumerate_normal(None)) == [0, 2]
+    finally:
+        for name in ("generators", "test_fp8_fp4", "deep_gemm"):
+            sys.modules.pop(name, None)

@@ -1,4 +1,4 @@
-"""DeepGEMM's names, argument orders and meanings, by cute_gemm: its FP8 products of the forward pass.
+"""DeepGEMM's names, argument orders and meanings, by cute_gemm: its FP8 products.
 
     from cute_gemm.compat import deep_gemm
 
@@ -6,11 +6,12 @@
 
 The distribution in `drop_in/` makes it importable as `deep_gemm`. docs/from_deepgemm.md says what differs.
 
-    products.py  FP8 products, dense and of groups    process.py    what setters say, for the whole process
-    recipes.py   what scales are for                  elsewhere.py  a real DeepGEMM, for other GPUs
-    cublaslt.py  products by cuBLASLt, through torch  missing.py    names without a counterpart yet
-    first_generation.py                               names of early 2025
-    utils/, testing/, legacy.py                       modules that it has
+    products.py   FP8 products, dense and of groups      process.py    what setters say, for the whole process
+    gradients.py  those by scales of rows of both        elsewhere.py  a real DeepGEMM, for other GPUs
+    k_grouped.py  those of groups along K                missing.py    names without a counterpart yet
+    cublaslt.py   products by cuBLASLt, through torch    recipes.py    what scales are for
+    first_generation.py                                  names of early 2025
+    utils/, testing/, legacy.py                          modules that it has
 
 Products write to `d` and return nothing. Like DeepGEMM's they know nothing of gradients: a `d` that is
 computed of parameters asks for none, and none is refused. What an argument may not be is said by a TypeError
@@ -24,6 +25,7 @@ from .first_generation import (
     m_grouped_gemm_fp8_fp8_bf16_nt_contiguous,
     m_grouped_gemm_fp8_fp8_bf16_nt_masked,
 )
+from .k_grouped import k_grouped_fp8_gemm_nt_contiguous, k_grouped_fp8_gemm_tn_contiguous
 from .process import (
     get_batch_invariant,
     get_compile_mode,
@@ -130,6 +132,8 @@ __all__ = [
     "get_theoretical_mk_alignment_for_contiguous_layout",
     "get_tma_aligned_size",
     "init_dist",
+    "k_grouped_fp8_gemm_nt_contiguous",
+    "k_grouped_fp8_gemm_tn_contiguous",
     "layout",
     "legacy",
     "m_grouped_fp8_fp4_gemm_nn_contiguous",

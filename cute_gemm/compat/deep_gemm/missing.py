@@ -11,10 +11,6 @@ from typing import Any
 from .elsewhere import hands_over
 
 _FAMILIES = {
-    "products of 1x128 scales of both operands, for weight gradients": (
-        "k_grouped_fp8_gemm_nt_contiguous",
-        "k_grouped_fp8_gemm_tn_contiguous",
-    ),
     "products of bf16": (
         "bf16_gemm_nt",
         "bf16_gemm_nn",

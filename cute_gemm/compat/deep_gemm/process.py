@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -34,6 +35,16 @@ def scope() -> AbstractContextManager[Any]:
     """What a product is called in."""
     # Dynamo enters no scope that was made outside of what it traces.
     return config(**_said) if torch.compiler.is_compiling() else _scope
+
+
+def run(operation: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+    """An operation under what was set for the process, which computes no gradient and refuses none."""
+    with scope():
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                operation(*arguments, **named)
+        else:
+            operation(*arguments, **named)
 
 
 def _say(**changes: Any) -> None:

@@ -6,10 +6,8 @@ Each has the name that most releases of DeepGEMM know it by, as calls are handed
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ... import epilogue
@@ -18,11 +16,12 @@ from ... import m_grouped_fp8_gemm_nt_contiguous as _contiguous
 from ... import m_grouped_fp8_gemm_nt_masked as _masked
 from ... import m_grouped_fp8_gemm_nt_offsets as _offsets
 from ...plan.limits import CONTIGUOUS_ALIGNMENT
+from ...plan.recipe import FP8_1D1D
 from . import process
 from .elsewhere import hands_over
-from .recipes import require_recipe
+from .gradients import Pair, is_same, require_result, sum_up
+from .recipes import require_blocks, require_recipe, require_scales
 
-Pair = tuple[Tensor, Tensor]
 Recipe = Sequence[int] | None
 
 
@@ -44,20 +43,24 @@ def fp8_gemm_nt(
         a, b: pairs of e4m3 `[M, K]`, `[N, K]`, and FP32 scales, which are used as they are.
         d: where to write, bf16 or FP32 `[M, N]`.
         c: what is added, of that shape; it may be `d`. The sum is rounded once.
-        recipe, recipe_a, recipe_b: what scales are for; `(1, 128, 128)`, or `(1, 128)` and `(128, 128)`.
+        recipe, recipe_a, recipe_b: what scales are for; `(1, 128, 128)`, or `(1, 128)` and `(128, 128)`. Or
+            `(1, 1, 128)`, or `(1, 128)` twice, as of gradients of weights, with FP32 `d` alone.
         compiled_dims, disable_ue8m0_cast: of no meaning here.
 
     Raises:
-        NotImplementedError: the recipe says scales for 1x128 of both operands.
         TypeError, ValueError, RuntimeError: as :func:`cute_gemm.fp8_gemm_nt`, which calls `d` `out`.
     """
-    require_recipe(recipe, recipe_a, recipe_b)
-    if c is None:
-        _run(_dense, a, b, out=d)
-    elif c is d or (c.data_ptr() == d.data_ptr() and c.stride() == d.stride() and c.shape == d.shape):
-        _run(_dense, a, b, out=d, epilogue=epilogue.accumulate())
+    said = require_recipe(recipe, recipe_a, recipe_b)
+    require_scales(said, b)
+    if said is FP8_1D1D:
+        require_result(d, c)
+        sum_up([(a, b, d)], d, c)
+    elif c is None:
+        process.run(_dense, a, b, out=d)
+    elif is_same(c, d):
+        process.run(_dense, a, b, out=d, epilogue=epilogue.accumulate())
     else:
-        _run(_dense, a, b, out=d, epilogue=epilogue.residual(c))
+        process.run(_dense, a, b, out=d, epilogue=epilogue.residual(c))
 
 
 def fp8_gemm_nn(
@@ -139,10 +142,10 @@ def m_grouped_fp8_gemm_nt_contiguous(
         TypeError, ValueError, RuntimeError: as :func:`cute_gemm.m_grouped_fp8_gemm_nt_contiguous` and
             :func:`cute_gemm.m_grouped_fp8_gemm_nt_offsets`.
     """
-    require_recipe(recipe, recipe_a, recipe_b)
+    require_blocks(recipe, recipe_a, recipe_b)
     alignment = process.get_mk_alignment_for_contiguous_layout()
     if use_psum_layout:
-        _run(_offsets, a, b, grouped_layout, out=d, alignment=alignment)
+        process.run(_offsets, a, b, grouped_layout, out=d, alignment=alignment)
         return
     if expected_m_for_psum_layout is not None:
         raise ValueError(
@@ -154,7 +157,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
             f"set_mk_alignment_for_contiguous_layout({alignment}) is in force; wanted a multiple of "
             f"{CONTIGUOUS_ALIGNMENT}, or `use_psum_layout=True`, which takes any up to 1024"
         )
-    _run(_contiguous, a, b, grouped_layout, out=d, fill=0)
+    process.run(_contiguous, a, b, grouped_layout, out=d, fill=0)
 
 
 def m_grouped_fp8_gemm_nn_contiguous(
@@ -217,14 +220,14 @@ def m_grouped_fp8_gemm_nt_masked(
         NotImplementedError: `enable_overlap`.
         TypeError, ValueError, RuntimeError: as :func:`cute_gemm.m_grouped_fp8_gemm_nt_masked`.
     """
-    require_recipe(recipe, recipe_a, recipe_b)
+    require_blocks(recipe, recipe_a, recipe_b)
     if enable_overlap:
         raise NotImplementedError(
             "enable_overlap=True has a kernel say what is ready while it runs; cute_gemm has no such yet"
         )
     if isinstance(masked_m, Tensor) and masked_m.dim() != 1:
         masked_m = masked_m.flatten()
-    _run(_masked, a, b, masked_m, operator.index(expected_m), out=d)
+    process.run(_masked, a, b, masked_m, operator.index(expected_m), out=d)
 
 
 def _turned(pair: Pair) -> Pair:
@@ -233,13 +236,3 @@ def _turned(pair: Pair) -> Pair:
     if is_pair and all(isinstance(each, Tensor) and each.dim() > 1 for each in pair):
         return pair[0].mT, pair[1].mT
     return pair
-
-
-def _run(operation: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-    """An operation under what was set for the process, which computes no gradient and refuses none."""
-    with process.scope():
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                operation(*arguments, **named)
-        else:
-            operation(*arguments, **named)

@@ -4,7 +4,7 @@
     python tests/external/run_others.py --torchao ao
 
 Nothing of torchao is stubbed; Triton is needed. Its tests of its own quantisers are left out. Those of a
-whole layer end where the gradient of weights is refused; the checks before them compare the rest of it.
+whole layer compare both gradients with an emulation.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ BLOCK = 128
 
 def main() -> int:
     checkout = begin(__doc__, TESTS)
+    import posing
     import pytest
 
+    posing.round_to_nearest()
     sys.path.insert(0, str(checkout))
     checks = Checks()
     checks("forward, padded by them", forward)
