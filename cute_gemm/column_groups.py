@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .plan.limits import K_MULTIPLE, ceil_div
+from .plan.limits import K_MULTIPLE
 from .plan.quantizer import BLOCK
 
 
@@ -27,7 +27,7 @@ def scale_columns(columns: int, groups: int) -> int:
 
 def padded_columns(rows: int, groups: int) -> int:
     """Room for so many rows as columns, of which each group is rounded up to a multiple of 16."""
-    return (ceil_div(rows, K_MULTIPLE) + groups) * K_MULTIPLE
+    return (rows // K_MULTIPLE + groups) * K_MULTIPLE
 
 
 def padded_offsets(ends: Tensor, rows: int) -> Tensor:

@@ -50,7 +50,7 @@ def quantize_both_ways(
         out_t, scales_out_t: e4m3 ``[..., K, M]`` and fp32 ``[..., K, ceil(M/128)]`` to write; None to
             allocate. Of the four any may be given. With ``offsets``, ``scales_out_t`` has ``M // 128 + G``
             columns; with ``ends``, ``out_t`` has L and ``scales_out_t`` ``L // 128 + G``, where
-            ``L = 16 * (ceil(M / 16) + G)``.
+            ``L = 16 * (M // 16 + G)``.
 
     Returns:
         ``(q, s), (q_t, s_t)``, the same as `quantize_1x128(x)` and `quantize_1x128(x.mT)`: e4m3

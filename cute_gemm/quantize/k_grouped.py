@@ -25,7 +25,7 @@ def quantize_k_grouped(
             with ``ends``.
         ends: int32 ``[G]``, of tokens that are not padded: the row behind each group's last, as of
             `quantize_both_ways`. ``offsets`` then say where its columns in the result begin, of which there
-            are ``L = 16 * (ceil(K / 16) + G)`` in place of K.
+            are ``L = 16 * (K // 16 + G)`` in place of K.
         power_of_two_scales: as of `quantize_1x128`.
 
     Returns:

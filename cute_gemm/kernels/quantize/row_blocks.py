@@ -136,7 +136,7 @@ class BlocksByEnds:
 
     def columns(self, rows: Int32) -> Int32:
         """Room for so many rows, of which each group is rounded up."""
-        return (cute.ceil_div(rows, K_MULTIPLE) + self.ends.shape[0]) * K_MULTIPLE
+        return (rows // K_MULTIPLE + self.ends.shape[0]) * K_MULTIPLE
 
     def count(self, rows: Int32) -> Int32:
         """As of :class:`EvenBlocks`."""
