@@ -31,7 +31,7 @@ def padded_columns(rows: int, groups: int) -> int:
 
 
 def padded_offsets(ends: Tensor, rows: int) -> Tensor:
-    """Where columns of groups begin once each group is rounded up, and where the last ends: int32 ``[G + 1]``.
+    """Where columns of groups begin, each rounded up, and where the last ends: int32 ``[G + 1]``.
 
     Args:
         ends: int32 ``[G]``, the row behind each group's last. Groups follow each other.

@@ -158,7 +158,7 @@ def require_ends(ends: object, groups: int, *, has_memory: bool = True) -> Tenso
     ends = memory.require_own_memory("ends", ends, has_memory)
     if sizes.differ(ends.shape, (groups,)):
         raise ValueError(
-            f"ends has shape {tuple(ends.shape)}; wanted [{groups}]: the row behind the last of each group, as "
+            f"ends has shape {tuple(ends.shape)}; wanted [{groups}], the row behind each group's last, as "
             f"offsets has {groups + 1} elements"
         )
     return grouping.require_index(_ENDS, ends, groups, has_memory=has_memory)

@@ -53,12 +53,13 @@ def _along_both(x: Tensor, begins: Tensor, ends: Tensor) -> tuple[Operand, Opera
 class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offsets: Tensor, kept: KeptWeight | None) -> Tensor:
+        saved: tuple[Tensor, ...] = ()
         if ctx.needs_input_grad[1]:
             begins = padded_offsets(offsets, x.shape[0])
             along_features, along_tokens = _along_both(x, begins, offsets)
             saved = begins, *along_tokens
         else:
-            along_features, saved = operands.along_features(x), ()
+            along_features = operands.along_features(x)
         y = _multiply(along_features, weights.rows(kept, weight), offsets, x.dtype)
         ctx.save_for_backward(weight, offsets, *saved)
         ctx.dtype, ctx.kept = x.dtype, kept

@@ -111,7 +111,9 @@ class _BothWays(Form):
         x, offsets, ends = asked.x, asked.offsets, asked.ends
         if offsets is None:
             if ends is not None:
-                raise ValueError("ends is given, but offsets is None; wanted where columns of each group begin")
+                raise ValueError(
+                    "ends is given, but offsets is None; wanted where each group's columns begin"
+                )
             return {"x": x}
         if x.dim() != 2:
             raise ValueError(f"x has shape {tuple(x.shape)}; wanted [M, K], as offsets is given")
@@ -152,9 +154,7 @@ class _BothWays(Form):
             rows, is_ours = rows_of_columns(offsets, ends, m), are_grouped(offsets, columns)
             is_written = torch.arange(m, device=x.device) < ends.max()
             formula.quantize_rows(x, q, s, power_of_two, is_written)
-            formula.quantize_padded_groups(
-                x, q_t, s_t, power_of_two, blocks(offsets, columns), rows, is_ours
-            )
+            formula.quantize_padded_groups(x, q_t, s_t, power_of_two, blocks(offsets, columns), rows, is_ours)
             return
         if offsets is not None:
             formula.quantize_rows(x, q, s, power_of_two, are_grouped(offsets, m))

@@ -72,13 +72,12 @@ def quantize_groups(values: Tensor, q: Tensor, s: Tensor, power_of_two: bool, bl
 def quantize_padded_groups(
     values: Tensor, q: Tensor, s: Tensor, power_of_two: bool, blocks: Blocks, rows: Tensor, is_ours: Tensor
 ) -> None:
-    """Writes e4m3 of values ``[M, N]``, transposed, and a scale for each block of columns, of which some are
-    zeros that no row is behind, and stay zeros beside NaN.
+    """As :func:`quantize_groups` of what is transposed; columns without a row become zeros, beside NaN, too.
 
     Args:
-        values: as said.
-        q: ``[N, K]``.
-        s: as many columns as there are ``blocks``.
+        values: ``[M, N]``.
+        q: e4m3 ``[N, K]``.
+        s: fp32 ``[N, ...]``, as many columns as there are ``blocks``.
         power_of_two: whether scales are rounded up to powers of two.
         blocks: which columns of ``q`` are whose.
         rows: int64 ``[K]``, the row of ``values`` for each column; M for none.

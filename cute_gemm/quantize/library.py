@@ -32,9 +32,7 @@ SCHEMAS = {
     "quantize_128x128_out": (
         "(Tensor w, Tensor(a!) out, Tensor(b!) scales_out, *, bool power_of_two_scales=False) -> ()"
     ),
-    "quantize_both_ways": (
-        f"(Tensor x, *, {_SCALES}, {_COLUMNS}) -> (Tensor, Tensor, Tensor, Tensor)"
-    ),
+    "quantize_both_ways": (f"(Tensor x, *, {_SCALES}, {_COLUMNS}) -> (Tensor, Tensor, Tensor, Tensor)"),
     "quantize_both_ways_out": (
         "(Tensor x, Tensor(a!) out, Tensor(b!) scales_out, Tensor(c!) out_t, Tensor(d!) scales_out_t, *, "
         f"{_SCALES}, {_COLUMNS}) -> ()"

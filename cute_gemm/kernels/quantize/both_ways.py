@@ -49,7 +49,7 @@ def place_of(word: Int32, lane: Int32) -> Int32:
 
 
 def mask_of(count: Int32) -> Int32:
-    """What keeps the first ``count`` bytes of a word: of a block whose scale is NaN, zeros became NaN, too."""
+    """What keeps the first ``count`` bytes of a word: where a scale is NaN, zeros became NaN, too."""
     half = (ROWS - cutlass.max(cutlass.min(count, ROWS), 0)) * 4
     return Int32(Uint32(0xFFFFFFFF) >> half >> half)  # in two steps, as by 32 is not defined
 
