@@ -49,7 +49,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "quantize_both_ways by groups": (lambda x, offsets: quantize_both_ways(x, offsets=offsets), (X, EDGES)),
     "quantize_both_ways by groups of any size": (
         lambda x, offsets, ends: quantize_both_ways(x, offsets=offsets, ends=ends),
-        (X, EDGES, EDGES[1:].clone()),
+        (X, 2 * EDGES, EDGES[1:].clone()),  # all columns that there are
     ),
     "quantize_normed": (rms_norm_quantize_1x128, (X, WEIGHT)),
     "quantize_normed of a sum": (
