@@ -25,6 +25,24 @@ def scale_columns(columns: int, groups: int) -> int:
     return columns // BLOCK + groups
 
 
+def padded_columns(rows: int, groups: int) -> int:
+    """Room for so many rows as columns, of which each group is rounded up to a multiple of 16."""
+    return (rows // K_MULTIPLE + groups) * K_MULTIPLE
+
+
+def padded_offsets(ends: Tensor, rows: int) -> Tensor:
+    """Where columns of groups begin, each rounded up, and where the last ends: int32 ``[G + 1]``.
+
+    Args:
+        ends: int32 ``[G]``, the row behind each group's last. Groups follow each other.
+        rows: of the matrix; none beyond counts.
+    """
+    last = _ascending(ends, rows)
+    sizes = torch.diff(last, prepend=last.new_zeros(1))
+    rounded = (sizes + K_MULTIPLE - 1) // K_MULTIPLE * K_MULTIPLE
+    return torch.nn.functional.pad(rounded.cumsum(0), (1, 0)).int()
+
+
 def edges(offsets: Tensor, columns: int) -> Tensor:
     """Where groups begin and end, int32 ``[G + 1]``: clamped to the matrix, and rounded down to 16."""
     return offsets.clamp(0, columns) // K_MULTIPLE * K_MULTIPLE
@@ -65,6 +83,30 @@ def blocks(offsets: Tensor, columns: int) -> Blocks:
     first = begin[owner] + BLOCK * (place - start[owner])
     last = torch.minimum(first + BLOCK, end[owner])
     return Blocks(*(torch.where(is_used, each, 0) for each in (first, last)))
+
+
+def rows_of_columns(offsets: Tensor, ends: Tensor, rows: int) -> Tensor:
+    """The row that each column is made of: int64 ``[padded_columns]``; ``rows`` where there is none.
+
+    Args:
+        offsets: int32 ``[G + 1]``, where columns of groups begin, and where the last ends.
+        ends: int32 ``[G]``, the row behind each group's last. Groups follow each other.
+        rows: of the matrix.
+    """
+    columns = padded_columns(rows, len(ends))
+    begin = edges(offsets, columns).long()
+    place = torch.arange(columns, device=ends.device)
+    group = (torch.searchsorted(begin, place, right=True) - 1).clamp(0, len(ends) - 1)
+    last = _ascending(ends, rows).long()
+    first = torch.nn.functional.pad(last[:-1], (1, 0))
+    row = first[group] + place - begin[group]
+    is_one = (begin[group] <= place) & (place < begin[group + 1]) & (row < last[group])
+    return torch.where(is_one, row, rows)
+
+
+def _ascending(ends: Tensor, rows: int) -> Tensor:
+    """The row behind each group's last as it counts."""
+    return ends.clamp(0, rows).cummax(0).values
 
 
 def are_grouped(offsets: Tensor, columns: int) -> Tensor:

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ..column_groups import scale_columns
 from ..plan.layouts import K_GROUPED
+from ..plan.layouts.base import Index
 from ..plan.limits import MAX_GROUPS, OUT_BYTES
 from ..plan.recipe import FP8_1D1D
 from . import Call, ambient, grouping, memory, operands, options, sizes, words
 from .operands import Role
 
+_ENDS = Index("ends", "G")
 _DEFAULT = torch.float32
 _DTYPES = tuple(getattr(torch, name) for name in OUT_BYTES)
 
@@ -144,6 +146,22 @@ def require_offsets(offsets: object, *, has_memory: bool = True) -> Tensor:
         fix = ": one call for each part of them" if length > 1 else ""
         raise ValueError(f"{was}, so G = {length - 1}; wanted 1 to {MAX_GROUPS} groups{fix}")
     return grouping.require_index(K_GROUPED.index, offsets, length, has_memory=has_memory)
+
+
+def require_ends(ends: object, groups: int, *, has_memory: bool = True) -> Tensor:
+    """The row behind each group's last: an int32 vector that kernels read.
+
+    Raises:
+        TypeError: it is no tensor, or has another dtype.
+        ValueError: its shape or memory is not what kernels read.
+    """
+    ends = memory.require_own_memory("ends", ends, has_memory)
+    if sizes.differ(ends.shape, (groups,)):
+        raise ValueError(
+            f"ends has shape {tuple(ends.shape)}; wanted [{groups}], the row behind each group's last, as "
+            f"offsets has {groups + 1} elements"
+        )
+    return grouping.require_index(_ENDS, ends, groups, has_memory=has_memory)
 
 
 def _require_same_columns(a: Tensor, b: Tensor) -> None:

@@ -153,6 +153,8 @@ def _allocate(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: tor
 
 def _may_overlap_itself(x: Tensor) -> bool:
     """Whether two elements may share memory; not where each dimension steps over all that lie within it."""
+    if 0 in x.shape:
+        return False
     reach = 1
     for step, count in sorted(zip(x.stride(), x.shape, strict=True)):
         if count > 1:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..contract import grouping
+from ..plan.layouts import OFFSETS
 from . import grouped_function
 from .keeping import Keeping
 from .linear import require_input, require_local, why_not_sizes
@@ -75,6 +77,7 @@ class FP8GroupedLinear(Keeping, nn.Module):
         if input.dim() != 2:
             raise ValueError(f"input has shape {tuple(input.shape)}; wanted [T, {self.in_features}]")
         require_local(input=input, weight=self.weight)
+        grouping.require_index(OFFSETS.index, offsets, self.groups, has_memory=False)
         return grouped_function.linear(input, self.weight, offsets, self._kept)
 
     def extra_repr(self) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..column_groups import padded_offsets
 from ..ops.grouped import m_grouped_fp8_gemm_nt_offsets
 from ..ops.k_grouped import k_grouped_fp8_gemm_nt
-from . import gradients, operands, token_groups, weights
+from ..quantize import quantize_both_ways
+from . import gradients, operands, weights
 from .weights import KeptWeight, Operand
 
 
@@ -43,12 +45,23 @@ def _multiply(lhs: Operand, rhs: Operand, offsets: Tensor, dtype: torch.dtype) -
     return m_grouped_fp8_gemm_nt_offsets(lhs, rhs, offsets, out_dtype=stored, fill=0).to(dtype)
 
 
+def _along_both(x: Tensor, begins: Tensor, ends: Tensor) -> tuple[Operand, Operand]:
+    """Tokens 1x128 along features, and along tokens of each group, which are padded from ``begins`` on."""
+    return quantize_both_ways(x, m_major_scales=True, offsets=begins, ends=ends)
+
+
 class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offsets: Tensor, kept: KeptWeight | None) -> Tensor:
-        y = _multiply(operands.along_features(x), weights.rows(kept, weight), offsets, x.dtype)
-        along_tokens = token_groups.quantize(x, offsets) if ctx.needs_input_grad[1] else ()
-        ctx.save_for_backward(weight, offsets, *along_tokens)
+        saved: tuple[Tensor, ...] = ()
+        if ctx.needs_input_grad[1]:
+            begins = padded_offsets(offsets, x.shape[0])
+            along_features, along_tokens = _along_both(x, begins, offsets)
+            saved = begins, *along_tokens
+        else:
+            along_features = operands.along_features(x)
+        y = _multiply(along_features, weights.rows(kept, weight), offsets, x.dtype)
+        ctx.save_for_backward(weight, offsets, *saved)
         ctx.dtype, ctx.kept = x.dtype, kept
         # Hooks of saved tensors may give another tensor back, which has no `main_grad`.
         ctx.parameter = None if kept is None else weight
@@ -57,20 +70,23 @@ class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         gradients.require_first()
-        weight, offsets, *along_tokens = ctx.saved_tensors
+        weight, offsets, *saved = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         dx = dw = None
         with torch.no_grad():
             dy = dy.contiguous()
             if needs_weight:
-                dy_t, x_t = token_groups.quantize(dy, offsets), tuple(along_tokens)
-                begins = token_groups.begins(offsets, dy.shape[0])
+                begins, *along_tokens = saved
+                along_features, dy_t = _along_both(dy, begins, offsets)
+                x_t = tuple(along_tokens)
                 dw = gradients.deliver(
                     weight,
                     ctx.parameter,
                     lambda out: k_grouped_fp8_gemm_nt(dy_t, x_t, begins, out, accumulate=out is not None),
                 )
+            else:
+                along_features = operands.along_features(dy)
             if needs_x:
                 rhs = weights.columns(ctx.kept, weight if ctx.parameter is None else ctx.parameter)
-                dx = _multiply(operands.along_features(dy), rhs, offsets, ctx.dtype)
+                dx = _multiply(along_features, rhs, offsets, ctx.dtype)
         return dx, dw, None, None

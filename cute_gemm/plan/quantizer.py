@@ -121,8 +121,8 @@ class BothWaysQuantizer:
 
     Args:
         dtype, has_matrices, is_power_of_two: as of :class:`BlockQuantizer`.
-        rows: where blocks of rows begin: ``"all"``, at multiples of 128, or ``"offsets"``, where each group
-            of rows does, of a single matrix.
+        rows: where blocks of rows begin: ``"all"``, at multiples of 128; or, of a single matrix, where each
+            group of rows does: ``"offsets"``, groups of multiples of 16, or ``"ends"``, of any size.
     """
 
     dtype: str
@@ -191,7 +191,8 @@ def every_quantizer() -> Iterator[Quantizer]:
         yield BlockQuantizer(dtype, has_matrices, is_power_of_two)
         yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two)
         if not has_matrices:
-            yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two, "offsets")
+            for rows in ("offsets", "ends"):
+                yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two, rows)
         for rows, index_dtype in (*((each, "int32") for each in ROWS), ("gathered", "int64")):
             for source, passes in product(SOURCES, (1, _PASSES)):
                 yield RowQuantizer(dtype, has_matrices, source, rows, index_dtype, is_power_of_two, passes)

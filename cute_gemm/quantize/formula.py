@@ -69,6 +69,26 @@ def quantize_groups(values: Tensor, q: Tensor, s: Tensor, power_of_two: bool, bl
     s.copy_(torch.where(blocks.is_used, made_s, s))
 
 
+def quantize_padded_groups(
+    values: Tensor, q: Tensor, s: Tensor, power_of_two: bool, blocks: Blocks, rows: Tensor, is_ours: Tensor
+) -> None:
+    """As :func:`quantize_groups` of what is transposed; columns without a row become zeros, beside NaN, too.
+
+    Args:
+        values: ``[M, N]``.
+        q: e4m3 ``[N, K]``.
+        s: fp32 ``[N, ...]``, as many columns as there are ``blocks``.
+        power_of_two: whether scales are rounded up to powers of two.
+        blocks: which columns of ``q`` are whose.
+        rows: int64 ``[K]``, the row of ``values`` for each column; M for none.
+        is_ours: bool ``[K]``, which columns are of a block.
+    """
+    with_zeros = torch.cat((values, values.new_zeros(1, values.shape[1])))
+    quantize_groups(with_zeros[rows].t(), q, s, power_of_two, blocks)
+    # Of bytes: torch fills no e4m3 on all devices.
+    q.view(torch.uint8).masked_fill_(is_ours & (rows == len(values)), 0)
+
+
 def quantize_blocks(w: Tensor, q: Tensor, s: Tensor, power_of_two: bool) -> None:
     """Writes e4m3 of matrices ``[..., N, K]`` to ``q``, and a scale for each 128 x 128 to ``s``."""
     n, k = w.shape[-2:]

@@ -8,7 +8,7 @@ from .both_ways import quantize_both_ways
 
 
 def quantize_k_grouped(
-    x: Tensor, offsets: Tensor, *, power_of_two_scales: bool = False
+    x: Tensor, offsets: Tensor, *, ends: Tensor | None = None, power_of_two_scales: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Quantise tokens along tokens, by groups: an operand of `k_grouped_fp8_gemm_nt`.
 
@@ -21,7 +21,11 @@ def quantize_k_grouped(
             what is K-major already, ``x.t()``. A kernel of its own reads it once, where `quantize_both_ways`
             says.
         offsets: int32 ``[G + 1]``, ascending multiples of 16 from 0 to K: where each group of tokens begins,
-            and the last one ends. Groups are padded to multiples of 16 tokens, with rows of zeros.
+            and the last one ends. Groups are padded to multiples of 16 tokens, with rows of zeros, or come
+            with ``ends``.
+        ends: int32 ``[G]``, of tokens that are not padded: the row behind each group's last, as of
+            `quantize_both_ways`. ``offsets`` then say where its columns in the result begin, of which there
+            are ``L = 16 * (K // 16 + G)`` in place of K.
         power_of_two_scales: as of `quantize_1x128`.
 
     Returns:
@@ -36,6 +40,6 @@ def quantize_k_grouped(
         TypeError, ValueError, RuntimeError: as `quantize_both_ways`.
     """
     _, along_tokens = quantize_both_ways(
-        x, power_of_two_scales=power_of_two_scales, m_major_scales=True, offsets=offsets
+        x, power_of_two_scales=power_of_two_scales, m_major_scales=True, offsets=offsets, ends=ends
     )
     return along_tokens

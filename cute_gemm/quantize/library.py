@@ -20,6 +20,7 @@ NAMESPACE = "cute_gemm"
 _SCALES = "bool power_of_two_scales=False, bool m_major_scales=False"
 _GROUPS = "Tensor? valid_rows=None, Tensor? group_index=None, Tensor? offsets=None, SymInt alignment=1"
 _ROWS = f"Tensor? rows=None, {_GROUPS}"
+_COLUMNS = "Tensor? offsets=None, Tensor? ends=None"
 _NORM = "Tensor x, Tensor weight, float eps"
 
 SCHEMAS = {
@@ -31,12 +32,10 @@ SCHEMAS = {
     "quantize_128x128_out": (
         "(Tensor w, Tensor(a!) out, Tensor(b!) scales_out, *, bool power_of_two_scales=False) -> ()"
     ),
-    "quantize_both_ways": (
-        f"(Tensor x, *, {_SCALES}, Tensor? offsets=None) -> (Tensor, Tensor, Tensor, Tensor)"
-    ),
+    "quantize_both_ways": (f"(Tensor x, *, {_SCALES}, {_COLUMNS}) -> (Tensor, Tensor, Tensor, Tensor)"),
     "quantize_both_ways_out": (
         "(Tensor x, Tensor(a!) out, Tensor(b!) scales_out, Tensor(c!) out_t, Tensor(d!) scales_out_t, *, "
-        f"{_SCALES}, Tensor? offsets=None) -> ()"
+        f"{_SCALES}, {_COLUMNS}) -> ()"
     ),
     "rms_norm_quantize_1x128": f"({_NORM}, *, {_SCALES}, {_ROWS}) -> (Tensor, Tensor)",
     "rms_norm_quantize_1x128_out": (

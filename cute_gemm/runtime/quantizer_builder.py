@@ -87,10 +87,12 @@ def _(config: BothWaysQuantizer) -> Built:
     m, k, m_blocks, k_blocks, groups = (cute.sym_int32() for _ in range(5))
     matrices = (groups,) if config.has_matrices else ()
     along_k = symbols.e4m3(*matrices, m, k), symbols.scales(*matrices, m, k_blocks)
-    along_m = symbols.e4m3(*matrices, k, m), symbols.scales(*matrices, k, m_blocks)
+    columns = cute.sym_int32() if config.rows == "ends" else m
+    along_m = symbols.e4m3(*matrices, k, columns), symbols.scales(*matrices, k, m_blocks)
     source = symbols.rows(config.dtype, *matrices, m, k)
-    edges = (symbols.vector("int32", cute.sym_int32()),) if config.rows == "offsets" else ()
-    return QuantizeBothWays(config), (source, *along_k, *along_m, *symbols.launch(), *edges)
+    vectors = {"all": 0, "offsets": 1, "ends": 2}[config.rows]
+    index = (symbols.vector("int32", cute.sym_int32()) for _ in range(vectors))
+    return QuantizeBothWays(config), (source, *along_k, *along_m, *symbols.launch(), *index)
 
 
 @build.register

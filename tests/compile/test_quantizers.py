@@ -38,7 +38,8 @@ def every_quantizer() -> list[Quantizer]:
         for dtype in DTYPES
         for has_matrices in (False, True)
     ]
-    found += [BothWaysQuantizer(dtype, False, dtype == "float16", "offsets") for dtype in DTYPES]
+    for dtype, rows in itertools.product(DTYPES, ("offsets", "ends")):
+        found.append(BothWaysQuantizer(dtype, False, dtype == "float16", rows))
     extents = itertools.product(DTYPES, (512, 1024, 2048, 7168, 8192))
     for number, ((dtype, k), rows) in enumerate(zip(extents, itertools.cycle(ROWS))):
         for kind in ("all", rows):

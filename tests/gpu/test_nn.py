@@ -85,3 +85,24 @@ def test_groups_are_layers() -> None:
         assert off(y[rows].detach(), by_rows(own) @ w.t()) < 2.0**-7
         assert off(x.grad[rows], by_rows(own_dy) @ w) < 2.0**-7
         assert off(layer.weight.grad[group], by_rows(own_dy.t()) @ by_rows(own.t()).t()) < 2.0**-7
+
+
+def test_a_captured_step_of_groups_follows_their_sizes() -> None:
+    """The host reads none: a graph that was captured with some sizes is right of others."""
+    layer = FP8GroupedLinear(3, IN, OUT, device="cuda", dtype=torch.bfloat16)
+    x, dy = inputs(301)
+    ends = torch.tensor([100, 100, 290], device="cuda", dtype=torch.int32)
+
+    def step() -> tuple[Tensor, ...]:
+        layer.forget()
+        y = layer(x, ends)
+        return y.detach(), *torch.autograd.grad(y, (x, layer.weight), dy)
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for sizes in ([1, 131, 301], [0, 0, 0], [17, 290, 299]):
+        ends.copy_(torch.tensor(sizes))
+        graph.replay()
+        assert all(map(torch.equal, captured, step()))

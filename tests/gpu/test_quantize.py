@@ -398,6 +398,63 @@ def test_both_ways_by_groups(edges: list[int], m: int, k: int, dtype: torch.dtyp
                 assert all((each[:, -1] == -7).all() for each in made[1][2:])
 
 
+ANY_GROUPS: dict[str, tuple[list[int], int, int]] = {
+    "one": ([130], 130, 272),
+    "several, some empty": ([0, 130, 130, 131, 208, 464, 464], 473, 2112),
+    "whole blocks": ([128, 256, 512], 512, 144),
+    "many": (list(range(300)), 310, 16),
+    "all empty": ([0, 0, 0], 5, 128),
+    "beyond the rows": ([-5, 40, 2**31 - 1], 99, 256),
+    "in no order": ([400, -7, 2**31 - 1, 16, 45], 521, 256),
+}
+"""Ends, rows and columns."""
+
+
+@both_scales
+@every_dtype
+@pytest.mark.parametrize(("ends", "m", "k"), ANY_GROUPS.values(), ids=ANY_GROUPS)
+def test_both_ways_by_groups_of_any_size(
+    ends: list[int], m: int, k: int, dtype: torch.dtype, power: bool
+) -> None:
+    """To the bit what torch makes of it, zeros beside NaN, too, and nothing else is written."""
+    behind = torch.tensor(ends, dtype=torch.int32)
+    offsets = column_groups.padded_offsets(behind, m)
+    if sorted(ends) != ends:
+        offsets = offsets.flip(0)
+    columns = column_groups.padded_columns(m, len(ends))
+    shapes = (m, k), (m, -(-k // 128)), (k, columns), (k, columns // 128 + len(ends))
+    for x, m_major in ((adversarial(m, k, dtype), False), (normal(m, k, dtype=dtype), True)):
+        made: list[list[Tensor]] = []
+        for device in ("cpu", "cuda"):
+            given = [
+                torch.full((rows + 2, width + 64), POISON, dtype=torch.uint8, device=device).view(E4M3)
+                for rows, width in shapes[::2]
+            ]
+            scales = [torch.full((rows, width + 1), -7.0, device=device) for rows, width in shapes[1::2]]
+            if m_major:
+                scales = [each.t().contiguous().t() for each in scales]
+            quantize_both_ways(
+                x.to(device),
+                offsets=offsets.to(device),
+                ends=behind.to(device),
+                power_of_two_scales=power,
+                out=given[0][1:-1, 32:-32],
+                scales_out=scales[0][:, :-1],
+                out_t=given[1][1:-1, 32:-32],
+                scales_out_t=scales[1][:, :-1],
+            )
+            made.append([*given, *scales])
+        if sorted(ends) == ends:
+            assert all_same(made[1], made[0])
+        else:
+            # Which of groups that overlap has a row is not said; what is around stays.
+            for got in made[1][:2]:
+                assert (bits(got)[[0, -1]] == POISON).all()
+                assert (bits(got)[:, :32] == POISON).all()
+                assert (bits(got)[:, -32:] == POISON).all()
+            assert all((each[:, -1] == -7).all() for each in made[1][2:])
+
+
 @every_dtype
 def test_an_operand_of_tokens_has_scales_as_tma_loads_them(dtype: torch.dtype) -> None:
     x, offsets = normal(528, 272, dtype=dtype), torch.tensor([0, 48, 48, 400, 528], dtype=torch.int32)
@@ -417,6 +474,12 @@ def test_each_form_can_be_captured_into_given_results_and_gives_the_same_bits_ag
         "blocks": (quantize_128x128, x),
         "both ways": (quantize_both_ways, x),
         "by groups": (lambda x, **n: quantize_both_ways(x, offsets=edges, **n), x[0]),
+        "by groups of any size": (
+            lambda x, **n: quantize_both_ways(
+                x, offsets=column_groups.padded_offsets(ends, x.shape[0]), ends=ends, **n
+            ),
+            x[0],
+        ),
         "normed": (lambda x, **n: rms_norm_quantize_1x128(x, weight, **n), x),
         "offsets": (lambda x, **n: rms_norm_quantize_1x128(x, weight, offsets=ends, **n), x[0]),
     }

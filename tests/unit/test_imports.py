@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "reference_k_grouped", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
-    "nn": {"contract", "epilogue", "ops", "plan", "quantize"},
+    "nn": {"column_groups", "contract", "epilogue", "ops", "plan", "quantize"},
     "packing": {"runtime"},
     "warming": {"", "epilogue", "plan", "quantize", "runtime", "settings", "storage"},
     # The package as users import it.

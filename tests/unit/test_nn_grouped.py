@@ -10,9 +10,10 @@ import torch
 from compiling import compiled
 from nn_layers import by_blocks, by_rows, normal, off
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from cute_gemm.nn import FP8GroupedLinear, FP8Linear
+from cute_gemm.nn import FP8GroupedLinear, FP8Linear, grouped_function
 
 OUT, IN = 80, 144
 SIZES = (130, 0, 1, 77, 256)
@@ -180,3 +181,30 @@ def test_what_is_refused() -> None:
     with pytest.raises(RuntimeError, match="wanted `create_graph=False`"):
         torch.autograd.grad(layer(x, offsets()).sum(), layer.weight, create_graph=True)
     assert repr(layer) == f"FP8GroupedLinear(groups={len(SIZES)}, in_features={IN}, out_features={OUT})"
+
+
+def test_the_host_reads_no_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of tensors that have none, nor of others where torch quantises in place of a kernel."""
+    layer, (x, dy) = grouped(), inputs()
+    wanted = gradients(layer, x, dy)
+    ends = offsets()
+    x = x.detach().requires_grad_()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the host reads a tensor")
+
+    with monkeypatch.context() as patch:
+        for name in ("tolist", "item", "__int__", "__index__", "__bool__", "__float__", "numpy"):
+            patch.setattr(torch.Tensor, name, refuse)
+        # On a CPU this product does read where groups begin.
+        patch.setattr(grouped_function, "k_grouped_fp8_gemm_nt", lambda *_, **__: wanted[2])
+        y = layer(x, ends)
+        y.backward(dy)
+    assert same([y.detach(), x.grad, layer.weight.grad], wanted)
+
+    with FakeTensorMode():
+        layer = grouped()
+        x, ends = torch.empty(99, IN, dtype=torch.bfloat16, requires_grad=True), torch.empty(len(SIZES)).int()
+        layer(x, ends).sum().backward()
+    assert layer.weight.grad.shape == layer.weight.shape
+    assert x.grad.shape == x.shape

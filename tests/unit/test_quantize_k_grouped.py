@@ -237,7 +237,7 @@ class RowsOfBlocks:
     def __call__(self, edges: cute.Tensor, rows: Int32, found: cute.Tensor):
         blocks = BlocksByOffsets(edges)
         for i in cutlass.range(blocks.count(rows), unroll=1):
-            first, end = blocks.rows_of(i, rows)
+            (first, end), _ = blocks.spans_of(i, rows)
             found[i, 0], found[i, 1] = Int32(first), Int32(end)
 
 

@@ -47,6 +47,10 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "quantize_128x128": (quantize_128x128, (X,)),
     "quantize_both_ways": (quantize_both_ways, (X,)),
     "quantize_both_ways by groups": (lambda x, offsets: quantize_both_ways(x, offsets=offsets), (X, EDGES)),
+    "quantize_both_ways by groups of any size": (
+        lambda x, offsets, ends: quantize_both_ways(x, offsets=offsets, ends=ends),
+        (X, 2 * EDGES, EDGES[1:].clone()),  # all columns that there are
+    ),
     "quantize_normed": (rms_norm_quantize_1x128, (X, WEIGHT)),
     "quantize_normed of a sum": (
         lambda x, weight, residual: rms_norm_quantize_1x128(x, weight, residual=residual.copy_(x)),

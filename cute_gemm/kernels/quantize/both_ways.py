@@ -20,14 +20,14 @@ from . import elements, preconditions
 from .by_rows import DTYPES
 from .lanes import distances, of_lane, shared_out
 from .memory import address_of, matrix_of, store_if, up_to
-from .row_blocks import BlocksByOffsets, EvenBlocks
+from .row_blocks import BlocksByEnds, BlocksByOffsets, EvenBlocks
 from .tile import LANES, ROWS, SIDE, THREADS, WARPS, TilePart
 
 _WORDS = SIDE // ROWS
 _TOGETHER = PIECE // ROWS
 """Words of a column that a thread stores at once."""
 
-BLOCKS = {"all": EvenBlocks, "offsets": BlocksByOffsets}
+BLOCKS = {"all": EvenBlocks, "offsets": BlocksByOffsets, "ends": BlocksByEnds}
 """Which rows share a scale along columns, by ``rows`` of a configuration."""
 
 
@@ -46,6 +46,12 @@ def place_of(word: Int32, lane: Int32) -> Int32:
         lane: the one of a row's eight that has the column.
     """
     return word ^ (lane * _TOGETHER)
+
+
+def mask_of(count: Int32) -> Int32:
+    """What keeps the first ``count`` bytes of a word: where a scale is NaN, zeros became NaN, too."""
+    half = (ROWS - cutlass.max(cutlass.min(count, ROWS), 0)) * 4
+    return Int32(Uint32(0xFFFFFFFF) >> half >> half)  # in two steps, as by 32 is not defined
 
 
 @cute.struct
@@ -76,7 +82,8 @@ class QuantizeBothWays:
             mX: the source (M, K), or (matrices, M, K), K contiguous.
             mQ, mS: e4m3 of the same shape, K contiguous, and its scales (M, K / 128), rounded up, of each
                 matrix, row- or M-major.
-            mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, blocks of rows) likewise.
+            mQT, mST: e4m3 (K, M), M contiguous, and its scales (K, blocks of rows) likewise. There are more
+                columns than M where groups of rows are rounded up.
             flags, status: as of :class:`.by_rows.QuantizeByRows`.
             index: what says where blocks of rows begin, as ``rows`` of the configuration takes it.
         """
@@ -86,8 +93,7 @@ class QuantizeBothWays:
             columns = cute.ceil_div(mQ.shape[1], SIDE), blocks.count(mX.shape[0])
             results = (mQ, mS), (mQT, mST)
             go = preconditions.hold((mX, *index), results, (1, 1), columns=columns)
-            for each in index:
-                go = go and preconditions.are_edges(each)
+            go = go and blocks.are_in_order(mX.shape[0], mQT.shape[1])
             go = go and preconditions.do_not_meet(mQ, mQT) and preconditions.do_not_meet(mQ, mST)
             go = go and preconditions.do_not_meet(mS, mQT) and preconditions.do_not_meet(mS, mST)
             report(status, Int32(go))
@@ -113,28 +119,33 @@ class QuantizeBothWays:
         mX, mQ, mS, mQT, mST = (matrix_of(each, matrix) for each in (mX, mQ, mS, mQT, mST))
         row_tile, k_tile = divmod(tile, k_tiles)
         if const_expr(not blocks.reads_memory):
-            first, _ = blocks.rows_of(row_tile, mX.shape[0])
+            (first, _), _ = blocks.spans_of(row_tile, mX.shape[0])
             part = self.part_of(thread, first, k_tile)
         storage = SmemAllocator().allocate(Storage)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
         if const_expr(not blocks.reads_memory):
-            self.tile(mX, mQ, mS, mQT, mST, storage, thread, part, first, row_tile, k_tile)
+            self.tile(mX, mQ, mS, mQT, mST, storage, thread, part, first, None, row_tile, k_tile)
         else:
-            first, end = blocks.rows_of(row_tile, mX.shape[0])
-            part = self.part_of(thread, first, k_tile)
-            mX, mQ, mS = (up_to(each, end, 0) for each in (mX, mQ, mS))
-            mQT = up_to(mQT, end, 1)
+            (row, behind), (first, end) = blocks.spans_of(row_tile, mX.shape[0])
+            part = self.part_of(thread, row, k_tile)
+            mX, mQ, mS = (up_to(each, behind, 0) for each in (mX, mQ, mS))
+            mQT, count = up_to(mQT, end, 1), None if blocks.is_whole else behind - row
             if first < end:
-                self.tile(mX, mQ, mS, mQT, mST, storage, thread, part, first, row_tile, k_tile)
+                self.tile(mX, mQ, mS, mQT, mST, storage, thread, part, first, count, row_tile, k_tile)
 
-    def part_of(self, thread: Int32, first: Int32, k_tile: Int32) -> TilePart:
-        """What a thread has of a tile. Rows are a multiple of 16, as columns of the other result are."""
-        return TilePart.of(self.dtype, thread, first, k_tile, is_whole=True)
+    def part_of(self, thread: Int32, row: Int32, k_tile: Int32) -> TilePart:
+        """What a thread has of a tile that begins at a row."""
+        return TilePart.of(self.dtype, thread, row, k_tile, self.blocks.is_whole)
 
     @cute.jit
-    def tile(self, mX, mQ, mS, mQT, mST, storage, thread, part, first: Int32, row_tile: Int32, k_tile: Int32):
-        """Quantises 128 rows, from ``first`` on as far as there are some, and 128 columns."""
+    def tile(self, mX, mQ, mS, mQT, mST, storage, thread, part, first: Int32, count, row_tile, k_tile):
+        """Quantises 128 rows as far as there are some, and 128 columns.
+
+        Args:
+            first: where the rows begin in what is transposed.
+            count: of rows; those behind become zeros there. None where rows come in whole pieces.
+        """
         words = part.load(mX)
         self.largest_of_columns(words, part, storage, thread)
         cute.arch.sync_threads()
@@ -148,7 +159,7 @@ class QuantizeBothWays:
             self.rows(values, part, piece, inverses, mQ, rows)
             self.columns(values, part, piece, storage, thread)
         cute.arch.sync_threads()
-        self.transposed(storage, part, thread, mQT, first, k_tile)
+        self.transposed(storage, part, thread, mQT, first, count, k_tile)
 
     @cute.jit
     def scale_rows(self, words, part: TilePart, mS, k_tile: Int32) -> list:
@@ -229,12 +240,14 @@ class QuantizeBothWays:
         return values
 
     @cute.jit
-    def transposed(self, storage, part: TilePart, thread: Int32, mQT, first: Int32, k_tile: Int32):
+    def transposed(self, storage, part: TilePart, thread: Int32, mQT, first: Int32, count, k_tile: Int32):
         """Stores what is in shared memory: eight lanes a column at a time, each of them sixteen rows."""
         own, layout = cute.make_rmem_tensor(_TOGETHER, Int32), cute.make_layout(_TOGETHER)
         row = first + part.lane * PIECE
         at = address_of(mQT, (k_tile * SIDE + thread // LANES, row))
         step = Int64(mQT.stride[0]) * (THREADS // LANES)
+        if const_expr(count is not None):
+            masks = [mask_of(count - part.lane * PIECE - ROWS * word) for word in range(_TOGETHER)]
         for i in cutlass.range_constexpr(SIDE // (THREADS // LANES)):
             column = thread // LANES + i * (THREADS // LANES)
             place = place_of(part.lane * _TOGETHER, column // part.piece % LANES)
@@ -245,6 +258,9 @@ class QuantizeBothWays:
                 assumed_align=PIECE,
             )
             cute.autovec_copy(cute.make_tensor(shared, layout), own)
+            if const_expr(count is not None):
+                for word in cutlass.range_constexpr(_TOGETHER):
+                    own[word] = own[word] & masks[word]
             is_there = (row < mQT.shape[1]) & (k_tile * SIDE + column < mQT.shape[0])
             store_if(is_there, own, at)
             at += step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..limits import MAX_ALIGNMENT, TABLE_SMEM
 from ..tiles import SMALL_OVERLAPPED_WIDTHS, SMALL_WIDTHS
@@ -16,7 +16,7 @@ class Offsets(Layout):
     """Tokens sorted by expert, as they are: no padding."""
 
     name = "offsets"
-    index = Index(
+    index: ClassVar[Index] = Index(
         "offsets",
         "G",
         one_too_many="if they begin with a 0, where the first group starts, `offsets[1:]`",
