@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..measure.arguments import number_from, shape_of_any
-from ..measure.records import ALL_REGIMES, GROUPED, QUANTIZERS
+from ..measure.records import ALL_REGIMES, GRADIENTS, GROUPED, QUANTIZERS
 from .peers.registry import NAMES
 from .suite import SUITES
 
-OPS = *GROUPED, *QUANTIZERS
+OPS = *GROUPED, *QUANTIZERS, *GRADIENTS
 
 DEFAULT_OUT = Path("bench-results")
 DEFAULT_THRESHOLD = 2.0
@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         choices=(*SUITES, "all"),
-        help="dense or grouped products, what quantises their operands, or layers of experts (default: all)",
+        help="dense or grouped products, what quantises their operands, layers of experts, or products that"
+        " make gradients of weights (default: all)",
     )
     parser.add_argument(
         "--regime",
@@ -39,15 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHAPE",
         help="only these: MxNxK such as 64x2112x7168, or 4x8192x6144x7168 for 4 groups of about 8192 rows, or"
         " MxK such as 4096x7168 to quantise, or TxExAxCxKxI such as 128x32x256x8x7168x2048 for 128 tokens,"
-        " 32 experts here of 256, 8 for each token, K and I of a layer (default: those that peers' figures"
-        " are of, and of models)",
+        " 32 experts here of 256, 8 for each token, K and I of a layer; with --suite gradients MxNxK, or"
+        " 4x4096x7168x8192 for 4 groups of about 8192 columns (default: those that peers' figures are of, and"
+        " of models)",
     )
     parser.add_argument(
         "--ops",
         choices=OPS,
         nargs="+",
         metavar="NAME",
-        help=f"of the grouped ones and of those that quantise only these, of {', '.join(OPS)}",
+        help=f"of the grouped ones, of those that quantise and of gradients only these, of {', '.join(OPS)}",
     )
     parser.add_argument(
         "--peers",

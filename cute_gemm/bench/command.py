@@ -21,17 +21,20 @@ from ..runtime import hardware
 from . import changes, layer_summary, shares, tables
 from .arguments import DEFAULT_OUT, DEFAULT_THRESHOLD, MEASURING, OPS
 from .comparison import compare, speeds_without_padding, text_table
-from .peers import LayerPeer, Peer, QuantizerPeer
-from .peers.registry import LAYERS, NAMES, PEERS, QUANTIZERS, split_available
+from .peers import GradientPeer, LayerPeer, Peer, QuantizerPeer
+from .peers.registry import GRADIENTS, LAYERS, NAMES, PEERS, QUANTIZERS, split_available
 from .results import read_results
 from .resume import Rest, rest_of
 from .run import Bench, fused_kernels_of, kernels_of, run_trials
-from .suite import LAYER, PRODUCT, QUANTIZER, SUITES, Trial, plan
+from .suite import GRADIENT, LAYER, PRODUCT, QUANTIZER, SUITES, Trial, plan
 
-_REGISTRIES: dict[str, Mapping[str, Peer | QuantizerPeer | LayerPeer]] = {
+_AnyPeer = Peer | QuantizerPeer | LayerPeer | GradientPeer
+
+_REGISTRIES: dict[str, Mapping[str, _AnyPeer]] = {
     PRODUCT: PEERS,
     QUANTIZER: QUANTIZERS,
     LAYER: LAYERS,
+    GRADIENT: GRADIENTS,
 }
 
 TABLES = "tables.md"
@@ -114,12 +117,14 @@ def measure(
     peers, missing = split_available(peer_names if PRODUCT in kinds else (), PEERS)
     quantizers, missing_quantizers = split_available(peer_names if QUANTIZER in kinds else (), QUANTIZERS)
     layers, missing_layers = split_available(peer_names if LAYER in kinds else (), LAYERS)
+    gradients, missing_gradients = split_available(peer_names if GRADIENT in kinds else (), GRADIENTS)
     timers, replaced = timers_of(regimes, Sustained())
     idle = [] if peer_names == NAMES else _idle(trials, peer_names)
-    for note in dict.fromkeys((*missing, *missing_quantizers, *missing_layers, *idle, *replaced)):
+    absent = *missing, *missing_quantizers, *missing_layers, *missing_gradients
+    for note in dict.fromkeys((*absent, *idle, *replaced)):
         say(note)
     card = hardware.card()
-    named: list[Peer | QuantizerPeer | LayerPeer] = [*peers, *quantizers, *layers]
+    named: list[_AnyPeer] = [*peers, *quantizers, *layers, *gradients]
     versions = {name: version for peer in named for name, version in peer.versions().items()}
     origin = describe_origin(versions)
     rest = rest_of(trials, out, origin) if is_resumed else Rest(trials)
@@ -128,7 +133,7 @@ def measure(
     compile_kernels(kernel for trial in rest.trials for kernel in kernels_of(trial, card))
     if fused := [kernel for trial in rest.trials for kernel in fused_kernels_of(trial, card)]:
         compile_kernels(fused, fused_program)
-    bench = Bench(timers, peers, origin, card, quantizers=quantizers, layers=layers)
+    bench = Bench(timers, peers, origin, card, quantizers=quantizers, layers=layers, gradients=gradients)
     rows, failures = run_trials(bench, track(rest.trials, "measuring"), out, rest.kept)
     _print_comparisons(rows)
     if rows:

@@ -11,6 +11,7 @@ from ..measure.files import named
 from ..measure.records import (
     CONTIGUOUS,
     DENSE,
+    GRADIENTS,
     LAYERS,
     MASKED,
     OFFSETS,
@@ -25,7 +26,7 @@ from ..measure.shapes import Shape
 from .rows import escaped, objection
 
 PEER_OPS = {DENSE: DENSE, CONTIGUOUS: CONTIGUOUS, OFFSETS: CONTIGUOUS, MASKED: MASKED} | {
-    op: op for op in (*QUANTIZERS, *LAYERS)
+    op: op for op in (*GRADIENTS, *QUANTIZERS, *LAYERS)
 }
 """What peers are measured at: none has an operation on groups without padding, so they need it padded."""
 

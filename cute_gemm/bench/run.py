@@ -13,6 +13,7 @@ from ..measure.calls import Call
 from ..measure.cases import Case, make_case
 from ..measure.console import in_a_line, say
 from ..measure.expert_layers import LayerCase, plain_products, products
+from ..measure.gradients import GradientCase
 from ..measure.layers import Chain, layers_of
 from ..measure.quantizing import QuantizerCase
 from ..measure.quantizing import kernel_of as quantizer_of
@@ -20,6 +21,7 @@ from ..measure.records import (
     CHAIN,
     COLD,
     DENSE,
+    GRADIENTS,
     M_MAJOR,
     OURS,
     OURS_DEPENDENT,
@@ -38,7 +40,7 @@ from ..plan.limits import ceil_div
 from ..plan.quantizer import Quantizer
 from ..runtime import selection
 from . import shares
-from .peers import C, LayerPeer, Peer, PeerOf, QuantizerPeer
+from .peers import C, GradientPeer, LayerPeer, Peer, PeerOf, QuantizerPeer
 from .peers.cublas import Cublas, calibration_call, calibration_record, calibration_shape
 from .resume import file_of
 from .rows import measurement
@@ -61,6 +63,7 @@ class Bench:
         say: prints a line.
         quantizers: who is timed beside our quantisers.
         layers: who is timed beside our expert layers.
+        gradients: who is timed beside our products that make gradients of weights.
         host_time: microseconds of a call's caller.
     """
 
@@ -72,6 +75,7 @@ class Bench:
     say: Callable[[str], None] = say
     quantizers: Sequence[QuantizerPeer] = ()
     layers: Sequence[LayerPeer] = ()
+    gradients: Sequence[GradientPeer] = ()
     host_time: Callable[[Callable[[], object]], float] = clocks.host_time
 
     def measure(self, trial: Trial) -> Iterator[Row]:
@@ -139,6 +143,8 @@ class Bench:
             return self._chains_of_quantizers(trial, QuantizerCase.make(op, trial.shape, self.device))
         if trial.is_of_layers:
             return self._chains_of_layers(trial, LayerCase.make(trial.shape, self.device, _pdl(trial)))
+        if trial.is_of_gradients:
+            return self._chains_of_gradients(trial, GradientCase.make(op, trial.shape, self.device))
         case = make_case(op, trial.shape, self.device)
         cases = layers_of(case) if trial.regime == CHAIN else [case]
         ways = zip(*(self._own_calls(trial, layer) for layer in cases), strict=True)
@@ -159,6 +165,12 @@ class Bench:
         ways += [way for peer in self.layers for way in self._ways_of(peer, trial, cases)]
         repeats = ceil_div(layers.LAYER_CALLS, len(cases)) if trial.regime == CHAIN else 1
         return [Chain(way, repeats) for way in ways]
+
+    def _chains_of_gradients(self, trial: Trial, case: GradientCase) -> list[Chain]:
+        """The same of a product that makes gradients, which is timed by itself alone."""
+        ways = [[case.ours(self.card, _pdl(trial))]]
+        ways += [way for peer in self.gradients for way in self._ways_of(peer, trial, [case])]
+        return [Chain(way) for way in ways]
 
     def _own_calls(self, trial: Trial, case: Case) -> list[Call]:
         calls = [case.ours(layout, self.card, _pdl(trial)) for layout in _layouts(trial, case.op)]
@@ -290,8 +302,10 @@ def _layouts(trial: Trial, op: str) -> tuple[str, ...]:
     """Those of scales that ours are timed with.
 
     Of a product those of A: M-major, as DeepGEMM takes them; cold also row-major. Of a quantiser row-major;
-    of the plain one also M-major.
+    of the plain one also M-major. Where each row of B has scales, M-major, as others are copied first.
     """
+    if op in GRADIENTS:
+        return (M_MAJOR,)
     if op in QUANTIZERS:
         return (ROW_MAJOR, M_MAJOR) if op == ROWS else (ROW_MAJOR,)
     return (M_MAJOR, ROW_MAJOR) if trial.regime == COLD else (M_MAJOR,)

@@ -10,8 +10,19 @@ from dataclasses import dataclass
 from ..measure.choices import LayerShape
 from ..measure.errors import CommandError
 from ..measure.quantizing import kernel_of
-from ..measure.records import CHAIN, COLD, DENSE, EXPERT_LAYER, GROUPED, LAYERS, QUANTIZERS
+from ..measure.records import (
+    CHAIN,
+    COLD,
+    DENSE,
+    DENSE_GRADIENTS,
+    EXPERT_LAYER,
+    GRADIENTS,
+    GROUPED,
+    LAYERS,
+    QUANTIZERS,
+)
 from ..measure.shapes import Shape, shape_text
+from ..measure.work import draw_columns
 from ..plan.limits import K_MULTIPLE, MAX_EXTENT
 from ..plan.problem import why_impossible
 from .published import peer_shapes
@@ -19,7 +30,8 @@ from .results import PEER_OPS
 
 QUANTIZE = "quantize"
 MOE = "moe"
-SUITES = "dense", "grouped", QUANTIZE, MOE
+OF_WEIGHTS = "gradients"
+SUITES = "dense", "grouped", QUANTIZE, MOE, OF_WEIGHTS
 
 # Rows of K elements: hidden and expert sizes of DeepSeek-V3 (7168, 2048) and of Qwen3-MoE models (4096 and
 # 1536; 2048 and 768).
@@ -35,7 +47,23 @@ _LAYER_TOKENS = 1, 4, 16, 64, 128, 1024, 4096, 16384
 # Qwen3-30B-A3B on one.
 _LAYER_MODELS = (32, 256, 8, 7168, 2048), (128, 128, 8, 2048, 768)
 
-PRODUCT, QUANTIZER, LAYER = KINDS = "product", "quantizer", "layer"
+# M and N of a weight, K tokens; of groups, about as many each. Those are the shapes of DeepGEMM's tests.
+_GRADIENT_SHAPES: tuple[Shape, ...] = (
+    (2112, 4096, 7168),
+    (24576, 4096, 1536),
+    (32768, 4096, 512),
+    (7168, 4096, 16384),
+    (4096, 4096, 7168),
+    (7168, 4096, 2048),
+    (4, 4096, 7168, 8192),
+    (4, 7168, 2048, 8192),
+    (8, 4096, 7168, 4096),
+    (8, 7168, 2048, 4096),
+    (16, 4096, 7168, 2048),
+    (16, 7168, 2048, 2048),
+)
+
+PRODUCT, QUANTIZER, LAYER, GRADIENT = KINDS = "product", "quantizer", "layer", "gradient"
 """What a trial may be of."""
 
 
@@ -51,15 +79,20 @@ class Trial:
     @property
     def kind(self) -> str:
         """Of `KINDS`."""
-        return QUANTIZER if self.is_of_quantizers else LAYER if self.is_of_layers else PRODUCT
+        kinds = {QUANTIZER: QUANTIZERS, LAYER: LAYERS, GRADIENT: GRADIENTS}
+        return next((kind for kind, ops in kinds.items() if self.ops[0] in ops), PRODUCT)
 
     @property
     def is_of_quantizers(self) -> bool:
-        return self.ops[0] in QUANTIZERS
+        return self.kind == QUANTIZER
 
     @property
     def is_of_layers(self) -> bool:
-        return self.ops[0] in LAYERS
+        return self.kind == LAYER
+
+    @property
+    def is_of_gradients(self) -> bool:
+        return self.kind == GRADIENT
 
     @property
     def title(self) -> str:
@@ -68,13 +101,14 @@ class Trial:
     @property
     def full_title(self) -> str:
         """The same, and where a shape has several trials, which one."""
-        return f"{self.title} {self.ops[0]}" if self.is_of_quantizers else self.title
+        has_several = self.is_of_quantizers or self.is_of_gradients
+        return f"{self.title} {self.ops[0]}" if has_several else self.title
 
 
 def plan(
     suites: Sequence[str],
     regimes: Sequence[str],
-    ops: Sequence[str] = (*GROUPED, *QUANTIZERS),
+    ops: Sequence[str] = (*GROUPED, *QUANTIZERS, *GRADIENTS),
     shapes: Sequence[Shape] | None = None,
 ) -> list[Trial]:
     """The trials of a run, those of one suite and regime together.
@@ -82,11 +116,13 @@ def plan(
     Args:
         suites: of `SUITES`.
         regimes: of `records.ALL_REGIMES`. A quantiser has no sustained one: it moves bytes, and is far from
-            the power limit. Nor has an expert layer: its stages are timed cold, or in a chain.
-        ops: which grouped operations and which quantisers.
-        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)``, of quantisers ``(m, k)``, and of expert layers
-            those of :class:`..measure.choices.LayerShape`; None for those of the peers' figures, and of
-            models.
+            the power limit. Nor has an expert layer: its stages are timed cold, or in a chain. Gradients of
+            weights have no chain: training steps do not wait for launches.
+        ops: which grouped operations, which quantisers and which gradients.
+        shapes: ``(m, n, k)``, ``(groups, expected_m, n, k)``, of quantisers ``(m, k)``, of expert layers
+            those of :class:`..measure.choices.LayerShape`, and where gradients are the only suite, of those
+            ``(m, n, k)`` and ``(groups, m, n, expected_k)``; None for those of the peers' figures, of models,
+            and of DeepGEMM's tests.
 
     Raises:
         CommandError: a shape that no operation takes, or no trials at all.
@@ -95,6 +131,9 @@ def plan(
     ops, shapes = tuple(dict.fromkeys(ops)), shapes and list(dict.fromkeys(shapes))
     for shape in shapes or ():
         _check(shape)
+    if shapes and len(suites) > 1:
+        # They would be taken for those of forward products, too.
+        suites = [suite for suite in suites if suite != OF_WEIGHTS]
     trials = [
         trial for suite in suites for regime in regimes for trial in _trials(suite, regime, ops, shapes)
     ]
@@ -103,8 +142,8 @@ def plan(
         raise CommandError(
             f"nothing to measure: none of {given} is of the suite {' or '.join(suites)}"
             f" ({', '.join(regimes)}); dense shapes are MxNxK, grouped ones GxMxNxK, quantisers' MxK,"
-            f" expert layers' TxExAxCxKxI; the last two are timed {COLD}, and with at most {FEW_ROWS} rows"
-            f" in a {CHAIN}"
+            f" expert layers' TxExAxCxKxI; these two are timed {COLD}, and with at most {FEW_ROWS} rows"
+            f" in a {CHAIN}; gradients' are MxNxK or GxMxNxK, with no other suite, and not in a {CHAIN}"
         )
     return trials
 
@@ -114,6 +153,8 @@ def _trials(suite: str, regime: str, ops: Sequence[str], shapes: Sequence[Shape]
         return _quantizing(regime, ops, shapes)
     if suite == MOE:
         return _layers(regime, shapes)
+    if suite == OF_WEIGHTS:
+        return _gradients(regime, ops, shapes)
     return _dense(regime, shapes) if suite == "dense" else _grouped(regime, ops, shapes)
 
 
@@ -188,3 +229,15 @@ def _layers(regime: str, shapes: Sequence[Shape] | None) -> Iterator[Trial]:
     for shape in of_models if shapes is None else given:
         if regime == COLD or (regime == CHAIN and shape.tokens <= FEW_ROWS):
             yield Trial(MOE, regime, (EXPERT_LAYER,), tuple(shape))
+
+
+def _gradients(regime: str, ops: Sequence[str], shapes: Sequence[Shape] | None) -> Iterator[Trial]:
+    """A trial for each form: operands and results of all together would take more memory."""
+    for shape in _GRADIENT_SHAPES if shapes is None else shapes:
+        if regime == CHAIN or len(shape) not in (3, 4):
+            continue
+        is_dense = len(shape) == 3
+        if not is_dense and sum(draw_columns(shape[0], shape[3])) > MAX_EXTENT:
+            raise CommandError(f"{shape_text(shape)}: more than {MAX_EXTENT} columns")
+        for op in (op for op in ops if op in GRADIENTS and (op in DENSE_GRADIENTS) == is_dense):
+            yield Trial(OF_WEIGHTS, regime, (op,), shape)

@@ -11,9 +11,15 @@ from ..measure.records import (
     COLD,
     CONTIGUOUS,
     DENSE,
+    DENSE_ADDED,
+    DENSE_BF16,
+    DENSE_FP32,
     EXPERT_LAYER,
     GATHERED,
     INTERLEAVED,
+    K_GROUPED_ADDED,
+    K_GROUPED_BF16,
+    K_GROUPED_FP32,
     KEYS,
     LAYERS,
     M_MAJOR,
@@ -49,6 +55,12 @@ OPS = {
     CONTIGUOUS: "Grouped, contiguous",
     OFFSETS: "Grouped, offsets",
     MASKED: "Grouped, masked",
+    DENSE_ADDED: "Gradient of weights, added to FP32",
+    DENSE_FP32: "Gradient of weights, FP32",
+    DENSE_BF16: "Gradient of weights, bf16",
+    K_GROUPED_ADDED: "Gradients of experts' weights, added to FP32",
+    K_GROUPED_FP32: "Gradients of experts' weights, FP32",
+    K_GROUPED_BF16: "Gradients of experts' weights, bf16",
 }
 QUANTIZER_TITLES = {
     ROWS: "Quantising 1x128",
@@ -69,7 +81,8 @@ Times are in microseconds, means over rounds in which all took turns; the spread
 the shortest, as a share of the median. The limit is the larger of the times that FLOP and bytes take at the
 peaks of the card's data sheet. Behind a peer's time stands how many times as fast ours is. "Reference" is
 what the peer took on one H200 in another run. A result marked **wrong** was beyond the limit on errors. Ours
-are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major.
+are with M-major scales of A, as DeepGEMM takes them, unless a column says that they are row-major; those that
+make gradients of weights with M-major scales of both operands.
 
 Quantisers move bytes: beside them stands the share of the speed of a copy of as many; with few rows what
 they take over a kernel that does nothing, and their host time beside that of a small `torch.mm` to a given
@@ -111,7 +124,7 @@ def render(rows: Sequence[Row]) -> str:
 
 def dimension_names(op: str) -> list[str]:
     """What heads the columns of a shape."""
-    names = {"expected_m": "rows of each", "all_experts": "of", "inner": "I"}
+    names = {"expected_m": "rows of each", "expected_k": "columns of each", "all_experts": "of", "inner": "I"}
     return [names.get(key, key.upper() if len(key) == 1 else key) for key in KEYS[op]]
 
 

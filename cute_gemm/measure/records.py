@@ -18,7 +18,19 @@ CONTIGUOUS = "m_grouped_contiguous"
 OFFSETS = "m_grouped_offsets"
 MASKED = "m_grouped_masked"
 GROUPED = CONTIGUOUS, OFFSETS, MASKED
-PRODUCTS = DENSE, *GROUPED
+
+DENSE_GRADIENTS = DENSE_ADDED, DENSE_FP32, DENSE_BF16 = (
+    "dense_1d1d_accumulate_fp32",
+    "dense_1d1d_fp32",
+    "dense_1d1d_bf16",
+)
+K_GROUPED_GRADIENTS = K_GROUPED_ADDED, K_GROUPED_FP32, K_GROUPED_BF16 = (
+    "k_grouped_accumulate_fp32",
+    "k_grouped_fp32",
+    "k_grouped_bf16",
+)
+GRADIENTS = *DENSE_GRADIENTS, *K_GROUPED_GRADIENTS
+PRODUCTS = DENSE, *GROUPED, *GRADIENTS
 
 ROWS = "quantize_1x128"
 GATHERED = "quantize_1x128_gathered"
@@ -34,8 +46,9 @@ EXPERT_LAYER = "moe_expert_layer"
 LAYERS = (EXPERT_LAYER,)
 
 KEYS = (
-    {DENSE: ("m", "n", "k")}
+    dict.fromkeys((DENSE, *DENSE_GRADIENTS), ("m", "n", "k"))
     | dict.fromkeys(GROUPED, ("groups", "expected_m", "n", "k"))
+    | dict.fromkeys(K_GROUPED_GRADIENTS, ("groups", "m", "n", "expected_k"))
     | dict.fromkeys(QUANTIZERS, ("m", "k"))
     | dict.fromkeys(LAYERS, ("tokens", "experts", "all_experts", "choices", "k", "inner"))
 )

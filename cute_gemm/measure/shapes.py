@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Shape = tuple[int, ...]
-"""What names a problem within an operation: ``(m, n, k)``, or ``(groups, rows of each, n, k)``; of a
-quantiser ``(m, k)``; of an expert layer those of :class:`.choices.LayerShape`."""
+"""What names a problem within an operation: ``(m, n, k)``, or ``(groups, rows of each, n, k)``; of groups of
+columns ``(groups, m, n, columns of each)``; of a quantiser ``(m, k)``; of an expert layer those of
+:class:`.choices.LayerShape`."""
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -171,7 +171,7 @@ def bench(draw: random.Random, folder: Path) -> CommandLine:
     ]
     options = [
         ["--shapes", *draw.sample(shapes, draw.randint(1, 2))],
-        ["--suite", draw.choice(["dense", "grouped", "quantize", "moe", "all", "none"])],
+        ["--suite", draw.choice(["dense", "grouped", "quantize", "moe", "gradients", "all", "none"])],
         ["--regime", draw.choice(["cold", "chain", "sustained"])],
         ["--peers", draw.choice(["none", "cublas", "deep_gemm", "copy,torch", "bf16,unfused", "", ","])],
         ["--ops", *draw.sample(["m_grouped_masked", "quantize_1x128", "quantize_both_ways", "x"], 2)],

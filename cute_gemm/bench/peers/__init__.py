@@ -12,6 +12,7 @@ import torch
 from ...measure.calls import Call
 from ...measure.cases import Case
 from ...measure.expert_layers import LayerCase
+from ...measure.gradients import GradientCase
 from ...measure.quantizing import QuantizerCase
 
 C = TypeVar("C", contravariant=True)
@@ -50,6 +51,9 @@ QuantizerPeer = PeerOf[QuantizerCase]
 
 LayerPeer = PeerOf[LayerCase]
 """Who computes expert layers."""
+
+GradientPeer = PeerOf[GradientCase]
+"""Who computes gradients of weights."""
 
 
 def why_no_cuda() -> str | None:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ...measure.calls import Call, judge_within
 from ...measure.cases import Case, in_layout
-from ...measure.records import ALL_REGIMES, CONTIGUOUS, DEEPGEMM, DENSE, M_MAJOR, MASKED
+from ...measure.records import (
+    ALL_REGIMES,
+    CONTIGUOUS,
+    DEEPGEMM,
+    DENSE,
+    DENSE_ADDED,
+    K_GROUPED_ADDED,
+    M_MAJOR,
+    MASKED,
+)
 from . import PROMOTED_LIMIT
 
 _NAMES = {
@@ -23,6 +32,8 @@ _NAMES = {
         "fp8_m_grouped_gemm_nt_masked",
         "m_grouped_gemm_fp8_fp8_bf16_nt_masked",
     ),
+    DENSE_ADDED: ("fp8_gemm_nt",),
+    K_GROUPED_ADDED: ("k_grouped_fp8_gemm_nt_contiguous",),
 }
 """What its operations are and were called, newest first. Their leading arguments have stayed the same."""
 
@@ -91,9 +102,9 @@ def operation_of(op: str, pdl: bool = False) -> Callable[..., None]:
 def _launched(
     operation: Callable[..., object], set_pdl: Callable[[bool], object] | None, pdl: bool
 ) -> Callable[..., None]:
-    def run(*given: Any) -> None:
+    def run(*given: Any, **named: Any) -> None:
         if set_pdl is not None:
             set_pdl(pdl)
-        operation(*given)
+        operation(*given, **named)
 
     return run

@@ -1,4 +1,4 @@
-"""The peers by name: of products, of quantisers, and of expert layers."""
+"""The peers by name: of products, of quantisers, of expert layers, and of gradients of weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import TypeVar
 
 from ...measure.cases import Case
 from ...measure.expert_layers import LayerCase
+from ...measure.gradients import GradientCase
 from ...measure.quantizing import QuantizerCase
 from ...measure.records import CHAIN, DEEPGEMM_DEPENDENT
-from . import LayerPeer, Peer, PeerOf, QuantizerPeer
+from . import GradientPeer, LayerPeer, Peer, PeerOf, QuantizerPeer
 from .bf16_layer import Bf16Layer
 from .copy import Copy, CopyOfQuantizer
 from .cublas import Cublas
 from .deep_gemm import DeepGemm
+from .deep_gemm_gradients import DeepGemmGradients
 from .empty import Empty
 from .floor import Floor
 from .formulas import COMPILED_FORMULAS, EAGER
@@ -41,10 +43,12 @@ LAYERS: dict[str, LayerPeer] = {
     peer.name: peer for peer in (Unfused(), UnfusedDeepGemm(), UnfusedMasked(), Bf16Layer())
 }
 
-NAMES = tuple(dict.fromkeys((*PEERS, *QUANTIZERS, *LAYERS)))
-"""Some name a peer of both."""
+GRADIENTS: dict[str, GradientPeer] = {peer.name: peer for peer in (DeepGemmGradients(),)}
 
-P = TypeVar("P", PeerOf[Case], PeerOf[QuantizerCase], PeerOf[LayerCase])
+NAMES = tuple(dict.fromkeys((*PEERS, *QUANTIZERS, *LAYERS, *GRADIENTS)))
+"""Some name a peer of several."""
+
+P = TypeVar("P", PeerOf[Case], PeerOf[QuantizerCase], PeerOf[LayerCase], PeerOf[GradientCase])
 
 
 def split_available(names: Sequence[str], registry: Mapping[str, P]) -> tuple[list[P], list[str]]:
