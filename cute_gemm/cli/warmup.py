@@ -70,10 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--op",
-        choices=(*LAYOUTS, "moe"),
+        choices=(*LAYOUTS, "moe", "gradients"),
         nargs="+",
-        help="which operations; moe is the expert layers and MLPs of cute_gemm.moe, of a model "
-        "(default: all but moe)",
+        help="which operations; moe is the expert layers and MLPs of cute_gemm.moe, of a model; "
+        "gradients those of weights, over up to M tokens (default: all but these two)",
     )
     parser.add_argument(
         "--out-dtype", choices=tuple(OUT_BYTES), default="bfloat16", help="type of D (default: %(default)s)"

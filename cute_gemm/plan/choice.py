@@ -11,6 +11,9 @@ from .config import KernelConfig
 from .limits import ceil_div
 from .problem import GemmProblem
 
+GRADIENTS = "gradients"
+"""What commands call products whose B has scales of each row."""
+
 
 def choose(problem: GemmProblem, tma_scales: bool = False) -> KernelConfig:
     """What was measured to be best (:mod:`cute_gemm.plan.tuned`), or is predicted to be where nothing was,
@@ -117,16 +120,29 @@ def rows_of_calls(problem: GemmProblem, most: int) -> range:
 
 
 def warmup_command(problem: GemmProblem) -> str:
-    """The command that makes what such problems, of as many rows or fewer, may need on this machine."""
+    """The command that makes what such problems, of as many rows or fewer, may need on this machine.
+
+    Of gradients, those of as many tokens or fewer.
+    """
+    if problem.recipe.scales_columns:
+        groups = f"{problem.groups}," if problem.layout.has_result_per_group else ""
+        parts = [f"cute-gemm warmup --nk {groups}{problem.m},{problem.n}", f"--max-m {problem.k}"]
+        return " ".join([*parts, f"--op {GRADIENTS}", *_options(problem)])
     groups = f"{problem.groups}," if problem.layout.is_grouped else ""
     rows = ceil_div(problem.m, problem.groups) if problem.layout.has_matrix_per_group else problem.m
     parts = ["cute-gemm warmup", f"--nk {groups}{problem.n},{problem.k}", f"--max-m {rows}"]
     if problem.layout.is_grouped:
         parts.append(f"--op {problem.layout.name}")
+    return " ".join([*parts, *_options(problem)])
+
+
+def _options(problem: GemmProblem) -> list[str]:
+    """Those that every operation has."""
+    parts = []
     if problem.out_dtype == "float32":
         parts.append("--out-dtype float32")
     if problem.num_sms != problem.card.sms:
         parts.append(f"--num-sms {problem.num_sms}")
     if problem.batch_invariant:
         parts.append("--batch-invariant")
-    return " ".join(parts)
+    return parts

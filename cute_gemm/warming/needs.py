@@ -7,20 +7,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..plan.card import Card
-from ..plan.choice import reach, rows_of_calls
-from ..plan.layouts import DENSE, LAYOUTS, OFFSETS, Layout
-from ..plan.limits import CONTIGUOUS_ALIGNMENT, QUANTIZED
+from ..plan.choice import GRADIENTS, choose, reach, rows_of_calls
+from ..plan.config import KernelConfig
+from ..plan.layouts import DENSE, K_GROUPED, LAYOUTS, OFFSETS, Layout
+from ..plan.limits import CONTIGUOUS_ALIGNMENT, K_MULTIPLE, OUT_BYTES, QUANTIZED
 from ..plan.models import GATED, NORMED, Layer
 from ..plan.moe import CombineConfig, RouteConfig
 from ..plan.problem import GemmProblem, why_impossible
-from ..plan.quantizer import INTERLEAVE, BlockQuantizer, NormQuantizer, RowQuantizer, passes_for
+from ..plan.quantizer import (
+    INTERLEAVE,
+    BlockQuantizer,
+    BothWaysQuantizer,
+    NormQuantizer,
+    RowQuantizer,
+    passes_for,
+)
+from ..plan.recipe import FP8_1D1D
 from ..quantize.selection import KINDS
 from .kernels import Fused, Kernel
 
 MOE = "moe"
 """Beside the names of layouts: the expert layers and MLPs of :mod:`cute_gemm.moe`."""
 
-OPS = (*LAYOUTS, MOE)
+OPS = (*LAYOUTS, MOE, GRADIENTS)
 
 OPENED, WEIGHTED = (f"cute_gemm.warming.kernels:{name}" for name in ("swiglu_and_quantize", "row_weights"))
 """Where the epilogues of an expert layer's products are."""
@@ -32,7 +41,7 @@ class Calls:
 
     Args:
         max_m: the most rows of A of a product; of the masked layout the most that are expected of a group;
-            with ``experts_per_token`` the most tokens.
+            with ``experts_per_token``, and of gradients, the most tokens.
         ops: which operations, by the names of :data:`OPS`.
         cards: the GPU, as it may be described.
         num_sms: multiprocessors that a kernel may use.
@@ -89,6 +98,8 @@ def _all(layers: Sequence[Layer], calls: Calls) -> Iterator[tuple[Kernel, str]]:
                 yield from _activations(layer, layout, calls)
         if MOE in calls.ops:
             yield from _fused(layer, calls)
+        if GRADIENTS in calls.ops:
+            yield from _gradients(layer, calls)
         if calls.has_quantizers:
             weights = BlockQuantizer(calls.dtype, layer.groups is not None, calls.power_of_two_scales)
             yield weights, f"weights of {_title(layer)}"
@@ -178,6 +189,47 @@ def _fused(layer: Layer, calls: Calls) -> Iterator[tuple[Kernel, str]]:
         for passes in dict.fromkeys((passes_for(layer.k), passes_for(layer.k * calls.max_m))):
             config = RowQuantizer(calls.dtype, rows=rows, passes=passes)
             yield config, f"input of {_title(layer)}"
+
+
+def _gradients(layer: Layer, calls: Calls) -> Iterator[tuple[Kernel, str]]:
+    """The products that make gradients of its weight, FP32 ones written and added; and their quantiser.
+
+    They sum over tokens, so K differs from call to call, and M and N do not.
+    """
+    layout, groups = (K_GROUPED, layer.groups) if layer.groups else (DENSE, 1)
+    tokens = calls.max_m
+    if layer.groups and calls.experts_per_token is not None:
+        tokens = tokens * calls.experts_per_token + layer.groups * (K_MULTIPLE - 1)
+    most = max(tokens // K_MULTIPLE, 1) * K_MULTIPLE
+    found: dict[KernelConfig, tuple[int, int]] = {}
+    for out_dtype, accumulate in ((calls.out_dtype, False), ("float32", False), ("float32", True)):
+        if out_dtype not in OUT_BYTES:
+            continue
+        for card in calls.cards:
+            problem = GemmProblem(
+                layer.n,
+                layer.k,
+                K_MULTIPLE,
+                out_dtype,
+                calls.num_sms,
+                layout,
+                groups,
+                calls.batch_invariant,
+                FP8_1D1D,
+                accumulate=accumulate,
+                card=card,
+            )
+            for k in range(K_MULTIPLE, most + 1, K_MULTIPLE):
+                config = choose(replace(problem, k=k), tma_scales=True)
+                least, last = found.get(config, (k, k))
+                found[config] = min(least, k), max(last, k)
+    for config, ends in found.items():
+        over = " to ".join(map(str, dict.fromkeys(ends)))
+        yield config, f"gradient of {_title(layer)}, over {over} tokens"
+    if calls.has_quantizers:
+        rows = "offsets" if layer.groups else "all"
+        quantizer = BothWaysQuantizer(calls.dtype, is_power_of_two=calls.power_of_two_scales, rows=rows)
+        yield quantizer, f"gradient of {_title(layer)}"
 
 
 def _around_experts(layers: Iterable[Layer]) -> Iterator[tuple[Kernel, str]]:

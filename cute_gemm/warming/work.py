@@ -69,7 +69,8 @@ def warmup(
         model: what a HuggingFace ``config.json`` says, or its path: the layers of a Llama-, Qwen- or
             DeepSeek-like model, as docs/tuning.md lists them, as if on one GPU.
         ops: of ``"dense"``, ``"contiguous"``, ``"offsets"``, ``"masked"``, and ``"moe"``, which is the expert
-            layers and MLPs of :mod:`cute_gemm.moe` for a model; None for all but the last.
+            layers and MLPs of :mod:`cute_gemm.moe` for a model, and ``"gradients"``, which is the products
+            that make gradients of such weights, over up to ``max_m`` tokens; None for all but these two.
         out_dtype: torch.bfloat16 or torch.float32, of products.
         epilogue: what calls of ``nk`` pass. Its tensors say their dtype and number of dimensions alone. Such
             kernels are compiled in this process, one after the other.

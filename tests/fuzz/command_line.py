@@ -221,7 +221,7 @@ def warm_up(draw: random.Random, folder: Path) -> CommandLine:
     )
     more = [
         ["--max-m", draw.choice(["1", "64", "65537", "2147482624", "0"])],
-        ["--op", *draw.choice([["dense"], ["masked", "moe"], ["offsets"], ["none"]])],
+        ["--op", *draw.choice([["dense"], ["masked", "moe"], ["offsets"], ["gradients"], ["none"]])],
         ["--card", draw.choice(["NVIDIA H200", "NVIDIA H200", "H200"])],
         ["--num-sms", draw.choice(["1", "100", "133", "0"])],
         ["--epilogue", draw.choice(["cute_gemm.epilogue:silu", "cute_gemm.epilogue:bias", "os:path", "x"])],

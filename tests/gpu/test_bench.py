@@ -8,7 +8,7 @@ import pytest
 
 from cute_gemm import cli
 from cute_gemm.bench import results
-from cute_gemm.bench.peers.registry import LAYERS
+from cute_gemm.bench.peers.registry import GRADIENTS, LAYERS
 from cute_gemm.measure import layers, records
 from cute_gemm.measure.records import Row
 
@@ -118,3 +118,18 @@ def test_many_tokens_of_experts_beside_deepgemm(tmp_path: Path) -> None:
     found = {row["peer"] for row in rows}
     assert (records.UNFUSED_DEEPGEMM in found) == (LAYERS["unfused_deep_gemm"].available() is None)
     assert found >= {records.OURS, records.UNFUSED}
+
+
+@pytest.mark.parametrize(
+    ("shape", "ops"),
+    [("520x264x1040", records.DENSE_GRADIENTS), ("3x520x264x1040", records.K_GROUPED_GRADIENTS)],
+)
+def test_gradients_of_weights_beside_deepgemm(shape: str, ops: tuple[str, ...], tmp_path: Path) -> None:
+    """In both regimes; without the package ours alone are timed."""
+    rows = measured(tmp_path, "--suite", "gradients", "--shapes", shape, "--peers", "deep_gemm")
+    assert not any("wrong" in row for row in rows)
+    for regime in ("cold", "sustained"):
+        here = [row for row in rows if row["regime"] == regime]
+        assert [row["op"] for row in of_peer(here, records.OURS)] == list(ops)
+        beside = [row["op"] for row in of_peer(here, records.DEEPGEMM)]
+        assert beside == ([ops[0]] if GRADIENTS["deep_gemm"].available() is None else [])

@@ -22,9 +22,10 @@ from cute_gemm.plan import candidates, choice, tuned
 from cute_gemm.plan.card import CARDS
 from cute_gemm.plan.choice import reach, rows_of_calls, warmup_command
 from cute_gemm.plan.config import KernelConfig
-from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS
+from cute_gemm.plan.layouts import DENSE, K_GROUPED, LAYOUTS, MASKED, OFFSETS
 from cute_gemm.plan.models import Model, model_of
 from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.plan.recipe import FP8_1D1D
 from cute_gemm.plan.tuned.table import Table
 from cute_gemm.runtime import builder, compiler, hardware, packs, quantizers, warmup
 from cute_gemm.warming import kernels, work
@@ -91,6 +92,42 @@ def test_commands_name_what_a_choice_depends_on() -> None:
         "--batch-invariant"
     )
     assert warmup_command(GemmProblem(96, 16, 144)) == "cute-gemm warmup --nk 16,144 --max-m 96"
+    of_weights = GemmProblem(
+        48, 144, 8192, "float32", layout=K_GROUPED, groups=4, recipe=FP8_1D1D, accumulate=True
+    )
+    assert warmup_command(of_weights) == (
+        "cute-gemm warmup --nk 4,48,144 --max-m 8192 --op gradients --out-dtype float32"
+    )
+    one = replace(of_weights, layout=DENSE, groups=1, out_dtype="bfloat16", accumulate=False)
+    assert warmup_command(one) == "cute-gemm warmup --nk 48,144 --max-m 8192 --op gradients"
+
+
+@pytest.mark.parametrize("groups", [None, 8])
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32"])
+def test_gradients_of_weights_over_any_number_of_tokens(groups: int | None, out_dtype: str) -> None:
+    card, layout = card_of(132), K_GROUPED if groups else DENSE
+    shape = (4096, 7168) if groups is None else (groups, 4096, 7168)
+    calls = work.calls_of(
+        max_m=8192, ops=["gradients"], cards=(card,), out_dtype=out_dtype, dtype="bfloat16", epilogue=None
+    )
+    found = needs(work.layers_of_shapes([shape]), calls)
+    wanted = set()
+    for k in [16, *range(96, 8193, 16 * 13), 8192]:
+        for stored, accumulate in [(out_dtype, False), ("float32", False), ("float32", True)]:
+            problem = GemmProblem(
+                4096, 7168, k, stored, card.sms, layout, groups or 1, recipe=FP8_1D1D, accumulate=accumulate,
+                card=card,
+            )  # fmt: skip
+            wanted.add(choice.choose(problem, True))
+    products = {each for each in found if isinstance(each, KernelConfig)}
+    assert products == wanted
+    assert len(wanted) >= 4
+    names = {each.name for each in found if each not in products}
+    assert names == {
+        "quantize_both_ways_bf16" + ("_offsets" if groups else ""),
+        "quantize_128x128_bf16" + ("_3d" if groups else ""),
+    }
+    assert any("N = 4096, K = 7168, over 16 to " in use for uses in found.values() for use in uses)
 
 
 def of_model(config: dict[str, Any], max_m: int, *ops: str, **more: Any) -> tuple[Model, Needs]:
