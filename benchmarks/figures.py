@@ -35,7 +35,10 @@ from cute_gemm.measure.records import (
     CONTIGUOUS,
     DEEPGEMM_DEPENDENT,
     DENSE,
+    DENSE_ADDED,
     FLOOR,
+    GRADIENTS,
+    K_GROUPED_ADDED,
     MASKED,
     OFFSETS,
     SUSTAINED,
@@ -62,6 +65,11 @@ _OPS = {
     OFFSETS: "Grouped, offsets: the same rows without padding. ",
     MASKED: "Grouped, masked. ",
 }
+_GRADIENTS = {
+    DENSE_ADDED: "Gradients of weights, added to FP32. ",
+    K_GROUPED_ADDED: "Gradients of experts' weights, added to FP32. ",
+}
+"""What the results page has besides."""
 _MORE = {DEEPGEMM_DEPENDENT: "by `set_pdl`", FLOOR: "speed / floor"}
 """What else a chain's shapes are compared with, and what heads its column."""
 _NOTHING = "No figures yet."
@@ -95,7 +103,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def _parts(rows: Sequence[Row]) -> list[str]:
-    parts = [_section(rows, op, regime) for op in _OPS for regime in _REGIMES]
+    parts = [_section(rows, op, regime) for op in (*_OPS, *_GRADIENTS) for regime in _REGIMES]
     return [
         *filter(None, parts),
         *quantizer_figures.sections(rows, _origin),
@@ -230,7 +238,7 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
     columns = [*dimension_names(op), "kernel", "us", "TFLOP/s", "DeepGEMM us", "speed / DeepGEMM"]
     columns += [_MORE[name] for name in names]
     lines = [
-        f"**{_OPS[op]}{_REGIMES[regime]}** ({_origin(each.row for each in comparisons)}):",
+        f"**{(_OPS | _GRADIENTS)[op]}{_REGIMES[regime]}** ({_origin(each.row for each in comparisons)}):",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "".join("---|" if column == "kernel" else "--:|" for column in columns),
@@ -245,8 +253,10 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
 
 
 def _means(comparisons: Sequence[Comparison]) -> Iterable[str]:
-    classes = by_rows(comparisons)
-    if len(comparisons[0].shape) > 3:
+    # Each gradient has an M of its own.
+    is_one_class = comparisons[0].row["op"] in GRADIENTS
+    classes = {} if is_one_class else by_rows(comparisons)
+    if is_one_class or len(comparisons[0].shape) > 3:
         classes["all"] = list(comparisons)
     groups = list(classes.values())
     yield "| geometric mean | " + " | ".join(classes) + " |"

@@ -424,3 +424,17 @@ def test_results_are_read_whatever_folder_they_are_in(tmp_path):
     for folder, us in (("h100", 180.0), ("h200", 200.0)):
         records.write_rows(tmp_path / folder / "dense_cold.jsonl", [row((4096, 4096, 7168), us)])
     assert [each["us"] for each in figures.read_results(tmp_path)] == [180.0, 200.0]
+
+
+def test_gradients_are_on_the_results_page_alone():
+    """One mean of all, as each weight has an M of its own."""
+    shapes = [(2112, 4096, 7168), (24576, 4096, 1536)]
+    of = {"op": records.DENSE_ADDED}
+    ours = [row(shape, 200.0) | of for shape in shapes]
+    beside = zip(ours, (220.0, 242.0), strict=True)
+    theirs = [each | {"peer": records.DEEPGEMM, "us": us, "config": None} for each, us in beside]
+    (section,) = figures._parts([*ours, *theirs])
+    assert section.startswith("**Gradients of weights, added to FP32. Cold L2, one call at a time**")
+    assert "| geometric mean | all |" in section
+    assert "| speed / DeepGEMM | 1.154 |" in section
+    assert figures.summary([*ours, *theirs]) == "No figures yet."
