@@ -427,6 +427,7 @@ def test_info_says_why_a_cache_is_not_used(run, monkeypatch, tmp_path):
 
 def test_info_says_why_a_pack_is_not_used(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTE_GEMM_PACKS", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "400")
     status, out, err = run("info")
     cells = {row[0]: row[1] for row in rows(out)}
     assert (status, err) == (0, "")
