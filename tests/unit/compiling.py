@@ -18,7 +18,7 @@ from cute_gemm.ops import library
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
 
 if HAS_COMPILER and importlib.util.find_spec("setuptools"):
-    # Inductor imports it, and it replaces `distutils` when it is imported: before any test has changed anything.
+    # Inductor imports it, and it replaces `distutils` then: here, before any test has changed anything.
     importlib.import_module("setuptools")
 
 
