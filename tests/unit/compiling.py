@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cute_gemm.ops import library
 
 HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
-
-if HAS_COMPILER and importlib.util.find_spec("setuptools"):
-    # Inductor imports it, and it replaces `distutils` then: here, before any test has changed anything.
-    importlib.import_module("setuptools")
 
 
 def compiled(function: Callable[..., Any], backend: Any = "aot_eager", **options: Any) -> Callable[..., Any]:
