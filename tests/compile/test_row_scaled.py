@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import pytest
-from kinds import kinds
+from kinds import few
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
@@ -35,7 +35,7 @@ class Instance(NamedTuple):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """By configuration, so that a kernel is compiled once and all tests of it run before the next."""
     if "instance" in metafunc.fixturenames:
-        configs = CONFIGS if metafunc.config.getoption("exhaustive") else kinds(CONFIGS)
+        configs = CONFIGS if metafunc.config.getoption("exhaustive") else few(CONFIGS)
         params = [
             pytest.param(config, id=config.name, marks=pytest.mark.xdist_group(config.name))
             for config in configs

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXTERNAL = Path(__file__).parents[1] / "external"
 ROOT = EXTERNAL.parents[1]
 
@@ -63,6 +65,7 @@ def test_without_a_checkout_it_skips(tmp_path: Path) -> None:
         assert f"skipped: {tmp_path} has no " in done.stdout
 
 
+@pytest.mark.thorough
 def test_others_tests_run_on_the_drop_in(tmp_path: Path) -> None:
     tests = tmp_path / "deep-gemm" / "tests" / "test_kernels_ci.py"
     tests.parent.mkdir(parents=True)
@@ -81,6 +84,7 @@ def test_others_tests_run_on_the_drop_in(tmp_path: Path) -> None:
     assert run("--kernels-community", tmp_path).returncode == 0
 
 
+@pytest.mark.thorough
 def test_a_fork_after_the_import_is_watched(tmp_path: Path) -> None:
     test = tmp_path / "tests" / "test_lazy_init.py"
     test.parent.mkdir()
@@ -134,6 +138,7 @@ print(ours.gone.anything.at_all, hasattr(ours.gone, "__path__"), hasattr(ours.go
     assert said.splitlines()[1].endswith("True False")
 
 
+@pytest.mark.thorough
 def test_a_comparison_can_fail() -> None:
     said = run_here("""
 import posing
@@ -155,6 +160,7 @@ for wrong in (exact.roll(1, 0), exact * torch.nan):
     assert nan == "not all is finite"
 
 
+@pytest.mark.thorough
 def test_layers_of_experts_are_what_is_said() -> None:
     said = run_here("""
 import torch, products

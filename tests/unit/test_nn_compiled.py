@@ -61,6 +61,7 @@ def test_inductor_gives_the_same_bits() -> None:
     assert torch.equal(doubled, 2 * x.grad)
 
 
+@pytest.mark.thorough
 def test_weights_that_change_compile_nothing_anew() -> None:
     module, counting = model(), CompileCounterWithBackend("aot_eager")
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
@@ -73,6 +74,7 @@ def test_weights_that_change_compile_nothing_anew() -> None:
     assert counting.frame_count == 1
 
 
+@pytest.mark.thorough
 def test_other_tokens_compile_nothing_anew() -> None:
     module, counting = model(), CompileCounterWithBackend("aot_eager")
     function = compiled(module, counting, dynamic=True)

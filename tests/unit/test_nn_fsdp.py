@@ -10,6 +10,7 @@ import pytest
 from torch import distributed
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="processes meet by Gloo")
 def test_a_sharded_model_trains_as_one_that_is_not(tmp_path: Path) -> None:
     program = Path(__file__).with_name("fsdp_training.py")
