@@ -102,6 +102,8 @@ class Fp8Gemm1D2D:
         scaling: how scales are loaded and applied; by default that of ``config``.
     """
 
+    in_order = staticmethod(preconditions.hold)
+
     def __init__(
         self,
         config: KernelConfig,
@@ -127,9 +129,8 @@ class Fp8Gemm1D2D:
         assert not (self.scaling.fetches_ahead and config.dynamic_persistence), "two warps would draw"
         self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
-        self.tma_warp, self.scheduler_warp, self.prefetch_warp, self.early_warp = (
-            self.math_warps + i for i in range(4)
-        )
+        first = self.math_warps
+        self.tma_warp, self.scheduler_warp, self.prefetch_warp, self.early_warp = range(first, first + 4)
         # setmaxnreg moves registers from the last warpgroup to the others. The sum over all threads must not
         # exceed what they start with (240 or 168 each), or the increase waits for ever.
         self.producer_registers, self.math_registers = 40, (232 if config.math_warpgroups == 2 else 240)
@@ -164,19 +165,14 @@ class Fp8Gemm1D2D:
             more: what says which rows are whose, as the scheduler takes it, then the tensors of the value.
         """
         operands = tuple(as_matrices(tensor) for tensor in (mA, mSFA, mB, mSFB, mD))
-        count = len(more) - self.value.tensors
+        count, go = len(more) - self.value.tensors, Boolean(True)
         grouping, of_value = more[:count], more[count:]
-        go = Boolean(True)
         if status != 0:
-            go = self.in_order(*operands, grouping)
+            go = self.in_order(self.config.recipe, *operands, grouping)
             preconditions.report(status, Int32(go))
         if go:
             options = LaunchOptions(num_sms, flags, semaphore, stream)
             self.start(*operands, options, grouping, of_value)
-
-    def in_order(self, mA, mSFA, mB, mSFB, mD, grouping: tuple) -> Boolean:
-        """Whether matrices are, as :func:`preconditions.hold` says."""
-        return preconditions.hold(self.config.recipe, mA, mSFA, mB, mSFB, mD, grouping)
 
     def start(self, mA, mSFA, mB, mSFB, mD, options: LaunchOptions, grouping: tuple, of_value: tuple):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
@@ -196,23 +192,19 @@ class Fp8Gemm1D2D:
             store: self.store.Storage
 
         self.Storage = Storage
+        extents = mA.shape[0], mB.shape[0], cute.ceil_div(mA.shape[1], config.block_k), mB.shape[2]
         scheduler = self.scheduler.to_params(
-            mA.shape[0],
-            mB.shape[0],
-            cute.ceil_div(mA.shape[1], config.block_k),
-            mB.shape[2],
+            *extents,
             grouping,
             options.num_sms,
             block_mn=(config.block_m, config.block_n),
             cluster_mnk=self.cluster_mnk,
             raster_width=config.raster_width,
         )
-        out, scales = self.store.operands(mD), self.scaling.operands(mSFA, mSFB)
+        out, scales, maps = self.store.operands(mD), self.scaling.operands(mSFA, mSFB), ()
         operands = Operands(a, b, out, scales, self.value.operands(*of_value))
-        maps = ()
         if const_expr(config.l2_promotion > 128):
-            operand_tiles = (mA, self.tile_a), (mB, self.tile_b)
-            maps = tuple(tensor_maps.promoting_map(*each) for each in operand_tiles)
+            maps = tuple(tensor_maps.promoting_map(*each) for each in ((mA, self.tile_a), (mB, self.tile_b)))
         is_dependent, fills = flags & LaunchFlags.PDL, flags & LaunchFlags.FILL
         self.kernel(maps, operands, scheduler, options.semaphore, is_dependent, fills).launch(
             grid=scheduler.grid_shape(),
@@ -347,8 +339,7 @@ class Fp8Gemm1D2D:
             scale_parts = self.scaling.along_k(operands.scales, smem.scales, tile)
             for k in cutlass.range(tile.k_start, tile.k_start + tile.k_count, unroll=1):
                 ring.producer_acquire(state)
-                stage = state.index
-                barrier = ring.producer_get_barrier(state)
+                stage, barrier = state.index, ring.producer_get_barrier(state)
                 to_a = {"tma_bar_ptr": barrier, "cache_policy": a.policy, "tma_desc_ptr": map_a}
                 to_b = {**to_a, "cache_policy": b.policy, "tma_desc_ptr": map_b}
                 if rank_n == 0:

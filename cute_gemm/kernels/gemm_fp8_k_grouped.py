@@ -10,10 +10,12 @@ are objects:
     store       TmaStore, or TmaAddStore to add to what D holds
 """
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean
 
 from ..plan.limits import MAX_GROUPS
+from ..plan.recipe import Recipe
 from . import preconditions
 from .arguments import LaunchOptions
 from .gemm_fp8_1d2d import Fp8Gemm1D2D
@@ -26,10 +28,11 @@ class Fp8GemmKGrouped(Fp8Gemm1D2D):
     :class:`cute_gemm.schedulers.k_grouped.KGroupedScheduler`. The grouping is the tensor of edges.
     """
 
+    @staticmethod
     @cute.jit
-    def in_order(self, mA, mSFA, mB, mSFB, mD, grouping: tuple) -> Boolean:
-        """As :meth:`Fp8Gemm1D2D.in_order`."""
-        (edges,), recipe, groups = grouping, self.config.recipe, mD.shape[2]
+    def in_order(recipe: cutlass.Constexpr[Recipe], mA, mSFA, mB, mSFB, mD, grouping) -> Boolean:
+        """As :func:`preconditions.hold`."""
+        (edges,), groups = grouping, mD.shape[2]
         columns = mA.shape[1] // recipe.scale_k + groups
         fits = preconditions.hold(recipe, mA, mSFA, mB, mSFB, mD, grouping, columns)
         return fits and edges.shape[0] == groups + 1 and groups <= MAX_GROUPS

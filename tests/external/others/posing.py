@@ -26,6 +26,7 @@ def is_posing() -> bool:
 def pose() -> bool:
     """Poses, until the process ends, unless there is a Hopper GPU; whether it does. To be called first."""
     import torch
+    from torch import library as torch_library
 
     if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0):
         return False
@@ -37,7 +38,7 @@ def pose() -> bool:
     _choose_first_configs()
     torch.compile = lambda function=None, **named: function or (lambda function: function)
     # It takes no kernel that is interpreted.
-    torch.library.wrap_triton = lambda kernel: kernel
+    torch_library.wrap_triton = lambda kernel: kernel
     _cpu_as_cuda(torch).__enter__()
     return True
 
