@@ -13,7 +13,7 @@ from functools import cache
 
 from .buildable import why_unbuildable
 from .config import RASTER_WIDTH, KernelConfig
-from .layouts import DENSE, K_GROUPED, LAYOUTS, Layout
+from .layouts import DENSE, LAYOUTS, ROW_SCALED, Layout
 from .limits import MMA_M, OUT_BYTES, QUANTIZED, SMEM_CAPACITY, STORED_BYTES, ceil_div
 from .problem import GemmProblem
 from .quantizer import BLOCK, INTERLEAVE
@@ -83,7 +83,7 @@ def every_row_scaled_config() -> tuple[KernelConfig, ...]:
     return tuple(
         variant
         for out_dtype, accumulates in whats
-        for layout in (DENSE, K_GROUPED)
+        for layout in ROW_SCALED
         for each in all_configs(out_dtype, layout, FP8_1D1D, 1, accumulates)
         for variant in _in_bands(each)
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from .card import Card
 from .factors import NO_FACTORS, Factors
-from .layouts import DENSE, K_GROUPED, Layout
+from .layouts import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def rates_of(card: Card, layout: Layout) -> Rates:
     Multiprocessors and L2 go with the clock, memory with its bandwidth. Tensor cores with a part of the
     reference's speed take as much longer for each k-block as they would take for it alone.
     """
-    reference, rates = measured_rates(card.name, DENSE.name if layout is K_GROUPED else layout.name)
+    reference, rates = measured_rates(card.name, layout.measured_as or layout.name)
     if card == reference:
         return rates
     slower = reference.sm_mhz / card.sm_mhz

@@ -14,6 +14,9 @@ from .offsets import OFFSETS, Offsets
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (DENSE, CONTIGUOUS, OFFSETS, MASKED)}
 """All layouts of groups of rows, by name. :data:`K_GROUPED` is not among them: its groups are of columns."""
 
+ROW_SCALED = tuple(layout for layout in (*LAYOUTS.values(), K_GROUPED) if layout.row_scaled_tiles)
+"""Those with kernels for scales of each row of B."""
+
 __all__ = [
     "CONTIGUOUS",
     "DENSE",
@@ -21,6 +24,7 @@ __all__ = [
     "LAYOUTS",
     "MASKED",
     "OFFSETS",
+    "ROW_SCALED",
     "Contiguous",
     "Count",
     "Dense",

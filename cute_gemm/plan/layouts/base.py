@@ -101,6 +101,9 @@ class Layout:
     quantized_splits: ClassVar[Splits] = {}
     """The same of tiles whose result is quantised."""
 
+    measured_as: ClassVar[str] = ""
+    """The name of the layout whose rates it has; empty for its own."""
+
     row_scaled_tiles: ClassVar[RowScaled] = {}
     """Those where each row of B has scales, and their clusters."""
 

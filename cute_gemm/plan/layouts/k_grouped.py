@@ -25,6 +25,7 @@ class KGrouped(Layout):
     # B is one matrix, as it is of a dense product.
     is_grouped = False
     has_result_per_group = True
+    measured_as = "dense"
     table_bytes = TABLE_SMEM
     row_scaled_tiles = COLUMN_GROUP_TILES
     index: ClassVar[Index] = Index("offsets", "G + 1")
