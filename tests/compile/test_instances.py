@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from cutlass.experimental.cuda import TensorMapL2Promotion
-from kinds import few
+from instances import compiled, parametrize
 
 from cute_gemm.kernels.sm90 import tensor_maps
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import DENSE, MASKED
 from cute_gemm.plan.limits import SMEM_CAPACITY, STATIC_SMEM, ceil_div
-from cute_gemm.runtime import builder, compiler
+from cute_gemm.runtime import builder
 from cute_gemm.runtime.inspection import KernelStats, read_cubin
 
 CONFIGS = candidates.every_config()
@@ -60,22 +60,12 @@ class Instance(NamedTuple):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """By configuration, so that a kernel is compiled once and all tests of it run before the next."""
-    if "instance" in metafunc.fixturenames:
-        configs = CONFIGS if metafunc.config.getoption("exhaustive") else few(CONFIGS)
-        params = [
-            pytest.param(config, id=config.name, marks=pytest.mark.xdist_group(config.name))
-            for config in configs
-        ]
-        metafunc.parametrize("instance", params, indirect=True, scope="module")
+    parametrize(metafunc, CONFIGS)
 
 
 @pytest.fixture(scope="module")
 def instance(request: pytest.FixtureRequest) -> Instance:
-    config = request.param
-    program = builder.build(config)
-    cubin = compiler.compile_to_cubin(lambda: (program.kernel, program.arguments), config.name)
-    return Instance(config, program.kernel, read_cubin(cubin))
+    return Instance(request.param, *compiled(request.param))
 
 
 def draws(config: KernelConfig) -> int:

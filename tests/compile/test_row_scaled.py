@@ -3,13 +3,12 @@
 from typing import Any, NamedTuple
 
 import pytest
-from kinds import few
+from instances import compiled, parametrize
 
 from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from cute_gemm.runtime import builder, compiler
-from cute_gemm.runtime.inspection import KernelStats, read_cubin
+from cute_gemm.runtime.inspection import KernelStats
 
 CONFIGS = candidates.every_row_scaled_config()
 WARPGROUP = 128
@@ -33,22 +32,12 @@ class Instance(NamedTuple):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """By configuration, so that a kernel is compiled once and all tests of it run before the next."""
-    if "instance" in metafunc.fixturenames:
-        configs = CONFIGS if metafunc.config.getoption("exhaustive") else few(CONFIGS)
-        params = [
-            pytest.param(config, id=config.name, marks=pytest.mark.xdist_group(config.name))
-            for config in configs
-        ]
-        metafunc.parametrize("instance", params, indirect=True, scope="module")
+    parametrize(metafunc, CONFIGS)
 
 
 @pytest.fixture(scope="module")
 def instance(request: pytest.FixtureRequest) -> Instance:
-    config = request.param
-    program = builder.build(config)
-    cubin = compiler.compile_to_cubin(lambda: (program.kernel, program.arguments), config.name)
-    return Instance(config, program.kernel, read_cubin(cubin))
+    return Instance(request.param, *compiled(request.param))
 
 
 def test_registers_suffice(instance: Instance) -> None:
