@@ -9,7 +9,7 @@ from cute_gemm.plan import candidates
 from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import K_GROUPED
 from cute_gemm.runtime import programs
-from cute_gemm.testing import INPUT_KINDS, assert_k_grouped_correct, make_k_grouped_inputs
+from cute_gemm.testing import INPUT_KINDS, assert_k_grouped_correct, make_k_grouped_inputs, worst_tile_error
 
 CONFIGS = [config for config in candidates.every_row_scaled_config() if config.layout is K_GROUPED]
 # Whole, short, single, empty and ragged groups.
@@ -84,7 +84,9 @@ def test_edges_that_are_wrong_lead_nowhere(edges: list[int]) -> None:
     lhs, rhs = ((x.cpu(), s.cpu()) for x, s in (inputs.lhs, inputs.rhs))
     wanted = k_grouped_fp8_gemm_nt(lhs, rhs, offsets.cpu())
     assert wanted.isfinite().all()
-    torch.testing.assert_close(out.cpu(), wanted, rtol=2e-3, atol=1e-2)
+    # Scales of unlike sizes meet in a sum, so elements that are small beside their terms say nothing.
+    for found, right in zip(out.cpu(), wanted, strict=True):
+        assert worst_tile_error(found, right) < 1e-5
 
 
 @pytest.mark.parametrize("accumulate", [False, True])

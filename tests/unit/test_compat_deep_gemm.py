@@ -453,6 +453,23 @@ def test_what_was_set_wins_over_a_scope_and_the_rest_is_the_scopes(monkeypatch: 
         assert in_force(monkeypatch) == settings.Settings(pdl=False, num_sms=3)
 
 
+def test_settings_do_not_begin_to_use_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked behind them could not use the GPU."""
+
+    def ask(*_: object) -> None:
+        raise AssertionError("CUDA was begun to be used")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    for name in ("get_device_properties", "current_device", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, ask)
+    deep_gemm.set_num_sms(100)
+    deep_gemm.set_pdl(True)
+    deep_gemm.set_tc_util(50)
+    deep_gemm.set_batch_invariant(True)
+    deep_gemm.set_mk_alignment_for_contiguous_layout(128)
+
+
 def test_no_number_of_multiprocessors_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
     class Properties:
         multi_processor_count = 132
@@ -476,7 +493,7 @@ def test_multiprocessors_that_a_device_has_not_are_refused_as_by_deep_gemm(
     class Properties:
         multi_processor_count = 132
 
-    for name, value in {"is_available": True, "current_device": 0, "get_device_capability": (9, 0)}.items():
+    for name, value in {"is_initialized": True, "current_device": 0, "get_device_capability": (9, 0)}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     deep_gemm.set_num_sms(132)

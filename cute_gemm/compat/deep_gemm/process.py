@@ -63,10 +63,12 @@ def set_num_sms(new_num_sms: int) -> None:
     """The multiprocessors that products use at most; 0 for all of a device.
 
     Raises:
-        OutOfRange: it is negative, or above what the current CUDA device has, if torch sees one.
+        OutOfRange: it is negative, or above what the current CUDA device has, if torch uses one by now. If
+            not, the first product says so.
     """
     count = operator.index(new_num_sms)
-    most = _multiprocessors() if torch.cuda.is_available() else None
+    # Asking a device would begin to use CUDA, and a child that is forked later could not.
+    most = _multiprocessors() if torch.cuda.is_initialized() else None
     if count < 0 or (most is not None and count > most):
         raise OutOfRange(f"new_num_sms is {count}; wanted 0 to {most or 'what a device has'}")
     _say(num_sms=count or None)
