@@ -122,10 +122,10 @@ def test_compiled_calls_replay_in_a_graph(case: Case, monkeypatch: pytest.Monkey
     calls: list[None] = []
     launch = launcher.launch
 
-    def counted(*arguments: object) -> Tensor | None:
+    def counted(*arguments: object, **named: object) -> Tensor | None:
         # Arguments that were kept would keep memory of the graph's.
         calls.append(None)
-        return launch(*arguments)
+        return launch(*arguments, **named)
 
     monkeypatch.setattr(launcher, "launch", counted)
 

@@ -10,6 +10,7 @@ from tensors import DTYPES, bits, m_major_amid_nans, problem_here
 from torch import Tensor
 
 from cute_gemm import fp8_gemm_nt
+from cute_gemm.plan.config import KernelConfig
 from cute_gemm.plan.layouts import MASKED, OFFSETS, Layout
 from cute_gemm.quantize import m_major
 from cute_gemm.runtime import launcher, selection
@@ -30,7 +31,8 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[bool]]]
     launcher.forget()
 
     def ask() -> set[bool]:
-        found = {config.tma_scales for config, _ in launched}
+        # Quantisers are kernels, too.
+        found = {of.tma_scales for of, _ in launched if isinstance(of, KernelConfig)}
         launched.clear()
         launcher.forget()
         return found
