@@ -24,6 +24,7 @@ def traits(config: KernelConfig) -> dict[str, Hashable]:
         "draws": config.dynamic_persistence,
         "promoting maps": config.l2_promotion,
         "type": (config.out_dtype, config.narrowing),
+        "adds": (config.accumulates, config.loads_out),
     }
 
 

@@ -14,8 +14,8 @@ Roles, all of which walk the same tiles:
     warp 0 of the last group    `load`  TMA of A, B and staged scales into a ring of stages in shared memory
     warp 1 of the last group            finds tiles ahead (persistence.py) and hands them on (work_queue.py)
     warp 2 of the last group            if the scaling asks for it: has L2 fetch scales ahead (scaling/)
-    warp 3 of the last group            has L2 fetch B while the kernels ahead on the stream still run; if it
-                                        is asked to, writes zeros to rows that no tile stores (epilogue/)
+    warp 3 of the last group            has L2 fetch B while the kernels ahead still run; then, as some stores
+                                        ask (epilogue/), brings D and takes it away, or writes zeros
     warps without a role                hand their registers over and leave
 
 A math warpgroup has 64 or 128 rows of a tile: fragments of 64 rows, one below the other or side by side. A
@@ -35,6 +35,7 @@ Barriers, and who arrives how often per phase:
     WorkQueue's            two slots with a pair of barriers each, see there
     DynamicPersistence's   two broadcast slots with a pair of barriers each, see there
     ClusterSumStore's      1 of each math warpgroup, with the bytes it expects of the other CTAs
+    SmemAddStore's         1 of each math warpgroup, and two named barriers of each, see there
     Meeting's              1, with the largest of each row that it expects of its peers, see there
     STORE + w       128: the threads of math warpgroup w, in its epilogue: before a tile is stored, and once a
                     chunk; its first warp issues the stores, and arrives only when the next buffer was read
@@ -116,9 +117,9 @@ class Fp8Gemm1D2D:
     ):
         self.config, self.scheduler = config, scheduler
         self.value, self.store = value, store.taking(value)
+        self.carries = hasattr(self.store, "carry")
         self.can_fill = hasattr(self.store, "fill") and hasattr(scheduler, "rows_taken")
         self.scaling = scaling or scaling_of(config)
-        self.loads_own = hasattr(self.scaling, "load_own")
         self.cluster_mnk = (config.cluster_m, config.cluster_n, config.splits)
         dtype_a, dtype_b = DTYPES[config.recipe.a_dtype], DTYPES[config.recipe.b_dtype]
         self.tile_a = OperandTile(config.block_m, config.block_k, config.stages, dtype_a)
@@ -127,9 +128,8 @@ class Fp8Gemm1D2D:
         self.mainloop = mainloop or make_mainloop(config, self.scaling.group)
         self.persistence = DynamicPersistence if config.dynamic_persistence else StaticPersistence
         assert not (self.scaling.fetches_ahead and config.dynamic_persistence), "two warps would draw"
-        self.math_warps = 4 * config.math_warpgroups
+        first = self.math_warps = 4 * config.math_warpgroups
         self.threads = WARPGROUP * (config.math_warpgroups + 1)
-        first = self.math_warps
         self.tma_warp, self.scheduler_warp, self.prefetch_warp, self.early_warp = range(first, first + 4)
         # setmaxnreg moves registers from the last warpgroup to the others. The sum over all threads must not
         # exceed what they start with (240 or 168 each), or the increase waits for ever.
@@ -171,8 +171,7 @@ class Fp8Gemm1D2D:
             go = self.in_order(self.config.recipe, *operands, grouping)
             preconditions.report(status, Int32(go))
         if go:
-            options = LaunchOptions(num_sms, flags, semaphore, stream)
-            self.start(*operands, options, grouping, of_value)
+            self.start(*operands, LaunchOptions(num_sms, flags, semaphore, stream), grouping, of_value)
 
     def start(self, mA, mSFA, mB, mSFB, mD, options: LaunchOptions, grouping: tuple, of_value: tuple):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
@@ -234,7 +233,7 @@ class Fp8Gemm1D2D:
         barriers = storage.barriers.data_ptr()
         ring = make_ring(barriers, config.stages, stage_bytes, self.math_warps, self.cluster_mnk[:2], tidx)
         persistence = self.persistence.make(storage.persistence, semaphore, config.cluster_size, tidx)
-        tiles = WorkQueue.make(scheduler, persistence, storage.queue, self.math_warps + 1)
+        tiles = WorkQueue.make(scheduler, persistence, storage.queue, self.math_warps + 1 + self.carries)
         if warp == self.tma_warp:
             self.prefetch(maps, operands)
         sD = self.store.open(storage.store, tidx)
@@ -242,9 +241,7 @@ class Fp8Gemm1D2D:
         if const_expr(config.cluster_size > 1):
             cute.arch.cluster_arrive_relaxed()
         sA = self.tile_a.open(storage.sA)
-        sA_mma = sA
-        if const_expr(config.block_m < MMA_M):
-            sA_mma = self.tile_a.open_rows(storage.sA, MMA_M)
+        sA_mma = sA if config.block_m >= MMA_M else self.tile_a.open_rows(storage.sA, MMA_M)
         sB = self.tile_b.open(storage.sB)
         scales = self.scaling.open(storage.scales)
         table = cute.make_tensor(storage.table.data_ptr(), cute.make_layout(max(1, scheduler.table_entries)))
@@ -312,6 +309,9 @@ class Fp8Gemm1D2D:
         if const_expr(self.scaling.fetches_ahead):
             if warp == self.prefetch_warp:
                 self.scaling.fetch_ahead(operands.scales, smem.tiles)
+        if const_expr(self.carries):
+            if warp == self.early_warp:
+                self.store.carry(operands.out, smem.store, smem.tiles)
         if const_expr(self.can_fill):
             if warp == self.early_warp and fills != 0:
                 self.store.fill(operands.out, smem.tiles.scheduler)
@@ -345,7 +345,7 @@ class Fp8Gemm1D2D:
                 if rank_n == 0:
                     cute.copy(a.atom, tAgA[None, k], tAsA[None, stage], mcast_mask=mask_a, **to_a)
                     self.scaling.load(operands.scales, scale_parts, k, state, barrier, mask_a)
-                if const_expr(self.loads_own):
+                if const_expr(hasattr(self.scaling, "load_own")):
                     self.scaling.load_own(operands.scales, scale_parts, k, state, barrier)
                 if tile.shares_b:
                     if rank_m == 0:

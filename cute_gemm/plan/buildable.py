@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .config import KernelConfig
-from .layouts import Layout
+from .layouts import DENSE, Layout
 from .limits import MMA_M, SMEM_CAPACITY, STORED_BYTES
 from .quantizer import BLOCK
 
@@ -55,6 +55,10 @@ def _objections(config: KernelConfig) -> Iterator[str]:
         yield f"the recipe {config.recipe.name} scales rows of A and B, and tma_scales is not set"
     if config.accumulates and (config.out_dtype != "float32" or config.splits > 1 or layout.is_grouped):
         yield "it adds to what D holds; wanted a float32 D, a dense layout, and no k-blocks shared out"
+    if config.loads_out and (not config.accumulates or config.layout is not DENSE):
+        yield "loads_out is set, so it adds to a D that it loads; wanted accumulates, and a dense layout"
+    elif config.loads_out and config.epi_stages != config.chunks:
+        yield f"epi_stages is {config.epi_stages}, and D is loaded; wanted {config.chunks}: room for all"
     if config.layout.has_result_per_group and config.partial_accumulators > 1:
         yield "partial_accumulators is 2, and groups of columns may have none; wanted 1"
     if not config.layout.allows(config):

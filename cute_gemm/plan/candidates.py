@@ -41,6 +41,10 @@ _LEAST_NARROW_K_BLOCKS = 8
 # Of B, by each CTA. With 64 KiB layers in a chain took 0.1 to 1.1 us less at all of 22 shapes, with several
 # times as much up to 2.7 us more (docs/performance.md, 77).
 _EARLY_BYTES = 64 * 1024
+# With 4, D loaded took 0.70 of what L2 took to add, with 12 and 16 1.03 to 1.06 (docs/performance.md, 91).
+_MOST_OUT_LOADING_K_BLOCKS = 8
+# FP32 results are more bytes than operands, and in lower bands more of a row's are stored at once.
+_ROW_SCALED_RASTER_WIDTH = 4
 _ACCUMULATORS = 192  # registers a thread; with more, kernels spill
 _MAX_FRAGMENT = 192  # columns; wider tiles have two side by side
 _STORED_COLUMNS = 16  # of D, that one instruction moves to shared memory
@@ -62,7 +66,8 @@ def all_configs(
     if accumulates and not of_rows:
         return ()  # an epilogue does that
     candidates = (_row_scaled if of_rows else _candidates)(out_dtype, layout, recipe, narrowing)
-    candidates = (replace(config, accumulates=accumulates) for config in candidates)
+    if accumulates:
+        candidates = _adding(candidates)
     return tuple(config for config in candidates if can_be_built(config))
 
 
@@ -179,6 +184,8 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
     """
     if config.cluster_size > problem.num_sms or not _suits(problem, config):
         return range(0)
+    if not _adds_in_time(problem, config):
+        return range(0)
     height = config.block_m
     groups = problem.groups if problem.layout.is_grouped else 1  # that rows are of
     least, most = 1, most_rows(config)
@@ -194,6 +201,17 @@ def candidate_rows(problem: GemmProblem, config: KernelConfig) -> range:
         if config.m_fragments > 1 and problem.layout.is_grouped:
             least = max(least, height * groups)
     return range(least, most + 1)
+
+
+def _adds_in_time(problem: GemmProblem, config: KernelConfig) -> bool:
+    """Whether sums are added to D where that is faster, if there is a choice.
+
+    L2 adds on, beside all else, but no faster than a short K is multiplied. To load D takes shared memory
+    from the ring, and time from math warpgroups.
+    """
+    if not config.accumulates or config.block_m <= MMA_M or not config.layout.out_loading_tiles:
+        return True
+    return config.loads_out == (ceil_div(problem.k, config.block_k) <= _MOST_OUT_LOADING_K_BLOCKS)
 
 
 def _candidates(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) -> Iterator[KernelConfig]:
@@ -224,6 +242,22 @@ def _row_scaled(out_dtype: str, layout: Layout, recipe: Recipe, narrowing: int) 
             # Groups of columns may have no k-block, which that main loop always multiplies one of.
             overlapped = block_m <= MMA_M and not layout.has_result_per_group
             yield _fill(block_m, block_n, *cluster, 1, overlapped, out_dtype, narrowing, layout, recipe)
+
+
+def _adding(configs: Iterable[KernelConfig]) -> Iterator[KernelConfig]:
+    """Those that add to what D holds: L2 does it for each tile, and for some a warp that loads D may."""
+    for config in configs:
+        yield replace(config, accumulates=True)
+        if config.cluster_size == 1 and (config.block_m, config.block_n) in config.layout.out_loading_tiles:
+            loading = replace(config, accumulates=True, loads_out=True, epi_stages=config.chunks)
+            yield _within_smem(loading)
+
+
+def _within_smem(config: KernelConfig) -> KernelConfig:
+    """With as many stages less as there is no room for: each comes with its scales, where they are staged."""
+    while config.smem_bytes > SMEM_CAPACITY:
+        config = replace(config, stages=config.stages - 1)
+    return config
 
 
 def _widths(layout: Layout, out_dtype: str, narrowing: int) -> tuple[Widths, Widths]:
@@ -326,7 +360,7 @@ def _fill(
         # Many groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of
         # stages (61).
         partial_accumulators=2 if overlapped else 1,
-        raster_width=RASTER_WIDTH // cluster_m,
+        raster_width=(_ROW_SCALED_RASTER_WIDTH if of_rows else RASTER_WIDTH) // cluster_m,
         out_dtype=out_dtype,
         narrowing=narrowing,
         layout=layout,
@@ -345,7 +379,7 @@ def _fill(
         block_k=recipe.promote_k,
         recipe=recipe,
     )
-    chunks = 1 if bare.is_quantized else bare.m_fragments * out_n // epi_n
+    chunks = 1 if bare.is_quantized else bare.chunks
     buffer_bytes = replace(bare, epi_stages=1).store_bytes
     tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
     if of_rows:
@@ -357,11 +391,7 @@ def _fill(
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)
     if tile.partial_accumulators == 1 and stages > 8:
         stages -= stages % 4
-    filled = replace(tile, stages=stages)
-    # Each stage comes with room for scales, where they are staged.
-    while of_rows and filled.smem_bytes > SMEM_CAPACITY:
-        filled = replace(filled, stages=filled.stages - 1)
-    return filled
+    return _within_smem(replace(tile, stages=stages))
 
 
 def _early_k_blocks(block_n: int, recipe: Recipe) -> int:
@@ -380,7 +410,7 @@ def _draws(cluster: int, splits: int) -> bool:
 @cache
 def _in_bands(config: KernelConfig) -> tuple[KernelConfig, ...]:
     """``config`` as it is, and where that may be of use, with bands half as high."""
-    if config.m_fragments > 1 and not config.layout.is_grouped:
+    if config.m_fragments > 1 and not config.layout.is_grouped and not config.scales_columns:
         return config, replace(config, raster_width=config.raster_width // 2)
     return (config,)
 

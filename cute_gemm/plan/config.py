@@ -64,7 +64,8 @@ class KernelConfig:
         n_fragments: fragments of a math warpgroup side by side along N, each of one WGMMA's columns.
         block_k: depth of a k-block: what one stage holds, and what is promoted at once.
         recipe: types and scales of the operands, and when sums are promoted.
-        accumulates: sums are added to what D holds, which is FP32.
+        accumulates: sums are added to what D holds, which is FP32: by L2, as they are stored.
+        loads_out: or in shared memory, where a spare warp loads D while its tile is multiplied.
     """
 
     block_m: int
@@ -89,6 +90,7 @@ class KernelConfig:
     block_k: int = 128
     recipe: Recipe = FP8_1D2D
     accumulates: bool = False
+    loads_out: bool = False
 
     @property
     def name(self) -> str:
@@ -112,7 +114,7 @@ class KernelConfig:
             (self.prefetch_scales, "pf"),
             (self.narrowing > 1, f"by{self.narrowing}"),
             (True, _SHORT_NAMES.get(self.out_dtype, f"{self.out_dtype}")),
-            (self.accumulates, "add"),
+            (self.accumulates, "smem-add" if self.loads_out else "add"),
             (self.layout is not DENSE, getattr(self.layout, "name", f"{self.layout}")),
             (self.tma_scales and not self.scales_columns, "tma-scales"),
         )
@@ -147,6 +149,11 @@ class KernelConfig:
     def is_quantized(self) -> bool:
         """Whether D is e4m3, with a scale for each row and 128 columns."""
         return self.out_dtype == QUANTIZED
+
+    @property
+    def chunks(self) -> int:
+        """Store buffers that a math warpgroup fills for a tile: those of all its rows and columns of D."""
+        return self.m_fragments * self.out_n // self.epi_n
 
     @property
     def scale_ctas(self) -> int:
@@ -189,7 +196,8 @@ class KernelConfig:
             columns = unit * ceil_div(self.block_n, unit)
             return BARRIER_SMEM + 4 * MMA_M * self.math_warpgroups * columns + self.meeting_bytes
         buffer_bytes = MMA_M * self.epi_n * STORED_BYTES[self.out_dtype]
-        return self.math_warpgroups * self.epi_stages * buffer_bytes + self.meeting_bytes
+        barriers = BARRIER_SMEM if self.loads_out else 0
+        return self.math_warpgroups * self.epi_stages * buffer_bytes + self.meeting_bytes + barriers
 
     @property
     def meeting_bytes(self) -> int:

@@ -51,6 +51,9 @@ ROW_SCALED_TILES: RowScaled = {
 
 Gradients of weights have many rows and columns, so few tiles do."""
 
+OUT_LOADING_TILES: tuple[tuple[int, int], ...] = ((128, 128), (128, 192))
+"""Those of them, without a cluster, whose D fits beside a ring of stages, to be loaded and added to."""
+
 COLUMN_GROUP_TILES: RowScaled = {
     (64, 128): ((1, 1),),
     (128, 128): ((1, 1), (2, 1), (1, 2)),

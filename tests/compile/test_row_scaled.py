@@ -59,13 +59,14 @@ def test_wgmma_is_not_serialised(instance: Instance) -> None:
 
 
 def test_promotion_is_two_operations_for_each_element(instance: Instance) -> None:
-    """And a load of two scales for each eight columns."""
-    stats, each = instance.stats, instance.promoted * instance.elements
+    """And a load of two scales for each eight columns, and of two elements of D where that is loaded."""
+    config, stats, each = instance.config, instance.stats, instance.promoted * instance.elements
     assert stats.count("FFMA") == stats.count("FMUL") == each
-    assert stats.count("FADD") == 0
-    # A role reads two words of its tile so where more varies from tile to tile.
-    of_tile = 1 if instance.config.layout.has_result_per_group else 0
-    assert stats.opcodes["LDS.64"] == each // 4 + of_tile
+    assert stats.count("FADD") == (config.fragments * instance.elements if config.loads_out else 0)
+    # A role reads two words of its tile so where more varies from tile to tile, or the one that carries D.
+    of_tile = 1 if config.layout.has_result_per_group or config.loads_out else 0
+    of_out = config.chunks * config.epi_n // 4 if config.loads_out else 0
+    assert stats.opcodes["LDS.64"] == each // 4 + of_tile + of_out
     assert stats.opcodes["LDS"] >= 2 * instance.promoted
     loop = stats.main_loop
     assert loop is not None
@@ -75,7 +76,9 @@ def test_promotion_is_two_operations_for_each_element(instance: Instance) -> Non
 
 def test_operands_and_both_scales_come_by_tma(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
-    assert stats.count("UTMALDG") == stats.count("UTMALDG.2D") == 4  # also of groups of columns
+    # D before the first tile, and before each that follows.
+    of_out = 2 * config.math_warpgroups * config.chunks if config.loads_out else 0
+    assert stats.count("UTMALDG") == stats.count("UTMALDG.2D") == 4 + of_out  # also of groups of columns
     # B where CTAs along M share it, A and its scales where those along N do; scales of B for each CTA alone.
     multicast = (config.cluster_m > 1) + 2 * (config.cluster_n > 1)
     assert stats.count("UTMALDG.2D.MULTICAST") == multicast
@@ -83,8 +86,9 @@ def test_operands_and_both_scales_come_by_tma(instance: Instance) -> None:
 
 def test_sums_are_stored_or_added(instance: Instance) -> None:
     stats, config = instance.stats, instance.config
-    chunks = config.m_fragments * config.block_n // config.epi_n
-    stored, added = (0, chunks) if config.accumulates else (chunks, 0)
+    stored, added = (0, config.chunks) if config.accumulates else (config.chunks, 0)
+    if config.loads_out:  # by one warp for all warpgroups, each of which has buffers of its own
+        stored, added = config.math_warpgroups * config.chunks, 0
     assert stats.count("UTMASTG") == stored
     rank = 3 if config.layout.has_result_per_group else 2
     assert stats.count("UTMAREDG") == stats.count(f"UTMAREDG.{rank}D.ADD") == added

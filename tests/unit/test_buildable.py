@@ -13,6 +13,8 @@ from cute_gemm.runtime import builder
 
 CONFIG = KernelConfig(128, 128, 4)
 
+ADDING = {"out_dtype": "float32", "accumulates": True, "loads_out": True, "epi_n": 32}
+
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "height": ({"block_m": 96}, "block_m is 96; wanted one of 8, 16, 64, 128, 256"),
     "width": ({"block_n": 100}, "wanted fragments of 16 to 256 columns"),
@@ -35,6 +37,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "accumulators": ({"partial_accumulators": 3}, "partial_accumulators is 3"),
     "two accumulators": ({"block_m": 256, "stages": 3, "partial_accumulators": 2}, "for 2 fragments"),
     "two that draw": ({"prefetch_scales": True, "dynamic_persistence": True}, "would draw tiles"),
+    "a loaded D": ({"loads_out": True}, "adds to a D that it loads"),
+    "part of a loaded D": ({**ADDING, "epi_stages": 2}, "epi_stages is 2, and D is loaded; wanted 4"),
     "shared memory": ({"stages": 8}, "bytes of shared memory"),
 }
 
@@ -51,4 +55,7 @@ def test_a_rule_that_is_broken_is_named(change: str) -> None:
 
 def test_what_can_be_built_breaks_none() -> None:
     side_by_side = KernelConfig(128, 256, stages=3, n_fragments=2)
-    assert {why_unbuildable(config) for config in (CONFIG, side_by_side, *candidates.every_config())} == {""}
+    adding = replace(CONFIG, **ADDING, epi_stages=4)
+    assert {
+        why_unbuildable(config) for config in (CONFIG, side_by_side, adding, *candidates.every_config())
+    } == {""}

@@ -9,6 +9,7 @@ from .cluster_byte_store import ClusterByteStore
 from .cluster_sum_store import ClusterSumStore
 from .quantized_value import QuantizedValue
 from .row_store import RowStore
+from .smem_add_store import SmemAddStore
 from .store import Store
 from .tma_add_store import TmaAddStore
 from .tma_store import TmaStore
@@ -26,6 +27,7 @@ __all__ = [
     "QuantizedValue",
     "RowStore",
     "Shape",
+    "SmemAddStore",
     "Store",
     "TileValue",
     "TmaAddStore",

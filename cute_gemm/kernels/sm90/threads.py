@@ -7,6 +7,8 @@ WARPGROUP = 128
 
 
 class NamedBarrier(IntEnum):
-    """Ids of named barriers; 0 is ``sync_threads``. Math warpgroup w stores by STORE + w."""
+    """Ids of named barriers; 0 is ``sync_threads``. Of each, math warpgroup w has the one at + w."""
 
     STORE = 1
+    LOADED = 3
+    SUMMED = 5

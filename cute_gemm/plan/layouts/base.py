@@ -107,6 +107,9 @@ class Layout:
     row_scaled_tiles: ClassVar[RowScaled] = {}
     """Those where each row of B has scales, and their clusters."""
 
+    out_loading_tiles: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """Those of them that also come with D loaded, where sums are added to it."""
+
     tall_store_bytes: ClassVar[int] = 128
     """Bytes of a row of a store buffer for tiles of two m-fragments."""
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..limits import ceil_div
-from ..tiles import DENSE_OVERLAPPED_WIDTHS, DENSE_SPLITS, DENSE_WIDTHS, QUANTIZED_SPLITS, ROW_SCALED_TILES
+from ..tiles import (
+    DENSE_OVERLAPPED_WIDTHS,
+    DENSE_SPLITS,
+    DENSE_WIDTHS,
+    OUT_LOADING_TILES,
+    QUANTIZED_SPLITS,
+    ROW_SCALED_TILES,
+)
 from .base import Layout
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ class Dense(Layout):
     splits = DENSE_SPLITS
     quantized_splits = QUANTIZED_SPLITS
     row_scaled_tiles = ROW_SCALED_TILES
+    out_loading_tiles = OUT_LOADING_TILES
 
     def scheduler(self, config: KernelConfig) -> str:
         if config.splits > 1:
@@ -31,7 +39,7 @@ class Dense(Layout):
 
     def store(self, config: KernelConfig) -> str:
         if config.accumulates:
-            return "cute_gemm.kernels.epilogue:TmaAddStore"
+            return f"cute_gemm.kernels.epilogue:{'SmemAddStore' if config.loads_out else 'TmaAddStore'}"
         whole, shared = (
             ("ByteStore", "ClusterByteStore") if config.is_quantized else ("TmaStore", "ClusterSumStore")
         )
