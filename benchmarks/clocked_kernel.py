@@ -125,7 +125,7 @@ class ClockedPromotion:
 
 @dataclass(frozen=True)
 class ClockedMainloop(SerialMainloop):
-    """The library's mainloop with marks. ``count`` of the state that it is given, and returns, counts tiles."""
+    """The library's mainloop with marks. ``count`` of the state that is given and returned counts tiles."""
 
     @cute.jit
     def __call__(self, inputs, state, tile, has_rows, accs):

@@ -2,8 +2,9 @@
 
     python benchmarks/clocked_roles.py --out benchmarks/experiments/roles_over_time.jsonl
 
-On a Hopper GPU it runs the kernel of clocked_kernel.py, holds its result to that of the kernel without marks,
-times both with a cold L2, and writes what the first CTA did in one more launch, a line for each role and tile:
+On a Hopper GPU it runs the kernel of clocked_kernel.py, holds its result to that of the kernel without
+marks, times both with a cold L2, and writes what the first CTA did in one more launch, a line for each role
+and tile:
 
     role, tile      whose it is; tiles count from the CTA's first
     events          [kind, k-block or null, begin, end], in cycles of the SM since the first mark
@@ -28,7 +29,6 @@ from clocked_kernel import (
     GOT,
     LEFT,
     MULTIPLIED,
-    PROMOTED,
     ROLES,
     SHAPE,
     TMA,

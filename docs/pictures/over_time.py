@@ -1,9 +1,9 @@
-"""What each role of a CTA does when: three windows of what benchmarks/clocked_roles.py has recorded on a GPU."""
+"""What each role of a CTA does when: three windows of what benchmarks/clocked_roles.py has recorded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ from svg import BLUE, GREEN, GREY, ORANGE, PINK, Drawing
 
 RECORDS = Path(__file__).parents[2] / "benchmarks" / "experiments" / "roles_over_time.jsonl"
 
-LEFT, TOP, WIDTH = 128, 62, 840
-LANE, BAR, PANEL = 38, 18, 178
+LEFT, TOP, WIDTH, MARGIN = 128, 62, 840, 24
+LANE, BAR, PANEL = 38, 18, 174
 """From one lane to the next; how high a bar is; from one window to the next."""
-STEP = 500
-"""Cycles from tick to tick; a window is as many whole ones as :data:`SHOWN` k-blocks take."""
-SHOWN = 6
-APART = 15
-"""Least units between two numbers."""
+STEP, TICK = 500, 1000
+"""Cycles of which a window begins at a multiple, and is as many whole ones as :data:`SHOWN` k-blocks take;
+cycles from tick to tick."""
+SHOWN = 8
 
 ROLES = "TMA warp", "math warpgroup 0", "math warpgroup 1"
 KINDS = {
@@ -45,7 +44,7 @@ def drawn(rows: Sequence[Row]) -> str:
     """The picture of a CTA's rows, of two tiles at least."""
     lanes = {role: events_of(rows, role) for role in ROLES}
     m, n, k = rows[0]["shape"]
-    picture = Drawing(LEFT + WIDTH + 24, TOP + 3 * PANEL - 20, "What each role of a CTA does over time")
+    picture = Drawing(LEFT + WIDTH + MARGIN, TOP + 3 * PANEL - 10, "What each role of a CTA does over time")
     words = f"{rows[0]['device']}, {m} x {n} x {k}, {rows[0]['config']}: a CTA's first two tiles, L2 cold"
     picture.text((LEFT, 16), words, 12, "start")
     _legend(picture, 30)
@@ -66,7 +65,7 @@ def events_of(rows: Sequence[Row], role: str) -> list[Event]:
 
 
 def window(events: Sequence[Event]) -> int:
-    """Cycles that are shown of each part, by how long a math warpgroup takes for the first tile's k-blocks."""
+    """Cycles that are shown of each part, by how long a warpgroup takes for k-blocks of the first tile."""
     begins = [begin for kind, tile, _, begin, _ in events if (kind, tile) == ("wait", 0)]
     each = (begins[-1] - begins[0]) / (len(begins) - 1)
     return -(-round(SHOWN * each) // STEP) * STEP
@@ -74,13 +73,13 @@ def window(events: Sequence[Event]) -> int:
 
 def starts(lanes: Mapping[str, Sequence[Event]], length: int) -> dict[str, int]:
     """The first cycle of each window, by what it shows."""
-    math = [lanes[role] for role in ROLES[1:]]
-    waits = [begin for kind, tile, _, begin, _ in math[0] if (kind, tile) == ("wait", 0)]
-    left = min(begin for events in math for kind, tile, _, begin, _ in events if (kind, tile) == ("take", 0))
+    waits = {(tile, k): (begin, end) for kind, tile, k, begin, end in lanes[ROLES[1]] if kind == "wait"}
+    middle, _ = waits[0, sum(tile == 0 for tile, _ in waits) // 2]
+    ahead = next(end for kind, tile, _, _, end in lanes[ROLES[0]] if (kind, tile) == ("wait", 1))
     return {
         "the ring is filled": 0,
-        "in the middle of a tile": waits[len(waits) // 2] // STEP * STEP,
-        "from one tile to the next": (left - length // 4) // STEP * STEP,
+        "in the middle of a tile": middle // STEP * STEP,
+        "from one tile to the next": (ahead - length // 16) // STEP * STEP,
     }
 
 
@@ -101,28 +100,34 @@ def _panel(
         return round(LEFT + WIDTH * (min(max(cycle, start), end) - start) / (end - start), 1)
 
     picture.text((LEFT, y + 8), title, 11, "start")
-    for number, (role, events) in enumerate(lanes.items()):
-        top = y + 26 + number * LANE
+    top = y + 28
+    for role, events in lanes.items():
         picture.text((LEFT - 10, top + 13), role, 11, "end")
-        numbered = float("-inf")
-        for kind, tile, k, begin, stop in events:
-            if stop <= start or begin >= end:
-                continue
-            left, right = place(begin), place(stop)
-            _, colour, opacity = KINDS[kind]
-            size = round(max(right - left, 0.6), 1), BAR
-            picture.box((left, top), size, colour, opacity, colour, 0.4)
-            begins = kind == ("issue" if number == 0 else "multiply")
-            first_part = begins and (number == 0 or (kind, tile, k) != shown_before)
-            if begins:
-                shown_before = kind, tile, k
-            words = f"tile {tile}, k 0" if k == 0 else str(k)
-            if first_part and begin >= start and left - numbered >= APART:
-                picture.text((left, top - 3), words, 9, "start")
-                numbered = left + 5 * len(words) - 5
-    bottom = y + 26 + len(lanes) * LANE - 14
+        for kind, _, _, begin, stop in events:
+            if stop > start and begin < end:
+                _, colour, opacity = KINDS[kind]
+                left, right = place(begin), place(stop)
+                picture.box(
+                    (left, top), (max(round(right - left, 1), 0.6), BAR), colour, opacity, colour, 0.4
+                )
+        _numbers(picture, top - 3, [event for event in events if start <= event[-1] < end], place)
+        top += LANE
+    bottom = top - LANE + BAR + 5
     picture.line([(LEFT, bottom), (LEFT + WIDTH, bottom)])
-    for cycle in range(start, end + 1, 2 * STEP):
+    picture.text((LEFT - 24, bottom + 15), "cycles", 9.5, "end")
+    for cycle in range(-(-start // TICK) * TICK, end + 1, TICK):
         x = place(cycle)
         picture.line([(x, bottom), (x, bottom + 4)])
-        picture.text((x, bottom + 15), f"{cycle} cycles" if cycle == start else cycle, 9.5)
+        picture.text((x, bottom + 15), cycle, 9.5)
+
+
+def _numbers(picture: Drawing, y: float, events: Sequence[Event], place: Callable[[int], float]) -> None:
+    """The number of each k-block, where its stage has been waited for, and the tile's with the first one."""
+    free, is_first = 0.0, True
+    for kind, tile, k, _, end in events:
+        if kind == "wait":
+            words = f"tile {tile}, k {k}" if is_first or k == 0 else str(k)
+            x, width = place(end), 5 * len(words)
+            if free <= x and x + width <= LEFT + WIDTH + MARGIN:
+                picture.text((x, y), words, 9, "start")
+                free, is_first = x + width + 4, False
