@@ -137,7 +137,7 @@ def record(program: Program, count: int) -> list[Row]:
         "unmarked_us": round(unmarked_us, 2),
     } | origin.describe_origin()
     k_blocks = PRODUCT[2] // program.config.block_k
-    return [row | of_all for row in rows_of(marks.cpu(), program.config, k_blocks, count)]
+    return [of_all | row for row in rows_of(marks.cpu(), program.config, k_blocks, count)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -136,10 +136,9 @@ def test_the_order_of_rung_3_is_the_one_that_is_drawn() -> None:
             assert places[int(row), unit] == place
 
 
-def clocked_rows(k_blocks: int, length: int, copies: int) -> list[dict]:
+def clocked_rows(k_blocks: int, length: int, copies: int, store: int) -> list[dict]:
     """Made up, of two tiles: the TMA warp is four k-blocks ahead, warpgroup 1 half a k-block behind."""
     half = length // 2
-    store = 3 * half
     of_all = {"device": "NVIDIA H100 80GB HBM3", "shape": [16384, 16384, 16384], "config": 36 * "x"}
     rows = []
     for tile in range(2):
@@ -176,7 +175,7 @@ def test_roles_over_time_are_drawn_legibly_whatever_they_took(
     k_blocks: int, cycles: int, copies: int
 ) -> None:
     over_time = importlib.import_module("over_time")
-    rows = clocked_rows(k_blocks, cycles, copies)
+    rows = clocked_rows(k_blocks, cycles, copies, cycles)
     text = over_time.drawn(rows)
     assert text == over_time.drawn(rows[::-1])
     assert_legible(text)
@@ -204,4 +203,9 @@ def test_roles_over_time_are_drawn_legibly_whatever_they_took(
     *_, loads, stores, _ = (bars[y] for y in sorted(bars))
     first_load = min(x for x, _, colour in loads if colour == svg.BLUE)
     assert first_load < min(x for x, _, colour in stores if colour == svg.PINK)
-    assert ">tile 1, k 0<" in text
+    assert text.count(">tile 1, k 0<") == 3
+
+
+def test_no_number_of_a_k_block_lies_beyond_the_picture() -> None:
+    for store in range(100, 8000, 50):
+        assert_legible(importlib.import_module("over_time").drawn(clocked_rows(24, 1000, 40, store)))
