@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = "fragment", "swizzle", "ring", "cluster", "tiles"
+NAMES = "fragment", "swizzle", "ring", "cluster", "tiles", "over_time"
 
 
 def main(arguments: list[str]) -> int:

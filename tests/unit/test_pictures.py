@@ -134,3 +134,78 @@ def test_the_order_of_rung_3_is_the_one_that_is_drawn() -> None:
     for row, cells in rows:
         for place, unit in enumerate(map(int, re.findall(r"\d", cells))):
             assert places[int(row), unit] == place
+
+
+def clocked_rows(k_blocks: int, length: int, copies: int, store: int) -> list[dict]:
+    """Made up, of two tiles: the TMA warp is four k-blocks ahead, warpgroup 1 half a k-block behind."""
+    half = length // 2
+    of_all = {"device": "NVIDIA H100 80GB HBM3", "shape": [16384, 16384, 16384], "config": 36 * "x"}
+    rows = []
+    for tile in range(2):
+        for group in range(2):
+            at = 2000 + group * half + tile * (k_blocks * length + store)
+            events = []
+            for k in range(k_blocks):
+                end = at + length
+                events += [["wait", k, at, at + 20], ["multiply", k, at + 20, at + half]]
+                events += [
+                    ["promote", k, at + half, end - half // 2],
+                    ["multiply", k, end - half // 2, end - 9],
+                ]
+                events += [["promote", k, end - 9, end]]
+                at = end
+            events += [
+                ["take", None, at, at + 30],
+                *([["store", None, at + 30, at + store]] if not tile else []),
+            ]
+            rows.append({"role": f"math warpgroup {group}", "tile": tile, "events": events} | of_all)
+        events = []
+        for k in range(k_blocks):
+            number = tile * k_blocks + k
+            got = 50 * number if number < 4 else 2000 + (number - 3) * length + half
+            before = events[-1][-1] if events else rows[-3]["events"][-1][-1] if tile else 0
+            events += [["wait", k, before, got], ["issue", k, got, got + copies]]
+        events.append(["take", None, events[-1][-1], events[-1][-1] + 10])
+        rows.append({"role": "TMA warp", "tile": tile, "events": events} | of_all)
+    return rows
+
+
+@pytest.mark.parametrize(("k_blocks", "cycles", "copies"), [(56, 1370, 40), (24, 700, 1), (200, 2900, 45)])
+def test_roles_over_time_are_drawn_legibly_whatever_they_took(
+    k_blocks: int, cycles: int, copies: int
+) -> None:
+    over_time = importlib.import_module("over_time")
+    rows = clocked_rows(k_blocks, cycles, copies, cycles)
+    text = over_time.drawn(rows)
+    assert text == over_time.drawn(rows[::-1])
+    assert_legible(text)
+    # Within the axes, in each of nine lanes side by side.
+    bars: dict[float, list[tuple[float, float, str]]] = {}
+    for x, y, width, colour in re.findall(
+        rf'<rect x="(.*?)" y="(.*?)" width="(.*?)" height="{over_time.BAR}" .*stroke="(.*?)"', text
+    ):
+        bars.setdefault(float(y), []).append((float(x), float(width), colour))
+    assert len(bars) == 9
+    for lane in bars.values():
+        assert lane == sorted(lane)
+        for (x, width, _), (other, _, _) in itertools.pairwise(lane):
+            assert x >= over_time.LEFT
+            assert x + width <= other + 0.7
+        assert lane[-1][0] + lane[-1][1] <= over_time.LEFT + over_time.WIDTH + 0.7
+    colours = [{colour for _, _, colour in bars[y]} for y in sorted(bars)]
+    math = {svg.GREY, svg.ORANGE, svg.GREEN}
+    assert colours == 2 * [{svg.GREY, svg.BLUE}, math, math] + [
+        {svg.GREY, svg.BLUE},
+        math | {svg.PINK},
+        math | {svg.PINK},
+    ]
+    # The next tile's first k-block is loaded before any warpgroup stores.
+    *_, loads, stores, _ = (bars[y] for y in sorted(bars))
+    first_load = min(x for x, _, colour in loads if colour == svg.BLUE)
+    assert first_load < min(x for x, _, colour in stores if colour == svg.PINK)
+    assert text.count(">tile 1, k 0<") == 3
+
+
+def test_no_number_of_a_k_block_lies_beyond_the_picture() -> None:
+    for store in range(100, 8000, 50):
+        assert_legible(importlib.import_module("over_time").drawn(clocked_rows(24, 1000, 40, store)))
