@@ -9,6 +9,7 @@ Of x the FP8 values along tokens are kept for wgrad: half of what bf16 takes.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -51,9 +52,9 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _over_tokens(dy_t: Operand, x_t: Operand, out: Tensor | None) -> Tensor:
-    """The gradient of a weight, added to ``out`` if there is one."""
-    return fp8_gemm_nt(dy_t, x_t, out, out_dtype=torch.float32, accumulate=out is not None)
+def _over_tokens(dy_t: Operand, x_t: Operand, out: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient of a weight, of ``dtype``; added to ``out`` if there is one."""
+    return fp8_gemm_nt(dy_t, x_t, out, out_dtype=dtype, accumulate=out is not None)
 
 
 def _multiply(lhs: Operand, rhs: Operand, bias: Tensor | None, like: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ class _Linear(torch.autograd.Function):
             if needs_weight:
                 lhs, dy_t = operands.along_both(rows)
                 x_t = tuple(along_tokens)
-                dw = gradients.deliver(weight, ctx.parameter, lambda out: _over_tokens(dy_t, x_t, out))
+                product = functools.partial(_over_tokens, dy_t, x_t)
+                dw = gradients.deliver(weight, ctx.parameter, product)
             elif needs_x:
                 lhs = operands.along_features(rows)
             if needs_x:

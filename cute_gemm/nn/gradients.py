@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Product = Callable[[Tensor | None], Tensor]
-"""Computes a gradient in FP32: a new tensor of None, or added to the FP32 tensor that is given."""
+from . import operands
+
+Product = Callable[[Tensor | None, torch.dtype], Tensor]
+"""Computes a gradient: a new tensor of FP32 or bf16, as asked; or added to the FP32 tensor that is given."""
 
 
 def deliver(weight: Tensor, parameter: Tensor | None, product: Product) -> Tensor | None:
@@ -29,11 +31,11 @@ def deliver(weight: Tensor, parameter: Tensor | None, product: Product) -> Tenso
     """
     main = getattr(parameter, "main_grad", None)
     if parameter is None or main is None:
-        return product(None).to(weight.dtype)
+        return product(None, operands.product_dtype(weight.dtype)).to(weight.dtype)
     if main.dtype is torch.float32:
-        product(main)
+        product(main, main.dtype)
     else:
-        main.add_(product(None))
+        main.add_(product(None, torch.float32))
     if not hasattr(parameter, "grad_added_to_main_grad"):
         return None
     parameter.grad_added_to_main_grad = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -50,6 +51,13 @@ def _along_both(x: Tensor, begins: Tensor, ends: Tensor) -> tuple[Operand, Opera
     return quantize_both_ways(x, m_major_scales=True, offsets=begins, ends=ends)
 
 
+def _over_tokens(
+    dy_t: Operand, x_t: Operand, begins: Tensor, out: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Gradients of all weights, of ``dtype``; added to ``out`` if there is one."""
+    return k_grouped_fp8_gemm_nt(dy_t, x_t, begins, out, out_dtype=dtype, accumulate=out is not None)
+
+
 class _GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offsets: Tensor, kept: KeptWeight | None) -> Tensor:
@@ -79,11 +87,8 @@ class _GroupedLinear(torch.autograd.Function):
                 begins, *along_tokens = saved
                 along_features, dy_t = _along_both(dy, begins, offsets)
                 x_t = tuple(along_tokens)
-                dw = gradients.deliver(
-                    weight,
-                    ctx.parameter,
-                    lambda out: k_grouped_fp8_gemm_nt(dy_t, x_t, begins, out, accumulate=out is not None),
-                )
+                product = functools.partial(_over_tokens, dy_t, x_t, begins)
+                dw = gradients.deliver(weight, ctx.parameter, product)
             else:
                 along_features = operands.along_features(dy)
             if needs_x:

@@ -21,7 +21,8 @@ def along_both(x: Tensor) -> tuple[Operand, Operand]:
     tokens = x.shape[0]
     if tokens % K_MULTIPLE:
         x = pad(x, (0, 0, 0, -tokens % K_MULTIPLE))
-    (q, s), along_tokens = quantize_both_ways(x)
+    # So products have TMA load them: of others they would make copies.
+    (q, s), along_tokens = quantize_both_ways(x, m_major_scales=True)
     return (q[:tokens], s[:tokens]), along_tokens
 
 

@@ -26,11 +26,9 @@ def quantized(weight: Tensor) -> Operand:
     return quantize_128x128(weight)
 
 
-def transposed(operand: Operand) -> Operand:
-    """The same values ``[..., K, N]``, for a product that sums over N; nothing is rounded again."""
-    q, s = operand
-    # Of bytes: torch copies no transposed e4m3 on all devices.
-    return q.view(torch.uint8).mT.contiguous().view(q.dtype), s.mT
+def transposed(weight: Tensor) -> Operand:
+    """The same values ``[..., K, N]``, for a product that sums over N: blocks are transposed alike."""
+    return quantize_128x128(weight.mT)
 
 
 class _Kept(NamedTuple):
@@ -65,10 +63,10 @@ class KeptWeight:
     def columns(self, weight: Tensor) -> Operand:
         """As :func:`transposed` of it."""
         if not _may_be_kept(weight):
-            return transposed(quantized(weight))
+            return transposed(weight)
         kept = self._of(weight)
         if kept.columns is None:
-            kept = self._kept = kept._replace(columns=transposed(kept.rows))
+            kept = self._kept = kept._replace(columns=transposed(weight))
         assert kept.columns is not None
         return kept.columns
 
@@ -87,7 +85,7 @@ def rows(kept: KeptWeight | None, weight: Tensor) -> Operand:
 
 def columns(kept: KeptWeight | None, weight: Tensor) -> Operand:
     """As :func:`transposed` of it."""
-    return transposed(quantized(weight)) if kept is None else kept.columns(weight)
+    return transposed(weight) if kept is None else kept.columns(weight)
 
 
 class _Steps:

@@ -103,16 +103,20 @@ class BlockQuantizer:
         dtype: of what is quantised, by the names of :data:`SOURCE_BYTES`.
         has_matrices: whether it comes as several matrices.
         is_power_of_two: whether scales are rounded up to powers of two.
+        is_transposed: whether rows of its result are contiguous, and columns of what is quantised.
     """
 
     dtype: str
     has_matrices: bool = False
     is_power_of_two: bool = False
+    is_transposed: bool = False
 
     @property
     def name(self) -> str:
-        """Such as ``quantize_128x128_bf16_pow2``."""
-        return f"quantize_128x128_{_dtype_name(self)}{'_pow2' if self.is_power_of_two else ''}"
+        """Such as ``quantize_128x128_bf16_transposed_pow2``."""
+        parts = ["quantize_128x128", _dtype_name(self)]
+        parts += ["transposed"] if self.is_transposed else []
+        return "_".join([*parts, "pow2"] if self.is_power_of_two else parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,8 @@ def every_quantizer() -> Iterator[Quantizer]:
     """All that calls may ask for."""
     both = (False, True)
     for dtype, has_matrices, is_power_of_two in product(SOURCE_BYTES, both, both):
-        yield BlockQuantizer(dtype, has_matrices, is_power_of_two)
+        for is_transposed in both:
+            yield BlockQuantizer(dtype, has_matrices, is_power_of_two, is_transposed)
         yield BothWaysQuantizer(dtype, has_matrices, is_power_of_two)
         if not has_matrices:
             for rows in ("offsets", "ends"):

@@ -26,7 +26,8 @@ def quantize_128x128(
     Args:
         w: ``[..., N, K]``, such as one matrix ``[N, K]`` or one for each group ``[G, N, K]``; fp32, bf16 or
             fp16, any strides, any device; neither N nor K need be a multiple of 128. A parameter is to be
-            detached, `w.detach()`. A kernel of its own does it where `quantize_1x128` says.
+            detached, `w.detach()`. A kernel of its own does it where `quantize_1x128` says, and where N is
+            contiguous and a multiple of 16, as of ``weight.mT``: the operand of a product that sums over N.
         power_of_two_scales: round every scale up to a power of two (up, so that nothing saturates).
         out: e4m3 ``[..., N, K]`` to write; None to allocate.
         scales_out: fp32 ``[..., ceil(N/128), ceil(K/128)]`` to write, of any strides; None to allocate.
@@ -59,6 +60,8 @@ class _Blocks(Form):
         w, power_of_two = asked
         if type(power_of_two) is not bool:
             return None
+        if _is_transposed(w):
+            return ("128x128 transposed", w.dtype, w.dim(), power_of_two, w.get_device()), (w.mT,), (), ()
         return ("128x128", w.dtype, w.dim(), power_of_two, w.get_device()), (w,), (), ()
 
     def merges(self, asked: _Asked) -> bool:
@@ -81,11 +84,17 @@ class _Blocks(Form):
 
     def config(self, asked: _Asked) -> BlockQuantizer:
         w = asked.w
-        return BlockQuantizer(quantizers.NAMES[w.dtype], w.dim() == 3, asked.power_of_two_scales)
+        features = w.dim() == 3, asked.power_of_two_scales, _is_transposed(w)
+        return BlockQuantizer(quantizers.NAMES[w.dtype], *features)
 
     def in_torch(self, asked: _Asked, results: Results) -> None:
         q, s = results
         formula.quantize_blocks(asked.w, q, s, asked.power_of_two_scales)
+
+
+def _is_transposed(w: Tensor) -> bool:
+    """Whether it is rows of its transpose that are contiguous."""
+    return w.stride(-1) != 1 and w.stride(-2) == 1
 
 
 _FORM = _Blocks("quantize_128x128", _Asked)

@@ -65,17 +65,17 @@ def _(config: RowQuantizer) -> Built:
 def _(config: BlockQuantizer) -> Built:
     from cutlass import cute
 
-    from ..kernels.quantize.by_blocks import QuantizeByBlocks
+    from ..kernels.quantize.by_blocks import QuantizeByBlocks, QuantizeTransposedByBlocks
 
     n, k, n_blocks, k_blocks, groups = (cute.sym_int32() for _ in range(5))
     matrices = (groups,) if config.has_matrices else ()
-    source, quantized = symbols.rows(config.dtype, *matrices, n, k), symbols.e4m3(*matrices, n, k)
-    return QuantizeByBlocks(config), (
-        source,
-        quantized,
+    source, scales = (
+        (n, k) if not config.is_transposed else (k, n),
         symbols.scales(*matrices, n_blocks, k_blocks),
-        *symbols.launch(),
     )
+    results = symbols.e4m3(*matrices, n, k), scales
+    kernel = QuantizeTransposedByBlocks if config.is_transposed else QuantizeByBlocks
+    return kernel(config), (symbols.rows(config.dtype, *matrices, *source), *results, *symbols.launch())
 
 
 @build.register

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch import library as torch_library
 
 from cute_gemm import column_groups, quantize_1x128, quantize_both_ways, quantize_k_grouped
-from cute_gemm.kernels.quantize import both_ways
+from cute_gemm.kernels.quantize import turned
 from cute_gemm.kernels.quantize.row_blocks import BlocksByEnds
 from cute_gemm.plan.quantizer import BothWaysQuantizer
 from cute_gemm.runtime.quantizers import strides_of_scales
@@ -330,7 +330,7 @@ class Masks:
     @cute.jit
     def __call__(self, found: cute.Tensor):
         for i in cutlass.range(found.shape[0], unroll=1):
-            found[i] = both_ways.mask_of(i - 3)
+            found[i] = turned.mask_of(i - 3)
 
 
 def test_bytes_of_a_word_that_are_kept() -> None:

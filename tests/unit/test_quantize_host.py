@@ -17,7 +17,7 @@ from cutlass.cute import runtime as dsl
 from host_code import holds
 from torch import Tensor
 
-from cute_gemm.kernels.quantize import both_ways, elements, lanes, memory, tile
+from cute_gemm.kernels.quantize import elements, lanes, memory, tile, turned
 from cute_gemm.kernels.sm90.tma import as_matrices
 from cute_gemm.plan.quantizer import (
     SOURCE_BYTES,
@@ -274,7 +274,7 @@ def test_words_of_columns_lie_in_all_banks(dtype: type[cutlass.Numeric]) -> None
     piece, in_warp = 128 // dtype.width, 4
     words = range(tile.SIDE // tile.ROWS)
     where = {
-        (column, word): column * len(words) + both_ways.place_of(word, column // piece % tile.LANES)
+        (column, word): column * len(words) + turned.place_of(word, column // piece % tile.LANES)
         for column in range(tile.SIDE)
         for word in words
     }

@@ -2,8 +2,8 @@
 
 A weight's gradient sums over tokens, so both of its operands have scales along tokens, and are stored with
 tokens contiguous. A CTA has 128 x 128 elements in registers, writes them as they lie, and hands words of four
-rows to the threads that have whole columns through shared memory. All scales are known before the first
-element is quantised, so that each is unpacked once, for both of its results.
+rows to the threads that have whole columns (:mod:`.turned`). All scales are known before the first element is
+quantised, so that each is unpacked once, for both of its results.
 """
 
 import cutlass
@@ -16,42 +16,15 @@ from ...plan.quantizer import PIECE, BothWaysQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
-from . import elements, preconditions
+from . import elements, preconditions, turned
 from .by_rows import DTYPES
 from .lanes import distances, of_lane, shared_out
-from .memory import address_of, matrix_of, store_if, up_to
+from .memory import matrix_of, up_to
 from .row_blocks import BlocksByEnds, BlocksByOffsets, EvenBlocks
 from .tile import LANES, ROWS, SIDE, THREADS, WARPS, TilePart
 
-_WORDS = SIDE // ROWS
-_TOGETHER = PIECE // ROWS
-"""Words of a column that a thread stores at once."""
-
 BLOCKS = {"all": EvenBlocks, "offsets": BlocksByOffsets, "ends": BlocksByEnds}
 """Which rows share a scale along columns, by ``rows`` of a configuration."""
-
-
-def _transposed():
-    """Columns by words of four rows."""
-    return cute.make_layout((SIDE, _WORDS), stride=(_WORDS, 1))
-
-
-def place_of(word: Int32, lane: Int32) -> Int32:
-    """Where in its column a word is: words that are stored at once stay together, and lanes apart.
-
-    So words that a warp writes lie in as many banks as there are, and so do those that eight lanes read.
-
-    Args:
-        word: its number, a word for four rows.
-        lane: the one of a row's eight that has the column.
-    """
-    return word ^ (lane * _TOGETHER)
-
-
-def mask_of(count: Int32) -> Int32:
-    """What keeps the first ``count`` bytes of a word: where a scale is NaN, zeros became NaN, too."""
-    half = (ROWS - cutlass.max(cutlass.min(count, ROWS), 0)) * 4
-    return Int32(Uint32(0xFFFFFFFF) >> half >> half)  # in two steps, as by 32 is not defined
 
 
 @cute.struct
@@ -63,7 +36,7 @@ class Storage:
 
     largest: cute.struct.MemRange[Uint32, WARPS * SIDE]
     inverses: cute.struct.Align[cute.struct.MemRange[Float32, SIDE], PIECE]
-    words: cute.struct.Align[cute.struct.MemRange[Int32, SIDE * _WORDS], PIECE]
+    words: turned.Words
 
 
 class QuantizeBothWays:
@@ -159,7 +132,7 @@ class QuantizeBothWays:
             self.rows(values, part, piece, inverses, mQ, rows)
             self.columns(values, part, piece, storage, thread)
         cute.arch.sync_threads()
-        self.transposed(storage, part, thread, mQT, first, count, k_tile)
+        turned.store(storage.words.data_ptr(), part, thread, mQT, first, count, k_tile)
 
     @cute.jit
     def scale_rows(self, words, part: TilePart, mS, k_tile: Int32) -> list:
@@ -207,15 +180,10 @@ class QuantizeBothWays:
 
     @cute.jit
     def columns(self, values, part: TilePart, piece: cutlass.Constexpr[int], storage, thread: Int32):
-        """Quantises a piece's columns along M, into words of four rows in shared memory."""
-        sQT = cute.make_tensor(storage.words.data_ptr(), _transposed())
-        place = place_of(thread // LANES, part.lane)
-        quantized = cute.make_rmem_tensor(ROWS, Float8E4M3FN)
+        """Quantises a piece's columns along M, into shared memory."""
         column = (part.lane + piece * LANES) * part.piece
         inverses = self.inverses_of(storage, column, part.piece)
-        for j in cutlass.range_constexpr(part.piece):
-            elements.to_e4m3(values[j, None], inverses[j], quantized)
-            sQT[column + j, place] = cute.recast_tensor(quantized, Int32)[0]
+        turned.put(storage.words.data_ptr(), part, thread, values, piece, inverses)
 
     @cute.jit
     def inverses_of(self, storage, column: Int32, size: cutlass.Constexpr[int]):
@@ -238,32 +206,6 @@ class QuantizeBothWays:
             own = elements.floats_of(part.words_of(words, i, piece), self.dtype)
             values[None, i].store(own.load())
         return values
-
-    @cute.jit
-    def transposed(self, storage, part: TilePart, thread: Int32, mQT, first: Int32, count, k_tile: Int32):
-        """Stores what is in shared memory: eight lanes a column at a time, each of them sixteen rows."""
-        own, layout = cute.make_rmem_tensor(_TOGETHER, Int32), cute.make_layout(_TOGETHER)
-        row = first + part.lane * PIECE
-        at = address_of(mQT, (k_tile * SIDE + thread // LANES, row))
-        step = Int64(mQT.stride[0]) * (THREADS // LANES)
-        if const_expr(count is not None):
-            masks = [mask_of(count - part.lane * PIECE - ROWS * word) for word in range(_TOGETHER)]
-        for i in cutlass.range_constexpr(SIDE // (THREADS // LANES)):
-            column = thread // LANES + i * (THREADS // LANES)
-            place = place_of(part.lane * _TOGETHER, column // part.piece % LANES)
-            shared = cute.make_ptr(
-                Int32,
-                (storage.words.data_ptr() + column * _WORDS + place).toint(),
-                cutlass.AddressSpace.smem,
-                assumed_align=PIECE,
-            )
-            cute.autovec_copy(cute.make_tensor(shared, layout), own)
-            if const_expr(count is not None):
-                for word in cutlass.range_constexpr(_TOGETHER):
-                    own[word] = own[word] & masks[word]
-            is_there = (row < mQT.shape[1]) & (k_tile * SIDE + column < mQT.shape[0])
-            store_if(is_there, own, at)
-            at += step
 
     def larger(self, a: Uint32, b: Uint32) -> Uint32:
         """Of each magnitude in two words the larger one."""

@@ -1,19 +1,21 @@
 """Quantises matrices to e4m3 with a scale for each block of 128 rows and columns: 128x128.
 
 A CTA has one block, all of which its threads hold in registers while they agree on its largest magnitude.
+Where a result's rows are the columns of what lies in memory, they hand it round through shared memory.
 """
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float8E4M3FN, Int32, Int64
+from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
 
 from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
+from ...plan.limits import K_MULTIPLE
 from ...plan.quantizer import BLOCK, BlockQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
-from . import elements, preconditions
+from . import elements, preconditions, turned
 from .by_rows import DTYPES
 from .memory import address_of, matrix_of
 from .tile import ROWS, SIDE, THREADS, WARPS, TilePart
@@ -39,30 +41,36 @@ class QuantizeByBlocks:
         mX, mQ, mS = (as_matrices(tensor) for tensor in (mX, mQ, mS))
         go = Boolean(True)
         if status != 0:
-            go = preconditions.hold((mX,), ((mQ, mS),), (BLOCK,))
+            go = preconditions.hold((mX,), ((mQ, mS),), (BLOCK,)) and mX.shape[1] % K_MULTIPLE == 0
             report(status, Int32(go))
         if go:
             self.start(mX, mQ, mS, flags, stream)
 
     def start(self, mX, mQ, mS, flags: Int32, stream):
         """Launches the kernel for matrices (rows, columns, matrices) that are in order."""
-        row_tiles, k_tiles = (cute.ceil_div(mQ.shape[i], SIDE) for i in range(2))
+        row_tiles, k_tiles = (cute.ceil_div(mX.shape[i], SIDE) for i in range(2))
         self.kernel(mX, mQ, mS, cute.FastDivmodDivisorV2(k_tiles)).launch(
             grid=(row_tiles * k_tiles, mQ.shape[2], 1),
             block=(THREADS, 1, 1),
             stream=stream,
             use_pdl=flags & LaunchFlags.PDL,
             min_blocks_per_mp=5 if self.dtype.width == 16 else 0,
-            preferred_smem_carveout=10,  # without it the DSL would ask a driver, which may not be there
+            # Without it the DSL would ask a driver, which may not be there.
+            preferred_smem_carveout=self.carveout,
         )
+
+    carveout = 10
+    """Percent of an SM's memory that is to be shared memory."""
 
     @cute.kernel
     def kernel(self, mX, mQ, mS, k_tiles: cute.FastDivmodDivisorV2):
+        """A CTA has a block."""
         thread, (tile, matrix, _) = cute.arch.thread_idx()[0], cute.arch.block_idx()
         mX, mQ, mS = (matrix_of(each, matrix) for each in (mX, mQ, mS))
         row_tile, k_tile = divmod(tile, k_tiles)
         part = TilePart.of(self.dtype, thread, row_tile * SIDE, k_tile)
-        of_warps = SmemAllocator().allocate_tensor(Int32, cute.make_layout(WARPS), 16)
+        smem = SmemAllocator()
+        of_warps = smem.allocate_tensor(Int32, cute.make_layout(WARPS), 16)
         cute.arch.griddepcontrol_wait()
         cute.arch.griddepcontrol_launch_dependents()
         words = part.load(mX)
@@ -73,9 +81,17 @@ class QuantizeByBlocks:
         for i in cutlass.range_constexpr(WARPS):
             amax = cutlass.max(amax, of_warps[i])
         scale = elements.scale_of(amax, self.config.is_power_of_two)
-        inverse = elements.inverse_of(scale)
         if thread == 0:
-            mS[row_tile, k_tile] = scale
+            self.store_scale(scale, mS, row_tile, k_tile)
+        self.store(words, part, elements.inverse_of(scale), mQ, smem, thread, row_tile, k_tile)
+
+    def store_scale(self, scale, mS, row_tile: Int32, k_tile: Int32):
+        """Of the block of a tile."""
+        mS[row_tile, k_tile] = scale
+
+    @cute.jit
+    def store(self, words, part: TilePart, inverse, mQ, smem, thread: Int32, row_tile: Int32, k_tile: Int32):
+        """Quantises what the calling thread has of a tile, and stores it."""
         quantized = cute.make_rmem_tensor(part.piece, Float8E4M3FN)
         for i in cutlass.range_constexpr(ROWS):
             first = address_of(mQ, (part.row + i, part.column))
@@ -83,3 +99,25 @@ class QuantizeByBlocks:
                 values = elements.floats_of(part.words_of(words, i, piece), self.dtype)
                 elements.to_e4m3(values, inverse, quantized)
                 part.store(quantized, mQ, first, i, piece)
+
+
+class QuantizeTransposedByBlocks(QuantizeByBlocks):
+    """The same of a source (K, N), N rows and columns of the results being those of its transpose."""
+
+    carveout = 50
+
+    def store_scale(self, scale, mS, row_tile: Int32, k_tile: Int32):
+        """As :meth:`QuantizeByBlocks.store_scale`."""
+        mS[k_tile, row_tile] = scale
+
+    @cute.jit
+    def store(self, words, part: TilePart, inverse, mQ, smem, thread: Int32, row_tile: Int32, k_tile: Int32):
+        """As :meth:`QuantizeByBlocks.store`."""
+        shared = smem.allocate_tensor(Int32, turned.layout(), 16).iterator
+        values = cute.make_rmem_tensor((part.piece, ROWS), Float32)
+        for piece in cutlass.range_constexpr(part.pieces):
+            for i in cutlass.range_constexpr(ROWS):
+                values[None, i].store(elements.floats_of(part.words_of(words, i, piece), self.dtype).load())
+            turned.put(shared, part, thread, values, piece, [inverse] * part.piece)
+        cute.arch.sync_threads()
+        turned.store(shared, part, thread, mQ, row_tile * SIDE, None, k_tile)
