@@ -230,6 +230,10 @@ def _gradients(layer: Layer, calls: Calls) -> Iterator[tuple[Kernel, str]]:
         rows = "offsets" if layer.groups else "all"
         quantizer = BothWaysQuantizer(calls.dtype, is_power_of_two=calls.power_of_two_scales, rows=rows)
         yield quantizer, f"gradient of {_title(layer)}"
+        weights = BlockQuantizer(
+            calls.dtype, bool(layer.groups), calls.power_of_two_scales, is_transposed=True
+        )
+        yield weights, f"weights of {_title(layer)}, transposed"
 
 
 def _around_experts(layers: Iterable[Layer]) -> Iterator[tuple[Kernel, str]]:

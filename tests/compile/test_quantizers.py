@@ -31,8 +31,9 @@ def every_quantizer() -> list[Quantizer]:
         found.append(
             RowQuantizer(dtype, has_matrices, source, rows, index_dtype, number % 4 < 2, 1 + number % 2)
         )
-    for dtype, has_matrices, is_power_of_two in itertools.product(DTYPES, (False, True), (False, True)):
-        found.append(BlockQuantizer(dtype, has_matrices, is_power_of_two))
+    both = False, True
+    for dtype, *features in itertools.product(DTYPES, both, both, both):
+        found.append(BlockQuantizer(dtype, *features))
     found += [
         BothWaysQuantizer(dtype, has_matrices, has_matrices)
         for dtype in DTYPES

@@ -262,6 +262,20 @@ def test_blocks(shape: tuple[int, ...], dtype: torch.dtype, power: bool) -> None
     assert all_same(got, quantize_128x128(x, power_of_two_scales=power))
     clean = normal(*shape, dtype=dtype)
     assert all_same(quantize_128x128(clean.cuda()), quantize_128x128(clean))
+    got = quantize_128x128(x.cuda().mT, power_of_two_scales=power)
+    assert all_same(got, quantize_128x128(x.mT, power_of_two_scales=power))
+
+
+@pytest.mark.parametrize("shape", [(7168, 2048), (4, 272, 400)], ids=str)
+def test_blocks_of_a_transpose_are_a_kernels(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(*shape, dtype=torch.bfloat16)
+    want_q, want_s = quantize_128x128(x)
+    x = x.cuda()
+    monkeypatch.setattr(formula, "quantize_blocks", None)
+    for _ in range(2):
+        q, s = quantize_128x128(x.mT)
+        assert q.is_contiguous()
+        assert all_same((q.mT, s.mT), (want_q, want_s))
 
 
 @every_dtype

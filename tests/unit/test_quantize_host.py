@@ -199,6 +199,18 @@ def test_blocks() -> None:
     assert not holds(config, (w, q, torch.empty(1, 3)))
 
 
+def test_blocks_of_a_transpose() -> None:
+    config = BlockQuantizer("float32", is_transposed=True)
+    w, q, s = aligned(208, 272, dtype=torch.float32), aligned(272, 208, dtype=E4M3), torch.empty(3, 2)
+    assert holds(config, (w, q, s))
+    assert holds(config, (w, q, torch.empty(2, 3).T))
+    assert not holds(config, (w, q, torch.empty(2, 3)))
+    # A thread has whole pieces of either.
+    narrow = aligned(208, 272, dtype=torch.float32)[:, :268]
+    assert not holds(config, (narrow, aligned(268, 208, dtype=E4M3), s))
+    assert not holds(config, (w[:200], aligned(272, 200, dtype=E4M3), s))
+
+
 def test_both_ways() -> None:
     config = BothWaysQuantizer("bfloat16")
     x, along_k, along_m = aligned(160, 272), results(160, 272), results(272, 160)
