@@ -7,11 +7,13 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import EllipsisType
 from typing import Any, TypeVar
 
 import torch
+
+from .frozen import dataclass
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

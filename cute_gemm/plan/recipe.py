@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from ..frozen import dataclass
 from .limits import MAX_EXTENT
 
 WHOLE = MAX_EXTENT

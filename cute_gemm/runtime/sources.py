@@ -17,7 +17,6 @@ address, and a file that is no longer what this process imported, because the DS
 
 from __future__ import annotations
 
-import dataclasses
 import dis
 import enum
 import functools
@@ -33,9 +32,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..frozen import dataclass
+
 PACKAGE = Path(__file__).parents[1]
 OWN_PARTS = (
-    *("kernels", "schedulers", "dsl", "plan"),
+    *("kernels", "schedulers", "dsl", "plan", "frozen.py"),
+    "frozen.py",
     *(f"runtime/{name}.py" for name in ("builder", "compiler", "elf", "host_level", "linker")),
 )
 """What of this package shapes kernels: folders and files, each a part of every key."""
@@ -57,7 +59,7 @@ _PASSED_OVER = frozenset(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Sources:
     """What an object is made of.
 
