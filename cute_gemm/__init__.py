@@ -1,14 +1,20 @@
 """FP8 GEMM with fine-grained scaling for Hopper GPUs, written in Python with the CuTe DSL.
 
-The DSL takes seconds to import, so this module does not: the first call on a GPU does.
+The DSL takes seconds to import, so this module does not: the first call on a GPU does. Nor does it import
+`nn`, which has no op of torch's dispatcher: naming it does. All that calls of the operations here need on the
+CPU is imported with them (`ops/__init__.py` says why).
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 # First: torch, which the others import, takes seconds.
 from . import interrupts as interrupts  # isort: split
 
 from . import epilogue as epilogue
 from . import moe as moe
-from . import nn as nn
 from .ops import (
     contiguous_alignment,
     fp8_gemm_nt,
@@ -33,6 +39,9 @@ from .quantize import (
 )
 from .settings import config
 from .warming import warmup
+
+if TYPE_CHECKING:
+    from . import nn as nn
 
 __version__ = "0.1.0"
 
@@ -62,3 +71,15 @@ __all__ = [
     "swiglu_quantize_1x128",
     "warmup",
 ]
+
+_LAZY = ("nn",)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

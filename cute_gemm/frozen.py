@@ -1,9 +1,9 @@
-"""`dataclass(frozen=True)`, of which a class is made in a third of the time.
+"""`dataclass(frozen=True)`, of which a class is made in a fifth of the time.
 
-The standard library's compiles six methods for each class, and forty classes of this package are made before a
-process has its first kernel: a quarter of the time that this takes. Here `__init__` alone is compiled, and the
-other methods look fields up by their names. All else is the standard library's: `fields`, `replace`, `asdict`
-and `field` are for both, and to type checkers the two are one.
+The standard library's compiles six methods for each class, and forty classes of this package are made before
+a process has its first kernel: a quarter of the time that this took. Here `__init__` alone is compiled, and
+the other methods look fields up by their names. All else is the standard library's: `fields`, `replace`,
+`asdict` and `field` are for both, and to type checkers the two are one.
 """
 
 from __future__ import annotations

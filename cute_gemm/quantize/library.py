@@ -75,7 +75,7 @@ def register(schema: str, compute: Callable[..., Any], describe: Callable[..., A
     _library.define(schema, tags=_TAGS)
     for key in ("CPU", "CUDA"):
         _library.impl(name, compute, key)
-    torch_library.register_fake(f"{NAMESPACE}::{name}", describe, lib=_library)
+    torch_internals.register_fake(_library, f"{NAMESPACE}::{name}", describe)
     _library.impl(name, _refuse_transform, _IN_A_TRANSFORM)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 

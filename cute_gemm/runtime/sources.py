@@ -24,6 +24,7 @@ import hashlib
 import inspect
 import itertools
 import linecache
+import os
 import re
 import sys
 import sysconfig
@@ -124,10 +125,22 @@ def own_parts_changed() -> bool:
 def _tree_digest(path: Path) -> str:
     """Of a file, or of all Python files in a folder, as they are on disk now."""
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-        content = file.read_bytes()
-        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    for file in _python_files(path) if path.is_dir() else [str(path)]:
+        with open(file, "rb", buffering=0) as opened:
+            content = opened.read()
+        digest.update(f"{os.path.basename(file)} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def _python_files(folder: Path) -> list[str]:
+    """All below a folder, sorted by the names on their way. As :meth:`Path.rglob` in a third of its time."""
+    found = [
+        os.path.join(place, name)
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(".py")
+    ]
+    return sorted(found, key=lambda path: path.split(os.sep))
 
 
 _first_digest = functools.cache(_tree_digest)

@@ -94,6 +94,26 @@ def keep_from_dynamo(code: CodeType, and_what_it_calls: bool = False) -> None:
         return
 
 
+def register_fake(library: torch.library.Library, name: str, function: Callable[..., Any]) -> None:
+    """Says what an op makes of tensors without memory, as `torch.library.register_fake` does.
+
+    That looks for the caller's source at each op, which takes longer than all else that is done for one.
+
+    Args:
+        library: which the op is registered by.
+        name: of the op, with its namespace.
+        function: what it makes of them.
+    """
+    place = getattr(function, "__code__", None)
+    source = f"{__file__}: {name}" if place is None else f"{place.co_filename}:{place.co_firstlineno}"
+    try:
+        register = torch._library.simple_registry.singleton.find(name).fake_impl.register
+        handles = library._registration_handles
+        handles.append(register(function, source, lib=library))
+    except (AttributeError, TypeError):
+        torch.library.register_fake(name, function, lib=library)
+
+
 def _unknown() -> bool:
     return True
 
