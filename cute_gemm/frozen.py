@@ -67,21 +67,22 @@ Method = Callable[..., Any]
 
 def _init(kind: type, fields: Fields) -> Method:
     """Compiled, as instances are made in loops."""
-    space: dict[str, Any] = {"_set": _set, "_FACTORY": _FACTORY}
+    # By this spelling Dynamo knows an assignment that `__setattr__` of the class does not see.
+    space: dict[str, Any] = {"_object": object, "_FACTORY": _FACTORY}
     parameters, lines = ["self"], []
     for each in fields:
-        name, value = each.name, each.name
+        name, default = each.name, each.default
+        value = name if each.init else f"_default_{name}"
         if each.default_factory is not MISSING:
-            space[f"_new_{name}"] = each.default_factory
-            value = f"_new_{name}() if {name} is _FACTORY else {name}" if each.init else f"_new_{name}()"
-        if each.init:
-            space[f"_default_{name}"] = default = (
-                _FACTORY if each.default_factory is not MISSING else each.default
-            )
-            parameters.append(name if default is MISSING else f"{name}=_default_{name}")
-        elif each.default_factory is MISSING:
+            space[f"_new_{name}"], default = each.default_factory, _FACTORY
+            value = f"_new_{name}() if {value} is _FACTORY else {value}"
+        if default is not MISSING:
+            space[f"_default_{name}"] = default
+        elif not each.init:
             continue
-        lines.append(f" _set(self, {name!r}, {value})")
+        if each.init:
+            parameters.append(name if default is MISSING else f"{name}=_default_{name}")
+        lines.append(f" _object.__setattr__(self, {name!r}, {value})")
     if hasattr(kind, "__post_init__"):
         lines.append(" self.__post_init__()")
     body = "\n".join(lines) or " pass"

@@ -354,7 +354,7 @@ def _fill(
         cluster_m=cluster_m,
         cluster_n=cluster_n,
         epi_n=epi_n,
-        epi_stages=0,
+        epi_stages=1,
         splits=splits,
         # A second one gains 20 to 30 % with 64 rows and loses 2 to 5 % with 128 (docs/performance.md, 14).
         # Many groups of few rows, which DRAM bounds, take up to 1.5 % less with one and whole groups of
@@ -380,12 +380,12 @@ def _fill(
         recipe=recipe,
     )
     chunks = 1 if bare.is_quantized else bare.chunks
-    buffer_bytes = replace(bare, epi_stages=1).store_bytes
-    tile = replace(bare, epi_stages=min(chunks, _STORE_BUDGET // buffer_bytes))
+    epi_stages = min(chunks, _STORE_BUDGET // bare.store_bytes)
     if of_rows:
-        tile = replace(tile, epi_stages=min(tile.epi_stages, 2))
-    if tile.m_fragments > 1 and not tile.is_quantized and layout.tall_store_stages is not None:
-        tile = replace(tile, epi_stages=layout.tall_store_stages)
+        epi_stages = min(epi_stages, 2)
+    if bare.m_fragments > 1 and not bare.is_quantized and layout.tall_store_stages is not None:
+        epi_stages = layout.tall_store_stages
+    tile = replace(bare, epi_stages=epi_stages)
     alone = overlapped and cluster_m == cluster_n == 1
     most = _MAX_STAGES_ALONE if alone else _MAX_STAGES
     stages = min((SMEM_CAPACITY - tile.smem_bytes) // tile.stage_bytes, most)

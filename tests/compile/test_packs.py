@@ -50,6 +50,26 @@ except ImportError as error:
 """
 
 
+FIRST_KERNEL = f"""
+import sys
+import torch
+import cute_gemm
+from cute_gemm.plan.problem import GemmProblem
+from cute_gemm.runtime import builder, selection
+
+builder.instance(selection.select(GemmProblem({M}, {N}, {K})))
+print(*sys.modules)
+"""
+
+NOT_FOR_A_KERNEL = (
+    *("cuda", "cutlass", "platformdirs", "rich", "safetensors"),
+    *("cute_gemm.dsl", "cute_gemm.kernels", "cute_gemm.schedulers", "cute_gemm.nn", "cute_gemm.plan.models"),
+    *(f"cute_gemm.runtime.{name}" for name in ("elf", "inspection", "linker", "lookup", "pack_writer")),
+    *("cute_gemm.cli", "cute_gemm.measure", "cute_gemm.testing", "cute_gemm.warming.needs"),
+)
+"""What a kernel that is there can do without."""
+
+
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packs")
@@ -79,6 +99,16 @@ def run_in(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 def test_kernels_are_callable_without_the_dsl(pack: Path) -> None:
     check(run(pack))
+
+
+def test_a_first_kernel_imports_little(pack: Path) -> None:
+    own = {packs.VARIABLE: str(pack), cache.DIRECTORY_VARIABLE: ""}
+    command = [sys.executable, "-c", FIRST_KERNEL]
+    ran = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    imported = set(ran.stdout.split())
+    assert "tvm_ffi" in imported
+    assert imported & set(NOT_FOR_A_KERNEL) == set()
 
 
 def check(ran: subprocess.CompletedProcess[str]) -> None:

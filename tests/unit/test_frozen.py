@@ -32,6 +32,8 @@ def made(make: Callable[..., Any], slots: bool, **asked: Any) -> Any:
         names: list[str] = field(default_factory=list)
         hidden: str = field(default="h", repr=False, compare=False)
         length: float = field(init=False, default=0.0)
+        made: list[str] = field(init=False, default_factory=list, repr=False, compare=False)
+        four: int = field(init=False, default=4, repr=False, compare=False)
         unset: int = field(init=False, repr=False, compare=False)
         kind: ClassVar[str] = "k"
 
@@ -51,17 +53,12 @@ def test_instances_are_as_the_standard_librarys(make: Callable[..., Any], slots:
     assert one == kind(3, 2.0, ("a",), "other") != kind(4, 2.0, ("a",))
     assert hash(one) == hash(kind(3, 2.0, ("a",), "other")) == hash((3, 2.0, ("a",), 6.0))
     assert one != (3, 2.0, ("a",), 6.0)
+    assert (one.made, one.four, hasattr(one, "unset")) == ([], 4, False)
     assert kind(1).names == []
     assert kind(1).names is not kind(1).names
     assert dataclasses.replace(one, x=4) == kind(4, 2.0, ("a",))
-    assert [each.name for each in dataclasses.fields(kind)] == [
-        "x",
-        "y",
-        "names",
-        "hidden",
-        "length",
-        "unset",
-    ]
+    names = [each.name for each in dataclasses.fields(kind)]
+    assert names == ["x", "y", "names", "hidden", "length", "made", "four", "unset"]
     assert kind.__match_args__ == ("x", "y", "names", "hidden")
     assert kind.__dataclass_params__.frozen
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):

@@ -235,8 +235,8 @@ def test_calls_on_the_cpu_import_nothing() -> None:
 
 IMPORTED_LATER = (
     *("cuda", "cutlass", "platformdirs", "rich", "safetensors", "tvm_ffi"),
-    *("cute_gemm.kernels", "cute_gemm.plan.cost_model", "cute_gemm.plan.tuned"),
-    *("cute_gemm.runtime.inspection", "cute_gemm.warming.needs"),
+    *("cute_gemm.kernels", "cute_gemm.nn", "cute_gemm.plan.cost_model", "cute_gemm.plan.tuned"),
+    *("cute_gemm.runtime.inspection", "cute_gemm.runtime.pack_manifest", "cute_gemm.warming.needs"),
 )
 """What takes milliseconds, or seconds, and is of use to some processes alone."""
 
@@ -249,3 +249,32 @@ def test_what_few_need_is_not_imported_with_the_package() -> None:
     imported = set(done.stdout.split())
     assert imported & set(IMPORTED_LATER) == set()
     assert "cute_gemm.runtime.launcher" in imported
+
+
+OF_THE_STANDARD_LIBRARY = """
+import sys
+import cute_gemm
+from cute_gemm.plan import choice
+from cute_gemm.runtime import pack_manifest
+for name, module in list(sys.modules.items()):
+    for kind in vars(module).values() if name.startswith("cute_gemm") else ():
+        if isinstance(kind, type) and kind.__module__ == name and "__dataclass_fields__" in vars(kind):
+            if kind.__setattr__.__globals__["__name__"] != "cute_gemm.frozen":
+                print(kind.__qualname__)
+"""
+
+
+def test_dataclasses_that_a_first_kernel_needs_are_made_fast() -> None:
+    """Those of the standard library take half a millisecond each. Epilogues inherit from each other."""
+    command = [sys.executable, "-c", OF_THE_STANDARD_LIBRARY]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert set(done.stdout.split()) == {"Epilogue", "QuantizingEpilogue", "Stage"}
+
+
+def test_what_is_imported_when_it_is_named_is_there() -> None:
+    program = (
+        "import cute_gemm; assert 'nn' in dir(cute_gemm); cute_gemm.nn.FP8Linear; "
+        "names = {}; exec('from cute_gemm import *', names); assert names['nn'] is cute_gemm.nn; "
+        "assert not hasattr(cute_gemm, 'no_such_name')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -27,6 +27,7 @@ from cute_gemm import reference, settings
 from cute_gemm.ops import library
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, MASKED, OFFSETS, Layout
 from cute_gemm.plan.recipe import FP8_1D1D
+from cute_gemm.runtime import torch_internals
 from cute_gemm.testing import make_inputs
 from examples import is_exhaustive
 
@@ -767,3 +768,11 @@ def test_schemas_are_documented(request: pytest.FixtureRequest) -> None:
     for op in ops:
         assert str(op._schema).removeprefix("cute_gemm::") in text, op
         assert torch.Tag.needs_exact_strides in op.tags
+
+
+def test_fake_tensors_are_told_publicly_where_torch_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(torch_library, "register_fake", lambda *given, lib: told.append((*given, lib)))
+    unlike = object()  # A library that does not say what it keeps.
+    torch_internals.register_fake(unlike, "cute_gemm::no_such_op", len)
+    assert told == [("cute_gemm::no_such_op", len, unlike)]
