@@ -31,16 +31,15 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(*, frozen: bool, eq: bool = True, slots: bool = False) -> Callable[[type], type]:
-        """As `dataclasses.dataclass`, of a class that is frozen and inherits from no other dataclass.
-
-        Its fields are given by place or name, and it has a docstring.
-        """
+        """As `dataclasses.dataclass`, of a class that is frozen; fields may be given by place and by name."""
         if not frozen:
             raise TypeError("only frozen dataclasses are made here; dataclasses.dataclass makes others")
 
         def make(kind: type) -> type:
             own = dict(vars(kind))
-            kind = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(kind)
+            # Of one that is frozen only what is may inherit; it compiles two methods, which are replaced.
+            inherits = any(map(dataclasses.is_dataclass, kind.__bases__))
+            kind = dataclasses.dataclass(init=False, repr=False, eq=False, frozen=inherits, slots=slots)(kind)
             parameters = kind.__dataclass_params__
             parameters.init = parameters.repr = parameters.frozen = True
             parameters.eq = eq

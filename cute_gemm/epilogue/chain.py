@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from ..contract import PLAIN, Call, ResultForm
+from ..frozen import dataclass
 from ..plan.quantizer import BLOCK, INTERLEAVE
 from ..runtime.applied import Applied
 from . import functions

@@ -98,17 +98,17 @@ def _writing_pair(function: Callable[..., Any]) -> Callable[..., None]:
     return write
 
 
-returning: dict[str, Any] = {}
-"""By the name of a layout: the op that returns a new tensor."""
+returning: dict[str, str] = {}
+"""By the name of a layout: the name of the op that returns a new tensor."""
 
-writing: dict[str, Any] = {}
-"""By the name of a layout: the op that writes `out`."""
+writing: dict[str, str] = {}
+"""By the name of a layout: the name of the op that writes `out`."""
 
-returning_pairs: dict[str, Any] = {}
-"""By the name of a layout: the op that returns e4m3 and scales."""
+returning_pairs: dict[str, str] = {}
+"""By the name of a layout: the name of the op that returns e4m3 and scales."""
 
-writing_pairs: dict[str, Any] = {}
-"""By the name of a layout: the op that writes both."""
+writing_pairs: dict[str, str] = {}
+"""By the name of a layout: the name of the op that writes both."""
 
 # As library.py says.
 for _code in (epilogued.run.__code__, _product.__code__):

@@ -14,7 +14,7 @@ from ..epilogue import functions, spelling
 from ..epilogue.chain import Epilogue, QuantizingEpilogue
 from ..epilogue.operands import NUMBER
 from ..plan.layouts import Layout
-from . import epilogued, epilogued_library, traced
+from . import epilogued, epilogued_library, library, traced
 
 
 def is_needed(lhs: Any, rhs: Any, out: Any, index: Any, epilogue: Any) -> bool:
@@ -59,13 +59,13 @@ def run(
     ops = epilogued_library
     if not isinstance(epilogue, QuantizingEpilogue):
         if out is None:
-            return ops.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
-        ops.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
+            return library.op(ops.returning[layout.name])(*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
+        library.op(ops.writing[layout.name])(*lhs, *rhs, out, *grouping, **named)
         return out
     if out is None or (out[0] is None and out[1] is None):
-        return ops.returning_pairs[layout.name](*lhs, *rhs, *grouping, **named)
+        return library.op(ops.returning_pairs[layout.name])(*lhs, *rhs, *grouping, **named)
     q, s = _both(lhs[0], rhs[0], out, epilogue)
-    ops.writing_pairs[layout.name](*lhs, *rhs, q, s, *grouping, **named)
+    library.op(ops.writing_pairs[layout.name])(*lhs, *rhs, q, s, *grouping, **named)
     return q, s
 
 

@@ -153,8 +153,8 @@ _library = torch_library.Library(NAMESPACE, "DEF")
 """As long as it lives, the ops are registered."""
 
 
-def register(name: str, schema: str, compute: Callable[..., Any], describe: Callable[..., Any]) -> Any:
-    """Defines an op.
+def register(name: str, schema: str, compute: Callable[..., Any], describe: Callable[..., Any]) -> str:
+    """Defines an op, and returns its name.
 
     Args:
         name, schema: as torch writes them.
@@ -166,14 +166,19 @@ def register(name: str, schema: str, compute: Callable[..., Any], describe: Call
         _library.impl(name, compute, key)
     torch_internals.register_fake(_library, f"{NAMESPACE}::{name}", describe)
     _library.impl(name, _refuse_transform, _IN_A_TRANSFORM)
+    return name
+
+
+def op(name: str) -> Any:
+    """The op of a name. Torch makes its object when it is first asked for, as long as it takes to define it."""
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
-returning: dict[str, Any] = {}
-"""By the name of a layout: the op that returns a new tensor."""
+returning: dict[str, str] = {}
+"""By the name of a layout: the name of the op that returns a new tensor."""
 
-writing: dict[str, Any] = {}
-"""By the name of a layout: the op that writes `out`."""
+writing: dict[str, str] = {}
+"""By the name of a layout: the name of the op that writes `out`."""
 
 for _function in settings.TRACED_IN_CALLERS_ONLY:
     torch_internals.keep_from_dynamo(_function.__code__)

@@ -58,10 +58,10 @@ def run(
         return road.run_checked(layout, lhs, rhs, out, out_dtype, index, count, validate, fill, accumulate)
     grouping, named = arguments_of_op(layout, index, count, validate, fill)
     if out is None:
-        return library.returning[layout.name](*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
+        return library.op(library.returning[layout.name])(*lhs, *rhs, *grouping, out_dtype=out_dtype, **named)
     if accumulate:
         named["accumulate"] = True
-    library.writing[layout.name](*lhs, *rhs, out, *grouping, **named)
+    library.op(library.writing[layout.name])(*lhs, *rhs, out, *grouping, **named)
     return out
 
 

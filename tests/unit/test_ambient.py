@@ -386,7 +386,7 @@ def test_quantising_is_traced_whole(name: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_of_a_product_two_ops_are_traced_and_nothing_else(layout: str) -> None:
     """Neither its rules, which look at shapes and addresses, nor the reference."""
-    ops = {library.returning[layout], library.writing[layout]}
+    ops = {library.op(library.returning[layout]), library.op(library.writing[layout])}
     products: list[Any] = []
     traced: list[str] = []
 

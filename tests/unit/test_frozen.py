@@ -122,6 +122,27 @@ def test_a_subclass_may_have_attributes(make: Callable[..., Any]) -> None:
         below.x = 2
 
 
+@pytest.mark.parametrize("make", [standard, own])
+@pytest.mark.parametrize("slots", [False, True])
+def test_one_inherits_from_another(make: Callable[..., Any], slots: bool) -> None:
+    kind = made(make, slots)
+    kind.__post_init__ = lambda self: None
+
+    class More(kind):
+        """It has more."""
+
+        z: int = 5
+
+    more = make(frozen=True, slots=slots)(More)
+    one = more(1, names=("a",), z=6)
+    assert repr(one) == f"{More.__qualname__}(x=1, y=2.0, names=('a',), length=0.0, z=6)"
+    assert one == dataclasses.replace(one) != more(1, names=("a",))
+    assert one != kind(1, names=("a",))
+    for name in ("x", "z"):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=f"^cannot assign to field '{name}'$"):
+            setattr(one, name, 4)
+
+
 def test_only_frozen_ones_are_made() -> None:
     with pytest.raises(TypeError, match="only frozen"):
         own(frozen=False)

@@ -84,18 +84,18 @@ def test_torch_finds_nothing_wrong_with_an_op(layout: Layout, m_major: bool) -> 
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     checks += ("test_aot_dispatch_dynamic",)
     options = validating(layout) | filling(layout) | {"pdl": True, "num_sms": 3}
-    returning = library.returning[layout.name]
+    returning = library.op(library.returning[layout.name])
     named = {"out_dtype": torch.float32, **options}
     torch_library.opcheck(returning, (*tensors(given), *grouping(given)), named, test_utils=checks)
     out = torch.zeros(*given.shape[:-1], given.shape[-1] + 8, dtype=torch.bfloat16)[..., : given.shape[-1]]
-    writing = library.writing[layout.name]
+    writing = library.op(library.writing[layout.name])
     torch_library.opcheck(writing, (*tensors(given), out, *grouping(given)), options, test_utils=checks)
 
 
 def test_opcheck_of_a_sum_that_is_added_to(comparing_bytes: None) -> None:
     lhs, rhs = make_inputs(130, 272, 400, recipe=FP8_1D1D)
     named = {"accumulate": True}
-    torch_library.opcheck(library.writing["dense"], (*lhs, *rhs, torch.ones(130, 272)), named)
+    torch_library.opcheck(library.op(library.writing["dense"]), (*lhs, *rhs, torch.ones(130, 272)), named)
 
 
 def test_opcheck_would_see_an_undeclared_write(
@@ -115,11 +115,13 @@ def test_opcheck_would_see_an_undeclared_write(
 def test_an_op_gives_what_the_operation_does(layout: Layout) -> None:
     given = arguments(layout)
     wanted = given.run(out_dtype=torch.float32)
-    found = library.returning[layout.name](*tensors(given), *grouping(given), out_dtype=torch.float32)
+    found = library.op(library.returning[layout.name])(
+        *tensors(given), *grouping(given), out_dtype=torch.float32
+    )
     assert torch.equal(found, wanted)
     out = given.new_out(torch.float32)
     version = out._version
-    assert library.writing[layout.name](*tensors(given), out, *grouping(given)) is None
+    assert library.op(library.writing[layout.name])(*tensors(given), out, *grouping(given)) is None
     assert torch.equal(out, wanted)
     assert out._version > version
 
@@ -131,7 +133,7 @@ def test_an_eager_call_does_not_go_by_the_dispatcher(layout: Layout) -> None:
         given.run()
         given.run(given.new_out())
     assert seen.names == []
-    ops = library.returning[layout.name], library.writing[layout.name]
+    ops = library.op(library.returning[layout.name]), library.op(library.writing[layout.name])
     with Seen() as seen:
         ops[0](*tensors(given), *grouping(given), out_dtype=torch.float32)
         ops[1](*tensors(given), given.new_out(), *grouping(given))
@@ -376,8 +378,8 @@ def test_an_exported_program_runs_for_any_m(layout: Layout, strict: bool) -> Non
         assert all(torch.equal(x, now.run(out_dtype=torch.float32)) for x in found)
     targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
     assert [x for x in targets if x.namespace == library.NAMESPACE] == [
-        library.returning[layout.name],
-        library.writing[layout.name],
+        library.op(library.returning[layout.name]),
+        library.op(library.writing[layout.name]),
     ]
 
 
@@ -617,13 +619,17 @@ def test_settings_are_arguments_of_an_op(layout: Layout, in_force: list[Any]) ->
             ({"num_sms": 0, "batch_invariant": False}, (None, False, False)),
         ):
             in_force.clear()
-            library.returning[layout.name](
+            library.op(library.returning[layout.name])(
                 *tensors(given), *grouping(given), out_dtype=torch.float32, **named
             )
-            library.writing[layout.name](*tensors(given), given.new_out(), *grouping(given), **named)
+            library.op(library.writing[layout.name])(
+                *tensors(given), given.new_out(), *grouping(given), **named
+            )
             assert in_force == [wanted] * 2
     with pytest.raises(ValueError, match=r"^num_sms is -1; want at least 1"):
-        library.writing[layout.name](*tensors(given), given.new_out(), *grouping(given), num_sms=-1)
+        library.op(library.writing[layout.name])(
+            *tensors(given), given.new_out(), *grouping(given), num_sms=-1
+        )
 
 
 # What is refused
@@ -685,13 +691,13 @@ def test_derivatives_of_an_op_are_refused(layout: Layout) -> None:
     out = given.new_out()
 
     def returning(sa: Tensor) -> Tensor:
-        sums = library.returning[layout.name](
+        sums = library.op(library.returning[layout.name])(
             given.a, sa, given.b, given.sb, *grouping(given), out_dtype=torch.float32
         )
         return sums.sum()
 
     def writing(sa: Tensor) -> Tensor:
-        library.writing[layout.name](given.a, sa, given.b, given.sb, out, *grouping(given))
+        library.op(library.writing[layout.name])(given.a, sa, given.b, given.sb, out, *grouping(given))
         return out.sum()
 
     for op in (returning, writing):
@@ -763,7 +769,7 @@ def test_a_distributed_tensor_is_refused_in_compiled_code_too() -> None:
 def test_schemas_are_documented(request: pytest.FixtureRequest) -> None:
     text = (request.config.rootpath / "docs" / "torch_compile.md").read_text()
     text = re.sub(r"\s+", " ", text)
-    ops = [*library.returning.values(), *library.writing.values()]
+    ops = list(map(library.op, (*library.returning.values(), *library.writing.values())))
     assert len(ops) == 2 * len(LAYOUTS)
     for op in ops:
         assert str(op._schema).removeprefix("cute_gemm::") in text, op
