@@ -101,7 +101,7 @@ def _repr(fields: Fields) -> Method:
     return __repr__
 
 
-def _frozen(kind: type, fields: Fields) -> tuple[Method, Method]:
+def _frozen(kind: Any, fields: Fields) -> tuple[Method, Method]:
     names = frozenset(each.name for each in fields)
 
     def __setattr__(self: Any, name: str, value: object) -> None:

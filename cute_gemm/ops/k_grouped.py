@@ -115,9 +115,9 @@ def _run_traced(
         return run(*given)
     named = library.settings_as_arguments(settings.said_in_traced_code())
     if out is None:
-        made: Tensor = returning(*lhs, *rhs, offsets, out_dtype=out_dtype, **named)
+        made: Tensor = library.op(returning)(*lhs, *rhs, offsets, out_dtype=out_dtype, **named)
         return made
-    writing(*lhs, *rhs, out, offsets, accumulate=accumulate, **named)
+    library.op(writing)(*lhs, *rhs, out, offsets, accumulate=accumulate, **named)
     return out
 
 

@@ -170,7 +170,7 @@ def register(name: str, schema: str, compute: Callable[..., Any], describe: Call
 
 
 def op(name: str) -> Any:
-    """The op of a name. Torch makes its object when it is first asked for, as long as it takes to define it."""
+    """The op of a name. Its object is made when torch is first asked for it, which takes its time."""
     return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 

@@ -23,7 +23,7 @@ import cute_gemm
 from cute_gemm import epilogue, moe, reference, settings
 from cute_gemm.epilogue import functions, spelling
 from cute_gemm.ops import epilogued_library as library
-from cute_gemm.ops.library import op
+from cute_gemm.ops.library import op as op_of
 from cute_gemm.plan.layouts import DENSE, LAYOUTS, OFFSETS, Layout
 from examples import is_exhaustive
 
@@ -32,7 +32,7 @@ BIAS = torch.randn(N, generator=torch.Generator().manual_seed(0))
 SLOPE = 0.5
 NAMES = {"epilogue": library.returning, "epilogue_out": library.writing}
 NAMES |= {"quantizing": library.returning_pairs, "quantizing_out": library.writing_pairs}
-RESULTS = {of: {layout: op(name) for layout, name in names.items()} for of, names in NAMES.items()}
+RESULTS = {of: {layout: op_of(name) for layout, name in names.items()} for of, names in NAMES.items()}
 
 
 @epilogue.function

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 import cute_gemm
 from cute_gemm import column_groups, k_grouped_fp8_gemm_nt, reference, reference_k_grouped
-from cute_gemm.ops import k_grouped
+from cute_gemm.ops import k_grouped, library
 from cute_gemm.plan.layouts import K_GROUPED
 from cute_gemm.plan.limits import ceil_div
 from cute_gemm.plan.recipe import FP8_1D1D
@@ -219,14 +219,16 @@ def test_torch_finds_nothing_wrong_with_the_ops(accumulate: bool) -> None:
     tensors = (*given.lhs, *given.rhs)
     checks = (*CHECKS, "test_aot_dispatch_dynamic")
     torch_library.opcheck(
-        k_grouped.returning,
+        library.op(k_grouped.returning),
         (*tensors, given.offsets),
         {"out_dtype": torch.float32, "num_sms": 3},
         test_utils=checks,
     )
     out = torch.zeros(3, 5, 24)[..., :16]
     named = {"accumulate": accumulate, "pdl": True}
-    torch_library.opcheck(k_grouped.writing, (*tensors, out, given.offsets), named, test_utils=checks)
+    torch_library.opcheck(
+        library.op(k_grouped.writing), (*tensors, out, given.offsets), named, test_utils=checks
+    )
 
 
 def test_an_eager_call_does_not_go_by_the_dispatcher_and_ops_give_the_same() -> None:
@@ -237,8 +239,8 @@ def test_an_eager_call_does_not_go_by_the_dispatcher_and_ops_give_the_same() -> 
     tensors = (*given.lhs, *given.rhs)
     out = torch.ones_like(wanted)
     with Seen() as seen:
-        found = k_grouped.returning(*tensors, given.offsets, out_dtype=torch.float32)
-        assert k_grouped.writing(*tensors, out, given.offsets, accumulate=True) is None
+        found = library.op(k_grouped.returning)(*tensors, given.offsets, out_dtype=torch.float32)
+        assert library.op(k_grouped.writing)(*tensors, out, given.offsets, accumulate=True) is None
     assert seen.names == ["k_grouped_fp8_gemm_nt", "k_grouped_fp8_gemm_nt_out"]
     assert torch.equal(found, wanted)
     # What is added to an empty group's matrix is nothing, and to another's its sums.
@@ -293,7 +295,7 @@ def test_derivatives_are_refused() -> None:
         with pytest.raises(ValueError, match=r"^sa carries a tangent"):
             call(changed(given, sa=dual))
         with pytest.raises(ValueError, match="forward-mode AD"):
-            k_grouped.returning(*given.lhs, *given.rhs, given.offsets, out_dtype=torch.float32)
+            library.op(k_grouped.returning)(*given.lhs, *given.rhs, given.offsets, out_dtype=torch.float32)
     with pytest.raises(ValueError, match="transform"):
         torch.func.vmap(lambda sa: call(changed(given, sa=sa)))(given.lhs[1][None])
     with pytest.raises(ValueError, match="transform"):
@@ -329,7 +331,7 @@ def test_what_is_set_around_a_call_changes_nothing(state: str) -> None:
 
 def test_the_ops_are_documented(request: pytest.FixtureRequest) -> None:
     text = " ".join((request.config.rootpath / "docs" / "torch_compile.md").read_text().split())
-    for op in (k_grouped.returning, k_grouped.writing):
+    for op in (library.op(k_grouped.returning), library.op(k_grouped.writing)):
         assert str(op._schema).removeprefix("cute_gemm::") in text, op
         assert torch.Tag.needs_exact_strides in op.tags
 

@@ -35,6 +35,14 @@ BACKENDS = ("eager", "aot_eager")
 OPS = torch.ops.cute_gemm
 
 
+def returning_of(layout: Layout) -> Any:
+    return library.op(library.returning[layout.name])
+
+
+def writing_of(layout: Layout) -> Any:
+    return library.op(library.writing[layout.name])
+
+
 @pytest.fixture(autouse=True)
 def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
@@ -84,11 +92,11 @@ def test_torch_finds_nothing_wrong_with_an_op(layout: Layout, m_major: bool) -> 
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
     checks += ("test_aot_dispatch_dynamic",)
     options = validating(layout) | filling(layout) | {"pdl": True, "num_sms": 3}
-    returning = library.op(library.returning[layout.name])
+    returning = returning_of(layout)
     named = {"out_dtype": torch.float32, **options}
     torch_library.opcheck(returning, (*tensors(given), *grouping(given)), named, test_utils=checks)
     out = torch.zeros(*given.shape[:-1], given.shape[-1] + 8, dtype=torch.bfloat16)[..., : given.shape[-1]]
-    writing = library.op(library.writing[layout.name])
+    writing = writing_of(layout)
     torch_library.opcheck(writing, (*tensors(given), out, *grouping(given)), options, test_utils=checks)
 
 
@@ -115,13 +123,11 @@ def test_opcheck_would_see_an_undeclared_write(
 def test_an_op_gives_what_the_operation_does(layout: Layout) -> None:
     given = arguments(layout)
     wanted = given.run(out_dtype=torch.float32)
-    found = library.op(library.returning[layout.name])(
-        *tensors(given), *grouping(given), out_dtype=torch.float32
-    )
+    found = returning_of(layout)(*tensors(given), *grouping(given), out_dtype=torch.float32)
     assert torch.equal(found, wanted)
     out = given.new_out(torch.float32)
     version = out._version
-    assert library.op(library.writing[layout.name])(*tensors(given), out, *grouping(given)) is None
+    assert writing_of(layout)(*tensors(given), out, *grouping(given)) is None
     assert torch.equal(out, wanted)
     assert out._version > version
 
@@ -133,7 +139,7 @@ def test_an_eager_call_does_not_go_by_the_dispatcher(layout: Layout) -> None:
         given.run()
         given.run(given.new_out())
     assert seen.names == []
-    ops = library.op(library.returning[layout.name]), library.op(library.writing[layout.name])
+    ops = returning_of(layout), writing_of(layout)
     with Seen() as seen:
         ops[0](*tensors(given), *grouping(given), out_dtype=torch.float32)
         ops[1](*tensors(given), given.new_out(), *grouping(given))
@@ -378,8 +384,8 @@ def test_an_exported_program_runs_for_any_m(layout: Layout, strict: bool) -> Non
         assert all(torch.equal(x, now.run(out_dtype=torch.float32)) for x in found)
     targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
     assert [x for x in targets if x.namespace == library.NAMESPACE] == [
-        library.op(library.returning[layout.name]),
-        library.op(library.writing[layout.name]),
+        returning_of(layout),
+        writing_of(layout),
     ]
 
 
@@ -619,17 +625,11 @@ def test_settings_are_arguments_of_an_op(layout: Layout, in_force: list[Any]) ->
             ({"num_sms": 0, "batch_invariant": False}, (None, False, False)),
         ):
             in_force.clear()
-            library.op(library.returning[layout.name])(
-                *tensors(given), *grouping(given), out_dtype=torch.float32, **named
-            )
-            library.op(library.writing[layout.name])(
-                *tensors(given), given.new_out(), *grouping(given), **named
-            )
+            returning_of(layout)(*tensors(given), *grouping(given), out_dtype=torch.float32, **named)
+            writing_of(layout)(*tensors(given), given.new_out(), *grouping(given), **named)
             assert in_force == [wanted] * 2
     with pytest.raises(ValueError, match=r"^num_sms is -1; want at least 1"):
-        library.op(library.writing[layout.name])(
-            *tensors(given), given.new_out(), *grouping(given), num_sms=-1
-        )
+        writing_of(layout)(*tensors(given), given.new_out(), *grouping(given), num_sms=-1)
 
 
 # What is refused
@@ -691,13 +691,11 @@ def test_derivatives_of_an_op_are_refused(layout: Layout) -> None:
     out = given.new_out()
 
     def returning(sa: Tensor) -> Tensor:
-        sums = library.op(library.returning[layout.name])(
-            given.a, sa, given.b, given.sb, *grouping(given), out_dtype=torch.float32
-        )
+        sums = returning_of(layout)(given.a, sa, given.b, given.sb, *grouping(given), out_dtype=torch.float32)
         return sums.sum()
 
     def writing(sa: Tensor) -> Tensor:
-        library.op(library.writing[layout.name])(given.a, sa, given.b, given.sb, out, *grouping(given))
+        writing_of(layout)(given.a, sa, given.b, given.sb, out, *grouping(given))
         return out.sum()
 
     for op in (returning, writing):
