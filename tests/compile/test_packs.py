@@ -53,12 +53,14 @@ except ImportError as error:
 FIRST_KERNEL = f"""
 import sys
 import torch
+
+before = set(sys.modules)
 import cute_gemm
 from cute_gemm.plan.problem import GemmProblem
 from cute_gemm.runtime import builder, selection
 
 builder.instance(selection.select(GemmProblem({M}, {N}, {K})))
-print(*sys.modules)
+print(*set(sys.modules) - before)
 """
 
 NOT_FOR_A_KERNEL = (
