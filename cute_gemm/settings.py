@@ -7,13 +7,11 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import Any, TypeVar
 
 import torch
-
-from .frozen import dataclass
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

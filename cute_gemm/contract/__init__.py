@@ -12,12 +12,12 @@ remembered from call to call: a tensor that was fine may have been resized, free
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..frozen import dataclass
 from ..plan.layouts import DENSE, Layout, resolve
 from ..plan.recipe import FP8_1D2D, Recipe
 from . import ambient, grouping, memory, operands, options, result

@@ -5,13 +5,13 @@ As :mod:`cute_gemm.contract` is for the other products; rules on memory, and on 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..column_groups import scale_columns
-from ..frozen import dataclass
 from ..plan.layouts import K_GROUPED
 from ..plan.layouts.base import Index
 from ..plan.limits import MAX_GROUPS, OUT_BYTES
@@ -55,6 +55,7 @@ class KGroupedCall:
         return Call(K_GROUPED, *given, recipe=FP8_1D1D, accumulate=self.accumulate)
 
 
+@dataclass(frozen=True)
 class _Role(Role):
     """An operand that is quantised by tokens, of which the source has rows."""
 

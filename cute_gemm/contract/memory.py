@@ -13,13 +13,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import gcd
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from ..frozen import dataclass
 from ..plan.limits import STRIDE_END, TMA_ALIGNMENT
 from . import ambient, words
 

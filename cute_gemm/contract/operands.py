@@ -7,11 +7,11 @@ and broadcast strides of 0 are fine.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..frozen import dataclass
 from ..plan.limits import K_MULTIPLE, MAX_EXTENT, MAX_SCALE_SPAN, N_MULTIPLE, ceil_div
 from ..plan.recipe import FP8_1D1D, FP8_1D2D, Recipe
 from . import ambient, memory, sizes, words

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from ..frozen import dataclass
 from ..plan.limits import OUT_BYTES, TMA_ALIGNMENT
 from ..plan.quantizer import INTERLEAVE
 from . import ambient, memory, options, quantizing, sizes, words

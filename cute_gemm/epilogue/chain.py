@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from ..contract import PLAIN, Call, ResultForm
-from ..frozen import dataclass
 from ..plan.quantizer import BLOCK, INTERLEAVE
 from ..runtime.applied import Applied
 from . import functions

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contract import Call, ambient, memory, sizes, words
-from ..frozen import dataclass
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

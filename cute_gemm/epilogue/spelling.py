@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..frozen import dataclass
 from ..plan.quantizer import INTERLEAVE
 from . import functions
 from .chain import TURNS, Epilogue, QuantizingEpilogue, Stage

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd
 
-from ..frozen import dataclass
 from .layouts import DENSE, Layout
 from .limits import (
     BARRIER_SMEM,

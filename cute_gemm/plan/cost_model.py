@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
-from ..frozen import dataclass
 from .candidates import all_configs, candidate_rows
 from .card import Card
 from .config import KernelConfig

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 
-from ..frozen import dataclass
 from .quantizer import SHORT_NAMES
 
 FEW_CHOICES = 4096

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
-from ..frozen import dataclass
 from .card import H100, Card
 from .layouts import DENSE, Layout
 from .limits import H100_SMS, K_MULTIPLE, MAX_GROUPS, N_MULTIPLE, SCALE_BYTES, STORED_BYTES, ceil_div

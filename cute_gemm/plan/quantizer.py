@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..frozen import dataclass
 from .limits import ceil_div
 
 E4M3_MAX = 448.0

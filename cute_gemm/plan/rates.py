@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..frozen import dataclass
 from .card import Card
 from .factors import NO_FACTORS, Factors
 from .layouts import Layout

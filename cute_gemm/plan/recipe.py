@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..frozen import dataclass
 from .limits import MAX_EXTENT
 
 WHOLE = MAX_EXTENT

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..contract import grouping, memory
-from ..frozen import dataclass
 from ..plan.layouts import CONTIGUOUS, MASKED, OFFSETS, Count
 from ..plan.limits import MAX_ALIGNMENT, MAX_GROUPS
 from ..row_groups import offsets_row_groups

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..contract import Call, ResultForm
-from ..frozen import dataclass
 from ..plan.config import KernelConfig
 from ..plan.limits import SCALE_BYTES
 from ..plan.quantizer import INTERLEAVE

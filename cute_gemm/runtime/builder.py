@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..frozen import dataclass
 from ..plan.buildable import why_unbuildable
 from ..plan.config import KernelConfig
 from ..plan.layouts import Layout, resolve

@@ -19,9 +19,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..frozen import dataclass
 from ..storage import (
     DIRECTORY_VARIABLE,
     NoDirectoryError,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..frozen import dataclass
 from .pack_errors import PackError
 
 FORMAT = "cute_gemm pack, format 1"

@@ -17,6 +17,7 @@ address, and a file that is no longer what this process imported, because the DS
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import enum
 import functools
@@ -33,12 +34,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..frozen import dataclass
-
 PACKAGE = Path(__file__).parents[1]
 OWN_PARTS = (
-    *("kernels", "schedulers", "dsl", "plan", "frozen.py"),
-    "frozen.py",
+    *("kernels", "schedulers", "dsl", "plan"),
     *(f"runtime/{name}.py" for name in ("builder", "compiler", "elf", "host_level", "linker")),
 )
 """What of this package shapes kernels: folders and files, each a part of every key."""
@@ -60,7 +58,7 @@ _PASSED_OVER = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Sources:
     """What an object is made of.
 

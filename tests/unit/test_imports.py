@@ -17,20 +17,19 @@ ROOMS: dict[str, set[str]] = {
     # From the bottom: what a room stands on.
     "interrupts": set(),
     "storage": set(),
-    "frozen": set(),
-    "settings": {"frozen"},
-    "plan": {"frozen", "storage"},
+    "settings": set(),
+    "plan": {"storage"},
     "dsl": set(),
     "schedulers": {"dsl", "plan"},
     "kernels": {"dsl", "plan", "schedulers"},
-    "contract": {"column_groups", "frozen", "plan"},
+    "contract": {"column_groups", "plan"},
     "row_groups": {"plan"},
     "column_groups": {"plan"},
-    "runtime": {"contract", "frozen", "kernels", "plan", "settings", "storage"},
-    "quantize": {"column_groups", "contract", "frozen", "plan", "row_groups", "runtime"},
+    "runtime": {"contract", "kernels", "plan", "settings", "storage"},
+    "quantize": {"column_groups", "contract", "plan", "row_groups", "runtime"},
     "reference": {"contract", "plan", "quantize"},
     "reference_k_grouped": {"column_groups", "contract", "plan"},
-    "epilogue": {"contract", "frozen", "plan", "runtime"},
+    "epilogue": {"contract", "plan", "runtime"},
     "ops": {"contract", "epilogue", "plan", "reference", "reference_k_grouped", "runtime", "settings"},
     "moe": {"contract", "epilogue", "ops", "plan", "quantize", "runtime"},
     "nn": {"column_groups", "contract", "epilogue", "ops", "plan", "quantize"},
@@ -249,26 +248,6 @@ def test_what_few_need_is_not_imported_with_the_package() -> None:
     imported = set(done.stdout.split())
     assert imported & set(IMPORTED_LATER) == set()
     assert "cute_gemm.runtime.launcher" in imported
-
-
-OF_THE_STANDARD_LIBRARY = """
-import sys
-import cute_gemm
-from cute_gemm.plan import choice
-from cute_gemm.runtime import pack_manifest
-for name, module in list(sys.modules.items()):
-    for kind in vars(module).values() if name.startswith("cute_gemm") else ():
-        if isinstance(kind, type) and kind.__module__ == name and "__dataclass_fields__" in vars(kind):
-            if kind.__setattr__.__globals__["__name__"] != "cute_gemm.frozen":
-                print(kind.__qualname__)
-"""
-
-
-def test_dataclasses_that_a_first_kernel_needs_are_made_fast() -> None:
-    """Those of the standard library take half a millisecond each."""
-    command = [sys.executable, "-c", OF_THE_STANDARD_LIBRARY]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == []
 
 
 def test_what_is_imported_when_it_is_named_is_there() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...frozen import dataclass
 from ..limits import ceil_div
 from ..tiles import GROUPED_OVERLAPPED_WIDTHS, GROUPED_WIDTHS, RowScaled, Splits, Widths
 

@@ -6,11 +6,10 @@ import bisect
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from ...frozen import dataclass
 from ..candidates import all_configs, is_candidate
 from ..config import KernelConfig
 from ..layouts import LAYOUTS
