@@ -10,37 +10,37 @@ quantised 1x128, so each row of B, a column of D, has a scale for each k-block. 
   FMUL and an FFMA an element. `acc * ratio + partial * scale`, with one side factored out, takes two as well.
 - *Scales of columns stay in shared memory.* Of 232 registers, sums take 192; 32 scales would leave hardly
   any. So TMA brings B's scales, as A's, and the promotion reads them as it needs them, two by an `LDS.64`.
-- *A slot of scales outlives its stage.* A stage is given back behind its last WGMMA, in front of the last
-  promotion, which now still reads scales. So these have slots for two rounds of the ring: one is filled again
-  when its stage was given back *twice*, and for the second time a warp does that behind the promotion that
-  read the slot. That costs 6 KB, and no barrier.
+- *A slot of scales outlives its stage.* A stage is given back in front of its last promotion, which now still
+  reads scales. So these have slots for two rounds of the ring: one is filled again when its stage was given
+  back *twice*, the second time behind the promotion that read it. That costs 6 KB, and no barrier.
 
-FP32 takes twice the room, so D goes out in chunks of 64 x 16, by plain stores: `stmatrix` is for 16 bits. M
-may be any number, N any multiple of 4, K of 16; scales are M-major.
+D goes out in chunks of 64 x 16, by plain stores. M may be any number, N any multiple of 4, K of 16.
 
 ## Measured
 
-Not yet measured.
+NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1; NVIDIA H200, 2026-12-01, nvidia-cutlass-dsl 4.8.1:
+
+| rung | shape | us | speed | of the limit | error | registers |
+|---|---|--:|--:|--:|--:|--:|
+| 16_library | 4096x4096x7168 | 164.3 | 1464 TFLOP/s | 74.0% | 1.4e-06 | 168 |
+| 15_big_tile | 3003x3080x1040 | 40.6 | 474 TFLOP/s | 24.0% | 1.8e-06 | 168 |
+| 17_two_scales | 4096x4096x7168 | 232.6 | 1034 TFLOP/s | 52.2% | 8.6e-09 | 168 |
+| 17_two_scales | 3003x3080x1040 | 49.9 | 386 TFLOP/s | 19.5% | 9.4e-09 | 168 |
 
 ## What follows
 
 In SASS (`--sass`) the loop has 1314 instructions for four k-blocks of two fragments, 164 a fragment, where
-rung 15 has 88. 146 of these promote: 64 FMUL, 64 FFMA, 16 `LDS.64`, two `LDS` for rows. Nothing spills.
-
-A fragment's WGMMAs take the tensor cores 256 cycles. Each of the four schedulers has one warp of either
-warpgroup, and issues an instruction a cycle: 328 in the 512 cycles of two fragments. So promotion may still
-hide behind the other warpgroup's WGMMAs. If it does not, look at shared memory: WGMMA reads 24 KB a fragment
-there, at 128 bytes a cycle 192 of the 256, TMA writes, and now each of four warps adds 18 loads.
-
-The library has this in `kernels/scaling/scaling_1d1d.py`; L2 can add its result to D (`UTMAREDG`).
+rung 15 has 88. A scheduler issues 328 of them in the 512 cycles that tensor cores take for two fragments: by
+that count promotion still hides. It does not: 232.6 us, rung 15 takes 167.6. WGMMA and FFMA share ports of
+registers, and at its power limit the card pays for each operation with its clock. No other order or main loop
+was faster (`docs/performance.md`, 90 and 91). The library has this in `kernels/scaling/scaling_1d1d.py`.
 
 ## Break it
 
-Set `SLOTS = STAGES`: one round. TMA may fill a slot while the second fragment's promotion reads it. You may
-see nothing, as a load takes longer than a promotion; but nothing promises that. So let warps dawdle: in front
-of `promote(accs[1], ...)`, in `for _ in cutlass.range(200, unroll=1)`, let a warpgroup wait for itself, by
-`cute.arch.barrier(barrier_id=1 + warp // 4, number_of_threads=128)`. Now rows 64 to 127 of each 128 get
-scales of four k-blocks later, and the check fails. With two rounds the result is right, if late.
+Set `SLOTS = STAGES`: one round. TMA may fill a slot while the second promotion reads it. You may see nothing,
+as a load takes longer. So let warps dawdle: in front of `promote(accs[1], ...)`, in
+`for _ in cutlass.range(200, unroll=1)`, `cute.arch.barrier(barrier_id=1 + warp // 4, number_of_threads=128)`.
+Now rows 64 to 127 of each 128 get scales of four k-blocks later. With two rounds the result is right.
 """
 
 import cutlass
