@@ -66,3 +66,10 @@ def test_nothing_strange_is_kept_at_the_top() -> None:
     documents = {"AGENTS.md", "CONTRIBUTING.md", "LICENSE", "README.md"}
     files = {".gitignore", "mkdocs.yml", "noxfile.py", "pyproject.toml"} | documents
     assert names <= folders | files
+
+
+def test_a_file_of_the_kernel_fits_in_a_readers_head() -> None:
+    """With docstrings. Others are smaller, and no reader opens them first."""
+    lines = {name: len(FILES[name].read_text("utf-8").splitlines()) for name in FILES if "kernels/" in name}
+    assert "kernels/gemm_fp8_1d2d.py" in lines
+    assert {name: count for name, count in lines.items() if count > 400} == {}
