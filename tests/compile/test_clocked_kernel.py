@@ -13,6 +13,8 @@ from cute_gemm.runtime import cache, lookup
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 clocked_kernel, clocked_roles = map(importlib.import_module, ("clocked_kernel", "clocked_roles"))
 
+pytestmark = pytest.mark.thorough
+
 WORK = "QGMMA", "FFMA", "SHFL", "LDG", "WARPGROUP"
 
 

@@ -136,6 +136,7 @@ def test_warmup_makes_nothing_that_a_pack_has(
     assert "kernels are kept nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not HAS_PIP, reason="needs pip")
 def test_a_wheel_is_installed_and_found(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (wheel,) = (pack.parent / "dist").iterdir()

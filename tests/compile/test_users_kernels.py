@@ -228,6 +228,7 @@ def run_cell(text: str, number: int) -> Program:
     return build(CONFIG, kernel=scope["MyKernel"], store=scope["MyStore"])
 
 
+@pytest.mark.thorough
 def test_a_cell_of_a_notebook(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ from cute_gemm.runtime import builder, compiler, jit
 from cute_gemm.runtime.lookup import find_kernel
 
 
+@pytest.mark.thorough
 def test_kernels_are_made_once_by_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTE_GEMM_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv(jit.VARIABLE, "never")

@@ -532,6 +532,7 @@ print(len(configs))
 """
 
 
+@pytest.mark.thorough
 def test_sums_in_triton_are_right() -> None:
     assert kernels_interpreted(_INTERPRET.replace("TESTS", repr(TESTS))) > 1
 
@@ -582,6 +583,7 @@ print(most)
 """
 
 
+@pytest.mark.thorough
 def test_rows_of_matrices_in_triton_are_right() -> None:
     assert kernels_interpreted(_INTERPRET_MASKED.replace("TESTS", repr(TESTS))) > 1
 

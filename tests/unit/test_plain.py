@@ -145,6 +145,7 @@ def test_few_kinds_are_kept(kernel: Any, looked_at: list[Any]) -> None:
 def test_a_kind_that_not_even_its_own_tensors_are_of_is_not_kept(kernel: Any) -> None:
     """A vector of one element has any stride, and is contiguous all the same."""
     index = torch.zeros(1, 7, dtype=torch.int32)[:, 0]
+    plain.forget()
     for _ in range(2 * plain.MOST_KINDS):
         quantize_1x128(source(1, 256), group_index=index)
     assert len(kernel.calls) == 2 * plain.MOST_KINDS

@@ -101,6 +101,7 @@ with cache.opened() as kernels:
 """
 
 
+@pytest.mark.thorough
 @needs_root
 def test_another_user_takes_them(own: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = place / "shared"

@@ -130,6 +130,7 @@ def test_what_is_not_referred_to_does_not_count(folder: Path) -> None:
     assert digest() == before
 
 
+@pytest.mark.thorough
 def test_neither_the_place_nor_the_process_counts(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
