@@ -53,8 +53,8 @@ class Store(Protocol):
 
     A store that can also write zeros to rows that no tile stores has one more method, ``fill(operands,
     scheduler)``, for one warp of each CTA. The scheduler is one that :mod:`cute_gemm.schedulers.taken`
-    describes. One with a method ``carry(operands, shared, tiles)`` has it run by a warp of each CTA, beside the
-    others: it takes all tiles from the work queue ``tiles``, as they do.
+    describes. One with a method ``carry(operands, shared, tiles)`` has it run by that warp, which takes all
+    tiles from the work queue ``tiles``, as the others do.
     """
 
     @classmethod
