@@ -2,7 +2,7 @@
 
 Each rung gets its ``## Measured``: a row for each shape, beside the rung before on the same shape and card.
 examples/README.md gets the list of rungs, and docs/pictures/ladder.svg the chart of those that compute the
-same product. Once the error of rung 5 over K is on record, docs/pictures/error_over_k.svg shows that. Rows
+same product. docs/pictures/error_over_k.svg shows the error of rung 5 over K. Rows
 are what ``python examples/ladder/NN_name.py --out FILE`` adds to a file there.
 Tutorials of examples/yours get theirs in the same way, from benchmarks/results/yours/.
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from cute_gemm.measure.records import Row, read_rows
 from cute_gemm.testing.programs import RECORDS as RECORDS_OF_TUTORIALS
-from cute_gemm.testing.rungs import RECORDS, is_timed
+from cute_gemm.testing.rungs import RECORDS, is_before, is_timed
 
 ROOT = Path(__file__).parents[1]
 NOTHING = "Not yet measured."
@@ -97,21 +97,22 @@ def measured_together(rows: Sequence[Row], tutorial: str) -> str:
     return "\n\n".join(_table([row for row in own if row["device"] == card]) for card in cards) or NOTHING
 
 
-def measured(rows: Sequence[Row], rung: str, errors: Errors | None = None) -> str:
-    """Markdown for a rung's ``## Measured``: a table for each card, and the picture of its ``errors``."""
+def measured(rows: Sequence[Row], path: Path, errors: Errors | None = None) -> str:
+    """Markdown for a file's ``## Measured``: a table for each card, and the picture of its ``errors``."""
+    rung = path.stem
     cards = dict.fromkeys(row["device"] for row in rows if _stem(row) == rung)
-    parts = [_table(_beside(rows, rung, card)) for card in cards]
+    parts = [_table(_beside(rows, path, card)) for card in cards]
     if errors and rung in errors:
         parts.append(f"![{ABOUT_ERRORS}](../../{ERRORS_PICTURE})")
     return "\n\n".join(parts) or NOTHING
 
 
-def _beside(rows: Sequence[Row], rung: str, card: str) -> list[Row]:
+def _beside(rows: Sequence[Row], path: Path, card: str) -> list[Row]:
     """A rung's rows on a card; in front, for each of its shapes, the row of the last rung before it."""
-    own = [row for row in rows if _stem(row) == rung and row["device"] == card]
+    own = [row for row in rows if _stem(row) == path.stem and row["device"] == card]
     before = {}
     for row in rows:
-        if row["device"] == card and _stem(row) < rung and "," not in row["rung"]:
+        if row["device"] == card and is_before(_stem(row), path) and "," not in row["rung"]:
             before[tuple(row["shape"])] = row
     shapes = dict.fromkeys(tuple(row["shape"]) for row in own)
     return [before[shape] for shape in shapes if shape in before] + own
@@ -259,7 +260,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     rows, errors = read(root), read_errors(root)
-    texts = {path: with_measured(path.read_text(), measured(rows, path.stem, errors)) for path in files(root)}
+    texts = {path: with_measured(path.read_text(), measured(rows, path, errors)) for path in files(root)}
     together = read_tutorials(root)
     for path in tutorials(root):
         texts[path] = with_measured(path.read_text(), measured_together(together, path.stem))

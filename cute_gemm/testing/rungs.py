@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -384,13 +385,29 @@ def is_timed(row: records.Row) -> bool:
     return "us" in row
 
 
+def goes_on_from(path: Path) -> str | None:
+    """The name of the rung that a rung's file is made from, where its text names one: else it is the last."""
+    text = path.read_text("utf-8") if path.is_file() else ""
+    said = re.search(r"(?:[Gg]oes on|[Mm]ade) from rung (\d+)", text)
+    return None if said is None else next(path.parent.glob(f"{int(said[1]):02}_*.py")).stem
+
+
+def is_before(rung: str, path: Path) -> bool:
+    """Whether a rung is the one that a file is made from, or one before that."""
+    return rung < path.stem and rung <= (goes_on_from(path) or path.stem)
+
+
 def recorded_before(rung: Rung) -> list[records.Row]:
-    """What is on record of the rung before this one, on the same card and shape; none outside a checkout."""
+    """What is on record of the last rung before this one, as :func:`is_before` has it, on its card and shape.
+
+    None outside a checkout.
+    """
+    file = Path(rung.file).resolve()
     found = [
         row
-        for path in sorted((Path(rung.file).resolve().parents[2] / RECORDS).glob("*.jsonl"))
+        for path in sorted((file.parents[2] / RECORDS).glob("*.jsonl"))
         for row in records.read_rows(path)
-        if is_timed(row) and row["rung"] < rung.name and row["device"] == torch.cuda.get_device_name()
+        if is_timed(row) and is_before(row["rung"], file) and row["device"] == torch.cuda.get_device_name()
         if tuple(row["shape"]) == rung.shapes[0] and "," not in row["rung"]
     ]
     last = max((row["rung"] for row in found), default=None)

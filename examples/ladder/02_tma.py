@@ -31,6 +31,19 @@ in shared memory. The place has to be empty before it is filled: the store is as
 mbarrier. Its copies are *committed* as groups, and `cp_async_bulk_wait_group(0, read=True)` waits until none
 is left that still has to read.
 
+**Notation.** CuTe's, in all rungs from here on:
+
+| written | means |
+|---|---|
+| layout `(64, 128)`, stride `(128, 1)` | extents of *modes*, its dimensions; how far apart neighbours are |
+| `None` in a coordinate | all of that mode: `x[None, 3]` is a column |
+| `local_tile(m, (64, 128), (row, None))` | tiles of 64 x 128: those with that number down, all across |
+| `group_modes(t, 0, 2)` | modes 0 and 1 as one: what a copy moves at once |
+| `tma_partition(atom, 0, one, s, g)` | both sides as TMA copies them; 0 and `one`: this block is alone |
+| `mA`, `gA`, `sA`, `rA` | A: whole in memory, a block's part of it, in shared memory, in registers |
+| `tAsA`, `tAgA` | `sA` and `gA` as copy A partitions them |
+| `elect_one()` | one lane of the warp does it; `cute.copy` by TMA chooses one by itself |
+
 ## Measured
 
 NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:

@@ -44,7 +44,7 @@ numbers. With K = 128 the limit is memory, and nearly all of it is D, two bytes 
 7.2 us. The kernel takes 36.3, so it is at a fifth of the limit.
 
 The other row is a single tile: 2.9 us for a launch, a load, the WGMMAs and a store, one after the other. By
-its registers an SM holds five CTAs, so the 2048 tiles of the first shape come in four rounds. Four times 2.9
+its registers an SM holds five CTAs, so the 2048 tiles of the first shape come in four waves. Four times 2.9
 us are not 36.3, so it is not the way of one tile that takes the time. The store is what is left to suspect;
 it was not measured alone.
 

@@ -10,7 +10,7 @@ to them (`ACCUMULATE` is false), and when the four have retired, the CUDA cores 
 So no sum in the tensor core is longer than 128 terms, whatever K is, and the error stays where it was for K
 = 128. It costs a second set of 64 registers.
 
-The scales come for nothing more. FP8 has 8 bits, so each 1x128 of A and each 128x128 of B has a scale of its
+Scales fit in with that. FP8 has 8 bits, so each 1x128 of A and each 128x128 of B has a scale of its
 own, an FP32 number, such that the stored values use the range of FP8. A k-block is 128 deep, hence all that
 a thread sums up in a k-block has one scale of B, and one of A for each row. A thread has two rows: registers
 0 and 1 of each four are of the one, 2 and 3 of the other, which is eight below. Two products of scales, two

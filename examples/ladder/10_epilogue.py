@@ -47,7 +47,7 @@ behind it; what is missing is something to go on with. So CTAs should stay.
 
 Delete the `fence_proxy`. Nothing orders the threads' writes before TMA's reads, so TMA may store what the
 buffer held before, which is nothing sensible. It often goes well all the same: the barrier takes some time,
-and by then the writes have mostly arrived. Code that is wrong and works on your machine is the worst sort.
+and by then the writes have mostly arrived. It is wrong all the same.
 
 Then delete the barrier instead, and the store starts when one warp has written, of four: three quarters of
 the rows are a matter of luck.

@@ -37,7 +37,7 @@ where tiles are short. Between tiles the tensor cores wait only while sums are r
 memory, and the ring is full when they are back. The order of tiles changed as well; the two were not timed
 apart.
 
-1024 tiles on 132 SMs are 7.76 rounds, and the last one, which is not full, takes as long as the others: a
+1024 tiles on 132 SMs are 7.76 waves, and the last one, which is not full, takes as long as the others: a
 loss of 3 % that no code of a tile can win back. To the limit more is missing, 41.3 %, so look at the loop.
 
 Bytes first. An SM loads 32 KB for each k-block, which its tensor cores take 512 cycles to multiply: 64 bytes

@@ -41,7 +41,7 @@ read it, which the other three stages have to make up for. Which of the two it i
 
 At 3003x3080x1040 the same cluster takes 28.1 us in place of 32.9, 15 % less. There a tile has only nine
 k-blocks, so all that is not the loop weighs more. What of it the cluster makes shorter is not known: no
-counters were read. The number of rounds is not it, five with and without clusters.
+counters were read. The number of waves is not it, five with and without clusters.
 
 Loading is well looked after now. Look at what a math warp does besides WGMMA and FFMA in a k-block: it
 computes addresses of scales, loads three of them from global memory, and waits for them before it can

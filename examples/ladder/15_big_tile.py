@@ -32,9 +32,9 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1:
 
 From 203.7 to 167.6 us, the largest gain since rung 7; the changes above were not timed one by one. The loop
 has 705 instructions for four k-blocks of two fragments, 88 for every 64 FFMAs, where rung 13 has 120. What a
-k-block waits for serves two fragments. Bytes are three quarters; rounds are 4 of twice the work, not 8.
+k-block waits for serves two fragments. Bytes are three quarters; waves are 4 of twice the work, not 8.
 
-At 3003x3080x1040 it loses, 40.6 us, not 27.4: 3 rounds of large tiles are 6 of small ones, not 5; whole
+At 3003x3080x1040 it loses, 40.6 us, not 27.4: 3 waves of large tiles are 6 of small ones, not 5; whole
 rounds of the ring are 12 k-blocks, not 9. That is 1.6 times the work. The library takes another tile there.
 
 Its kernel for the first shape, `cute-gemm inspect --config 256x128_c1x2_s4_r8_dyn_l2p256_bf16_tma-scales`,

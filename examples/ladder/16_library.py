@@ -4,8 +4,8 @@
 
 Nothing is new here: this file launches the kernel that `cute_gemm.fp8_gemm_nt` chooses for this shape, as the
 rungs launch theirs, and says where to find in its source what the rungs have shown. Read
-`cute_gemm/kernels/gemm_fp8_1d2d.py` beside it. It is one class of 400 lines: `kernel` sets up and sends each
-warp to its role, `load` is the warp that loads, `mma` the warpgroups that multiply. What varies from shape to
+`cute_gemm/kernels/gemm_fp8_1d2d.py` beside it, a file of 400 lines: `kernel` sets up and sends each warp to
+its role, `load` is the warp that loads, `mma` the warpgroups that multiply. What varies from shape to
 shape is an object that it is given.
 
 | rung | what | where in `cute_gemm/` |
@@ -43,11 +43,12 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1; NVIDIA H200, 2026-12-01, nvid
 
 ## What follows
 
-The kernel takes objects for what differs: a scheduler, a store, a value, a mainloop, a scaling. Each can be
+It takes 2 % less than rung 15, no more than runs differ by. The kernel takes objects for what differs: a
+scheduler, a store, a value, a mainloop, a scaling. Each can be
 one of your own, without a change to the library: that is `examples/yours/`.
 
 To read what a kernel was compiled to, pass `--sass`. The main loop is the stretch that has nearly all
-`QGMMA`: 698 instructions for the four k-blocks of a round of the ring. Of each fragment and k-block it has
+`QGMMA`: 697 instructions for the four k-blocks of a round of the ring. Of each fragment and k-block it has
 four `QGMMA`, a `WARPGROUP.DEPBAR` that waits for them, and 64 `FFMA` that promote: 32, 8 and 512 in all. The
 rest is small: for each k-block three `SYNCS`, which ask for the next stage, wait for it and give this one
 back, and four `LDS` and four `FMUL`, for the scales of four rows and their product with B's. `STL` or `LDL`

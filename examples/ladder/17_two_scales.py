@@ -3,18 +3,18 @@
     python examples/ladder/17_two_scales.py
 
 Goes on from rung 15. Gradients of weights are products over tokens: K counts those. Both operands are
-quantised 1x128, so each row of B, a column of D, has a scale for each k-block. D is FP32, to be added to.
+quantised 1x128, so each row of B, a column of D, has a scale for each k-block. D is FP32.
 
 - *Two operations an element.* In rung 15 all columns of a tile share B's scale: an FMUL for each row that a
-  thread has, an FFMA for each element. Now its 2 rows and 32 columns make 64 pairs of scales, none twice: an
-  FMUL and an FFMA an element. `acc * ratio + partial * scale`, with one side factored out, takes two as well.
+  thread has, an FFMA for each element. Now its 2 rows and 32 columns make 64 pairs of scales: both for each.
 - *Scales of columns stay in shared memory.* Of 232 registers, sums take 192; 32 scales would leave hardly
   any. So TMA brings B's scales, as A's, and the promotion reads them as it needs them, two by an `LDS.64`.
 - *A slot of scales outlives its stage.* A stage is given back in front of its last promotion, which now still
   reads scales. So these have slots for two rounds of the ring: one is filled again when its stage was given
-  back *twice*, the second time behind the promotion that read it. That costs 6 KB, and no barrier.
+  back *twice*, the second time behind the promotion that read it.
 
-D goes out in chunks of 64 x 16, by plain stores. M may be any number, N any multiple of 4, K of 16.
+Plain stores take the place of `stmatrix`, which moves 16-bit elements; TMA does the rest, in chunks of 64 x
+16. M may be any number, N any multiple of 4, K of 16.
 
 ## Measured
 
@@ -22,7 +22,7 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1; NVIDIA H200, 2026-12-01, nvid
 
 | rung | shape | us | speed | of the limit | error | registers |
 |---|---|--:|--:|--:|--:|--:|
-| 16_library | 4096x4096x7168 | 164.3 | 1464 TFLOP/s | 74.0% | 1.4e-06 | 168 |
+| 15_big_tile | 4096x4096x7168 | 167.6 | 1435 TFLOP/s | 72.5% | 1.4e-06 | 168 |
 | 15_big_tile | 3003x3080x1040 | 40.6 | 474 TFLOP/s | 24.0% | 1.8e-06 | 168 |
 | 17_two_scales | 4096x4096x7168 | 232.6 | 1034 TFLOP/s | 52.2% | 8.6e-09 | 168 |
 | 17_two_scales | 3003x3080x1040 | 49.9 | 386 TFLOP/s | 19.5% | 9.4e-09 | 168 |
@@ -30,17 +30,17 @@ NVIDIA H200, 2026-11-30, nvidia-cutlass-dsl 4.8.1; NVIDIA H200, 2026-12-01, nvid
 ## What follows
 
 In SASS (`--sass`) the loop has 1314 instructions for four k-blocks of two fragments, 164 a fragment, where
-rung 15 has 88. A scheduler issues 328 of them in the 512 cycles that tensor cores take for two fragments: by
-that count promotion still hides. It does not: 232.6 us, rung 15 takes 167.6. WGMMA and FFMA share ports of
-registers, and at its power limit the card pays for each operation with its clock. No other order or main loop
-was faster (`docs/performance.md`, 90 and 91). The library has this in `kernels/scaling/scaling_1d1d.py`.
+rung 15 has 88. An SM's four issue slots each take 328 of them in the 512 cycles of two fragments' WGMMAs:
+by that count promotion still hides. It does not: 232.6 us, rung 15 takes 167.6. A likely reason is that
+WGMMA and FFMA share ports of registers, and that the card is at its power limit. No other main loop gained
+much (`docs/performance.md`, 90 and 91). The library's is `kernels/scaling/scaling_1d1d.py`.
 
 ## Break it
 
-Set `SLOTS = STAGES`: one round. TMA may fill a slot while the second promotion reads it. You may see nothing,
-as a load takes longer. So let warps dawdle: in front of `promote(accs[1], ...)`, in
-`for _ in cutlass.range(200, unroll=1)`, `cute.arch.barrier(barrier_id=1 + warp // 4, number_of_threads=128)`.
-Now rows 64 to 127 of each 128 get scales of four k-blocks later. With two rounds the result is right.
+Set `SLOTS = STAGES`: one round. TMA may fill a slot while the second promotion reads it. Let warps
+dawdle to see it: in front of `promote(accs[1], ...)`, 200 times in a loop, meet at
+`cute.arch.barrier(barrier_id=1 + warp // 4, number_of_threads=128)`. Now rows 64 to 127 of each 128 get
+scales of four k-blocks later. With two rounds the result is right.
 """
 
 import cutlass

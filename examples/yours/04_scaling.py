@@ -37,7 +37,7 @@ only those in its 128 columns.
 ## Break it
 
 Let `add` store `partial[i]` and not add it. Each k-block then replaces the sum of those before, and most of
-the result is missing. With K = 128 there is one k-block, and nothing is wrong: a test with one shape is none.
+the result is missing. With K = 128 there is one k-block, and nothing is wrong: test several shapes.
 """
 
 from dataclasses import dataclass

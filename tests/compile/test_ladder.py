@@ -3,12 +3,17 @@
 With `--exhaustive` all of them, else some.
 """
 
+import ast
+import functools
+import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from modules import load
 
-from cute_gemm.runtime.inspection import read_cubin
+from cute_gemm.runtime.inspection import KernelStats, read_cubin
+from cute_gemm.testing import rungs
 
 RUNGS = sorted((Path(__file__).parents[2] / "examples" / "ladder").glob("*.py"))
 FEW = "01_hello", "03_swizzle", "04_wgmma"
@@ -39,6 +44,8 @@ ABOUT = {
 }
 """How many instructions of a kind there are at least."""
 
+COUNTED_OF, INSTRUCTION_BYTES = "4.8.1", 16
+
 NONE_OF = {
     "01_hello": ("LDS", "STS", "BAR"),
     "02_tma": ("LDG", "STG", "LDS", "STS"),
@@ -56,15 +63,38 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
+@functools.cache
+def stats_of(path: Path) -> list[KernelStats]:
+    """Of the rung's kernel, and of those beside it."""
+    rung = load(path).RUNG
+    return [read_cubin(each.cubin()) for each in (rung, *rung.beside)]
+
+
 def test_all_rungs_say_what_they_are_about() -> None:
     assert [path.stem for path in RUNGS if path.stem not in ABOUT] == []
 
 
 def test_a_rung_compiles_to_what_its_text_is_about(path: Path) -> None:
-    rung = load(path).RUNG
-    for each in (rung, *rung.beside):
-        stats = read_cubin(each.cubin())
+    for stats in stats_of(path):
         assert (stats.stack_bytes, stats.local_loads, stats.local_stores) == (0, 0, 0)
         found = {opcode: stats.count(opcode) for opcode in ABOUT[path.stem]}
         assert {opcode: n for opcode, n in found.items() if n < ABOUT[path.stem][opcode]} == {}
         assert stats.count(*NONE_OF.get(path.stem, ("LDL", "STL"))) == 0
+
+
+def test_as_many_instructions_are_in_the_loop_as_the_text_says(path: Path) -> None:
+    """As the DSL compiled it that they were counted of: another may make fewer or more."""
+    told = re.search(r"(\d+) instructions", ast.get_docstring(ast.parse(path.read_text())) or "")
+    if told is None or metadata.version("nvidia-cutlass-dsl") != COUNTED_OF:
+        pytest.skip("counts nothing, or of another DSL")
+    loop = next(each for each in stats_of(path)[0].loops if each.count("QGMMA"))
+    assert int(told[1]) == (loop.end - loop.start) // INSTRUCTION_BYTES + 1
+
+
+def test_its_command_compiles_it_where_there_is_no_gpu(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rungs, "is_hopper", lambda: False)
+    rungs.climb(load(path).RUNG, [])
+    assert "no spills" in (told := capsys.readouterr().out)
+    assert told.endswith("There is no Hopper GPU here: it was compiled, and not run.\n")

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+
+from cute_gemm.measure import records
 
 pytest.importorskip("cutlass")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -75,3 +78,16 @@ def test_no_stage_of_the_product_is_skipped() -> None:
     config = clocked_roles.lookup.find_config(clocked_roles.CONFIG)
     k_blocks, rest = divmod(clocked_roles.PRODUCT[2], config.block_k)
     assert (rest, k_blocks % config.stages) == (0, 0)
+
+
+def test_what_is_read_off_the_picture_is_on_record() -> None:
+    root = Path(__file__).parents[2]
+    rows = list(records.read_rows(root / "benchmarks" / "experiments" / "roles_over_time.jsonl"))
+    first = [row for row in rows if row["role"].startswith("math") and row["tile"] == 0]
+    bars = [end - begin for row in first for kind, _, begin, end in row["events"] if kind == "multiply"]
+    begun = [[begin for kind, _, begin, _ in row["events"] if kind == "multiply"] for row in first]
+    k_blocks = [(each[-2] - each[2]) / (len(each) / 2 - 2) for each in begun]  # two bars each
+    text = (root / "docs" / "how_it_works.md").read_text()
+    assert f"a bar is about {round(statistics.mean(bars), -1):.0f} long" in " ".join(text.split())
+    assert f"about {round(statistics.mean(k_blocks), -1):,.0f} cycles" in " ".join(text.split())
+    assert f"{rows[0]['us']:.0f} us, {rows[0]['unmarked_us']:.0f} without" in text

@@ -17,6 +17,7 @@ from modules import load as load_file
 
 from cute_gemm import reference
 from cute_gemm.measure import records
+from cute_gemm.testing.rungs import goes_on_from
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -26,12 +27,15 @@ RUNGS = ladder.files()
 MOST_CODE, MOST_LINES, MOST_CHANGED = 150, 300, 60
 MORE_CODE = dict.fromkeys(("15_big_tile", "17_two_scales"), 250)
 """These are whole kernels."""
-GOES_ON_FROM = {"15_big_tile": "13_scales", "17_two_scales": "15_big_tile"}
+GO_ON_FROM_OTHERS = {
+    "14_split_k": "08_warp_specialization",
+    "15_big_tile": "13_scales",
+    "17_two_scales": "15_big_tile",
+}
 """Rungs that are not made from the one before them."""
 NEW = {
     "03_swizzle": "threads read the tile, where TMA took it back, and it is traced in two ways",
     "04_wgmma": "two operands in place of one, and what the tensor core is told of them",
-    "14_split_k": "few rows want another kernel: a cluster sums up one tile, and nothing is persistent",
     "15_big_tile": "two fragments a warpgroup: the loop and the store are written anew",
     "16_library": "launches the library's kernel, in place of one of its own",
 }
@@ -108,16 +112,15 @@ def test_a_rung_is_short(path: Path) -> None:
 @pytest.mark.parametrize("number", range(len(RUNGS)), ids=[path.stem for path in RUNGS])
 def test_a_rung_is_the_one_before_with_few_lines_changed(number: int) -> None:
     path = RUNGS[number]
-    before = GOES_ON_FROM.get(path.stem, RUNGS[number - 1].stem)
+    before = goes_on_from(path) or RUNGS[number - 1].stem
     new = changed(code(path.with_stem(before)) if number else [], code(path))
     # An exception that is none any more is to go.
     assert (new > MOST_CHANGED) == (path.stem in NEW), new
 
 
 def test_a_rung_says_from_which_it_goes_on() -> None:
-    for rung, before in GOES_ON_FROM.items():
-        text = ast.get_docstring(ast.parse((ROOT / "examples" / "ladder" / f"{rung}.py").read_text()))
-        assert f"rung {before[:2]}" in text.partition("\n## ")[0]
+    named = {path.stem: goes_on_from(path) for path in RUNGS}
+    assert {rung: before for rung, before in named.items() if before} == GO_ON_FROM_OTHERS
 
 
 def test_texts_are_what_the_records_say(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +128,19 @@ def test_texts_are_what_the_records_say(capsys: pytest.CaptureFixture[str]) -> N
 
 
 PRODUCT = [4096, 4096, 7168]
+
+
+def test_the_last_rung_of_the_product_is_as_fast_as_the_librarys_kernel() -> None:
+    """Within 5 %, by what is on record; and the one of two scales, by the benchmark of those."""
+    us = {row["rung"]: row["us"] for row in ladder.read() if row["shape"] == PRODUCT}
+    assert us["15_big_tile"] <= 1.05 * us["16_library"]
+    (gradients,) = (
+        row["us"]
+        for row in records.read_rows(ROOT / "benchmarks" / "results" / "h200" / "gradients_cold.jsonl")
+        if (row["op"], row["peer"]) == (records.DENSE_FP32, records.OURS)
+        if [row["m"], row["n"], row["k"]] == PRODUCT
+    )
+    assert us["17_two_scales"] <= 1.05 * gradients
 
 
 def row(rung: str, shape: list[int], us: float, **more: object) -> dict[str, object]:
@@ -199,7 +215,9 @@ def test_a_rung_stands_beside_the_last_one_of_the_same_shape_and_card(root: Path
         row("07_ring", PRODUCT, 9.0, **other),
         row("08_roles", PRODUCT, 1.0),
     )
-    ours, theirs = ladder.measured(ladder.read(root), "07_ring").split("\n\nNVIDIA H20, ")
+    ours, theirs = ladder.measured(ladder.read(root), root / "examples/ladder/07_ring.py").split(
+        "\n\nNVIDIA H20, "
+    )
     assert [line.split(" | ")[:3:2] for line in ours.splitlines()[4:]] == [
         ["| 05_k_loop", "4.0"],
         ["| 07_ring", "2.0"],
@@ -207,7 +225,7 @@ def test_a_rung_stands_beside_the_last_one_of_the_same_shape_and_card(root: Path
     ]
     assert ours.endswith("| 2.5 | 3000 GB/s | 12.3% | 0 | 90 |")
     assert theirs.count("\n| 0") == 1
-    assert ladder.measured(ladder.read(root), "09_epilogue") == "Not yet measured."
+    assert ladder.measured(ladder.read(root), root / "examples/ladder/09_epilogue.py") == "Not yet measured."
 
 
 def test_the_chart_has_rungs_of_the_product_and_says_of_what_it_is(root: Path) -> None:

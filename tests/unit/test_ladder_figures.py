@@ -72,7 +72,7 @@ def sources(path: Path, text: str) -> list[dict[str, Any]]:
         return ROWS
     if path.parent.name == "yours":
         return [row for row in ROWS_OF_TUTORIALS if row["tutorial"] == path.stem]
-    own = {row["device"]: ladder._beside(ROWS, path.stem, row["device"]) for row in ROWS}
+    own = {row["device"]: ladder._beside(ROWS, path, row["device"]) for row in ROWS}
     named = re.findall(r"[Rr]ungs? (\d+)", text)
     return [
         *itertools.chain(*own.values()),
@@ -147,7 +147,6 @@ WORKED_OUT: dict[str, dict[str, float]] = {
     "14_split_k": {"15 MB": 2112 * 7168 / 1e6},
     "15_big_tile": {"1.6": 6 * 12 / (5 * 9), "163.2 us": in_results(163.2)},
     "README": {
-        "1474 TFLOP/s": in_results(1474),
         "4.8": 4.8,  # a version
         "2 %": 100 * (max(OF_PRODUCT) / min(OF_PRODUCT) - 1),
     },
