@@ -1,4 +1,4 @@
-"""Every rung of the ladder runs right on each of its shapes, and gives the same bits each time."""
+"""Every rung of the ladder runs right on each of its shapes, with the same bits each time, as fast as it says."""
 
 from pathlib import Path
 
@@ -6,7 +6,11 @@ import pytest
 import torch
 from modules import load
 
-RUNGS = sorted((Path(__file__).parents[2] / "examples" / "ladder").glob("*.py"))
+from cute_gemm.measure import records
+from cute_gemm.testing import rungs
+
+ROOT = Path(__file__).parents[2]
+RUNGS = sorted((ROOT / "examples" / "ladder").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", RUNGS, ids=lambda path: path.stem)
@@ -25,3 +29,19 @@ def test_rung(path: Path) -> None:
             torch.cuda.synchronize()
             rung.judge(tensors)
             assert all(torch.equal(result, results[0]) for result in results), f"{rung.name}, {shape}: a race"
+
+
+@pytest.mark.parametrize("path", RUNGS, ids=lambda path: path.stem)
+def test_a_rung_takes_no_longer_than_is_on_record(path: Path) -> None:
+    """By more than clocks differ; nothing is known of cards without a record."""
+    rung = load(path).RUNG
+    recorded = [
+        row
+        for file in sorted((ROOT / rungs.RECORDS).glob("*.jsonl"))
+        for row in records.read_rows(file)
+        if (row["rung"], row["shape"]) == (rung.name, list(rung.shapes[0])) and rungs.is_timed(row)
+        if row["device"] == torch.cuda.get_device_name()
+    ]
+    if not recorded:
+        pytest.skip("nothing is on record of this card")
+    assert rungs.run(rung, rung.shapes[0])["us"] <= 1.15 * recorded[-1]["us"]
