@@ -1,4 +1,4 @@
-"""Every rung of the ladder runs right on each of its shapes, with the same bits each time, as fast as it says."""
+"""Every rung of the ladder is right on all of its shapes, always to the same bits, and as fast as it says."""
 
 from pathlib import Path
 
