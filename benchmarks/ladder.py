@@ -25,7 +25,8 @@ from typing import Any
 
 from cute_gemm.measure.records import Row, read_rows
 from cute_gemm.testing.programs import RECORDS as RECORDS_OF_TUTORIALS
-from cute_gemm.testing.rungs import RECORDS, is_before, is_timed
+from cute_gemm.testing.rungs import RECORDS, is_timed
+from cute_gemm.testing.rungs import before as rungs_before
 
 ROOT = Path(__file__).parents[1]
 NOTHING = "Not yet measured."
@@ -110,9 +111,9 @@ def measured(rows: Sequence[Row], path: Path, errors: Errors | None = None) -> s
 def _beside(rows: Sequence[Row], path: Path, card: str) -> list[Row]:
     """A rung's rows on a card; in front, for each of its shapes, the row of the last rung before it."""
     own = [row for row in rows if _stem(row) == path.stem and row["device"] == card]
-    before = {}
+    before, is_before = {}, rungs_before(path)
     for row in rows:
-        if row["device"] == card and is_before(_stem(row), path) and "," not in row["rung"]:
+        if row["device"] == card and is_before(_stem(row)) and "," not in row["rung"]:
             before[tuple(row["shape"])] = row
     shapes = dict.fromkeys(tuple(row["shape"]) for row in own)
     return [before[shape] for shape in shapes if shape in before] + own

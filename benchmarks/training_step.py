@@ -9,7 +9,6 @@ of the weights. Steps of all ways take turns; a sample is of several steps one a
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cute_gemm.measure import origin
+from cute_gemm.measure.clocks import elapsed_us
+from cute_gemm.measure.records import write_rows
 from cute_gemm.nn import FP8Linear, swap_linear
 
 TOKENS = 4096
@@ -60,17 +62,6 @@ def step_of(
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Of one step, on the GPU's clock."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(STEPS):
-        step()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / STEPS / 1e3
-
-
 def measure(hidden: int, intermediate: int) -> dict[str, float]:
     """Milliseconds of a step by each way: medians of samples in turns."""
     bf16 = GatedMlp(hidden, intermediate)
@@ -89,26 +80,21 @@ def measure(hidden: int, intermediate: int) -> dict[str, float]:
     samples: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(SAMPLES):
         for name, step in ways.items():
-            samples[name].append(seconds(step))
-    return {name: round(1e3 * statistics.median(each), 3) for name, each in samples.items()}
+            samples[name].append(elapsed_us(step, STEPS))
+    return {name: round(statistics.median(each) / 1e3, 3) for name, each in samples.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines")
     options = parser.parse_args()
-    with options.out.open("w", encoding="utf-8") as file:
-        for hidden, intermediate in SIZES:
-            ms = measure(hidden, intermediate)
-            line = {
-                "device": torch.cuda.get_device_name(),
-                "tokens": TOKENS,
-                "hidden": hidden,
-                "intermediate": intermediate,
-                "ms": ms,
-            }
-            print(json.dumps(line, separators=(",", ":")), file=file, flush=True)
-            print(f"{hidden} x {intermediate}:", *(f"{name} {each:.2f} ms" for name, each in ms.items()))
+    rows = []
+    for hidden, intermediate in SIZES:
+        ms = measure(hidden, intermediate)
+        sizes = {"tokens": TOKENS, "hidden": hidden, "intermediate": intermediate}
+        rows.append(sizes | {"ms": ms} | origin.describe_origin())
+        print(f"{hidden} x {intermediate}:", *(f"{name} {each:.2f} ms" for name, each in ms.items()))
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -392,22 +392,24 @@ def goes_on_from(path: Path) -> str | None:
     return None if said is None else next(path.parent.glob(f"{int(said[1]):02}_*.py")).stem
 
 
-def is_before(rung: str, path: Path) -> bool:
-    """Whether a rung is the one that a file is made from, or one before that."""
-    return rung < path.stem and rung <= (goes_on_from(path) or path.stem)
+def before(path: Path) -> Callable[[str], bool]:
+    """Says of a rung's name whether it is the one that a file is made from, or one before that."""
+    last = goes_on_from(path)
+    return (lambda rung: rung < path.stem) if last is None else (lambda rung: rung <= last)
 
 
 def recorded_before(rung: Rung) -> list[records.Row]:
-    """What is on record of the last rung before this one, as :func:`is_before` has it, on its card and shape.
+    """What is on record of the last rung before this one, as :func:`before` has it, on its card and shape.
 
     None outside a checkout.
     """
     file = Path(rung.file).resolve()
+    is_before = before(file)
     found = [
         row
         for path in sorted((file.parents[2] / RECORDS).glob("*.jsonl"))
         for row in records.read_rows(path)
-        if is_timed(row) and is_before(row["rung"], file) and row["device"] == torch.cuda.get_device_name()
+        if is_timed(row) and is_before(row["rung"]) and row["device"] == torch.cuda.get_device_name()
         if tuple(row["shape"]) == rung.shapes[0] and "," not in row["rung"]
     ]
     last = max((row["rung"] for row in found), default=None)

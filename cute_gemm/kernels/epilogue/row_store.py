@@ -10,7 +10,7 @@ from cutlass import Int32
 from ...plan.limits import MMA_M
 from ..sm90.mma import thread_column, thread_row
 from .fill import zero_other_rows
-from .store import Sums, columns
+from .store import Sums
 from .tma_store import TmaOut, TmaStore
 
 
@@ -30,15 +30,11 @@ class RowStore(TmaStore):
         else:
             mD, value = operands.mD, sums.value
             width = gcd(sums.fragment_n, value.width)
-            per_fragment = sums.fragment_n // width
-            for piece in cutlass.range_constexpr(len(sums.accs) * per_fragment):
-                fragment, part = piece // per_fragment, piece % per_fragment
-                m, n = fragment // sums.n_fragments, fragment % sums.n_fragments
-                column = n * sums.fragment_n + part * width  # of the sum
-                own = columns(sums.accs[fragment], part * width, width)
+            for piece in cutlass.range_constexpr(len(sums.accs) * sums.fragment_n // width):
+                m, column, values = sums.piece(piece, width)
                 first = sums.first[0], sums.first[1] + value.out_columns(column), sums.first[2]
                 end = sums.row_end, mD.shape[1]
-                store_rows(value(own, MMA_M * m, column), mD, first, end, tidx, rows=MMA_M * m)
+                store_rows(values, mD, first, end, tidx, rows=MMA_M * m)
 
     def fill(self, operands: TmaOut, scheduler):
         """One warp of each CTA: writes zeros to the rows that no tile of ``scheduler`` stores."""

@@ -14,7 +14,7 @@ from ..sm90.mma import fragment_mma
 from ..sm90.opaque import hidden_tensor, hide_lane
 from ..sm90.threads import WARP, WARPGROUP, NamedBarrier
 from ..sm90.tma import load_atom, store_atom
-from .store import Sums, columns
+from .store import Sums
 from .tma_store import TmaStore
 
 _MEETING = WARPGROUP + WARP
@@ -149,15 +149,12 @@ class SmemAddStore(TmaStore):
         sD = cute.local_tile(shared[0], (*shape, self.stages), (0, 0, warpgroup_idx))
         tSR_sD, tRS_sD = thr_copy.partition_S(sD), thr_copy.partition_D(sD)  # (copy, copy_M, copy_N, stages)
         rD, old = (cute.make_rmem_tensor(mma.partition_shape_C(shape), self.dtype) for _ in range(2))
-        per_fragment = sums.fragment_n // self.epi_n
-        assert self.stages == len(sums.accs) * per_fragment, "there is no buffer for each chunk"
+        chunks = len(sums.accs) * sums.fragment_n // self.epi_n
+        assert self.stages == chunks, "there is no buffer for each chunk"
 
         cute.arch.barrier(barrier_id=NamedBarrier.LOADED + warpgroup_idx, number_of_threads=_MEETING)
         for chunk in cutlass.range_constexpr(self.stages):
-            fragment, part = chunk // per_fragment, chunk % per_fragment
-            m, n = fragment // sums.n_fragments, fragment % sums.n_fragments
-            own = columns(sums.accs[fragment], part * self.epi_n, self.epi_n)
-            values = sums.value(own, MMA_M * m, n * sums.fragment_n + part * self.epi_n)
+            _, _, values = sums.piece(chunk, self.epi_n)
             cute.copy(thr_copy, tSR_sD[None, None, None, chunk], thr_copy.retile(old))
             for i in cutlass.range_constexpr(cute.size(rD)):
                 rD[i] = values[i].to(self.dtype) + old[i]

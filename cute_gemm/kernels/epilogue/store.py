@@ -8,6 +8,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from ...plan.config import KernelConfig
+from ...plan.limits import MMA_M
 from ..sm90.mma import columns_of
 from .value import TileValue, Value
 
@@ -34,6 +35,14 @@ class Sums:
     def fragment_n(self) -> int:
         """Columns of a fragment."""
         return columns_of(self.accs[0])
+
+    def piece(self, number: int, width: int) -> tuple[int, int, Any]:
+        """A piece of 64 rows and ``width`` columns, by fragments: its m-fragment, first column and values."""
+        fragment, part = divmod(number, self.fragment_n // width)
+        m, n = divmod(fragment, self.n_fragments)
+        column = n * self.fragment_n + part * width  # of the sum
+        own = columns(self.accs[fragment], part * width, width)
+        return m, column, self.value(own, MMA_M * m, column)
 
     def columns(self, m: int, first: int, count: int) -> cute.Tensor:
         """Registers of the ``m``-th 64 rows and of columns, of one fragment or of whole ones side by side."""

@@ -14,7 +14,7 @@ from ..sm90.opaque import hidden_tensor, hide_lane
 from ..sm90.smem import swizzled_layout
 from ..sm90.threads import WARP, WARPGROUP, NamedBarrier
 from ..sm90.tma import store_atom
-from .store import Sums, columns
+from .store import Sums
 from .value import Value
 
 
@@ -108,10 +108,8 @@ class TmaStore:
             cute.arch.cp_async_bulk_wait_group(0, read=True)
         self.sync(warpgroup_idx)
         for chunk in cutlass.range_constexpr(num_chunks):
-            fragment, part = chunk // per_fragment, chunk % per_fragment
-            m, n, stage = fragment // sums.n_fragments, fragment % sums.n_fragments, chunk % self.stages
-            own = columns(sums.accs[fragment], part * chunk_n, chunk_n)
-            values = sums.value(own, MMA_M * m, n * sums.fragment_n + part * chunk_n)
+            m, column, values = sums.piece(chunk, chunk_n)
+            stage = chunk % self.stages
             for i in cutlass.range_constexpr(cute.size(rD)):
                 rD[i] = values[i].to(self.dtype)
             cute.copy(r2s, r2s.retile(rD), tRS_sD[None, None, None, stage])
@@ -122,7 +120,7 @@ class TmaStore:
                     cute.arch.cp_async_bulk_wait_group(self.stages - 2, read=True)
             self.sync(warpgroup_idx)
             if issues_tma:
-                cute.copy(operands.atom, bSG_sD[None, stage], bSG_gD[None, m, n * per_fragment + part])
+                cute.copy(operands.atom, bSG_sD[None, stage], bSG_gD[None, m, column // chunk_n])
                 cute.arch.cp_async_bulk_commit_group()
 
     def sync(self, warpgroup_idx: Int32):

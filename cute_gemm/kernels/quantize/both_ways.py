@@ -128,7 +128,7 @@ class QuantizeBothWays:
         cute.arch.sync_threads()
         rows = part.rows_of(mQ)
         for piece in cutlass.range_constexpr(part.pieces):
-            values = self.piece_of(words, part, piece)
+            values = part.floats_of(words, piece)
             self.rows(values, part, piece, inverses, mQ, rows)
             self.columns(values, part, piece, storage, thread)
         cute.arch.sync_threads()
@@ -197,15 +197,6 @@ class QuantizeBothWays:
         )
         cute.autovec_copy(cute.make_tensor(shared, layout), found)
         return found
-
-    @cute.jit
-    def piece_of(self, words, part: TilePart, piece: cutlass.Constexpr[int]):
-        """FP32 elements (columns, rows) of a piece."""
-        values = cute.make_rmem_tensor((part.piece, ROWS), Float32)
-        for i in cutlass.range_constexpr(ROWS):
-            own = elements.floats_of(part.words_of(words, i, piece), self.dtype)
-            values[None, i].store(own.load())
-        return values
 
     def larger(self, a: Uint32, b: Uint32) -> Uint32:
         """Of each magnitude in two words the larger one."""

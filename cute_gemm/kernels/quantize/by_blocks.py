@@ -6,12 +6,12 @@ Where a result's rows are the columns of what lies in memory, they hand it round
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float8E4M3FN, Float32, Int32, Int64
+from cutlass import Boolean, Float8E4M3FN, Int32, Int64
 
 from ...dsl import SmemAllocator
 from ...plan.launch_policy import LaunchFlags
 from ...plan.limits import K_MULTIPLE
-from ...plan.quantizer import BLOCK, BlockQuantizer
+from ...plan.quantizer import BLOCK, PIECE, BlockQuantizer
 from ..preconditions import report
 from ..sm90.threads import WARP
 from ..sm90.tma import as_matrices
@@ -23,6 +23,9 @@ from .tile import ROWS, SIDE, THREADS, WARPS, TilePart
 
 class QuantizeByBlocks:
     """The kernel of one :class:`BlockQuantizer`; all extents and strides arrive with a call."""
+
+    carveout = 10
+    """Percent of an SM's memory that is to be shared memory."""
 
     def __init__(self, config: BlockQuantizer):
         self.config = config
@@ -58,9 +61,6 @@ class QuantizeByBlocks:
             # Without it the DSL would ask a driver, which may not be there.
             preferred_smem_carveout=self.carveout,
         )
-
-    carveout = 10
-    """Percent of an SM's memory that is to be shared memory."""
 
     @cute.kernel
     def kernel(self, mX, mQ, mS, k_tiles: cute.FastDivmodDivisorV2):
@@ -113,11 +113,9 @@ class QuantizeTransposedByBlocks(QuantizeByBlocks):
     @cute.jit
     def store(self, words, part: TilePart, inverse, mQ, smem, thread: Int32, row_tile: Int32, k_tile: Int32):
         """As :meth:`QuantizeByBlocks.store`."""
-        shared = smem.allocate_tensor(Int32, turned.layout(), 16).iterator
-        values = cute.make_rmem_tensor((part.piece, ROWS), Float32)
+        shared = smem.allocate_tensor(Int32, turned.layout(), PIECE).iterator
         for piece in cutlass.range_constexpr(part.pieces):
-            for i in cutlass.range_constexpr(ROWS):
-                values[None, i].store(elements.floats_of(part.words_of(words, i, piece), self.dtype).load())
+            values = part.floats_of(words, piece)
             turned.put(shared, part, thread, values, piece, [inverse] * part.piece)
         cute.arch.sync_threads()
         turned.store(shared, part, thread, mQ, row_tile * SIDE, None, k_tile)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, Int64, Uint32
+from cutlass import Boolean, Float32, Int32, Int64, Uint32
 
 from ...plan.quantizer import PIECE
 from ..sm90.threads import WARP
+from .elements import floats_of
 from .memory import address_of, load_from, store_if
 
 SIDE = 128
@@ -82,6 +83,14 @@ class TilePart:
         """The words of a piece of row ``i``."""
         size = PIECE // 4
         return cute.make_tensor(words[None, i].iterator + piece * size, cute.make_layout(size))
+
+    @cute.jit
+    def floats_of(self, words: cute.Tensor, piece: cutlass.Constexpr[int]) -> cute.Tensor:
+        """FP32 elements (columns, rows) of a piece."""
+        values = cute.make_rmem_tensor((self.piece, ROWS), Float32)
+        for i in cutlass.range_constexpr(ROWS):
+            values[None, i].store(floats_of(self.words_of(words, i, piece), self.dtype).load())
+        return values
 
     def rows_of(self, matrix: cute.Tensor) -> list[Int64]:
         """Addresses of its first element in each row of a matrix: one multiplication for all."""
