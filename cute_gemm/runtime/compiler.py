@@ -23,7 +23,6 @@ import json
 import logging
 import os
 import platform
-import struct
 import sys
 import threading
 import time
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, dsl_library, host_level, jit, linked, packs
+from . import cache, cubins, dsl_library, host_level, jit, linked, packs
 from .distributions import versions
 from .memory_files import memory_file
 from .sources import Sources, own_digests, own_parts_changed, read
@@ -52,7 +51,6 @@ SYMBOL = f"__tvm_ffi_{_ENTRY}"
 _DSL = "nvidia-cutlass-dsl"
 _DSL_PARTS = f"{_DSL}*"
 _TVM_FFI = "apache-tvm-ffi"
-_EM_CUDA = 190
 _ALWAYS = "the same call makes it where it may compile, in a process of the same cache"
 
 Build = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -260,7 +258,7 @@ def _compile(build: Build, label: str) -> bytes:
 
     Or its object, of which there can be no library.
     """
-    from . import linker
+    from . import linker, operand_reuse
 
     cute = _dsl()
     with _compiler:
@@ -276,7 +274,7 @@ def _compile(build: Build, label: str) -> bytes:
         host_level.restrict(compiled.ir_module)
         with memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)
-            image = Path(path).read_bytes()
+            image = operand_reuse.with_longer_runs(Path(path).read_bytes())
     logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
     _warn_of_spills(image, label)
     try:
@@ -343,18 +341,8 @@ def _announce(message: str) -> None:
 
 
 def _cubin(image: bytes) -> bytes | None:
-    """The first ELF image for CUDA within an object file, if there is one."""
-    start = image.find(b"\x7fELF", 1)
-    while start >= 0:
-        machine = struct.unpack_from("<H", image, start + 18)[0]
-        if machine == _EM_CUDA:
-            # The tables of segments and sections, in either order, are the last parts of a cubin.
-            segments, sections = struct.unpack_from("<QQ", image, start + 32)
-            segment, num_segments, section, num_sections = struct.unpack_from("<4H", image, start + 54)
-            size = max(segments + segment * num_segments, sections + section * num_sections)
-            return image[start : start + size]
-        start = image.find(b"\x7fELF", start + 1)
-    return None
+    place = cubins.find(image)
+    return None if place is None else image[place]
 
 
 # What decides whether a stored object may be used

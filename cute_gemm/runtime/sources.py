@@ -37,7 +37,10 @@ from typing import Any
 PACKAGE = Path(__file__).parents[1]
 OWN_PARTS = (
     *("kernels", "schedulers", "dsl", "plan"),
-    *(f"runtime/{name}.py" for name in ("builder", "compiler", "elf", "host_level", "linker")),
+    *(
+        f"runtime/{name}.py"
+        for name in ("builder", "compiler", "cubins", "elf", "host_level", "linker", "operand_reuse")
+    ),
 )
 """What of this package shapes kernels: folders and files, each a part of every key."""
 
