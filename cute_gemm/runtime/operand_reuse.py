@@ -10,8 +10,10 @@ Here only each :data:`RUN`-th one yields, which takes 1 to 1.7 % less time in ti
 Of the 128 bits of an instruction, which lie on Hopper as on Volta (Jia et al., "Dissecting the NVIDIA Volta
 GPU Architecture via Microbenchmarking", arXiv:1804.06826, section 2):
 
-    0 .. 11     opcode        16 .. 23    register that is written        109           does not yield
-    12 .. 15    guard         32 .. 39    second operand                  122 .. 124    operands that it keeps
+    0 .. 11     opcode                       105 .. 108    cycles that it waits
+    12 .. 15    guard                        109           does not yield
+    16 .. 23    register that is written     122 .. 124    operands that it keeps
+    32 .. 39    second operand
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ _FFMA = 0x7223
 """FFMA of four registers, under no guard."""
 _STAYS, _KEEPS = 1 << 45, 1 << 59
 """In the upper 64 bits: that it does not yield, and that its second operand is kept."""
+_LONGEST_STAY = 11
+"""Cycles that an instruction may wait which does not yield: ptxas has all that wait longer yield."""
 
 
 class _Ffma(NamedTuple):
@@ -36,6 +40,10 @@ class _Ffma(NamedTuple):
     upper: int
     written: int
     scale: int
+
+    @property
+    def may_stay(self) -> bool:
+        return self.upper >> 41 & 0xF <= _LONGEST_STAY and self.written != self.scale
 
 
 def with_longer_runs(image: bytes) -> bytes:
@@ -62,7 +70,7 @@ def mark(code: bytes) -> bytes:
 
 
 def _runs(code: bytes) -> list[list[_Ffma]]:
-    """FFMAs that follow each other, two at least, with one second operand, which none but the last writes."""
+    """FFMAs that follow each other, two at least, with one second operand; all but the last may keep it."""
     runs: list[list[_Ffma]] = [[]]
     for place in range(0, len(code) - _BYTES + 1, _BYTES):
         lower, upper = struct.unpack_from("<QQ", code, place)
@@ -71,7 +79,7 @@ def _runs(code: bytes) -> list[list[_Ffma]]:
             runs.append([])
             continue
         each = _Ffma(place, upper, lower >> 16 & 0xFF, lower >> 32 & 0xFF)
-        if run and (run[-1].scale != each.scale or run[-1].written == each.scale):
+        if run and (run[-1].scale != each.scale or not run[-1].may_stay):
             runs.append([each])
         else:
             run.append(each)

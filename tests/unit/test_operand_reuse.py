@@ -62,6 +62,12 @@ def test_a_scale_that_is_written_is_read_again() -> None:
     assert keeping(code) == [True, False, True, False]
 
 
+def test_one_that_waits_for_long_yields() -> None:
+    long, short = (UPPER & ~(0xF << 41) | cycles << 41 for cycles in (12, 11))
+    assert keeping(run(2) + run(1, upper=long) + run(2)) == [True, True, False, True, False]
+    assert keeping(run(2) + run(1, upper=short) + run(2)) == [True] * 4 + [False]
+
+
 @pytest.mark.parametrize("upper", [UPPER, UPPER | STAYS, UPPER | STAYS | KEEPS])
 def test_one_by_itself_is_as_the_compiler_made_it(upper: int) -> None:
     code = run(1, OTHER_SCALE, upper=upper) + run(1, upper=upper) + run(2, opcode=FMUL, upper=upper)
