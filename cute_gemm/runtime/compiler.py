@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..plan.limits import SMEM_CAPACITY, STATIC_SMEM
-from . import cache, cubins, dsl_library, host_level, jit, linked, packs
+from . import cache, dsl_library, host_level, jit, linked, packs
 from .distributions import versions
 from .memory_files import memory_file
 from .sources import Sources, own_digests, own_parts_changed, read
@@ -341,6 +341,8 @@ def _announce(message: str) -> None:
 
 
 def _cubin(image: bytes) -> bytes | None:
+    from . import cubins
+
     place = cubins.find(image)
     return None if place is None else image[place]
 

@@ -38,8 +38,9 @@ At 3003x3080x1040 it loses, 40.6 us, not 27.4: 3 waves of large tiles are 6 of s
 rounds of the ring are 12 k-blocks, not 9. That is 1.6 times the work. The library takes another tile there.
 
 Its kernel for the first shape, `cute-gemm inspect --config 256x128_c1x2_s4_r8_dyn_l2p256_bf16_tma-scales`,
-took 163.2 us that day (docs/results.md, another run). Its loop is as long. Besides, L2 fetches 256 bytes
-where 128 are asked for, SMs that are free draw the next tile, and it starts before the kernel ahead ends.
+took 162.6 us on another day (docs/results.md). Its loop is as long. Besides, L2 fetches 256 bytes where 128
+are asked for, SMs that are free draw the next tile, and it starts before the kernel ahead ends. Its FFMAs had
+marks that spare reads of registers (docs/performance.md, 93); those of this file have had them since.
 
 ## Break it
 
