@@ -274,7 +274,8 @@ def _compile(build: Build, label: str) -> bytes:
         host_level.restrict(compiled.ir_module)
         with memory_file(b"") as path:
             compiled.export_to_c(path, function_name=_ENTRY)
-            image = operand_reuse.with_longer_runs(Path(path).read_bytes())
+            image = Path(path).read_bytes()
+    image = operand_reuse.with_longer_runs(image)
     logger.info("compiled %s in %.1f s", label, time.perf_counter() - started)
     _warn_of_spills(image, label)
     try:

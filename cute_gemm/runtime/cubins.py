@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from .elf import EXECUTE, HEADER, SECTION
+from .elf import EXECUTE, PROGBITS, section_headers
 
 _EM_CUDA = 190
-_PROGBITS = 1
 
 
 def find(image: bytes) -> slice | None:
@@ -28,9 +27,6 @@ def find(image: bytes) -> slice | None:
 
 def code(cubin: bytes) -> Iterator[slice]:
     """Where the instructions of each function of a cubin lie in it."""
-    fields = struct.unpack_from(HEADER, cubin)
-    start, count = fields[6], fields[12]
-    for index in range(count):
-        _, kind, flags, _, offset, size, *_ = struct.unpack_from(SECTION, cubin, start + 64 * index)
-        if kind == _PROGBITS and flags & EXECUTE:
+    for _, kind, flags, _, offset, size, *_ in section_headers(cubin):
+        if kind == PROGBITS and flags & EXECUTE:
             yield slice(offset, offset + size)

@@ -11,11 +11,12 @@ SYMBOL, RELOCATION, DYNAMIC = "<I2BH2Q", "<2Qq", "<2Q"
 IDENTITY = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
 X86_64 = 62
 WRITE, EXECUTE = 1, 4
+PROGBITS = 1
 PAGE = 4096
 
 _RELOCATABLE = 1
 _ALLOC, _TLS = 2, 0x400
-_PROGBITS, _SYMBOLS, _RELOCATIONS, _NOBITS = 1, 2, 4, 8
+_SYMBOLS, _RELOCATIONS, _NOBITS = 2, 4, 8
 _LEFT_OUT = 7, 15, 0x70000001  # notes, functions that are called at the end, how to unwind
 _MOST_BYTES = 64 << 20
 
@@ -60,6 +61,12 @@ class Symbol:
         return self.section.address + self.offset
 
 
+def section_headers(image: bytes) -> list[tuple[int, ...]]:
+    """The fields of all section headers of an object, a library or a cubin."""
+    *_, start, _, _, _, _, _, count, _ = struct.unpack_from(HEADER, image)
+    return [struct.unpack_from(SECTION, image, start + 64 * index) for index in range(count)]
+
+
 def read_object(image: bytes) -> tuple[list[Section], list[Symbol]]:
     """The sections that are loaded, and all symbols.
 
@@ -69,15 +76,15 @@ def read_object(image: bytes) -> tuple[list[Section], list[Symbol]]:
         LinkError: it is no relocatable object for x86-64, or has a section of a sort that is not known here.
         struct.error, IndexError, ValueError: it is damaged.
     """
-    identity, kind, machine, *_, start, _, _, _, _, _, count, _ = struct.unpack_from(HEADER, image)
+    identity, kind, machine, *_ = struct.unpack_from(HEADER, image)
     if (identity[:7], kind, machine) != (IDENTITY[:7], _RELOCATABLE, X86_64):
         raise LinkError("it is no relocatable object for x86-64")
-    headers = [struct.unpack_from(SECTION, image, start + 64 * index) for index in range(count)]
+    headers = section_headers(image)
     sections: dict[int, Section] = {}
     for index, (_, kind, flags, _, offset, size, _, _, alignment, _) in enumerate(headers):
         if not flags & _ALLOC or kind in _LEFT_OUT:
             continue
-        if kind not in (_PROGBITS, _NOBITS) or flags & _TLS or size > _MOST_BYTES or alignment > PAGE:
+        if kind not in (PROGBITS, _NOBITS) or flags & _TLS or size > _MOST_BYTES or alignment > PAGE:
             raise LinkError(f"section {index} is of a sort that is not known")
         content = bytearray(size) if kind == _NOBITS else bytearray(image[offset : offset + size])
         sections[index] = Section(flags, content, max(alignment, 1))

@@ -51,11 +51,11 @@ def with_longer_runs(image: bytes) -> bytes:
     place = cubins.find(image)
     if place is None:
         return image
-    marked = bytearray(image)
-    for code in cubins.code(image[place]):
-        here = slice(place.start + code.start, place.start + code.stop)
-        marked[here] = mark(image[here])
-    return bytes(marked)
+    cubin = image[place]
+    marked = bytearray(cubin)
+    for code in cubins.code(cubin):
+        marked[code] = mark(cubin[code])
+    return image[: place.start] + marked + image[place.stop :]
 
 
 def mark(code: bytes) -> bytes:
