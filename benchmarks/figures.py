@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import layer_figures
@@ -248,7 +248,13 @@ def _section(rows: Sequence[Row], op: str, regime: str) -> str:
         more = "".join(f" | {of[each.shape] / each.us:.2f}" if each.shape in of else " | " for of in others)
         shape = " | ".join(map(str, each.shape))
         lines.append(f"| {shape} | `{each.row['config']}` | {numbers}{more} |")
-    notes = [*_notes(comparisons), *(_notes_on_padding(rows, regime) if op == OFFSETS else ())]
+    notes = [
+        *_notes(comparisons),
+        *_notes_on_other_runs(
+            {each.row["date"] for each in comparisons}, {name: beside[name] for name in names}
+        ),
+        *(_notes_on_padding(rows, regime) if op == OFFSETS else ()),
+    ]
     return "\n".join([*lines, "", *_means(comparisons), "", " ".join(notes)])
 
 
@@ -293,6 +299,15 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterable[str]:
     yield f"Scales of A are M-major, as DeepGEMM takes them{row_major}."
     errors = [each.row["error_worst_tile"] for each in comparisons]
     yield f"The worst tile's error over all shapes is {max(errors):.2e}."
+
+
+def _notes_on_other_runs(
+    dates: Collection[str], beside: Mapping[str, Mapping[tuple[int, ...], Row]]
+) -> Iterable[str]:
+    for name, of in beside.items():
+        others = {row["date"] for row in of.values()}.difference(dates)
+        if others:
+            yield f'What "{_MORE[name]}" compares with is of {", ".join(sorted(others))}, another run.'
 
 
 def _notes_on_padding(rows: Sequence[Row], regime: str) -> Iterable[str]:

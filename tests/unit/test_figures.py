@@ -296,6 +296,16 @@ def test_a_chain_is_compared_with_both_ways_of_deepgemm_and_the_floor():
     assert "| dense | M = 64 | 1.250 (1.250; 1) |" in figures.summary(rows)
 
 
+def test_a_floor_of_another_run_is_told():
+    shape = (64, 2112, 7168)
+    peers = {"cute_gemm": 8.0, "DeepGEMM": 10.0, "DeepGEMM, dependent launch": 9.6, "floor": 7.2}
+    rows = [row(shape, us, peer, "chain") for peer, us in peers.items()]
+    assert "another run" not in figures.render(rows)
+    rows[-1]["date"] = "2026-11-22"
+    note = 'What "speed / floor" compares with is of 2026-11-22, another run.'
+    assert figures.render(rows).count("another run") == figures.render(rows).count(note) == 1
+
+
 def test_a_second_card_adds_columns_to_the_readme_and_a_section_to_results(root, results, tmp_path):
     shape = (4096, 4096, 7168)
     records.write_rows(tmp_path / "results" / "h100" / "dense_cold.jsonl", beside(shape, 180.0, 150.0))
